@@ -18,8 +18,10 @@
 
 DEFINE_AUTO(json_t *, json_decref)
 
-/* Parses one value out of outside bytes (depth and size limited, duplicates refused). The caller
- * owns *out. */
+enum { JSON_MAX_DEPTH = 64, JSON_MAX_BYTES = 16 << 20 };
+
+/* Parses one value out of outside bytes. Refused: deeper or larger than the limits above, duplicate
+ * members, anything behind the value. The caller owns *out. */
 int json_parse(const char *text, size_t len, json_t **out, struct err *err);
 int json_parse_file(const char *path, json_t **out, struct err *err);
 char *json_print(const json_t *value); /* compact, one line; the caller frees; never NULL */

@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -26,19 +27,22 @@ int loop_create(struct loop **out, struct err *err);
 void loop_destroy(struct loop *loop); /* not while it runs; destroys remaining watches and timers */
 DEFINE_AUTO(struct loop *, loop_destroy)
 
-int loop_run(struct loop *loop); /* until loop_stop; returns the status given there */
+/* Runs until loop_stop and returns the status given there. What was posted by then still runs. */
+int loop_run(struct loop *loop);
+/* The first status counts. Before loop_run: that will return at once. */
 void loop_stop(struct loop *loop, int status);
 /* Called on the thread that runs it, or while nobody does? */
 bool loop_is_current(const struct loop *loop);
 #define assert_on_loop(loop) assert(loop_is_current(loop))
 
-/* Runs fn(arg) once on the loop, in the order of posting. Aborts when out of memory. */
+/* Runs fn(arg) once on the loop, in the order of posting; never inside loop_post. While nobody runs
+ * the loop it waits for the next loop_run; loop_destroy drops it. Aborts when out of memory. */
 void loop_post(struct loop *loop, void (*fn)(void *arg), void *arg);
 /* Posts and waits for fn to have run; runs it directly when already on the loop or when the loop is
  * not running. */
 void loop_call(struct loop *loop, void (*fn)(void *arg), void *arg);
 
-/* Borrows fd; level-triggered. */
+/* Borrows fd (destroy the watch before closing it), one watch for each fd; level-triggered. */
 int loop_watch_create(struct loop *loop, int fd, unsigned events,
                       void (*fn)(void *arg, unsigned events), void *arg, struct loop_watch **out,
                       struct err *err);
