@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static void err_format(struct err *err, int code, const char *fmt, va_list args)
+__attribute__((format(printf, 3, 0))) static void err_format(struct err *err, int code,
+                                                             const char *fmt, va_list args)
 {
     /* An argument may point into err->text, so the new sentence is built beside it. */
     char text[sizeof err->text];

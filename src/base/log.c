@@ -24,7 +24,8 @@ static void line_clean(char *line)
             *line = '?';
 }
 
-static void log_emit(enum log_level level, const char *suffix, const char *fmt, va_list args)
+__attribute__((format(printf, 3, 0))) static void log_emit(enum log_level level, const char *suffix,
+                                                           const char *fmt, va_list args)
 {
     int fd = atomic_load_explicit(&log_fd, memory_order_relaxed);
     bool to_file = fd >= 0 && (int)level <= level_file;
