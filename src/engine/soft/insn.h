@@ -127,6 +127,30 @@ struct insn_row {
 extern const struct insn_row insn_rows[];
 extern const unsigned insn_row_count;
 
+/*
+ * A row in the .def files; whoever includes them defines ROW:
+ *
+ *   ROW(map, opcode, pfx, mod, ext, rm, name, args, size, attr, feature, reads, writes, undefined, op)
+ *   ROW(M1, 0x01, P_ANY, MOD_ANY, -1, -1, "add", (A_Ev, A_Gv), SZ_V, AT_LOCK, FT_BASE, 0, F_ALL, 0, op_add_EG)
+ *
+ * `args` are up to four operands in parentheses, NOARGS for none. `writes` are all flags that change, `undefined` those of them
+ * that have no defined value. Operands are for the length, the access size and the tests; handlers know their own.
+ * Opcodes whose low three bits name a register (Z) have eight rows: Z_ROWS. Two rows may share map, opcode and ext only if
+ * pfx, mod or rm tell them apart: a row that demands a prefix, a mod or an rm beats one that does not. A row whose feature
+ * is missing is not there: then a weaker one gets the encoding (TZCNT becomes BSF).
+ */
+#define NOARGS (A_NONE)
+#define ARGS_LIST(...) { __VA_ARGS__ }
+#define Z_ROWS(map, opcode, pfx, name, args, size, attr, feature, reads, writes, undefined, op)                     \
+    ROW(map, opcode + 0, pfx, MOD_NONE, -1, -1, name, args, size, attr, feature, reads, writes, undefined, op)      \
+    ROW(map, opcode + 1, pfx, MOD_NONE, -1, -1, name, args, size, attr, feature, reads, writes, undefined, op)      \
+    ROW(map, opcode + 2, pfx, MOD_NONE, -1, -1, name, args, size, attr, feature, reads, writes, undefined, op)      \
+    ROW(map, opcode + 3, pfx, MOD_NONE, -1, -1, name, args, size, attr, feature, reads, writes, undefined, op)      \
+    ROW(map, opcode + 4, pfx, MOD_NONE, -1, -1, name, args, size, attr, feature, reads, writes, undefined, op)      \
+    ROW(map, opcode + 5, pfx, MOD_NONE, -1, -1, name, args, size, attr, feature, reads, writes, undefined, op)      \
+    ROW(map, opcode + 6, pfx, MOD_NONE, -1, -1, name, args, size, attr, feature, reads, writes, undefined, op)      \
+    ROW(map, opcode + 7, pfx, MOD_NONE, -1, -1, name, args, size, attr, feature, reads, writes, undefined, op)
+
 enum { REG_NONE = 16, REG_RIP = 17 };   /* slots of v->gpr: always zero; rip of the block's start */
 enum {
     IF_LOCK = 1, IF_REP = 2 /* F3 */, IF_REPNE = 4 /* F2 */,
