@@ -4,14 +4,17 @@
  */
 #include "engine/soft/insn.h"
 
-#define ROW(map, opcode, pfx, mod, ext, rm, name, args, size, attr, feature, reads, writes, undefined, op) \
-    extern const struct op op;
+#define ROW(map, opcode, pfx, mod, ext, rm, name, args, size, attr, feature, reads, writes, \
+            undefined, handler)                                                             \
+    extern const struct op handler;
 #include "engine/soft/insn_all.def"
 #undef ROW
 
 const struct insn_row insn_rows[] = {
-#define ROW(map, opcode, pfx, mod, ext, rm, name, args, size, attr, feature, reads, writes, undefined, op) \
-    { name, map, opcode, pfx, mod, ext, rm, ARGS_LIST args, size, feature, attr, reads, writes, undefined, &op },
+#define ROW(map, opcode, pfx, mod, ext, rm, name, args, size, attr, feature, reads, writes, \
+            undefined, handler)                                                             \
+    { name, map,     opcode, pfx,   mod,    ext,       rm,      ARGS_LIST args,             \
+      size, feature, attr,   reads, writes, undefined, &handler },
 #include "engine/soft/insn_all.def"
 #undef ROW
 };
