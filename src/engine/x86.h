@@ -14,28 +14,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum {
-    R_AX,
-    R_CX,
-    R_DX,
-    R_BX,
-    R_SP,
-    R_BP,
-    R_SI,
-    R_DI,
-    R_8,
-    R_9,
-    R_10,
-    R_11,
-    R_12,
-    R_13,
-    R_14,
-    R_15
-};
+/* clang-format off */
+enum { R_AX, R_CX, R_DX, R_BX, R_SP, R_BP, R_SI, R_DI, R_8, R_9, R_10, R_11, R_12, R_13, R_14, R_15 };
+/* clang-format on */
 enum { S_ES, S_CS, S_SS, S_DS, S_FS, S_GS, S_TR, S_LDTR, S_COUNT };
 
-/* attr: bits 0-3 type, 4 S, 5-6 DPL, 7 P, 8 AVL, 9 L, 10 D/B, 11 G, 12 unusable (as in VMX, but
- * packed) */
+/* Access rights as in a descriptor, packed (bits 0-3 type, 5-6 DPL), and bit 12: unusable */
 enum {
     SEG_TYPE = 0xf,
     SEG_S = 1 << 4,
@@ -82,9 +66,9 @@ struct x86_lapic {      /* registers as the APIC page has them; x2APIC ids follo
     uint64_t tsc_deadline;      /* the MSR; 0: disarmed */
 };
 
-struct x86_kvmclock {
+struct x86_kvmclock { /* MSRs 0x4b564d01 and 0x4b564d00 */
     uint64_t system_time, wall_clock;
-}; /* MSRs 0x4b564d01 and 0x4b564d00 */
+};
 
 struct arch_state {
     uint64_t gpr[16];
@@ -110,8 +94,9 @@ struct arch_state {
     uint8_t nmi_pending, nmi_masked, smi_pending, in_smm;
     uint8_t init_pending, sipi_pending, sipi_vector;
     uint8_t interrupt_shadow; /* 1 after STI, 2 after MOV SS */
-    uint8_t injected_valid, injected_vector, injected_type,
-        injected_has_error; /* was being delivered */
+    /* An event whose delivery was cut short; type as in VMX: 0 interrupt, 2 NMI, 3 exception, 4 INT
+     * n, 6 INT3 and INTO */
+    uint8_t injected_valid, injected_vector, injected_type, injected_has_error;
     uint32_t injected_error;
 };
 
@@ -122,13 +107,15 @@ extern const struct state_desc arch_state_desc; /* engine/x86.c */
 struct cpuid_entry {
     uint32_t leaf, subleaf, eax, ebx, ecx, edx;
 };
-enum { CPUID_MAX = 64, CPUID_ANY_SUBLEAF = 0xffffffff };
+enum { CPUID_MAX = 64 };
+#define CPUID_ANY_SUBLEAF 0xffffffffu /* what the leaf answers does not depend on ECX */
 
-/* A named baseline. `features` are its CPUID words before topology, APIC id and OSXSAVE are filled
- * in. */
+/* A named baseline: its CPUID words before topology, APIC id and OSXSAVE are filled in. */
 struct cpu_model {
     const char *name, *about;
-    const struct cpuid_entry *entries; /* ends with leaf 0xffffffff */
+    /* Ends with leaf 0xffffffff. NULL ("host"): only an engine that can run the host's own CPU
+     * knows them. */
+    const struct cpuid_entry *entries;
 };
 
 extern const struct cpu_model cpu_models[];               /* ends with a NULL name */
@@ -136,11 +123,15 @@ const struct cpu_model *cpu_model_find(const char *name); /* NULL: unknown */
 
 /*
  * The CPUID table of one vCPU: the model's entries with APIC id, topology (`cpus` in one package),
- * TSC and hypervisor leaves filled in. Returns the count. OSXSAVE, OSPKE and (leaf 0xd) sizes
- * depend on registers: engines fill them in.
+ * TSC and hypervisor leaves filled in. Returns the count, 0 for a model without entries. OSXSAVE,
+ * OSPKE and (leaf 0xd) sizes depend on registers: engines fill them in.
  */
 unsigned cpuid_build(const struct cpu_model *model, uint32_t apic_id, unsigned cpus,
                      uint64_t tsc_khz, struct cpuid_entry out[CPUID_MAX]);
+/* Looks a leaf up as CPUID does: an unknown leaf or subleaf gives zeros. Entries with
+ * CPUID_ANY_SUBLEAF match all. */
+void cpuid_find(const struct cpuid_entry *table, unsigned count, uint32_t leaf, uint32_t subleaf,
+                uint32_t out[4]);
 /* Power-on values; the boot CPU (apic_id 0) runs at the reset vector, others wait for SIPI. */
 void arch_state_reset(struct arch_state *state, uint32_t apic_id);
 

@@ -9,6 +9,7 @@
 #define MACHINE_CLOCK_H
 
 #include "base/err.h"
+#include "machine/state.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -31,6 +32,11 @@ uint64_t ns_of_tsc(uint64_t tsc,
 void clock_start(struct machine *m);
 void clock_stop(struct machine *m);
 void clock_set(struct machine *m, uint64_t guest_ns, uint64_t epoch_ns); /* while stopped */
+/* The clock's saved form; the check keeps guest_ns where sums with it cannot overflow. */
+struct clock_state {
+    uint64_t guest_ns, epoch_ns;
+};
+extern const struct state_desc clock_state_desc;
 
 /*
  * A one-shot timer in guest time. fn runs on the machine's timer thread, never while the clock is

@@ -65,8 +65,8 @@ struct machine {
 };
 
 int machine_create(const struct machine_config *config, struct machine **out, struct err *err);
-void machine_destroy(
-    struct machine *m); /* stops first if need be; destroys devices in reverse order */
+/* Stops first if need be; destroys devices in reverse order. */
+void machine_destroy(struct machine *m);
 DEFINE_AUTO(struct machine *, machine_destroy)
 
 int machine_add_ram(struct machine *m, struct ram *take_ram, struct err *err);

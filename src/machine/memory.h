@@ -86,9 +86,14 @@ struct mapping; /* one placed region; owned by the map until map_remove */
  * told of every change of memory before the call returns. Memory ends at 2^52; RAM and ROM are
  * placed by whole pages (EINVAL otherwise). A mapping may be removed while vCPUs run, but its
  * device and ram must live on until they have stopped. */
+/* kind: REGION_RAM or REGION_ROM */
 int map_ram(struct machine *m, enum space space, uint64_t gpa, uint64_t size, enum region_kind kind,
             struct ram *ram, uint64_t ram_offset, int priority, struct mapping **out,
             struct err *err);
+/* REGION_ROM_TRAP: reads from ram, writes to the device. */
+int map_rom_trap(struct machine *m, enum space space, uint64_t gpa, uint64_t size, struct ram *ram,
+                 uint64_t ram_offset, struct device *dev, unsigned region, int priority,
+                 struct mapping **out, struct err *err);
 int map_device(struct machine *m, enum space space, uint64_t start, uint64_t size,
                struct device *dev, unsigned region, int priority, struct mapping **out,
                struct err *err);
