@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A socket pair joins the two: a byte names the file to rename, the answer is an errno. End of file
+ * means that the VMM is gone. Signals are blocked, so that a Ctrl-C to the whole group does not
+ * kill the one who has to clean up.
+ */
+#include "vmm/keeper.h"
+
+#include "base/text.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+static int keeper_do_rename(const struct keeper_config *config, unsigned file)
+{
+    if (file >= KEEPER_FILES || !config->path[file])
+        return EINVAL;
+    return rename(config->part[file], config->path[file]) < 0 ? errno : 0;
+}
+
+static void keeper_tidy(const struct keeper_config *config)
+{
+    if (config->has_terminal)
+        tcsetattr(config->terminal_fd, TCSANOW, &config->terminal);
+    for (unsigned i = 0; i < KEEPER_FILES; i++)
+        if (config->part[i])
+            unlink(config->part[i]);
+    for (unsigned i = 0; i < KEEPER_MAX_PATHS && config->remove[i]; i++)
+        unlink(config->remove[i]);
+}
+
+/* Whoever reads our standard output must see its end when the VMM ends. */
+static void keeper_close_others(const struct keeper_config *config, int fd)
+{
+    int keep[] = { config->has_terminal ? config->terminal_fd : -1, config->lock_fd, fd };
+    for (int i = 0; i < 3; i++) /* put the kept ones low, in order */
+        for (int j = i + 1; j < 3; j++)
+            if (keep[j] < keep[i]) {
+                int swap = keep[i];
+                keep[i] = keep[j];
+                keep[j] = swap;
+            }
+    unsigned next = 0;
+    for (int i = 0; i < 3; i++) {
+        if (keep[i] < 0)
+            continue;
+        if ((unsigned)keep[i] > next)
+            syscall(SYS_close_range, next, (unsigned)keep[i] - 1, 0);
+        next = (unsigned)keep[i] + 1;
+    }
+    syscall(SYS_close_range, next, ~0u, 0);
+}
+
+static void keeper_main(const struct keeper_config *config, int fd)
+{
+    prctl(PR_SET_NAME, "vmm-keeper");
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    keeper_close_others(config, fd);
+    uint8_t file;
+    while (read_full(fd, &file, 1) == 0) {
+        int result = keeper_do_rename(config, file);
+        if (write_full(fd, &result, sizeof result) < 0)
+            break;
+    }
+    keeper_tidy(config);
+    _exit(0);
+}
+
+int keeper_start(const struct keeper_config *config, struct keeper *out, struct err *err)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        return err_errno(err, errno, "cannot create a socket pair");
+
+    sigset_t all, old;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &old);
+    pid_t pid = fork();
+    int code = errno;
+    if (pid == 0) {
+        signal(SIGTTOU, SIG_IGN); /* tcsetattr from the background */
+        close(pair[0]);
+        keeper_main(config, pair[1]);
+    }
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    close(pair[1]);
+    if (pid < 0) {
+        close(pair[0]);
+        return err_errno(err, code, "cannot start the keeper process");
+    }
+    *out = (struct keeper){ .fd = pair[0], .pid = pid };
+    return 0;
+}
+
+int keeper_rename(struct keeper *keeper, enum keeper_file file, struct err *err)
+{
+    uint8_t byte = (uint8_t)file;
+    int result;
+    if (keeper->fd < 0)
+        return err_set(err, EBADF, "there is no keeper process");
+    if (send(keeper->fd, &byte, 1, MSG_NOSIGNAL) != 1 ||
+        read_full(keeper->fd, &result, sizeof result) < 0)
+        return err_set(err, EPIPE, "the keeper process is gone; somebody killed it");
+    return result ? err_errno(err, result, "cannot put the finished file in place") : 0;
+}
+
+void keeper_end(struct keeper *keeper)
+{
+    if (keeper->fd < 0)
+        return;
+    close(keeper->fd);
+    keeper->fd = -1;
+    while (waitpid(keeper->pid, NULL, 0) < 0 && errno == EINTR) {
+    }
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The options of bedplate-vmm: one table drives the command line, --config, --help and the man
+ * page.
+ *
+ * Parsing only looks at the words. Whether a file is there or the host has that much memory is
+ * checked where the thing is opened, except for options_check_host(). Main thread.
+ */
+#ifndef VMM_OPTIONS_H
+#define VMM_OPTIONS_H
+
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum {
+    OPTIONS_MAX_DISKS = 16,
+    OPTIONS_MAX_NETS = 8,
+    OPTIONS_MAX_HOSTFWD = 16,
+    OPTIONS_MAX_QUEUES = 16
+};
+
+struct disk_options {
+    char *path;
+    char *format; /* NULL: found out by its magic */
+    bool readonly, pause_when_full;
+    unsigned queues; /* 0: the device's default */
+};
+
+enum net_kind { NET_OPTION_USER, NET_OPTION_TAP, NET_OPTION_FD };
+struct net_options {
+    enum net_kind kind;
+    char *tap; /* NET_OPTION_TAP: interface */
+    int fd;    /* NET_OPTION_FD */
+    bool has_mac;
+    uint8_t mac[6];
+    char *hostfwd[OPTIONS_MAX_HOSTFWD]; /* "tcp:127.0.0.1:2222-:22", checked */
+    unsigned hostfwd_count;
+};
+
+enum stream_kind { STREAM_NONE, STREAM_STDIO, STREAM_FILE, STREAM_UNIX };
+struct stream_options {
+    enum stream_kind kind;
+    char *path;
+};
+
+enum watchdog_action { WATCHDOG_RESET, WATCHDOG_PAUSE, WATCHDOG_EXIT, WATCHDOG_NONE };
+
+struct gdb_options {
+    char *unix_path;   /* NULL: tcp */
+    uint16_t tcp_port; /* on 127.0.0.1; 0 with no unix_path: no stub */
+    bool wait;         /* do not start before a debugger says so */
+};
+
+struct options {
+    char *engine;         /* "auto", "kvm" or "soft" */
+    char *engine_options; /* NULL or what followed the first comma */
+    char *cpu;            /* NULL: the engine's default */
+    unsigned cpus;
+    uint64_t memory; /* bytes */
+    char *profile;
+    char *kernel, *initrd, *cmdline;
+    struct disk_options disks[OPTIONS_MAX_DISKS];
+    unsigned disk_count;
+    struct net_options nets[OPTIONS_MAX_NETS];
+    unsigned net_count;
+    struct stream_options serial, console;
+    enum watchdog_action watchdog;
+    char *run_dir;
+    char *control; /* path of the socket; NULL: none, or the run directory's */
+    char *config;
+    char *save, *restore;
+    struct gdb_options gdb;
+    char *debug_exit; /* hidden: see the table */
+    bool check, no_reboot, version, help, man;
+    bool self_test_sandbox; /* hidden: --self-test sandbox */
+    uint32_t given; /* bit of each entry of the table that the user gave, see options_given() */
+};
+
+/* Fills *out from the command line and, where --config is there, from its file; what stands on the
+ * command line wins over the file. -EINVAL and one sentence when something is wrong. options_fini
+ * also after a failure. */
+int options_parse(int argc, char *const argv[], struct options *out, struct err *err);
+void options_fini(struct options *options);
+static inline void options_fini_auto(struct options *options) { options_fini(options); }
+
+/* Was --name given, on the command line or in the file? */
+bool options_given(const struct options *options, const char *name);
+
+/* A configuration file's text. For options_parse and the fuzzer; *options holds what the command
+ * line gave. */
+int options_parse_json(const char *text, size_t len, struct options *options, struct err *err);
+
+/* Refuses more memory than the host has; warns (in the log) when it is more than is free. */
+int options_check_host(const struct options *options, struct err *err);
+
+void options_print_help(FILE *to);
+void options_print_man(FILE *to);
+
+/* The candidate that `word` probably means, or NULL. `get` answers the i-th candidate, NULL behind
+ * the last. */
+const char *options_guess(const char *word, const char *(*get)(size_t i));
+
+#endif

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A stream of bytes between a guest's port (serial, virtio console) and the outside: the terminal
+ * or pipes of the process, a file, or a unix socket that one client at a time connects to.
+ *
+ * Output never blocks a vCPU: it goes to a bounded ring that a thread of its own writes out. When
+ * the other side does not read, the oldest output is lost, and the log says so; a port without a
+ * client keeps its last output for the next. Input is offered to the port and kept (up to one read)
+ * while the port has no room.
+ */
+#ifndef VMM_STREAM_H
+#define VMM_STREAM_H
+
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/loop.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct stream;
+
+/* Standard input and output. `in` is watched by the loop, `out` written by the thread; borrowed,
+ * and never switched to O_NONBLOCK, since other processes share them. */
+int stream_create(struct loop *loop, const char *name, int in, int out, struct stream **result,
+                  struct err *err);
+int stream_create_file(struct loop *loop, const char *name, const char *path,
+                       struct stream **result, struct err *err);
+int stream_create_unix(struct loop *loop, const char *name, const char *path,
+                       struct stream **result, struct err *err);
+/* Gives the rest of the output a second to go out. */
+void stream_destroy(struct stream *stream);
+DEFINE_AUTO(struct stream *, stream_destroy)
+
+/* Any thread, locks may be held; never blocks. */
+void stream_write(struct stream *stream, const void *data, size_t len);
+
+/* On the loop: `input` takes up to len bytes and answers how many it took. */
+void stream_set_input(struct stream *stream,
+                      size_t (*input)(void *arg, const uint8_t *data, size_t len), void *arg);
+/* On the loop: looks at all input first, changes it in place and answers how much is left of it.
+ * From then on input is read although the port takes none, and lost beyond some KiB. */
+void stream_set_filter(struct stream *stream,
+                       size_t (*filter)(void *arg, uint8_t *data, size_t len), void *arg);
+/* Any thread: the port has room again. */
+void stream_more_room(struct stream *stream);
+
+/* Bytes lost because nobody read them. */
+uint64_t stream_lost(struct stream *stream);
+
+/* Listens on a socket file; what a dead process left there is replaced, a live one refused. Returns
+ * the descriptor. */
+int stream_listen(const char *path, struct err *err);
+
+#endif
