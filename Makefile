@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The commands of the tree; meson and ninja do the work. BUILD=folder chooses the build folder.
+BUILD ?= build
+RUN_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+all: build
+
+help:
+	@echo 'make             build everything into $(BUILD)/'
+	@echo 'make run         boot a small Linux guest on this terminal (RUN_ARGS="--cpus 2 --memory 1G ...")'
+	@echo 'make test        run every test; TEST_ARGS="NAME ..." for some'
+	@echo 'make test-long   those that take minutes too'
+	@echo 'make bench       compare speeds with QEMU (BENCH_ARGS="--run alu_mix,fork_exec ...")'
+	@echo 'make install     install (DESTDIR=... for packagers)'
+	@echo 'make format      lay out the sources with clang-format'
+	@echo 'make clean       remove $(BUILD)/'
+
+packages:
+	@tools/install-packages.sh
+
+$(BUILD)/build.ninja: | packages
+	@echo '== configuring $(BUILD)'
+	@meson setup $(BUILD) >$(BUILD)-setup.log 2>&1 || { cat $(BUILD)-setup.log; rm -f $(BUILD)-setup.log; exit 1; }
+	@rm -f $(BUILD)-setup.log
+
+build: packages $(BUILD)/build.ninja
+	@echo '== building'
+	@ninja -C $(BUILD)
+
+run: build
+	@tools/run-guest.sh $(BUILD) $(RUN_ARGS)
+
+test: packages
+	@tests/run --build $(BUILD) $(TEST_ARGS)
+
+test-long: packages
+	@tests/run --build $(BUILD) --long $(TEST_ARGS)
+
+bench: build
+	@bench/run $(BUILD) $(BENCH_ARGS)
+
+install: build
+	@meson install -C $(BUILD) --no-rebuild
+
+format:
+	@find src tests bench -name '*.[ch]' -print0 | xargs -0 clang-format -i
+
+clean:
+	rm -rf $(BUILD)
+
+.PHONY: all help packages build run test test-long bench install format clean
