@@ -74,6 +74,7 @@ struct block_request {
     struct block_request *next;
     struct iovec one; /* a single buffer in place of iov: the bounce buffer */
     struct iovec *rest;
+    void *worker_queue;
     void *bounce;
     uint64_t moved;
     int result;
@@ -123,7 +124,7 @@ int block_open(const struct block_options *options, struct block_node **out, str
 void block_close(struct block_node *node);
 DEFINE_AUTO(struct block_node *, block_close)
 
-uint64_t block_size(const struct block_node *node); /* bytes, a multiple of 512 */
+uint64_t block_size(const struct block_node *node); /* bytes; a multiple of 512 and request_align */
 bool block_readonly(const struct block_node *node);
 const struct block_limits *block_limits(const struct block_node *node);
 const char *block_path(const struct block_node *node);
