@@ -10,6 +10,8 @@
  * that re-arms itself in the past starves nobody.
  *  3. `running` turns false only under the lock with no post queued, so loop_call cannot wait for a
  *     loop that has ended.
+ *  4. A loop_call that finds nobody running the loop is its thread for that long (`lent`), so what
+ * it calls never runs beside the loop's own call-backs.
  */
 #include "base/loop.h"
 
@@ -56,11 +58,13 @@ struct loop {
     uint64_t timer_fd_ns; /* what timer_fd is set to; UINT64_MAX: never */
     bool in_round;
 
-    _Atomic bool running; /* written under the lock */
-    pthread_t thread;     /* valid while running */
+    _Atomic bool running;      /* written under the lock */
+    _Atomic(pthread_t) thread; /* valid while running; written under the lock, before it */
 
     pthread_mutex_t lock;
     struct loop_post *posts, **posts_end; /* lock */
+    bool lent;                            /* lock; running means no more than a loop_call */
+    pthread_cond_t returned;              /* lent turned false */
     bool stopping;                        /* lock */
     int status;                           /* lock */
 };
@@ -140,21 +144,52 @@ static void caller_run(void *arg)
     pthread_cond_signal(&caller->cond);
 }
 
+/* Makes the caller the loop's thread. */
+static void loop_enter(struct loop *loop, bool lent)
+{
+    loop->thread = pthread_self();
+    loop->lent = lent;
+    loop->running = true;
+}
+
+static void loop_wait_returned(struct loop *loop)
+{
+    while (loop->lent && !loop_is_current(loop))
+        pthread_cond_wait(&loop->returned, &loop->lock);
+}
+
+static void loop_call_lent(struct loop *loop, void (*fn)(void *arg), void *arg)
+{
+    fn(arg);
+    LOCKED(&loop->lock);
+    loop->lent = false;
+    loop->running = false;
+    pthread_cond_broadcast(&loop->returned);
+}
+
 void loop_call(struct loop *loop, void (*fn)(void *arg), void *arg)
 {
     struct loop_caller caller = {
         .fn = fn, .arg = arg, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER
     };
     pthread_mutex_lock(&loop->lock);
-    bool direct = loop_is_current(loop);
-    if (!direct)
+    loop_wait_returned(loop);
+    bool lent = !loop->running;
+    bool own = !lent && loop_is_current(loop);
+    if (lent)
+        loop_enter(loop, true); /* 4 */
+    else if (!own)
         post_append(loop, caller_run, &caller);
     pthread_mutex_unlock(&loop->lock);
-    if (direct) {
+
+    if (lent) {
+        loop_call_lent(loop, fn, arg);
+        return;
+    }
+    if (own) {
         fn(arg);
         return;
     }
-
     pthread_mutex_lock(&caller.lock);
     while (!caller.done)
         pthread_cond_wait(&caller.cond, &caller.lock);
@@ -396,9 +431,9 @@ static void loop_dispatch(struct loop *loop, const struct epoll_event *event)
 int loop_run(struct loop *loop)
 {
     pthread_mutex_lock(&loop->lock);
+    loop_wait_returned(loop);
     assert(!loop->running);
-    loop->thread = pthread_self();
-    loop->running = true;
+    loop_enter(loop, false);
     pthread_mutex_unlock(&loop->lock);
 
     for (;;) {
@@ -425,6 +460,7 @@ int loop_create(struct loop **out, struct err *err)
     if (!loop)
         return err_set(err, ENOMEM, "out of memory");
     pthread_mutex_init(&loop->lock, NULL);
+    pthread_cond_init(&loop->returned, NULL);
     loop->posts_end = &loop->posts;
     loop->timer_fd_ns = UINT64_MAX;
     loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -462,6 +498,7 @@ void loop_destroy(struct loop *loop)
     fd_close(loop->timer_fd);
     fd_close(loop->wake_fd);
     fd_close(loop->epoll_fd);
+    pthread_cond_destroy(&loop->returned);
     pthread_mutex_destroy(&loop->lock);
     free(loop);
 }

@@ -38,8 +38,9 @@ bool loop_is_current(const struct loop *loop);
 /* Runs fn(arg) once on the loop, in the order of posting; never inside loop_post. While nobody runs
  * the loop it waits for the next loop_run; loop_destroy drops it. Aborts when out of memory. */
 void loop_post(struct loop *loop, void (*fn)(void *arg), void *arg);
-/* Posts and waits for fn to have run; runs it directly when already on the loop or when the loop is
- * not running. */
+/* Posts and waits for fn to have run; runs it directly when already on the loop. While nobody runs
+ * the loop the caller is its thread for that long: loop_run and other loop_calls wait until it is
+ * done. */
 void loop_call(struct loop *loop, void (*fn)(void *arg), void *arg);
 
 /* Borrows fd (destroy the watch before closing it), one watch for each fd; level-triggered. */

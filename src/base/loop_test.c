@@ -148,6 +148,41 @@ static void calls(void **state)
     assert_int_equal(status, 9);
 }
 
+/* Calls while the loop starts and stops all the time: each runs, and never two at once. */
+static _Atomic int inside;
+static int counted;
+
+static void call_alone(void *arg)
+{
+    assert_int_equal(atomic_fetch_add(&inside, 1), 0);
+    assert_true(loop_is_current(loop));
+    counted++;
+    atomic_fetch_sub(&inside, 1);
+}
+
+static void *call_often(void *arg)
+{
+    for (int i = 0; i < 2000; i++)
+        loop_call(loop, call_alone, NULL);
+    return NULL;
+}
+
+static void calls_around_start_and_end(void **state)
+{
+    pthread_t threads[3];
+    counted = 0;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, call_often, NULL), 0);
+    for (int i = 0; i < 2000; i++) {
+        loop_post(loop, call_alone, NULL);
+        loop_stop(loop, i);
+        assert_int_equal(loop_run(loop), i);
+    }
+    for (int i = 0; i < 3; i++)
+        pthread_join(threads[i], NULL);
+    assert_int_equal(counted, 8000);
+}
+
 /* ---- watches ---- */
 
 struct channel {
@@ -392,6 +427,7 @@ int main(void)
         LOOP_TEST(stop_is_not_lost),
         LOOP_TEST(dropped_posts),
         LOOP_TEST(calls),
+        LOOP_TEST(calls_around_start_and_end),
         LOOP_TEST(watches),
         LOOP_TEST(writable),
         LOOP_TEST(destroyed_in_the_same_round),
