@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A virtio disk over a block node (VIRTIO 1.2, 5.2). */
+#ifndef DEVICES_VIRTIO_BLK_H
+#define DEVICES_VIRTIO_BLK_H
+
+#include "base/err.h"
+#include "machine/device.h"
+
+#include <stdbool.h>
+
+struct block_node;
+struct machine;
+struct pci_device;
+
+enum virtio_blk_full {
+    VIRTIO_BLK_FULL_REPORT, /* the guest sees an I/O error */
+    VIRTIO_BLK_FULL_PAUSE,  /* MACHINE_DISK_FULL; the request is kept and tried again on resume */
+};
+
+enum { VIRTIO_BLK_MAX_QUEUES = 16 };
+
+struct virtio_blk_options {
+    const char *id;
+    struct block_node *node; /* borrowed; closed after the device is destroyed */
+    const char *serial;      /* at most 20 bytes count; NULL: the id */
+    bool readonly;           /* a read-only node is read-only anyway */
+    unsigned queues;         /* 1 to VIRTIO_BLK_MAX_QUEUES; 0: 1 */
+    enum virtio_blk_full on_full;
+};
+
+/* The caller puts it on the bus (pci_bus_add) and then into the machine. */
+int virtio_blk_create(struct machine *m, const struct virtio_blk_options *options,
+                      struct pci_device **out, struct err *err);
+
+#endif
