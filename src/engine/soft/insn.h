@@ -79,6 +79,8 @@ enum {
     SZ_D64,     /* like SZ_V, but in 64-bit mode 8 (or 2 with 66): push, pop, ... */
     SZ_F64,     /* in 64-bit mode always 8 (near branches); elsewhere like SZ_V */
     SZ_Y,       /* 8 with REX.W/VEX.W, else 4 */
+    SZ_Z,       /* like SZ_V, at most 4: ports */
+    SZ_M,       /* 8 in 64-bit mode, else 4: control registers */
 };
 
 /* Attributes */
@@ -134,7 +136,7 @@ extern const unsigned insn_row_count;
  *   ROW(M1, 0x01, P_ANY, MOD_ANY, -1, -1, "add", (A_Ev, A_Gv), SZ_V, AT_LOCK, FT_BASE, 0, F_ALL, 0, op_add_EG)
  *
  * `args` are up to four operands in parentheses, NOARGS for none. `writes` are all flags that change, `undefined` those of them
- * that have no defined value. Operands are for the length, the access size and the tests; handlers know their own.
+ * that have no defined value; a flag that may keep its old value (count 0) is read, too. Operands are for the length, the access size and the tests; handlers know their own.
  * Opcodes whose low three bits name a register (Z) have eight rows: Z_ROWS. Two rows may share map, opcode and ext only if
  * pfx, mod or rm tell them apart: a row that demands a prefix, a mod or an rm beats one that does not. A row whose feature
  * is missing is not there: then a weaker one gets the encoding (TZCNT becomes BSF).
@@ -161,7 +163,8 @@ enum {
 /* A decoded instruction; 48 bytes. `fn` may be exchanged for op_stale by another thread at any time. */
 struct insn {
     insn_fn *fn;
-    int64_t imm;        /* immediate, sign-extended; branches: target - block start; far pointer: offset */
+    int64_t imm;        /* immediate: Ib and Iw zero-extended, others sign-extended; branches: target - block start; far
+                           pointer: offset */
     int64_t disp;       /* displacement; RIP-relative ones are relative to the block's start; moffs: the address */
     uint16_t start;     /* offset of this instruction from the block's start */
     uint8_t len;        /* bytes, 1..15 */
@@ -170,7 +173,8 @@ struct insn {
     uint8_t flags;      /* IF_* */
     uint8_t seg;        /* segment of the memory operand (S_*), override applied */
     uint8_t base, index, scale; /* slots of v->gpr; 0..3 */
-    uint8_t reg, rm;    /* ModRM.reg and .rm with REX bits; reg also: opcode register (Z), rm of MOD_REG */
+    uint8_t reg, rm;    /* ModRM.reg and .rm with REX bits; both: the opcode register (Z); in XCHG with rAX reg is rAX;
+                           A_AL and A_rAX without ModRM are rm 0; A_Sw and fixed segments: reg is S_x; A_Pq: reg 0-7 */
     uint8_t reg_off, rm_off;    /* byte offsets into v->gpr: AH..BH resolved when the operand is a byte */
     uint8_t vvvv, vex;  /* VEX.vvvv; vex: bit 0 present, bit 1 L, bit 2 W */
     uint16_t row;       /* in insn_rows */
