@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The host bridge: function 00:00.0 and the two ways to reach configuration space.
+ *
+ * Ports: an address register at 0xcf8 (dword access only) and a data window at 0xcfc
+ * (PCI 3.0, 3.2.2.3.2). Port 0xcf9 is the reset control register of Intel's south bridges: a rising
+ * edge of bit 2 resets the machine. It shares the dword of 0xcf8, hence lives here. ECAM: 4 KiB for
+ * each function (PCI Express 7.2.2). The size and place of ECAM are fixed; the register that says
+ * so (PCIEXBAR) is read-only.
+ */
+#include "devices/pci_host.h"
+
+#include "machine/machine.h"
+
+#include <stdlib.h>
+
+enum { REGION_ADDRESS = PCI_BARS, REGION_DATA, REGION_ECAM }; /* BARs come first */
+enum { PORT_ADDRESS = 0xcf8, PORT_DATA = 0xcfc };
+enum { RESET_SYSTEM = 1 << 1, RESET_CPU = 1 << 2, RESET_FULL = 1 << 3 };
+enum { PCIEXBAR = 0x60, PCIEXBAR_ENABLE = 1 };
+enum { PRIORITY = 10 };
+
+struct host_regs {
+    struct pci_regs pci;
+    uint32_t address;       /* port 0xcf8; atomic */
+    uint32_t reset_control; /* port 0xcf9; atomic */
+};
+
+struct pci_host {
+    struct pci_device pci;
+    struct host_regs regs;
+    struct pci_bus *bus; /* owned */
+    struct mapping *maps[3];
+};
+
+static uint32_t ones(unsigned size) { return size >= 4 ? UINT32_MAX : (1u << 8 * size) - 1; }
+
+/* ---- Ports ---- */
+
+static uint64_t address_read(struct pci_host *host, uint64_t offset, unsigned size)
+{
+    if (offset == 0 && size == 4)
+        return __atomic_load_n(&host->regs.address, __ATOMIC_RELAXED);
+    if (offset == 1 && size == 1)
+        return __atomic_load_n(&host->regs.reset_control, __ATOMIC_RELAXED);
+    return ones(size);
+}
+
+static void address_write(struct pci_host *host, uint64_t offset, unsigned size, uint32_t value)
+{
+    if (offset == 0 && size == 4)
+        __atomic_store_n(&host->regs.address, value & 0x80fffffc, __ATOMIC_RELAXED);
+    if (offset == 1 && size == 1) {
+        uint32_t control = value & (RESET_SYSTEM | RESET_CPU | RESET_FULL);
+        uint32_t old = __atomic_exchange_n(&host->regs.reset_control, control, __ATOMIC_RELAXED);
+        if (control & ~old & RESET_CPU)
+            machine_post_event(host->pci.dev.machine, MACHINE_RESET, "reset register (port 0xcf9)");
+    }
+}
+
+/* The function and register that the address register selects, -1 when it is off or on another bus.
+ */
+static int selected(struct pci_host *host, uint64_t offset, unsigned *reg)
+{
+    uint32_t address = __atomic_load_n(&host->regs.address, __ATOMIC_RELAXED);
+    if (!(address >> 31) || (address >> 16 & 0xff))
+        return -1;
+    *reg = (address & 0xfc) + (unsigned)offset;
+    return address >> 8 & 0xff;
+}
+
+/* ---- ECAM: a quad word access is two dword cycles ---- */
+
+static uint64_t ecam_read(struct pci_host *host, uint64_t offset, unsigned size)
+{
+    if (size == 8)
+        return ecam_read(host, offset, 4) | ecam_read(host, offset + 4, 4) << 32;
+    if (offset >> 20)
+        return ones(size);
+    return pci_config_read(host->bus, offset >> 12 & 0xff, offset & 0xfff, size);
+}
+
+static void ecam_write(struct pci_host *host, uint64_t offset, unsigned size, uint64_t value)
+{
+    if (size == 8) {
+        ecam_write(host, offset, 4, (uint32_t)value);
+        ecam_write(host, offset + 4, 4, value >> 32);
+    } else if (!(offset >> 20)) {
+        pci_config_write(host->bus, offset >> 12 & 0xff, offset & 0xfff, size, (uint32_t)value);
+    }
+}
+
+static uint64_t host_read(struct device *dev, unsigned region, uint64_t offset, unsigned size)
+{
+    struct pci_host *host = (struct pci_host *)dev;
+    unsigned reg;
+
+    if (region == REGION_ADDRESS)
+        return address_read(host, offset, size);
+    if (region == REGION_ECAM)
+        return ecam_read(host, offset, size);
+    int devfn = selected(host, offset, &reg);
+    return devfn < 0 ? ones(size) : pci_config_read(host->bus, (unsigned)devfn, reg, size);
+}
+
+static void host_write(struct device *dev, unsigned region, uint64_t offset, unsigned size,
+                       uint64_t value)
+{
+    struct pci_host *host = (struct pci_host *)dev;
+    unsigned reg;
+
+    if (region == REGION_ADDRESS) {
+        address_write(host, offset, size, (uint32_t)value);
+    } else if (region == REGION_ECAM) {
+        ecam_write(host, offset, size, value);
+    } else {
+        int devfn = selected(host, offset, &reg);
+        if (devfn >= 0)
+            pci_config_write(host->bus, (unsigned)devfn, reg, size, (uint32_t)value);
+    }
+}
+
+/* ---- Life ---- */
+
+static void host_reset(struct device *dev)
+{
+    struct pci_host *host = (struct pci_host *)dev;
+    host->regs.address = 0;
+    host->regs.reset_control = 0;
+    pci_reset(&host->pci);
+}
+
+static int host_loaded(struct device *dev, struct err *err)
+{
+    return pci_loaded(&((struct pci_host *)dev)->pci, err);
+}
+
+static void host_destroy(struct device *dev)
+{
+    struct pci_host *host = (struct pci_host *)dev;
+    for (unsigned i = 0; i < 3; i++)
+        map_remove(dev->machine, host->maps[i]);
+    pci_device_fini(&host->pci);
+    pci_bus_destroy(host->bus);
+    free(host);
+}
+
+static const struct state_field host_fields[] = {
+    STATE_STRUCT(struct host_regs, pci, &pci_state),
+    STATE_U32(struct host_regs, address),
+    STATE_U32(struct host_regs, reset_control),
+    STATE_END,
+};
+static const struct state_desc host_state = {
+    .name = "pci-host",
+    .version = 1,
+    .base = offsetof(struct pci_host, regs),
+    .size = sizeof(struct host_regs),
+    .fields = host_fields,
+};
+/* PARALLEL: the bus's lock guards configuration space, and a register handler of one function must
+ * not hold up another's. */
+static const struct device_type host_type = {
+    .name = "pci-host",
+    .about = "PCI host bridge with ECAM",
+    .threads = DEVICE_PARALLEL,
+    .destroy = host_destroy,
+    .read = host_read,
+    .write = host_write,
+    .reset = host_reset,
+    .loaded = host_loaded,
+    .state = &host_state,
+};
+
+int pci_host_create(struct machine *m, struct pci_bus **bus, struct err *err)
+{
+    static const struct pci_ids ids = {
+        .vendor = 0x8086,
+        .device = 0x29c0,
+        .class_code = 0x060000,
+    };
+    struct pci_host *host = calloc(1, sizeof *host);
+    if (!host)
+        return err_set(err, ENOMEM, "out of memory");
+    pci_device_init(&host->pci, m, &host_type, "pci-host", &ids, NULL, &host->regs.pci);
+    AUTO(device_destroy) struct device *dev = &host->pci.dev;
+    pci_config_init(&host->pci, PCIEXBAR, 4, PCI_HOST_ECAM_BASE | PCIEXBAR_ENABLE, 0);
+
+    int r = pci_bus_create(m, &host->bus, err);
+    if (r >= 0)
+        r = pci_bus_add(host->bus, &host->pci, 0, err);
+    if (r >= 0)
+        r = map_device(m, SPACE_IO, PORT_ADDRESS, 4, dev, REGION_ADDRESS, PRIORITY, &host->maps[0],
+                       err);
+    if (r >= 0)
+        r = map_device(m, SPACE_IO, PORT_DATA, 4, dev, REGION_DATA, PRIORITY, &host->maps[1], err);
+    if (r >= 0)
+        r = map_device(m, SPACE_MEMORY, PCI_HOST_ECAM_BASE, PCI_HOST_ECAM_SIZE, dev, REGION_ECAM,
+                       PRIORITY, &host->maps[2], err);
+    if (r < 0)
+        return err_prefix(err, "PCI host bridge");
+    *bus = host->bus;
+    machine_add_device(m, TAKE(dev));
+    return 0;
+}
