@@ -34,7 +34,7 @@ typedef struct virtio_blk_outhdr blk_header;
 
 struct blk_regs {
     struct virtio_regs virtio;
-    uint8_t writeback; /* dev->lock */
+    uint64_t writeback; /* 0 or 1; dev->lock */
 };
 
 struct blk_request {
@@ -367,7 +367,7 @@ static void blk_config(struct virtio_device *vdev, uint8_t *out)
         .seg_max = htole32(BLK_SEG_MAX),
         .blk_size = htole32(limits->request_align),
         .min_io_size = htole16(1),
-        .wce = blk->regs.writeback,
+        .wce = (uint8_t)blk->regs.writeback,
         .num_queues = htole16((uint16_t)vdev->queue_count),
         .max_discard_sectors = sectors_le(limits->max_discard),
         .max_discard_seg = htole32(1),
@@ -444,7 +444,7 @@ static int blk_check(const void *state, struct err *err)
 
 static const struct state_field blk_fields[] = {
     STATE_STRUCT(struct blk_regs, virtio, &virtio_state),
-    STATE_U8(struct blk_regs, writeback),
+    STATE_U64(struct blk_regs, writeback),
     STATE_END,
 };
 static const struct state_desc blk_state = {

@@ -43,7 +43,7 @@ static const uint64_t transport_features =
 /* ---- Interrupts ---- */
 
 /* dev->lock held. */
-static void virtio_interrupt(struct virtio_device *vdev, uint16_t vector, uint8_t isr)
+static void virtio_interrupt(struct virtio_device *vdev, uint32_t vector, uint8_t isr)
 {
     if (pci_msix_enabled(&vdev->pci)) {
         if (vector != VIRTIO_MSI_NO_VECTOR)
@@ -242,8 +242,8 @@ static struct virtqueue_regs *virtio_selected(struct virtio_device *vdev)
 static void common_fill_queue(const struct virtio_device *vdev, const struct virtqueue_regs *q,
                               struct common_config *out)
 {
-    out->c.queue_size = htole16(q->size);
-    out->c.queue_msix_vector = htole16(q->vector);
+    out->c.queue_size = htole16((uint16_t)q->size);
+    out->c.queue_msix_vector = htole16((uint16_t)q->vector);
     out->c.queue_enable = htole16(q->enabled);
     out->c.queue_notify_off = htole16(vdev->regs->queue_select);
     out->c.queue_desc_lo = htole32((uint32_t)q->desc);

@@ -832,8 +832,8 @@ static int virtqueue_check(const void *state, struct err *err)
 
 static const struct state_field virtqueue_fields[] = {
     STATE_U64(struct virtqueue_regs, desc),         STATE_U64(struct virtqueue_regs, driver),
-    STATE_U64(struct virtqueue_regs, device),       STATE_U16(struct virtqueue_regs, size),
-    STATE_U16(struct virtqueue_regs, vector),       STATE_U8(struct virtqueue_regs, enabled),
+    STATE_U64(struct virtqueue_regs, device),       STATE_U32(struct virtqueue_regs, size),
+    STATE_U32(struct virtqueue_regs, vector),       STATE_U8(struct virtqueue_regs, enabled),
     STATE_U8(struct virtqueue_regs, avail_wrap),    STATE_U8(struct virtqueue_regs, used_wrap),
     STATE_U8(struct virtqueue_regs, reset_pending), STATE_U16(struct virtqueue_regs, avail_idx),
     STATE_U16(struct virtqueue_regs, used_idx),     STATE_END,

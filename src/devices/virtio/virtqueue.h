@@ -26,14 +26,14 @@ enum {
  * What is saved of a queue. The first part is written by register handlers while the queue is
  * disabled and fixed while it is enabled; the second belongs to the loop.
  */
-struct virtqueue_regs {
+struct virtqueue_regs { /* without padding, so that a test can find forgotten fields */
     uint64_t desc, driver,
-        device;      /* gpa of the three areas; avail and used ring in a split queue */
-    uint16_t size;   /* entries */
-    uint16_t vector; /* MSI-X; device's lock */
-    uint8_t enabled; /* device's lock */
+        device;            /* gpa of the three areas; avail and used ring in a split queue */
+    uint32_t size;         /* entries */
+    uint32_t vector;       /* MSI-X; device's lock */
+    uint8_t enabled;       /* device's lock */
+    uint8_t reset_pending; /* queue_reset was written; device's lock */
     uint8_t avail_wrap, used_wrap; /* packed only */
-    uint8_t reset_pending;         /* queue_reset was written; device's lock */
     uint16_t avail_idx;            /* split: free-running; packed: slot */
     uint16_t used_idx;
 };
