@@ -4,18 +4,21 @@ BUILD ?= build
 RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_SECONDS ?= 60
 
 all: build
 
 help:
-	@echo 'make             build everything into $(BUILD)/'
-	@echo 'make run         boot a small Linux guest on this terminal (RUN_ARGS="--cpus 2 --memory 1G ...")'
-	@echo 'make test        run every test; TEST_ARGS="NAME ..." for some'
-	@echo 'make test-long   those that take minutes too'
-	@echo 'make bench       compare speeds with QEMU (BENCH_ARGS="--run alu_mix,fork_exec ...")'
-	@echo 'make install     install (DESTDIR=... for packagers)'
-	@echo 'make format      lay out the sources with clang-format'
-	@echo 'make clean       remove $(BUILD)/'
+	@echo 'make                build everything into $(BUILD)/'
+	@echo 'make run            boot a small Linux guest on this terminal (RUN_ARGS="--cpus 2 --memory 1G ...")'
+	@echo 'make test           run every test; TEST_ARGS="NAME ..." for some'
+	@echo 'make test-long      those that take minutes too'
+	@echo 'make test-sanitize  the unit tests under the sanitizers of clang'
+	@echo 'make fuzz           fuzz one parser: FUZZ=json FUZZ_SECONDS=60'
+	@echo 'make bench          compare speeds with QEMU (BENCH_ARGS="--run alu_mix,fork_exec ...")'
+	@echo 'make install        install (DESTDIR=... for packagers)'
+	@echo 'make format         lay out the sources with clang-format'
+	@echo 'make clean          remove $(BUILD)/'
 
 packages:
 	@tools/install-packages.sh
@@ -38,6 +41,15 @@ test: packages
 test-long: packages
 	@tests/run --build $(BUILD) --long $(TEST_ARGS)
 
+test-sanitize: packages
+	@[ -e build-sanitize/build.ninja ] || CC="ccache clang" meson setup build-sanitize \
+	    -Db_sanitize=address,undefined -Db_lundef=false
+	@tests/run --build build-sanitize --unit $(TEST_ARGS)
+
+fuzz: packages
+	@[ -n "$(FUZZ)" ] || { echo 'which? FUZZ=json'; exit 2; }
+	@tools/fuzz.sh $(FUZZ) $(FUZZ_SECONDS)
+
 bench: build
 	@bench/run $(BUILD) $(BENCH_ARGS)
 
@@ -50,4 +62,4 @@ format:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all help packages build run test test-long bench install format clean
+.PHONY: all help packages build run test test-long test-sanitize fuzz bench install format clean

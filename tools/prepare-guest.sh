@@ -78,7 +78,7 @@ initrd_build()
     ! ldd "$busybox" >/dev/null 2>&1 || fail "$busybox is not static: install busybox-static"
     cp "$busybox" "$root/bin/busybox"
     install -m 755 "$here/guest/init" "$root/init"
-    install -m 755 "$here/guest/udhcpc.script" "$root/sbin/udhcpc.script"
+    install -m 755 "$here/guest/udhcpc.script" "$here/guest/session" "$root/sbin/"
     ln -s ../bin/busybox "$root/sbin/modprobe" # where the kernel looks for it
     install -m 644 "$here/guest/profile" "$root/etc/profile"
     # The C library inside the static busybox can load no modules for names.

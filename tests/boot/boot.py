@@ -27,7 +27,7 @@ SKIP = 77
 OURS = ("{vmm} --engine {engine} --cpus {cpus} --memory {memory}M --kernel {kernel} --initrd {initrd}"
         " --disk {disk},format=raw --net user --serial stdio --cmdline {cmdline}")
 QEMU = ("qemu-system-x86_64 -M q35 -accel tcg -cpu max -smp {cpus} -m {memory} -nodefaults -no-reboot"
-        " -nographic -serial stdio -kernel {kernel} -initrd {initrd} -append {cmdline}"
+        " -nographic -serial mon:stdio -kernel {kernel} -initrd {initrd} -append {cmdline}"
         " -drive file={disk},format=raw,if=none,id=d -device virtio-blk-pci,drive=d"
         " -netdev user,id=n -device virtio-net-pci,netdev=n")
 
@@ -60,9 +60,9 @@ class Server:
         self.url = f"http://10.0.2.2:{self.server.server_port}/file"
 
 
-def run(command, limit, log_path):
+def run(words, limit, log_path):
     """Runs the VMM, shows its output; (text, exit status or None when it had to be killed)."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, start_new_session=True)
     text, deadline = b"", time.monotonic() + limit
     with open(log_path, "wb") as log:
@@ -116,8 +116,8 @@ def faults(text, status, checks, disk, want_status):
         yield from disk_faults(disk, written[1])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_arguments(parser):
+    """Which VMM boots which guest."""
     parser.add_argument("--binary", default=os.path.join(ROOT, "build/src/vmm/bedplate-vmm"))
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--vmm", help="another VMM's command; {cpus} {memory} {kernel} {initrd} {disk}"
@@ -126,6 +126,34 @@ def main():
     parser.add_argument("--guest", default=os.path.join(ROOT, ".cache/guest"))
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--memory", type=int, default=512, help="MiB")
+
+
+def template(args):
+    """The command of the VMM; skips or ends when something is missing."""
+    for name in ("vmlinuz", "initrd.cpio"):
+        if not os.path.exists(os.path.join(args.guest, name)):
+            skip("the guest is not prepared; run tools/prepare-guest.sh")
+    if args.qemu and not shutil.which("qemu-system-x86_64"):
+        skip("qemu-system-x86_64 is not installed")
+    if args.vmm or args.qemu:
+        return args.vmm or QEMU
+    if not os.path.exists(args.binary):
+        if not os.path.exists(os.path.join(ROOT, "src/vmm/meson.build")):
+            skip("this tree has no bedplate-vmm")
+        sys.exit(f"{args.binary} is not built")
+    return OURS
+
+
+def command(text, args, disk, cmdline):
+    values = {"vmm": args.binary, "engine": args.engine, "cpus": args.cpus, "memory": args.memory,
+              "kernel": os.path.join(args.guest, "vmlinuz"),
+              "initrd": os.path.join(args.guest, "initrd.cpio"), "disk": disk, "cmdline": cmdline}
+    return [word.format(**values) for word in shlex.split(text)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
     parser.add_argument("--checks", default="cpus,clock,disk,net")
     parser.add_argument("--append", default="", help="more kernel command line")
     parser.add_argument("--limit", type=float, default=180, help="seconds for the boot")
@@ -133,29 +161,16 @@ def main():
     parser.add_argument("--log", help="where the console goes (a temporary file)")
     args = parser.parse_args()
 
-    for name in ("vmlinuz", "initrd.cpio"):
-        if not os.path.exists(os.path.join(args.guest, name)):
-            skip("the guest is not prepared; run tools/prepare-guest.sh")
-    template = args.vmm or (QEMU if args.qemu else OURS)
-    if args.qemu and not shutil.which("qemu-system-x86_64"):
-        skip("qemu-system-x86_64 is not installed")
-    if template == OURS and not os.path.exists(args.binary):
-        if not os.path.exists(os.path.join(ROOT, "src/vmm/meson.build")):
-            skip("this tree has no bedplate-vmm")
-        sys.exit(f"{args.binary} is not built")
-
+    vmm = template(args)
     server = Server()
     with tempfile.TemporaryDirectory(prefix="bedplate-boot-") as tmp:
         disk = os.path.join(tmp, "disk.img")
         subprocess.run([os.path.join(ROOT, "tools/guest/make-disk.sh"), disk], check=True)
         cmdline = (f"console=ttyS0 bp.test={args.checks} bp.cpus={args.cpus} bp.date={int(time.time())}"
                    f" bp.url={server.url} bp.sha256={server.sha256} {args.append}")
-        values = {"vmm": args.binary, "engine": args.engine, "cpus": args.cpus, "memory": args.memory,
-                  "kernel": os.path.join(args.guest, "vmlinuz"),
-                  "initrd": os.path.join(args.guest, "initrd.cpio"), "disk": disk, "cmdline": cmdline}
-        command = [word.format(**values) for word in shlex.split(template)]
         start = time.monotonic()
-        text, status = run(command, args.limit, args.log or os.path.join(tmp, "console.log"))
+        text, status = run(command(vmm, args, disk, cmdline), args.limit,
+                           args.log or os.path.join(tmp, "console.log"))
         wrong = list(faults(text, status, args.checks.split(","), disk, args.status))
 
     for line in re.findall(r"BP-TEST [^\r\n]*", text):
