@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The board: RAM and chips in their places, tables that describe them, and a kernel made ready to
+ * run.
+ *
+ *   machine_create, board_create, (devices on board_pci_bus), board_finish, machine_start ...
+ * board_destroy after machine_destroy
+ *
+ * All on the main loop unless said otherwise.
+ */
+#ifndef BOARD_BOARD_H
+#define BOARD_BOARD_H
+
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct machine;
+struct device;
+struct pci_bus;
+struct board;
+
+/* What it points to is borrowed until board_destroy: a guest that resets gets its kernel loaded
+ * again. */
+struct board_config {
+    const char *profile; /* "pc-1": all of a PC's chips; "micro-1": no PIC, PIT and RTC */
+    int kernel_fd;       /* -1: none, for a VM that is restored; it cannot reset itself then */
+    int initrd_fd;       /* -1: none */
+    const char *kernel_name, *initrd_name; /* paths, for sentences */
+    const char *cmdline;                   /* NULL: empty */
+    uint8_t uuid[16];
+    const char *serial_number; /* for SMBIOS; NULL: none */
+    /* The far end of serial0, see devices/serial.h. */
+    void (*serial_output)(void *arg, const uint8_t *data, size_t len);
+    void (*serial_room)(void *arg);
+    void *serial_arg;
+};
+
+/* The names above, NULL-terminated. */
+extern const char *const board_profiles[];
+
+int board_create(struct machine *m, const struct board_config *config, struct board **out,
+                 struct err *err);
+/* Once all devices are there: PCI addresses, tables, kernel, and vCPU 0 at its entry. */
+int board_finish(struct board *board, struct err *err);
+void board_destroy(struct board *board);
+DEFINE_AUTO(struct board *, board_destroy)
+
+struct pci_bus *board_pci_bus(struct board *board);
+struct device *board_serial(struct board *board); /* for serial_input */
+void board_power_button(struct board *board);     /* any thread */
+
+#endif
