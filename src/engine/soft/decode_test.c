@@ -78,6 +78,18 @@ static const char *const names[][5] = {
     { "iret", "iret", "iretd", "iretq" },
     { "jrcxz", "jcxz", "jecxz", "jrcxz" },
     { "cmpxchg8b", "cmpxchg8b", "cmpxchg16b" },
+    { "movd", "movd", "movq" },
+    { "pextrd", "pextrd", "pextrq" },
+    { "pinsrd", "pinsrd", "pinsrq" },
+    { "fxsave", "fxsave", "fxsave64" },
+    { "fxrstor", "fxrstor", "fxrstor64" },
+    { "xsave", "xsave", "xsave64" },
+    { "xsaveopt", "xsaveopt", "xsaveopt64" },
+    { "xrstor", "xrstor", "xrstor64" },
+    { "fstp", "fstp", "fstpnce" },
+    { "feni", "feni8087_nop" },
+    { "fdisi", "fdisi8087_nop" },
+    { "fsetpm", "fsetpm287_nop" },
     { "prefetchw", "prefetch", "prefetchw", "prefetchwt1", "nop" },
 };
 

@@ -31,4 +31,7 @@ void fpu_set(struct soft_fpu *fpu, const struct x86_fpu *in);
 /* What XSAVE can save here: bit 0 x87, bit 1 SSE, bit 2 AVX */
 uint64_t xcr0_supported(const struct soft_vcpu *v);
 
+/* 1 << FT_x for the floating-point features that the host's units have: a CPU model must not offer others. */
+uint64_t fp_host_features(void);
+
 #endif
