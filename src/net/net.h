@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 
 enum {
@@ -51,15 +52,16 @@ struct net_receiver {
     /* A frame for the guest; valid during the call. False: no room, offer it again after
      * net_resume. */
     bool (*receive)(void *arg, const uint8_t *frame, size_t len, const struct net_offload *offload);
-    void (*ready)(void *arg);         /* after -EAGAIN: send again */
+    void (*ready)(void *arg);         /* after -EAGAIN: send again; may come unasked */
     void (*link)(void *arg, bool up); /* the link changed, e.g. because the helper died */
 };
 
 struct net_backend;
 
-/* A kind of back end. */
+/* A kind of back end. For net_send and friends, not for NICs. */
 struct net_driver {
     const char *name, *about;
+    /* The offload asks for nothing outside `takes`; the frame has 14 to NET_MAX_FRAME bytes. */
     int (*send)(struct net_backend *backend, const struct iovec *iov, unsigned count,
                 const struct net_offload *offload);
     void (*pause)(struct net_backend *backend, bool paused);             /* stop or start reading */
@@ -70,26 +72,29 @@ struct net_driver {
 struct net_backend { /* embedded in each kind; fields on the loop */
     const struct net_driver *driver;
     struct loop *loop;
-    char name[64];  /* for log lines and status: "user", "tap:br0-vm1", "fd:5" */
-    unsigned takes; /* net_feature; fixed at create; always complete in software if need be */
+    char name[64];     /* for log lines and status: "user", "tap:vm1", "fd:5" */
+    unsigned takes;    /* net_feature; fixed at create; net_send does the rest in software */
+    unsigned delivers; /* net_feature that the receiver accepts */
     bool up;
     bool paused;
-    const struct net_receiver *receiver; /* NULL: frames are dropped */
+    const struct net_receiver *receiver; /* NULL: nothing is read */
     void *receiver_arg;
+    uint8_t *scratch;                 /* owned; a linear copy of a frame for software offloads */
     uint64_t sent, received, dropped; /* frames */
 };
 
-/* iov may be guest memory that changes meanwhile. 0: taken (or dropped: malformed frames and a link
- * that is down drop silently, as a cable would); -EAGAIN: nothing was taken, wait for `ready`. */
+/* Any offload may be asked for. iov may be guest memory that changes meanwhile. 0: taken (or
+ * dropped: malformed frames and a link that is down drop silently, as a cable would); -EAGAIN:
+ * nothing was taken, wait for `ready`. */
 int net_send(struct net_backend *backend, const struct iovec *iov, unsigned count,
              const struct net_offload *offload);
-/* Frames wait (or are dropped, as the kind will) until there is a receiver. NULL detaches. */
+/* Nothing is read until there is a receiver. NULL detaches. */
 void net_set_receiver(struct net_backend *backend, const struct net_receiver *receiver, void *arg);
 void net_pause(struct net_backend *backend);
 void net_resume(struct net_backend *backend); /* also after `receive` answered false */
 /* Default after creation: none, so every frame arrives complete and at most MTU-sized. */
 int net_set_receive_offloads(struct net_backend *backend, unsigned features);
-void net_destroy(struct net_backend *backend);
+void net_destroy(struct net_backend *backend); /* not from inside its call-backs */
 DEFINE_AUTO(struct net_backend *, net_destroy)
 
 /* ---- hostfwd ---- */
@@ -118,6 +123,7 @@ struct net_user_options {
  * .15, the host at .2, DNS at .3; fec0::/64. Fails when a forwarded port is taken. */
 int net_user_create(struct loop *loop, const struct net_user_options *options,
                     struct net_backend **out, struct err *err);
+pid_t net_user_pid(const struct net_backend *backend); /* of the helper; 0: there is none */
 
 /* An existing or new tap interface; bringing it up and bridging it is the administrator's. */
 int net_tap_create(struct loop *loop, const char *ifname, struct net_backend **out,

@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * bedplate-net: user-mode networking by libslirp, in a process that holds nothing worth stealing.
+ *
+ * libslirp parses whatever the guest sends, so this process is confined before the first frame: no
+ * new privileges, a root of its own with nothing but /etc/resolv.conf (or Landlock, where name
+ * spaces are refused), no capabilities, seccomp. What it needs stays: sockets of the host's network
+ * name space. It ends when its VMM closes the socket pair or dies.
+ *
+ * The resolv.conf is a copy from the start; a host that changes its DNS servers without a local
+ * resolver needs a restart of the VM's network.
+ */
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/text.h"
+#include "net/net.h"
+#include "net/user.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <grp.h>
+#include <libslirp.h>
+#include <linux/capability.h>
+#include <linux/landlock.h>
+#include <poll.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+enum {
+    IN_SIZE = 256 << 10,
+    OUT_SIZE = 1 << 20,
+    OUT_BUSY = 128 << 10, /* behind so much for the VMM, sockets have to wait */
+    MAX_FILES = 4096,
+    MAX_RESOLV_CONF = 64 << 10,
+    NOBODY = 65534,
+    READ_BUDGET = 16,
+};
+
+struct helper {
+    Slirp *slirp;
+    uint8_t *in; /* from the VMM: length-prefixed frames */
+    size_t in_len;
+    uint8_t *out; /* to the VMM: [out_start, out_end) */
+    size_t out_start, out_end;
+    struct pollfd *polls; /* [0] is the VMM */
+    unsigned poll_count, poll_room;
+    int64_t timer_ms; /* of router advertisements; INT64_MAX: not armed */
+    void *timer_arg;
+};
+
+struct settings {
+    struct net_hostfwd *forwards;
+    unsigned forward_count;
+    bool restricted;
+    const char *hostname;
+    pid_t parent;
+};
+
+/* ---- frames ---- */
+
+static void out_flush(struct helper *helper)
+{
+    while (helper->out_start < helper->out_end) {
+        ssize_t n = send(USER_HELPER_FD, helper->out + helper->out_start,
+                         helper->out_end - helper->out_start, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            return;
+        if (n < 0)
+            exit(0); /* the VMM is gone */
+        helper->out_start += (size_t)n;
+    }
+    helper->out_start = helper->out_end = 0;
+}
+
+static ssize_t send_packet(const void *frame, size_t len, void *opaque)
+{
+    struct helper *helper = opaque;
+    uint32_t prefix = htonl((uint32_t)len);
+    if (helper->out_start && OUT_SIZE - helper->out_end < len + sizeof prefix) {
+        memmove(helper->out, helper->out + helper->out_start, helper->out_end - helper->out_start);
+        helper->out_end -= helper->out_start;
+        helper->out_start = 0;
+    }
+    if (len > NET_MAX_FRAME || OUT_SIZE - helper->out_end < len + sizeof prefix)
+        return (ssize_t)len; /* dropped; TCP sends it again */
+    memcpy(helper->out + helper->out_end, &prefix, sizeof prefix);
+    memcpy(helper->out + helper->out_end + sizeof prefix, frame, len);
+    helper->out_end += len + sizeof prefix;
+    return (ssize_t)len;
+}
+
+static void in_frames(struct helper *helper)
+{
+    size_t at = 0;
+    uint32_t prefix;
+    while (helper->in_len - at >= sizeof prefix) {
+        memcpy(&prefix, helper->in + at, sizeof prefix);
+        prefix = ntohl(prefix);
+        if (prefix > NET_MAX_FRAME)
+            exit(1);
+        if (helper->in_len - at < sizeof prefix + prefix)
+            break;
+        if (prefix >= NET_MIN_FRAME)
+            slirp_input(helper->slirp, helper->in + at + sizeof prefix, (int)prefix);
+        at += sizeof prefix + prefix;
+    }
+    memmove(helper->in, helper->in + at, helper->in_len - at);
+    helper->in_len -= at;
+}
+
+static void in_read(struct helper *helper)
+{
+    for (unsigned i = 0; i < READ_BUDGET; i++) {
+        ssize_t n = recv(USER_HELPER_FD, helper->in + helper->in_len, IN_SIZE - helper->in_len,
+                         MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            return;
+        if (n <= 0)
+            exit(0);
+        helper->in_len += (size_t)n;
+        in_frames(helper);
+    }
+}
+
+/* ---- what libslirp asks of us ---- */
+
+static void guest_error(const char *message, void *opaque)
+{
+    log_guest("user network: the guest sent nonsense: %s", message);
+}
+
+static int64_t clock_get_ns(void *opaque) { return (int64_t)monotonic_ns(); }
+
+static void *timer_new_opaque(SlirpTimerId id, void *arg, void *opaque)
+{
+    struct helper *helper = opaque;
+    helper->timer_arg = arg;
+    helper->timer_ms = INT64_MAX;
+    return &helper->timer_ms;
+}
+static void timer_free(void *timer, void *opaque) { *(int64_t *)timer = INT64_MAX; }
+static void timer_mod(void *timer, int64_t expire_ms, void *opaque)
+{
+    *(int64_t *)timer = expire_ms;
+}
+static void poll_fd_ignore(int fd, void *opaque) {} /* the set is made anew each round */
+static void notify(void *opaque) {}
+
+static const SlirpCb callbacks = {
+    .send_packet = send_packet,
+    .guest_error = guest_error,
+    .clock_get_ns = clock_get_ns,
+    .timer_new_opaque = timer_new_opaque,
+    .timer_free = timer_free,
+    .timer_mod = timer_mod,
+    .register_poll_fd = poll_fd_ignore,
+    .unregister_poll_fd = poll_fd_ignore,
+    .notify = notify,
+};
+
+/* clang-format off */
+static const struct { int slirp; short poll; } event_bits[] = {
+    { SLIRP_POLL_IN, POLLIN }, { SLIRP_POLL_OUT, POLLOUT }, { SLIRP_POLL_PRI, POLLPRI },
+    { SLIRP_POLL_ERR, POLLERR }, { SLIRP_POLL_HUP, POLLHUP },
+};
+/* clang-format on */
+
+static int add_poll(int fd, int events, void *opaque)
+{
+    struct helper *helper = opaque;
+    if (helper->poll_count == helper->poll_room) {
+        helper->poll_room = helper->poll_room ? 2 * helper->poll_room : 64;
+        helper->polls = realloc(helper->polls, helper->poll_room * sizeof *helper->polls);
+        if (!helper->polls)
+            abort();
+    }
+    struct pollfd *p = &helper->polls[helper->poll_count];
+    *p = (struct pollfd){ .fd = fd };
+    for (unsigned i = 0; i < ARRAY_LEN(event_bits); i++)
+        p->events = (short)(p->events | (events & event_bits[i].slirp ? event_bits[i].poll : 0));
+    return (int)helper->poll_count++;
+}
+
+static int get_revents(int index, void *opaque)
+{
+    struct helper *helper = opaque;
+    int events = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(event_bits); i++)
+        events |= helper->polls[index].revents & event_bits[i].poll ? event_bits[i].slirp : 0;
+    return events;
+}
+
+/* ---- the loop ---- */
+
+static void helper_round(struct helper *helper)
+{
+    bool busy = helper->out_end - helper->out_start > OUT_BUSY;
+    uint32_t timeout_ms = 60000;
+    helper->poll_count = 0;
+    add_poll(USER_HELPER_FD, SLIRP_POLL_IN | (helper->out_end ? SLIRP_POLL_OUT : 0), helper);
+    slirp_pollfds_fill(helper->slirp, &timeout_ms, add_poll, helper);
+
+    int64_t now_ms = clock_get_ns(helper) / 1000000;
+    if (helper->timer_ms <= now_ms)
+        timeout_ms = 0;
+    else if (helper->timer_ms - now_ms < timeout_ms)
+        timeout_ms = (uint32_t)(helper->timer_ms - now_ms);
+    for (unsigned i = 1; busy && i < helper->poll_count; i++) {
+        helper->polls[i].fd = -1;
+        helper->polls[i].revents = 0;
+    }
+    int r = poll(helper->polls, helper->poll_count, (int)timeout_ms);
+    for (unsigned i = 0; r < 0 && i < helper->poll_count; i++)
+        helper->polls[i].revents = 0;
+
+    slirp_pollfds_poll(helper->slirp, r < 0, get_revents, helper);
+    if (helper->timer_ms <= clock_get_ns(helper) / 1000000) {
+        helper->timer_ms = INT64_MAX;
+        slirp_handle_timer(helper->slirp, SLIRP_TIMER_RA, helper->timer_arg);
+    }
+    if (r > 0 && helper->polls[0].revents & (POLLIN | POLLHUP | POLLERR))
+        in_read(helper);
+    out_flush(helper);
+}
+
+/* ---- confinement ---- */
+
+/* A root with one file in it. The pieces that fail are refused by the host: the caller goes on. */
+static bool confine_root(const struct buf *resolv_conf)
+{
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("bedplate-net", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+              "mode=755,size=256k,nr_inodes=8") < 0 ||
+        chdir("/tmp") < 0 || mkdir("etc", 0755) < 0)
+        return false;
+    int fd = open("etc/resolv.conf", O_CREAT | O_WRONLY | O_CLOEXEC, 0444);
+    bool good = fd >= 0 && !write_full(fd, resolv_conf->data, resolv_conf->len);
+    fd_close(fd);
+    if (!good)
+        return false;
+    /* A root that is no mount (an initramfs, a chroot) cannot be pivoted. */
+    if (!syscall(SYS_pivot_root, ".", "."))
+        umount2(".", MNT_DETACH);
+    else if (chroot(".") < 0)
+        return false;
+    mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+          NULL);
+    return chdir("/") == 0;
+}
+
+/* No file but this one, to read. */
+static bool confine_landlock(const char *allowed)
+{
+    struct landlock_ruleset_attr all = { .handled_access_fs = LANDLOCK_ACCESS_FS_MAKE_SYM * 2 - 1 };
+    int rules = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof all, 0);
+    if (rules < 0)
+        return false;
+    struct landlock_path_beneath_attr file = {
+        .allowed_access = LANDLOCK_ACCESS_FS_READ_FILE,
+        .parent_fd = open(allowed, O_PATH | O_CLOEXEC),
+    };
+    bool good = file.parent_fd < 0 ||
+                !syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &file, 0);
+    good = good && !syscall(SYS_landlock_restrict_self, rules, 0);
+    fd_close(file.parent_fd);
+    close(rules);
+    return good;
+}
+
+static void write_file(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd >= 0)
+        (void)write_full(fd, text, strlen(text));
+    fd_close(fd);
+}
+
+/* Name spaces: as root directly, otherwise behind a user name space that maps us to ourselves. */
+static bool confine_namespaces(void)
+{
+    char map[64];
+    uid_t uid = geteuid();
+    gid_t gid = getegid();
+    if (!uid && !unshare(CLONE_NEWNS | CLONE_NEWIPC))
+        return true;
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC) < 0)
+        return false;
+    write_file("/proc/self/setgroups", "deny");
+    snprintf(map, sizeof map, "%u %u 1", uid, uid);
+    write_file("/proc/self/uid_map", map);
+    snprintf(map, sizeof map, "%u %u 1", gid, gid);
+    write_file("/proc/self/gid_map", map);
+    return true;
+}
+
+static void confine_ids(void)
+{
+    if (!geteuid()) {
+        /* Refused in a user name space without that id: then seccomp has to do. */
+        (void)!setgroups(0, NULL);
+        (void)!setresgid(NOBODY, NOBODY, NOBODY);
+        (void)!setresuid(NOBODY, NOBODY, NOBODY);
+    }
+    struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+    struct __user_cap_data_struct none[2] = { 0 };
+    syscall(SYS_capset, &head, none);
+}
+
+static void confine_limits(void)
+{
+    struct rlimit files = { MAX_FILES, MAX_FILES }, none = { 0, 0 };
+    setrlimit(RLIMIT_NOFILE, &files);
+    setrlimit(RLIMIT_CORE, &none);
+    setrlimit(RLIMIT_NPROC, &none);
+}
+
+/* clang-format off */
+static const int allowed_calls[] = {
+    SCMP_SYS(read), SCMP_SYS(readv), SCMP_SYS(write), SCMP_SYS(writev), SCMP_SYS(close),
+    SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg),
+    SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(restart_syscall),
+    SCMP_SYS(connect), SCMP_SYS(bind), SCMP_SYS(listen), SCMP_SYS(accept), SCMP_SYS(accept4),
+    SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(setsockopt), SCMP_SYS(getsockopt),
+    SCMP_SYS(shutdown), SCMP_SYS(fcntl), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(stat),
+    SCMP_SYS(lseek), SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time),
+    SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(futex),
+    SCMP_SYS(getrandom), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigprocmask), SCMP_SYS(getpid),
+    SCMP_SYS(gettid), SCMP_SYS(exit), SCMP_SYS(exit_group),
+};
+/* clang-format on */
+
+static bool confine_seccomp(void)
+{
+    /* Anything else does not exist: libraries fall back, and an attacker gets no further. */
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
+    if (!filter)
+        return false;
+    int r = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(allowed_calls); i++)
+        r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed_calls[i], 0);
+    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
+                          SCMP_A0(SCMP_CMP_EQ, AF_INET));
+    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
+                          SCMP_A0(SCMP_CMP_EQ, AF_INET6));
+    r |=
+        seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, FIONBIO));
+    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                          SCMP_A1(SCMP_CMP_EQ, FIONREAD));
+    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
+                          SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY));
+    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
+                          SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
+                          SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+    r = r ? r : seccomp_load(filter);
+    seccomp_release(filter);
+    return r == 0;
+}
+
+/* Answers with what was put on, for the VMM's log. Only seccomp is a must. */
+static int confine(pid_t parent, char *summary, size_t len, struct err *err)
+{
+    AUTO(buf_fini) struct buf resolv_conf = { 0 };
+    (void)file_read("/etc/resolv.conf", MAX_RESOLV_CONF, &resolv_conf, NULL);
+
+    bool root = confine_namespaces() && confine_root(&resolv_conf);
+    confine_limits();
+    confine_ids();
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return err_errno(err, errno, "cannot renounce new privileges");
+    bool landlock = confine_landlock("/etc/resolv.conf");
+    /* Last, because changing ids cancels it; and a parent that died before has left a new one. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_DUMPABLE, 0);
+    if (getppid() != parent)
+        return err_set(err, ESRCH, "the VM that started it is gone");
+    if (!confine_seccomp())
+        return err_set(err, EPERM, "cannot load a seccomp filter");
+    snprintf(summary, len, USER_HELLO "seccomp%s%s", root ? ", own root" : "",
+             landlock ? ", Landlock" : "");
+    return 0;
+}
+
+/* ---- start ---- */
+
+static int helper_start(struct helper *helper, const struct settings *settings, struct err *err)
+{
+    helper->in = malloc(IN_SIZE);
+    helper->out = malloc(OUT_SIZE);
+    if (!helper->in || !helper->out)
+        return err_set(err, ENOMEM, "out of memory");
+    helper->timer_ms = INT64_MAX;
+    SlirpConfig config = {
+        .version = 4,
+        .restricted = settings->restricted,
+        .in_enabled = true,
+        .in6_enabled = true,
+        .vprefix_len = 64,
+        .vhostname = settings->hostname,
+    };
+    inet_pton(AF_INET, "10.0.2.0", &config.vnetwork);
+    inet_pton(AF_INET, "255.255.255.0", &config.vnetmask);
+    inet_pton(AF_INET, "10.0.2.2", &config.vhost);
+    inet_pton(AF_INET, "10.0.2.3", &config.vnameserver);
+    inet_pton(AF_INET, "10.0.2.15", &config.vdhcp_start);
+    inet_pton(AF_INET6, "fec0::", &config.vprefix_addr6);
+    inet_pton(AF_INET6, "fec0::2", &config.vhost6);
+    inet_pton(AF_INET6, "fec0::3", &config.vnameserver6);
+    helper->slirp = slirp_new(&config, &callbacks, helper);
+    if (!helper->slirp)
+        return err_set(err, EIO, "libslirp does not start");
+
+    for (unsigned i = 0; i < settings->forward_count; i++) {
+        struct net_hostfwd *f = &settings->forwards[i];
+        if (slirp_add_hostfwd(helper->slirp, f->udp, f->host_addr, f->host_port, f->guest_addr,
+                              f->guest_port) < 0) {
+            char address[INET_ADDRSTRLEN];
+            int code = errno;
+            inet_ntop(AF_INET, &f->host_addr, address, sizeof address);
+            return err_errno(err, code, "cannot forward %s port %s:%u", f->udp ? "UDP" : "TCP",
+                             address, f->host_port);
+        }
+    }
+    return 0;
+}
+
+static int settings_parse(int argc, char **argv, struct settings *out, struct err *err)
+{
+    static const struct option options[] = {
+        { "parent", required_argument, NULL, 'p' },
+        { "hostfwd", required_argument, NULL, 'f' },
+        { "hostname", required_argument, NULL, 'n' },
+        { "restrict", no_argument, NULL, 'r' },
+        { NULL, 0, NULL, 0 },
+    };
+    out->forwards = calloc((size_t)argc, sizeof *out->forwards);
+    out->hostname = "bedplate";
+    if (!out->forwards)
+        return err_set(err, ENOMEM, "out of memory");
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        int r = 0;
+        switch (c) {
+        case 'p': out->parent = atoi(optarg); break;
+        case 'n': out->hostname = optarg; break;
+        case 'r': out->restricted = true; break;
+        case 'f': r = net_hostfwd_parse(optarg, &out->forwards[out->forward_count++], err); break;
+        default: r = err_set(err, EINVAL, "unknown option");
+        }
+        if (r < 0)
+            return r;
+    }
+    return optind < argc ? err_set(err, EINVAL, "unexpected '%s'", argv[optind]) : 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct helper helper = { 0 };
+    struct settings settings = { 0 };
+    struct err err;
+    char hello[520];
+    struct stat st;
+
+    if (fstat(USER_HELPER_FD, &st) < 0 || !S_ISSOCK(st.st_mode)) {
+        fprintf(stderr, "bedplate-net is started by bedplate-vmm --net user, not by hand\n");
+        return 2;
+    }
+    syscall(SYS_close_range, USER_HELPER_FD + 1, ~0u, 0);
+    signal(SIGPIPE, SIG_IGN);
+    int r = settings_parse(argc, argv, &settings, &err);
+    if (!r)
+        r = helper_start(&helper, &settings, &err);
+    if (!r)
+        r = confine(settings.parent, hello, sizeof hello, &err);
+    if (r < 0)
+        snprintf(hello, sizeof hello, "%s", err.text);
+    strcat(hello, "\n"); /* err.text and the summary are shorter than that */
+    if (write_full(USER_HELPER_FD, hello, strlen(hello)) < 0 || r < 0)
+        return 1;
+    for (;;)
+        helper_round(&helper);
+}
