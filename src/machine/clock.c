@@ -23,6 +23,7 @@ struct guest_timer {
     struct machine *machine;
     struct guest_timer *next;
     bool armed; /* clock lock, like next and deadline_ns */
+    bool dying; /* clock lock: being destroyed, cannot be armed any more */
     uint64_t deadline_ns;
     void (*fn)(void *arg);
     void *arg;
@@ -93,6 +94,8 @@ void guest_timer_arm(struct guest_timer *timer, uint64_t deadline_ns)
 {
     struct guest_clock *clock = &timer->machine->priv->clock;
     LOCKED(&clock->lock);
+    if (timer->dying)
+        return;
     timer_unlink(clock, timer);
     timer->deadline_ns = deadline_ns;
     struct guest_timer **at = &clock->timers;
@@ -118,6 +121,7 @@ void guest_timer_destroy(struct guest_timer *timer)
         return;
     struct guest_clock *clock = &timer->machine->priv->clock;
     pthread_mutex_lock(&clock->lock);
+    timer->dying = true; /* its own fn may be about to arm it again */
     timer_unlink(clock, timer);
     while (clock->running == timer && !pthread_equal(clock->thread, pthread_self()))
         pthread_cond_wait(&clock->idle, &clock->lock);

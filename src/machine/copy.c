@@ -67,18 +67,24 @@ static void copy_fault(int signal, siginfo_t *info, void *context)
                   NULL); /* dies at the retry */
 }
 
-static void copy_install(void)
+static void copy_install(int signal, struct sigaction *old)
 {
-    struct sigaction action = { .sa_sigaction = copy_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+    struct sigaction now,
+        action = { .sa_sigaction = copy_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK };
     sigemptyset(&action.sa_mask);
-    sigaction(SIGSEGV, &action, &old_segv);
-    sigaction(SIGBUS, &action, &old_bus);
+    sigaction(signal, NULL, &now);
+    if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == copy_fault)
+        return;
+    *old = now;
+    sigaction(signal, &action, NULL);
 }
 
 void copy_init(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, copy_install);
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    LOCKED(&lock);
+    copy_install(SIGSEGV, &old_segv);
+    copy_install(SIGBUS, &old_bus);
 }
 
 static bool copy_is_single(const void *hva, uint64_t len)

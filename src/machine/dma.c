@@ -43,21 +43,6 @@ static int dma_resolve(struct machine *m, struct dma *lease)
     return 0;
 }
 
-static void dma_open(struct dma_leases *leases, struct dma *lease)
-{
-    LOCKED(&leases->lock);
-    while (leases->freezers)
-        pthread_cond_wait(&leases->changed, &leases->lock);
-    leases->open++;
-    if (!lease->write)
-        return;
-    lease->next = leases->writers;
-    lease->prev = &leases->writers;
-    if (lease->next)
-        lease->next->prev = &lease->next;
-    leases->writers = lease;
-}
-
 static void dma_close(struct dma_leases *leases, struct dma *lease)
 {
     LOCKED(&leases->lock);
@@ -72,19 +57,31 @@ static void dma_close(struct dma_leases *leases, struct dma *lease)
 
 int dma_begin(struct machine *m, uint64_t gpa, uint64_t len, bool write, struct dma *lease)
 {
+    struct dma_leases *leases = &m->priv->dma;
     lease->machine = m;
     lease->gpa = gpa;
     lease->len = len;
     lease->write = write;
     lease->count = 0;
-    /* Open first: a lease that waited out a freeze must not bring addresses from before it. */
-    dma_open(&m->priv->dma, lease);
+
+    LOCKED(&leases->lock);
+    while (leases->freezers)
+        pthread_cond_wait(&leases->changed, &leases->lock);
+    /* Behind the wait: a lease that waited out a freeze must not bring addresses from before it. */
     int r = dma_resolve(m, lease);
     if (r < 0) {
-        dma_close(&m->priv->dma, lease);
         lease->count = 0;
+        return r;
     }
-    return r;
+    leases->open++;
+    if (write) {
+        lease->next = leases->writers;
+        lease->prev = &leases->writers;
+        if (lease->next)
+            lease->next->prev = &lease->next;
+        leases->writers = lease;
+    }
+    return 0;
 }
 
 void dma_end(struct dma *lease, uint64_t written)

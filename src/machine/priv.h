@@ -117,7 +117,7 @@ struct machine_priv {
 
 /* machine.c: a thread with a name and all signals blocked (those that a fault raises aside). */
 int thread_start(const char *name, void *(*fn)(void *arg), void *arg, pthread_t *out);
-/* copy.c: installs the fault handler, once for the process. */
+/* copy.c: installs the fault handler, unless it is the current one. */
 void copy_init(void);
 
 /* Orders a store before a later load, which x86 alone does not. */
