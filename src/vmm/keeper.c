@@ -23,7 +23,7 @@ static int keeper_do_rename(const struct keeper_config *config, unsigned file)
     return rename(config->part[file], config->path[file]) < 0 ? errno : 0;
 }
 
-static void keeper_tidy(const struct keeper_config *config)
+void keeper_tidy(const struct keeper_config *config)
 {
     if (config->has_terminal)
         tcsetattr(config->terminal_fd, TCSANOW, &config->terminal);

@@ -38,6 +38,8 @@ struct keeper {
 };
 
 int keeper_start(const struct keeper_config *config, struct keeper *out, struct err *err);
+/* What the keeper does at the end: for a start that fails before there is one. */
+void keeper_tidy(const struct keeper_config *config);
 /* Puts a finished file (synced by the caller) into its place. */
 int keeper_rename(struct keeper *keeper, enum keeper_file file, struct err *err);
 /* Tidies up and waits for it. */

@@ -853,7 +853,7 @@ static int options_check(const struct options *o, struct err *err)
 int options_parse(int argc, char *const argv[], struct options *out, struct err *err)
 {
     *out = (struct options){ 0 };
-    for (int i = 1, used; i < argc; i += used) {
+    for (int i = 1, used = 1; i < argc; i += used) {
         int r = argument_parse(out, argv + i, &used, err);
         if (r < 0)
             return r;

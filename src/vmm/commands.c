@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What clients of the control socket can ask for: docs/control-protocol.md tells the same for
+ * people. */
+#include "board/board.h"
+#include "vmm/inspect.h"
+#include "vmm/vmm.h"
+
+#include <string.h>
+
+#define COMMAND(name)                                                               \
+    static int name(void *arg, struct control_request *request, const json_t *args, \
+                    json_t **result, struct err *err)
+
+COMMAND(do_status)
+{
+    struct vmm *vmm = arg;
+    struct machine *m = vmm->machine;
+    char sandbox[128];
+    sandbox_print(&vmm->sandbox, sandbox, sizeof sandbox);
+    json_t *disks = json_array(), *nets = json_array();
+    for (unsigned i = 0; i < vmm->options.disk_count; i++)
+        json_array_append_new(disks, json_pack("{s:s, s:s, s:I, s:b, s:s}", "path",
+                                               block_path(vmm->disks[i]), "format",
+                                               block_format(vmm->disks[i]), "size",
+                                               (json_int_t)block_size(vmm->disks[i]), "readonly",
+                                               block_readonly(vmm->disks[i]), "backend",
+                                               block_backend(vmm->disks[i])));
+    for (unsigned i = 0; i < vmm->options.net_count; i++)
+        json_array_append_new(nets, json_pack("{s:s}", "backend", vmm->nets[i]->name));
+    *result = json_pack(
+        "{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:I, s:i, s:s, s:b, s:o, s:o}", "state",
+        vmm->saving.active ? "saving" : machine_state_name((enum machine_state)m->state),
+        "paused-by", vmm->paused_by, "engine", vmm->engine->name, "cpu", vmm->cpu_name, "cpus",
+        (int)m->cpus, "memory", (json_int_t)m->main_ram->size, "profile", vmm->options.profile,
+        "guest-ns", (json_int_t)guest_now_ns(m), "pid", (int)getpid(), "sandbox", sandbox,
+        "no-reboot", vmm->options.no_reboot, "disks", disks, "nets", nets);
+    return *result ? 0 : err_set(err, EINVAL, "a name or path is not valid UTF-8");
+}
+
+COMMAND(do_pause)
+{
+    vmm_pause(arg, "user");
+    return 0;
+}
+
+COMMAND(do_resume) { return vmm_resume(arg, err); }
+
+COMMAND(do_power_button)
+{
+    struct vmm *vmm = arg;
+    if (vmm->machine->state != MACHINE_RUNNING)
+        return err_set(err, EAGAIN, "the VM does not run; resume it first");
+    board_power_button(vmm->board);
+    return 0;
+}
+
+COMMAND(do_reset) { return vmm_reset(arg, err); }
+
+COMMAND(do_quit)
+{
+    vmm_end(arg, EXIT_QUIT, "control command quit");
+    return 0;
+}
+
+COMMAND(do_save)
+{
+    static const char *const thens[] = { "end", "pause", "resume" };
+    const char *then = "end";
+    bool use_fd = false;
+    int r = json_get_string(args, "then", &then, err);
+    if (r >= 0)
+        r = json_get_bool(args, "fd", &use_fd, err);
+    if (r < 0)
+        return r;
+    int index = 0;
+    while (index < 3 && strcmp(then, thens[index]) != 0)
+        index++;
+    if (index == 3)
+        return err_set(err, EINVAL, "'then' is end, pause or resume");
+    if (index && !use_fd)
+        return err_set(
+            err, EINVAL,
+            "only a VM that is saved to a descriptor (\"fd\": true) can go on afterwards");
+    int fd = use_fd ? control_take_fd(request) : -1;
+    if (use_fd && fd < 0)
+        return err_set(err, EBADF, "no descriptor came with the request");
+    r = vmm_save(arg, fd, index, request, err);
+    return r < 0 ? r : CONTROL_LATER;
+}
+
+static void counter_add(void *arg, const char *name, uint64_t value)
+{
+    json_object_set_new(arg, name, json_integer((json_int_t)value));
+}
+
+struct net_counters {
+    struct vmm *vmm;
+    json_t *list;
+};
+
+static void nets_count(void *arg)
+{
+    struct net_counters *counters = arg;
+    for (unsigned i = 0; i < counters->vmm->options.net_count; i++) {
+        const struct net_backend *net = counters->vmm->nets[i];
+        json_array_append_new(
+            counters->list, json_pack("{s:s, s:I, s:I, s:I, s:b}", "backend", net->name, "sent",
+                                      (json_int_t)net->sent, "received", (json_int_t)net->received,
+                                      "dropped", (json_int_t)net->dropped, "up", net->up));
+    }
+}
+
+COMMAND(do_counters)
+{
+    struct vmm *vmm = arg;
+    json_t *engine = json_object();
+    if (vmm->engine->counters)
+        vmm->engine->counters(vmm->machine->engine, counter_add, engine);
+    struct net_counters nets = { .vmm = vmm, .list = json_array() };
+    loop_call(vmm->machine->io_loop, nets_count, &nets);
+    *result = json_pack("{s:o, s:o, s:I, s:I}", "engine", engine, "nets", nets.list, "serial-lost",
+                        (json_int_t)(vmm->serial ? stream_lost(vmm->serial) : 0), "console-lost",
+                        (json_int_t)(vmm->console ? stream_lost(vmm->console) : 0));
+    return 0;
+}
+
+/* State stands still only while the machine does. */
+COMMAND(do_inspect)
+{
+    struct vmm *vmm = arg;
+    const char *device = NULL;
+    uint64_t vcpu = 0;
+    int has_device = json_get_string(args, "device", &device, err);
+    int has_vcpu = has_device < 0 ? has_device : json_get_u64(args, "vcpu", 0, 255, &vcpu, err);
+    if (has_vcpu < 0)
+        return has_vcpu;
+    if (has_device && has_vcpu)
+        return err_set(err, EINVAL, "one of 'device' and 'vcpu', not both");
+    if (!has_device && !has_vcpu) {
+        *result = json_pack("{s:o}", "devices", inspect_devices(vmm->machine));
+        return 0;
+    }
+    bool running = vmm->machine->state == MACHINE_RUNNING;
+    if (running)
+        machine_pause(vmm->machine);
+    int r = has_device ? inspect_device(vmm->machine, device, result, err)
+                       : inspect_vcpu(vmm->machine, (unsigned)vcpu, result, err);
+    if (running)
+        machine_resume(vmm->machine);
+    return r;
+}
+
+static const char *const save_members[] = { "fd", "then", NULL }, *const inspect_members[] = {
+    "device", "vcpu", NULL
+};
+
+const struct control_command vmm_commands[] = {
+    { "status", "state, engine, vCPUs, memory, disks, nets", NULL, do_status },
+    { "pause", "stop the vCPUs, the devices and the guest's clock", NULL, do_pause },
+    { "resume", "go on after a pause", NULL, do_resume },
+    { "power-button", "press the power button: the guest may shut down", NULL, do_power_button },
+    { "reset", "reset the machine as its reset button would", NULL, do_reset },
+    { "quit", "end the VM at once", NULL, do_quit },
+    { "save", "write the state to --save's file or a descriptor", save_members, do_save },
+    { "counters", "what the engine and the network cards counted", NULL, do_counters },
+    { "inspect", "state of a device or a vCPU; without either: the devices", inspect_members,
+      do_inspect },
+    { NULL, NULL, NULL, NULL },
+};

@@ -1,0 +1,613 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * "Open": everything that needs a path or a privilege, in the order in which mistakes are cheap to
+ * tell: first what the user named, then the machine.
+ */
+#include "base/checked.h"
+#include "base/log.h"
+#include "board/board.h"
+#include "devices/i6300esb.h"
+#include "devices/pci.h"
+#include "devices/serial.h"
+#include "devices/virtio/blk.h"
+#include "devices/virtio/console.h"
+#include "devices/virtio/net.h"
+#include "devices/virtio/rng.h"
+#include "vmm/engines.h"
+#include "vmm/vmm.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+/* ---- files ---- */
+
+static int boot_file_open(const char *option, const char *path, int *out, struct err *err)
+{
+    if (!path)
+        return 0;
+    struct stat st;
+    AUTO(fd_close) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return err_errno(err, errno, "--%s: cannot open %s", option, path);
+    if (!S_ISREG(st.st_mode))
+        return err_set(err, EINVAL, "--%s: %s is %s; name a file", option, path,
+                       S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
+    if (st.st_size == 0)
+        return err_set(err, EINVAL, "--%s: %s is empty", option, path);
+    *out = TAKE_FD(fd);
+    return 0;
+}
+
+/* The unfinished file has a fixed name, so what a killed process left is found and used again. */
+static int save_file_open(struct vmm *vmm, struct err *err)
+{
+    const char *path = vmm->options.save;
+    if (!path)
+        return 0;
+    if (asprintf(&vmm->save_part, "%s.part", path) < 0)
+        return err_set(err, ENOMEM, "out of memory");
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return err_set(err, EINVAL, "--save: %s exists and is no regular file", path);
+    AUTO(fd_close) int fd = open(vmm->save_part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_errno(err, errno, "--save: cannot create %s", vmm->save_part);
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+        return err_set(err, EBUSY, "--save: another VM is going to save to %s", path);
+    vmm->save_fd = TAKE_FD(fd);
+    vmm->keep.part[KEEPER_SAVE] = vmm->save_part;
+    vmm->keep.path[KEEPER_SAVE] = path;
+    return 0;
+}
+
+static void keep_removed(struct vmm *vmm, const char *path)
+{
+    unsigned i = 0;
+    while (vmm->keep.remove[i])
+        i++;
+    assert(i + 1 < KEEPER_MAX_PATHS);
+    vmm->keep.remove[i] = path;
+}
+
+/* ---- a saved state ---- */
+
+static int restore_mismatch(const struct vmm *vmm, const struct snapshot_config *saved,
+                            struct err *err)
+{
+    const struct options *o = &vmm->options;
+    char text[32];
+    if (options_given(o, "cpus") && o->cpus != saved->cpus)
+        return err_set(err, EINVAL, "the saved VM has %u vCPUs; leave out --cpus", saved->cpus);
+    if (options_given(o, "memory") && o->memory != saved->memory)
+        return err_set(err, EINVAL, "the saved VM has %s of memory; leave out --memory",
+                       size_print(saved->memory, text, sizeof text));
+    if (o->cpu && strcmp(o->cpu, saved->cpu) != 0)
+        return err_set(err, EINVAL, "the saved VM has the CPU %s; leave out --cpu", saved->cpu);
+    if (options_given(o, "profile") && strcmp(o->profile, saved->profile) != 0)
+        return err_set(err, EINVAL, "the saved VM has the profile %s; leave out --profile",
+                       saved->profile);
+    if (o->disk_count != saved->disk_count)
+        return err_set(err, EINVAL,
+                       "the saved VM has %u disks, %u are given; give the same in the same order",
+                       saved->disk_count, o->disk_count);
+    if (o->net_count != saved->net_count)
+        return err_set(
+            err, EINVAL,
+            "the saved VM has %u network cards, %u are given; give the same in the same order",
+            saved->net_count, o->net_count);
+    return 0;
+}
+
+static int text_replace(char **field, const char *text, struct err *err)
+{
+    char *copy = strdup(text);
+    if (!copy)
+        return err_set(err, ENOMEM, "out of memory");
+    free(*field);
+    *field = copy;
+    return 0;
+}
+
+/* Takes the VM's shape from the saved state. */
+static int restore_open(struct vmm *vmm, struct err *err)
+{
+    struct options *o = &vmm->options;
+    if (!o->restore)
+        return 0;
+    int fd = -1;
+    int r = boot_file_open("restore", o->restore, &fd, err);
+    if (r == 0)
+        r = snapshot_open(fd, &vmm->restore, err);
+    if (r < 0)
+        return fd < 0 ? r : err_prefix(err, "--restore: %s", o->restore);
+    const struct snapshot_config *saved = snapshot_config(vmm->restore);
+    r = restore_mismatch(vmm, saved, err);
+    if (r == 0)
+        r = text_replace(&o->cpu, saved->cpu, err);
+    if (r == 0)
+        r = text_replace(&o->profile, saved->profile, err);
+    if (r < 0)
+        return err_prefix(err, "--restore");
+    o->cpus = saved->cpus;
+    o->memory = saved->memory;
+    if (saved->console && o->console.kind == STREAM_NONE)
+        return err_set(err, EINVAL, "--restore: the saved VM has a virtio console; give --console");
+    if (!saved->console && o->console.kind != STREAM_NONE)
+        return err_set(err, EINVAL,
+                       "--restore: the saved VM has no virtio console; leave out --console");
+    for (unsigned i = 0; i < saved->disk_count; i++)
+        o->disks[i].queues = saved->disks[i].queues;
+    for (unsigned i = 0; i < saved->net_count; i++) {
+        memcpy(o->nets[i].mac, saved->nets[i].mac, 6);
+        o->nets[i].has_mac = true;
+    }
+    return 0;
+}
+
+/* The disks must be those that were saved, as far as can be told without reading them whole. */
+static int restore_check_disks(const struct vmm *vmm, struct err *err)
+{
+    const struct snapshot_config *saved = snapshot_config(vmm->restore);
+    for (unsigned i = 0; i < saved->disk_count; i++) {
+        const struct block_node *node = vmm->disks[i];
+        if (block_size(node) != saved->disks[i].size ||
+            block_readonly(node) != saved->disks[i].readonly)
+            return err_set(err, EINVAL,
+                           "--restore: disk %s is not the one that was saved (%llu bytes%s then, "
+                           "%llu bytes%s now)",
+                           block_path(node), (unsigned long long)saved->disks[i].size,
+                           saved->disks[i].readonly ? ", read-only" : "",
+                           (unsigned long long)block_size(node),
+                           block_readonly(node) ? ", read-only" : "");
+    }
+    return 0;
+}
+
+void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
+{
+    const struct options *o = &vmm->options;
+    *out = (struct snapshot_config){ .cpus = vmm->machine->cpus,
+                                     .memory = vmm->machine->main_ram->size,
+                                     .tsc_khz = vmm->machine->tsc_khz,
+                                     .console = o->console.kind != STREAM_NONE,
+                                     .disk_count = o->disk_count,
+                                     .net_count = o->net_count };
+    snprintf(out->engine, sizeof out->engine, "%s", vmm->engine->name);
+    snprintf(out->cpu, sizeof out->cpu, "%s", vmm->cpu_name);
+    snprintf(out->profile, sizeof out->profile, "%s", o->profile);
+    for (unsigned i = 0; i < o->disk_count; i++) {
+        snprintf(out->disks[i].format, sizeof out->disks[i].format, "%s",
+                 block_format(vmm->disks[i]));
+        out->disks[i].size = block_size(vmm->disks[i]);
+        out->disks[i].readonly = block_readonly(vmm->disks[i]);
+        out->disks[i].queues = o->disks[i].queues;
+    }
+    for (unsigned i = 0; i < o->net_count; i++)
+        memcpy(out->nets[i].mac, o->nets[i].mac, 6);
+}
+
+/* ---- terminal, serial port, console ---- */
+
+static size_t console_input(void *arg, const uint8_t *data, size_t len)
+{
+    struct vmm *vmm = arg;
+    return virtio_console_input(pci_device_of(vmm->console_dev), 0, data, len);
+}
+
+static size_t serial_take(void *arg, const uint8_t *data, size_t len)
+{
+    struct vmm *vmm = arg;
+    return serial_input(vmm->serial_dev, data, len);
+}
+
+/* The terminal belongs to the console once the guest has opened that, to the serial port until
+ * then. */
+static size_t stdio_input(void *arg, const uint8_t *data, size_t len)
+{
+    struct vmm *vmm = arg;
+    bool to_console =
+        vmm->console == vmm->stdio && (vmm->console_is_open || vmm->serial != vmm->stdio);
+    return to_console ? console_input(vmm, data, len) : serial_take(vmm, data, len);
+}
+
+static void serial_output(void *arg, const uint8_t *data, size_t len)
+{
+    struct vmm *vmm = arg;
+    if (vmm->serial)
+        stream_write(vmm->serial, data, len);
+}
+
+static void serial_room(void *arg)
+{
+    struct vmm *vmm = arg;
+    if (vmm->serial)
+        stream_more_room(vmm->serial);
+}
+
+static void console_output(void *arg, const uint8_t *data, size_t len)
+{
+    struct vmm *vmm = arg;
+    if (vmm->console)
+        stream_write(vmm->console, data, len);
+}
+
+static void console_room(void *arg)
+{
+    struct vmm *vmm = arg;
+    if (vmm->console)
+        stream_more_room(vmm->console);
+}
+
+static void console_opened(void *arg, bool open)
+{
+    struct vmm *vmm = arg;
+    atomic_store(&vmm->console_is_open, open);
+    console_room(vmm);
+}
+
+static size_t terminal_input(void *arg, uint8_t *data, size_t len)
+{
+    return terminal_filter(arg, data, len);
+}
+
+static int stdio_open(struct vmm *vmm, struct err *err)
+{
+    bool has_terminal = terminal_find(&vmm->terminal, STDIN_FILENO);
+    int r = stream_create(vmm->loop, "stdio", STDIN_FILENO, STDOUT_FILENO, &vmm->stdio, err);
+    if (r < 0)
+        return r;
+    if (has_terminal) {
+        vmm->keep.has_terminal = true;
+        vmm->keep.terminal_fd = STDIN_FILENO;
+        vmm->keep.terminal = vmm->terminal.mode;
+        stream_set_filter(vmm->stdio, terminal_input, &vmm->terminal);
+    }
+    return 0;
+}
+
+static int stream_open(struct vmm *vmm, const char *name, const struct stream_options *options,
+                       struct stream **out, struct err *err)
+{
+    int r = 0;
+    switch (options->kind) {
+    case STREAM_NONE: return 0;
+    case STREAM_STDIO:
+        if (!vmm->stdio)
+            r = stdio_open(vmm, err);
+        *out = vmm->stdio;
+        return r;
+    case STREAM_FILE: r = stream_create_file(vmm->loop, name, options->path, out, err); break;
+    case STREAM_UNIX:
+        r = stream_create_unix(vmm->loop, name, options->path, out, err);
+        if (r == 0)
+            keep_removed(vmm, options->path);
+        break;
+    }
+    return r < 0 ? err_prefix(err, "--%s", name) : 0;
+}
+
+static void streams_connect(struct vmm *vmm)
+{
+    if (vmm->stdio)
+        stream_set_input(vmm->stdio, stdio_input, vmm);
+    if (vmm->serial && vmm->serial != vmm->stdio)
+        stream_set_input(vmm->serial, serial_take, vmm);
+    if (vmm->console && vmm->console != vmm->stdio)
+        stream_set_input(vmm->console, console_input, vmm);
+}
+
+/* ---- devices ---- */
+
+static int device_plug(struct vmm *vmm, struct pci_device *pci, struct err *err)
+{
+    int r = pci_bus_add(board_pci_bus(vmm->board), pci, -1, err);
+    if (r < 0)
+        device_destroy(&pci->dev);
+    else
+        machine_add_device(vmm->machine, &pci->dev);
+    return r;
+}
+
+static int disks_open(struct vmm *vmm, struct err *err)
+{
+    for (unsigned i = 0; i < vmm->options.disk_count; i++) {
+        const struct disk_options *disk = &vmm->options.disks[i];
+        struct block_options options = { .path = disk->path,
+                                         .format = disk->format,
+                                         .readonly = disk->readonly };
+        int r = block_open(&options, &vmm->disks[i], err);
+        if (r < 0)
+            return err_prefix(err, "--disk");
+    }
+    return vmm->restore ? restore_check_disks(vmm, err) : 0;
+}
+
+static int disks_plug(struct vmm *vmm, struct err *err)
+{
+    for (unsigned i = 0; i < vmm->options.disk_count; i++) {
+        const struct disk_options *disk = &vmm->options.disks[i];
+        char id[16];
+        snprintf(id, sizeof id, "disk%u", i);
+        struct virtio_blk_options options = {
+            .id = id,
+            .node = vmm->disks[i],
+            .readonly = disk->readonly,
+            .queues = disk->queues,
+            .on_full = disk->pause_when_full ? VIRTIO_BLK_FULL_PAUSE : VIRTIO_BLK_FULL_REPORT,
+        };
+        struct pci_device *pci;
+        int r = virtio_blk_create(vmm->machine, &options, &pci, err);
+        if (r == 0)
+            r = device_plug(vmm, pci, err);
+        if (r < 0)
+            return err_prefix(err, "--disk %s", disk->path);
+    }
+    return 0;
+}
+
+struct net_opening {
+    struct vmm *vmm;
+    unsigned index;
+    int result;
+    struct err *err;
+};
+
+static int net_open_user(struct loop *loop, const struct net_options *net, struct net_backend **out,
+                         struct err *err)
+{
+    struct net_hostfwd hostfwd[OPTIONS_MAX_HOSTFWD];
+    for (unsigned i = 0; i < net->hostfwd_count; i++) {
+        int r = net_hostfwd_parse(net->hostfwd[i], &hostfwd[i], err);
+        if (r < 0)
+            return r;
+    }
+    struct net_user_options options = { .hostfwd = hostfwd, .hostfwd_count = net->hostfwd_count };
+    return net_user_create(loop, &options, out, err);
+}
+
+/* A back end is made on the loop that it lives on. */
+static void net_open(void *arg)
+{
+    struct net_opening *opening = arg;
+    const struct net_options *net = &opening->vmm->options.nets[opening->index];
+    struct loop *loop = opening->vmm->machine->io_loop;
+    struct net_backend **out = &opening->vmm->nets[opening->index];
+    switch (net->kind) {
+    case NET_OPTION_USER: opening->result = net_open_user(loop, net, out, opening->err); break;
+    case NET_OPTION_TAP: opening->result = net_tap_create(loop, net->tap, out, opening->err); break;
+    case NET_OPTION_FD: opening->result = net_fd_create(loop, net->fd, out, opening->err); break;
+    }
+}
+
+static int nets_plug(struct vmm *vmm, struct err *err)
+{
+    for (unsigned i = 0; i < vmm->options.net_count; i++) {
+        struct net_options *net = &vmm->options.nets[i];
+        struct net_opening opening = { .vmm = vmm, .index = i, .err = err };
+        loop_call(vmm->machine->io_loop, net_open, &opening);
+        if (opening.result < 0)
+            return err_prefix(err, "--net");
+        static const uint8_t prefix[3] = { 0x52, 0x54, 0x00 };
+        if (!net->has_mac) {
+            memcpy(net->mac, prefix, 3);
+            if (getrandom(net->mac + 3, 3, 0) != 3)
+                return err_errno(err, errno, "no random numbers for a MAC address");
+        }
+        char id[16];
+        snprintf(id, sizeof id, "net%u", i);
+        struct virtio_net_options options = { .id = id, .take_backend = vmm->nets[i] };
+        memcpy(options.mac, net->mac, 6);
+        struct pci_device *pci;
+        int r = virtio_net_create(vmm->machine, &options, &pci, err);
+        if (r == 0)
+            r = device_plug(vmm, pci, err);
+        if (r < 0)
+            return err_prefix(err, "--net");
+    }
+    return 0;
+}
+
+static int console_plug(struct vmm *vmm, struct err *err)
+{
+    if (vmm->options.console.kind == STREAM_NONE)
+        return 0;
+    struct virtio_console_port port = { .name = "console",
+                                        .output = console_output,
+                                        .input_room = console_room,
+                                        .opened = console_opened,
+                                        .arg = vmm };
+    struct virtio_console_options options = { .id = "console0", .ports = &port, .port_count = 1 };
+    terminal_size(&vmm->terminal, &options.cols, &options.rows);
+    struct pci_device *pci;
+    int r = virtio_console_create(vmm->machine, &options, &pci, err);
+    if (r == 0)
+        r = device_plug(vmm, pci, err);
+    if (r < 0)
+        return err_prefix(err, "--console");
+    vmm->console_dev = &pci->dev;
+    return 0;
+}
+
+static int rng_plug(struct vmm *vmm, struct err *err)
+{
+    struct pci_device *pci;
+    int r = virtio_rng_create(vmm->machine, "rng0", &pci, err);
+    return r < 0 ? r : device_plug(vmm, pci, err);
+}
+
+/* ---- the machine ---- */
+
+static int engine_open(struct vmm *vmm, const struct cpu_model **model, struct err *err)
+{
+    const struct options *o = &vmm->options;
+    int r =
+        engine_choose(o->engine, &vmm->engine, vmm->engine_reason, sizeof vmm->engine_reason, err);
+    if (r == 0)
+        r = engine_cpu_model(vmm->engine, o->cpu, model, err);
+    if (r == 0)
+        vmm->cpu_name = (*model)->name;
+    return r;
+}
+
+static void machine_event(void *arg, enum machine_event event, unsigned vcpu, const char *detail)
+{
+    vmm_machine_event(arg, event, vcpu, detail);
+}
+
+static int machine_open(struct vmm *vmm, const struct cpu_model *model, struct err *err)
+{
+    const struct options *o = &vmm->options;
+    struct machine_config config = {
+        .engine = vmm->engine,
+        .engine_config = { .max_vcpus = o->cpus,
+                           .model = model,
+                           .options = o->engine_options,
+                           .tsc_khz = vmm->restore ? snapshot_config(vmm->restore)->tsc_khz : 0 },
+        .cpus = o->cpus,
+        .memory = o->memory,
+        .loop = vmm->loop,
+        .on_event = machine_event,
+        .arg = vmm,
+    };
+    return machine_create(&config, &vmm->machine, err);
+}
+
+static int board_open(struct vmm *vmm, struct err *err)
+{
+    const struct options *o = &vmm->options;
+    struct board_config config = {
+        .profile = o->profile,
+        .kernel_fd = vmm->kernel_fd,
+        .initrd_fd = vmm->initrd_fd,
+        .kernel_name = o->kernel,
+        .initrd_name = o->initrd,
+        .cmdline = o->cmdline,
+        .serial_output = serial_output,
+        .serial_room = serial_room,
+        .serial_arg = vmm,
+    };
+    if (getrandom(config.uuid, sizeof config.uuid, 0) != sizeof config.uuid)
+        return err_errno(err, errno, "no random numbers for a UUID");
+    config.uuid[6] = (uint8_t)((config.uuid[6] & 0x0f) | 0x40); /* RFC 4122, 4.4 */
+    config.uuid[8] = (uint8_t)((config.uuid[8] & 0x3f) | 0x80);
+    int r = board_create(vmm->machine, &config, &vmm->board, err);
+    if (r < 0)
+        return r;
+    vmm->serial_dev = board_serial(vmm->board);
+    vmm->can_reset = vmm->kernel_fd >= 0;
+    return 0;
+}
+
+static int devices_open(struct vmm *vmm, struct err *err)
+{
+    int r = disks_plug(vmm, err);
+    if (r == 0)
+        r = nets_plug(vmm, err);
+    if (r == 0)
+        r = console_plug(vmm, err);
+    if (r == 0)
+        r = rng_plug(vmm, err);
+    if (r == 0)
+        r = i6300esb_create(vmm->machine, board_pci_bus(vmm->board), -1, "watchdog0", err);
+    return r;
+}
+
+static int control_open(struct vmm *vmm, struct err *err)
+{
+    int r = control_create(vmm->loop, vmm_commands, vmm, &vmm->control, err);
+    const char *path = vmm->options.control ? vmm->options.control : vmm->run_dir.control_path;
+    if (r < 0 || !path)
+        return r;
+    int fd = stream_listen(path, err);
+    if (fd < 0)
+        return err_prefix(err, "control socket");
+    keep_removed(vmm, path);
+    return control_listen(vmm->control, fd, err);
+}
+
+static int run_dir_use(struct vmm *vmm, struct err *err)
+{
+    int r = run_dir_open(vmm->options.run_dir, &vmm->run_dir, err);
+    if (r < 0)
+        return err_prefix(err, "--run-dir");
+    if (vmm->run_dir.log_fd >= 0)
+        log_set_file(vmm->run_dir.log_fd);
+    vmm->keep.lock_fd = vmm->run_dir.lock_fd;
+    vmm->keep.part[KEEPER_EXIT_RECORD] = vmm->run_dir.exit_part;
+    vmm->keep.path[KEEPER_EXIT_RECORD] = vmm->run_dir.exit_path;
+    return 0;
+}
+
+/* Each step with the status that its failure has. */
+int vmm_open(struct vmm *vmm, enum exit_status *status, struct err *err)
+{
+    const struct options *o = &vmm->options;
+    const struct cpu_model *model = NULL;
+    *status = EXIT_FILE;
+    int r = run_dir_use(vmm, err);
+    if (r == 0)
+        r = boot_file_open("kernel", o->kernel, &vmm->kernel_fd, err);
+    if (r == 0)
+        r = boot_file_open("initrd", o->initrd, &vmm->initrd_fd, err);
+    if (r == 0)
+        r = restore_open(vmm, err);
+    if (r == 0)
+        r = disks_open(vmm, err);
+    if (r == 0)
+        r = save_file_open(vmm, err);
+    if (r == 0 && (r = options_check_host(o, err)) < 0)
+        *status = EXIT_USAGE;
+    if (r < 0)
+        return r;
+
+    *status = EXIT_ENGINE;
+    r = engine_open(vmm, &model, err);
+    if (r < 0)
+        return r;
+    if (strcmp(o->engine, "auto") == 0)
+        vmm_say("engine: %s", vmm->engine_reason);
+    r = machine_open(vmm, model, err);
+    if (r < 0)
+        return r;
+
+    *status = EXIT_FILE;
+    r = stream_open(vmm, "serial", &o->serial, &vmm->serial, err);
+    if (r == 0)
+        r = stream_open(vmm, "console", &o->console, &vmm->console, err);
+    if (r == 0)
+        r = board_open(vmm, err);
+    if (r == 0)
+        r = devices_open(vmm, err);
+    if (r == 0)
+        r = board_finish(vmm->board, err);
+    if (r == 0)
+        r = control_open(vmm, err);
+    if (r == 0 && (o->gdb.unix_path || o->gdb.tcp_port))
+        r = debugger_create(vmm, &vmm->debugger, err);
+    if (r == 0 && o->gdb.unix_path)
+        keep_removed(vmm, o->gdb.unix_path);
+    if (r == 0)
+        streams_connect(vmm);
+    return r;
+}
+
+void vmm_close(struct vmm *vmm)
+{
+    debugger_destroy(vmm->debugger);
+    snapshot_close(vmm->restore);
+    machine_destroy(vmm->machine);
+    board_destroy(vmm->board);
+    for (unsigned i = 0; i < vmm->options.disk_count; i++)
+        block_close(vmm->disks[i]);
+    control_destroy(vmm->control);
+    if (vmm->serial != vmm->stdio)
+        stream_destroy(vmm->serial);
+    if (vmm->console != vmm->stdio)
+        stream_destroy(vmm->console);
+    stream_destroy(vmm->stdio);
+    fd_close(vmm->kernel_fd);
+    fd_close(vmm->initrd_fd);
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The per-VM process: what its files share. Everything here belongs to the main loop's thread.
+ *
+ *   main.c      open, lock down, run; how it ends        commands.c  what the control socket can do
+ *   vm_open.c   makes the machine from the options       save.c      saving the state
+ *   debugger.c  gdb's target                             inspect.c   states as JSON
+ */
+#ifndef VMM_VMM_H
+#define VMM_VMM_H
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "block/block.h"
+#include "machine/machine.h"
+#include "migrate/snapshot.h"
+#include "net/net.h"
+#include "vmm/control.h"
+#include "vmm/exit_status.h"
+#include "vmm/keeper.h"
+#include "vmm/options.h"
+#include "vmm/run_dir.h"
+#include "vmm/sandbox.h"
+#include "vmm/stream.h"
+#include "vmm/terminal.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+
+struct board;
+struct debugger;
+
+struct saving {
+    bool active;  /* from the request to its end */
+    bool writing; /* the thread runs: the machine must stay as it is */
+    pthread_t thread;
+    struct control_request *request; /* NULL: by signal */
+    int fd;                          /* being written; owned if from a client */
+    bool to_file;                    /* --save's own file */
+    bool was_running;
+    enum { SAVE_THEN_END, SAVE_THEN_PAUSE, SAVE_THEN_RESUME } then;
+    struct snapshot_config config;
+    struct err err;
+    int result;
+};
+
+struct vmm {
+    struct options options;
+    struct loop *loop;
+    int signal_fd; /* owned */
+    struct run_dir run_dir;
+    struct keeper_config keep;
+    struct keeper keeper;
+    struct terminal terminal;
+    struct stream *stdio, *serial, *console; /* owned; serial and console may be stdio */
+    struct device *serial_dev, *console_dev; /* the machine's */
+    _Atomic bool console_is_open;            /* the guest reads the console; atomic */
+
+    const struct engine_type *engine;
+    char engine_reason[512];
+    const char *cpu_name;
+    struct machine *machine;
+    struct board *board;
+    struct block_node *disks[OPTIONS_MAX_DISKS];
+    struct net_backend *nets[OPTIONS_MAX_NETS];
+    struct snapshot *restore;
+    struct sandbox sandbox;
+    bool can_reset; /* there is something to boot again */
+
+    struct control *control;
+    struct debugger *debugger;
+    struct saving saving;
+    int kernel_fd, initrd_fd; /* owned; -1 */
+    int save_fd;              /* owned: --save's unfinished file; -1 */
+    char *save_part;          /* owned: its path */
+    char paused_by[32];
+
+    bool ending;
+    int status; /* enum exit_status */
+    char reason[480];
+};
+
+/* Ends the VM; the first call counts. The loop stops, main.c does the rest. */
+void vmm_end(struct vmm *vmm, enum exit_status status, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Prints "bedplate-vmm: ..." to standard error and into the log. */
+void vmm_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Pausing and resuming with their events; `by` says who: "user", "disk-full", "debugger", "save",
+ * "watchdog". */
+void vmm_pause(struct vmm *vmm, const char *by);
+int vmm_resume(struct vmm *vmm, struct err *err);
+int vmm_reset(struct vmm *vmm, struct err *err);
+void vmm_event(struct vmm *vmm, const char *what, json_t *take_members);
+
+/* vm_open.c: everything that needs paths; on failure *status says which kind. */
+int vmm_open(struct vmm *vmm, enum exit_status *status, struct err *err);
+void vmm_close(struct vmm *vmm);
+/* What the configuration of this VM is, for a saved state. */
+void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out);
+
+void vmm_machine_event(struct vmm *vmm, enum machine_event event, unsigned vcpu,
+                       const char *detail);
+
+/* commands.c */
+extern const struct control_command vmm_commands[];
+
+/* save.c. fd -1: the file of --save; takes fd. -errno: not begun. */
+int vmm_save(struct vmm *vmm, int take_fd, int then, struct control_request *request,
+             struct err *err);
+
+/* debugger.c */
+int debugger_create(struct vmm *vmm, struct debugger **out,
+                    struct err *err); /* listens as the options say */
+void debugger_destroy(struct debugger *debugger);
+bool debugger_event(struct debugger *debugger, unsigned vcpu); /* MACHINE_DEBUG; NULL is fine */
+/* The VM was made to run, or ends. */
+void debugger_ended(struct debugger *debugger, int status);
+
+#endif
