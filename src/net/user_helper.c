@@ -16,6 +16,7 @@
 #include "base/loop.h"
 #include "base/text.h"
 #include "net/net.h"
+#include "net/reassemble.h"
 #include "net/user.h"
 
 #include <arpa/inet.h>
@@ -59,6 +60,7 @@ struct helper {
     unsigned poll_count, poll_room;
     int64_t timer_ms; /* of router advertisements; INT64_MAX: not armed */
     void *timer_arg;
+    struct reassembly fragments;
 };
 
 struct settings {
@@ -115,8 +117,11 @@ static void in_frames(struct helper *helper)
             exit(1);
         if (helper->in_len - at < sizeof prefix + prefix)
             break;
-        if (prefix >= NET_MIN_FRAME)
-            slirp_input(helper->slirp, helper->in + at + sizeof prefix, (int)prefix);
+        const uint8_t *frame;
+        size_t len;
+        if (prefix >= NET_MIN_FRAME &&
+            reassemble(&helper->fragments, helper->in + at + sizeof prefix, prefix, &frame, &len))
+            slirp_input(helper->slirp, frame, (int)len);
         at += sizeof prefix + prefix;
     }
     memmove(helper->in, helper->in + at, helper->in_len - at);
@@ -471,7 +476,7 @@ static int settings_parse(int argc, char **argv, struct settings *out, struct er
 
 int main(int argc, char **argv)
 {
-    struct helper helper = { 0 };
+    static struct helper helper;
     struct settings settings = { 0 };
     struct err err;
     char hello[520];
