@@ -178,7 +178,8 @@ static int take_opcode(struct cursor *c)
                 return SHORT;
         }
     }
-    /* NOP with REX.B is XCHG r8,rAX: the rows of 91 serve it, the register comes from c->opcode. */
+    /* NOP with REX.B is XCHG r8,rAX, even after F3: the row of 91 serves it, the register comes
+     * from c->opcode. */
     c->opcode = b;
     return 1;
 }
@@ -186,7 +187,7 @@ static int take_opcode(struct cursor *c)
 static const struct slot *slot_of(const struct cursor *c)
 {
     uint8_t opcode = c->opcode;
-    if (c->map == M1 && opcode == 0x90 && c->rex & REX_B && c->rep != 0xf3)
+    if (c->map == M1 && opcode == 0x90 && c->rex & REX_B)
         opcode = 0x91;
     return &slots[c->map][opcode][c->reg3];
 }
@@ -237,7 +238,7 @@ static unsigned operand_size(const struct insn_row *row, const struct cursor *c)
     case SZ_Q: return 8;
     case SZ_Y: return m64 && c->rex & REX_W ? 8 : 4;
     case SZ_M: return m64 ? 8 : 4;
-    case SZ_Z: return v;
+    case SZ_Z: return m64 && c->rex & REX_W ? 4 : v;
     case SZ_F64: return m64 ? 8 : v;
     case SZ_D64: return m64 && (v == 4 || c->rex & REX_W) ? 8 : v;
     default: return m64 && c->rex & REX_W ? 8 : v;
