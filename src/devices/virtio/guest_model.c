@@ -169,6 +169,8 @@ void guest_run_loop(struct guest *g)
 
 /* ---- Rings ---- */
 
+enum { VIRTQ_MAX = 1024 };
+
 static uint16_t read16(struct guest *g, uint64_t gpa)
 {
     uint16_t v;
@@ -192,6 +194,10 @@ void gq_init(struct gq *q, struct guest *g, unsigned flags, unsigned size)
     q->desc = guest_alloc(g, size * 16ull);
     q->driver = guest_alloc(g, 8 + 2ull * size);
     q->device = guest_alloc(g, 8 + 8ull * size);
+    static const uint8_t zeros[VIRTQ_MAX * 16];
+    guest_write(g, q->desc, zeros, size * 16ull); /* the memory may have been used before */
+    guest_write(g, q->driver, zeros, 8 + 2ull * size);
+    guest_write(g, q->device, zeros, 8 + 8ull * size);
     if (flags & GQ_INDIRECT)
         q->tables = guest_alloc(g, size * PAGE_SIZE);
     q->avail_wrap = q->used_wrap = true;
@@ -497,9 +503,10 @@ void gdev_queue(struct gdev *d, struct gq *q, unsigned index, unsigned flags, un
 {
     if (!(d->features & 1ull << VIRTIO_F_RING_PACKED))
         flags &= ~(unsigned)GQ_PACKED;
-    gq_init(q, d->g, flags, size);
     put(d, VIRTIO_PCI_COMMON_Q_SELECT, 2, index);
-    assert(get(d, VIRTIO_PCI_COMMON_Q_SIZE, 2) >= size);
+    uint64_t most = get(d, VIRTIO_PCI_COMMON_Q_SIZE, 2);
+    gq_init(q, d->g, flags, size < most ? size : (unsigned)most);
+    size = q->size;
     put(d, VIRTIO_PCI_COMMON_Q_SIZE, 2, size);
     put(d, VIRTIO_PCI_COMMON_Q_MSIX, 2, index + 1);
     put64(d, VIRTIO_PCI_COMMON_Q_DESCLO, q->desc);
@@ -514,7 +521,7 @@ void gdev_queue(struct gdev *d, struct gq *q, unsigned index, unsigned flags, un
 void gdev_driver_ok(struct gdev *d)
 {
     put(d, VIRTIO_PCI_COMMON_STATUS, 1, 15);
-    assert(gdev_status(d) == 15);
+    assert((gdev_status(d) & ~VIRTIO_CONFIG_S_NEEDS_RESET) == 15); /* bad rings fail at once */
 }
 
 void gdev_kick(struct gq *q) { bus_write(q->g->m, SPACE_MEMORY, q->notify, 2, q->index); }
