@@ -145,10 +145,8 @@ static int take_vex(struct cursor *c, uint8_t b)
     if (map < 1 || map > 3)
         return 0;
     c->vvvv = ~p1 >> 3 & 15;
-    if (c->mode != MODE_64) {
+    if (c->mode != MODE_64)
         c->rex = 0;
-        c->vvvv &= 7;
-    }
     c->vex = c->has_rex = true;
     c->vex_l = p1 >> 2 & 1;
     c->pfx = prefix[p1 & 3];
@@ -409,7 +407,7 @@ static int decode(struct cursor *c, uint64_t features, unsigned offset, struct i
         .index = REG_NONE,
         .reg = row->mod == MOD_NONE ? 0 : c->reg3 | (c->rex & REX_R ? 8 : 0),
         .rm = row->mod == MOD_NONE ? 0 : c->rm3 | (c->rex & REX_B ? 8 : 0),
-        .vvvv = c->vvvv,
+        .vvvv = wide ? c->vvvv : c->vvvv & 7,
         .vex = c->vex | c->vex_l << 1 | (c->vex && c->rex & REX_W ? 4 : 0),
         .row = row - insn_rows,
     };
