@@ -2,8 +2,8 @@
 /*
  * A vCPU of the soft engine: its registers as the handlers see them, exceptions, flags.
  *
- * Everything here belongs to the vCPU's own thread unless a field says otherwise. Between run() calls any thread that
- * the machine lets read state may.
+ * Everything here belongs to the vCPU's own thread unless a field says otherwise. Between run()
+ * calls any thread that the machine lets read state may.
  */
 #ifndef ENGINE_SOFT_CPU_H
 #define ENGINE_SOFT_CPU_H
@@ -23,65 +23,118 @@ struct soft_engine;
 
 /* RFLAGS beyond the status flags */
 enum {
-    FL_TF = 1 << 8, FL_IF = 1 << 9, FL_DF = 1 << 10, FL_IOPL = 3 << 12, FL_NT = 1 << 14, FL_RF = 1 << 16, FL_VM = 1 << 17,
-    FL_AC = 1 << 18, FL_VIF = 1 << 19, FL_VIP = 1 << 20, FL_ID = 1 << 21, FL_FIXED = 2,
+    FL_TF = 1 << 8,
+    FL_IF = 1 << 9,
+    FL_DF = 1 << 10,
+    FL_IOPL = 3 << 12,
+    FL_NT = 1 << 14,
+    FL_RF = 1 << 16,
+    FL_VM = 1 << 17,
+    FL_AC = 1 << 18,
+    FL_VIF = 1 << 19,
+    FL_VIP = 1 << 20,
+    FL_ID = 1 << 21,
+    FL_FIXED = 2,
 };
 enum {
-    CR0_PE = 1, CR0_MP = 2, CR0_EM = 4, CR0_TS = 8, CR0_ET = 16, CR0_NE = 32, CR0_WP = 1 << 16, CR0_AM = 1 << 18,
-    CR0_NW = 1 << 29, CR0_CD = 1 << 30,
+    CR0_PE = 1,
+    CR0_MP = 2,
+    CR0_EM = 4,
+    CR0_TS = 8,
+    CR0_ET = 16,
+    CR0_NE = 32,
+    CR0_WP = 1 << 16,
+    CR0_AM = 1 << 18,
+    CR0_NW = 1 << 29,
+    CR0_CD = 1 << 30,
 };
 #define CR0_PG (1ull << 31)
 enum {
-    CR4_VME = 1, CR4_PVI = 2, CR4_TSD = 4, CR4_DE = 8, CR4_PSE = 16, CR4_PAE = 32, CR4_MCE = 64, CR4_PGE = 128, CR4_PCE = 256,
-    CR4_OSFXSR = 512, CR4_OSXMMEXCPT = 1024, CR4_UMIP = 2048, CR4_LA57 = 1 << 12, CR4_FSGSBASE = 1 << 16, CR4_PCIDE = 1 << 17,
-    CR4_OSXSAVE = 1 << 18, CR4_SMEP = 1 << 20, CR4_SMAP = 1 << 21,
+    CR4_VME = 1,
+    CR4_PVI = 2,
+    CR4_TSD = 4,
+    CR4_DE = 8,
+    CR4_PSE = 16,
+    CR4_PAE = 32,
+    CR4_MCE = 64,
+    CR4_PGE = 128,
+    CR4_PCE = 256,
+    CR4_OSFXSR = 512,
+    CR4_OSXMMEXCPT = 1024,
+    CR4_UMIP = 2048,
+    CR4_LA57 = 1 << 12,
+    CR4_FSGSBASE = 1 << 16,
+    CR4_PCIDE = 1 << 17,
+    CR4_OSXSAVE = 1 << 18,
+    CR4_SMEP = 1 << 20,
+    CR4_SMAP = 1 << 21,
 };
 enum { EFER_SCE = 1, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
 
 enum {
-    EXC_DE, EXC_DB, EXC_NMI, EXC_BP, EXC_OF, EXC_BR, EXC_UD, EXC_NM, EXC_DF, EXC_TS = 10, EXC_NP, EXC_SS, EXC_GP, EXC_PF,
-    EXC_MF = 16, EXC_AC, EXC_MC, EXC_XM,
+    EXC_DE,
+    EXC_DB,
+    EXC_NMI,
+    EXC_BP,
+    EXC_OF,
+    EXC_BR,
+    EXC_UD,
+    EXC_NM,
+    EXC_DF,
+    EXC_TS = 10,
+    EXC_NP,
+    EXC_SS,
+    EXC_GP,
+    EXC_PF,
+    EXC_MF = 16,
+    EXC_AC,
+    EXC_MC,
+    EXC_XM,
 };
-enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };     /* page fault error code */
+enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 }; /* page fault error code */
 
-/* ---- The software TLB. Tags: page address | asid. A load or store may go straight to guest RAM when its tag matches. ---- */
+/* ---- The software TLB. Tags: page address | asid. A load or store may go straight to guest RAM
+ * when its tag matches. ---- */
 enum { TLB_BITS = 10, TLB_SIZE = 1 << TLB_BITS };
 enum { TLB_KERNEL, TLB_USER, TLB_KERNEL_AC /* CR4.SMAP with EFLAGS.AC, or no SMAP */, TLB_MODES };
-#define TLB_NONE 0xfffull       /* no asid has this value, so it never matches */
+#define TLB_NONE 0xfffull /* no asid has this value, so it never matches */
 struct tlb_entry {
-    uint64_t read;      /* tag for loads */
-    uint64_t write;     /* tag for stores: absent while the page holds code, is clean under a dirty log, or is not RAM */
-    uint64_t addend;    /* host address - guest linear address */
-    uint64_t page_flags;    /* host address of the page's byte in ram->page_flags */
+    uint64_t read;  /* tag for loads */
+    uint64_t write; /* tag for stores: absent while the page holds code, is clean under a dirty log,
+                       or is not RAM */
+    uint64_t addend;     /* host address - guest linear address */
+    uint64_t page_flags; /* host address of the page's byte in ram->page_flags */
 };
 
 struct exception {
     uint8_t vector;
     bool has_error;
     uint32_t error;
-    uint64_t dr6;       /* for #DB: bits to set */
+    uint64_t dr6; /* for #DB: bits to set */
 };
 
 struct soft_vcpu {
     struct vcpu vcpu;
 
-    /* Registers. gpr[REG_NONE] is always 0; gpr[REG_RIP] is the rip of the running block's start. */
+    /* Registers. gpr[REG_NONE] is always 0; gpr[REG_RIP] is the rip of the running block's start.
+     */
     uint64_t gpr[18];
-    uint64_t rip;           /* valid between blocks, and after a handler answered OP_JUMP */
-    /* Status flags as LAHF and SETO give them: bits 8-15 SF ZF 0 AF 0 PF 1 CF; bit 0 OF. Nothing else is set. */
+    uint64_t rip; /* valid between blocks, and after a handler answered OP_JUMP */
+    /* Status flags as LAHF and SETO give them: bits 8-15 SF ZF 0 AF 0 PF 1 CF; bit 0 OF. Nothing
+     * else is set. */
     uint32_t cc;
-    uint32_t flags;         /* the rest of RFLAGS, status bits zero, FL_FIXED set */
-    struct tlb_entry *tlb;  /* of the current mode */
-    uint64_t asid;          /* 0..0xffe */
-    uint64_t seg_base[S_COUNT];     /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
+    uint32_t flags;             /* the rest of RFLAGS, status bits zero, FL_FIXED set */
+    struct tlb_entry *tlb;      /* of the current mode */
+    uint64_t asid;              /* 0..0xffe */
+    uint64_t seg_base[S_COUNT]; /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
 
     struct soft_fpu fpu;
 
     struct x86_segment seg[S_COUNT];
-    uint8_t mode;           /* MODE_*: code size */
+    uint8_t mode; /* MODE_*: code size */
     uint8_t cpl;
-    bool long_mode;         /* EFER.LMA */
-    uint8_t stack_size;     /* 2, 4 or 8 bytes: how much of RSP stack operations use */
+    bool long_mode;     /* EFER.LMA */
+    uint8_t stack_size; /* 2, 4 or 8 bytes: how much of RSP stack operations use */
     uint64_t cr0, cr2, cr3, cr4, cr8_unused;
     uint64_t efer, xcr0;
     uint64_t dr[4], dr6, dr7;
@@ -94,26 +147,35 @@ struct soft_vcpu {
     int64_t tsc_offset;
     struct x86_kvmclock kvmclock;
 
-    struct exception exc;   /* after OP_FAULT */
-    uint8_t exit;           /* enum vcpu_exit, after OP_EXIT */
-    uint8_t activity;       /* enum x86_activity */
-    uint8_t interrupt_shadow;   /* counts down at instruction boundaries */
+    struct exception exc;     /* after OP_FAULT */
+    uint8_t exit;             /* enum vcpu_exit, after OP_EXIT */
+    uint8_t activity;         /* enum x86_activity */
+    uint8_t interrupt_shadow; /* counts down at instruction boundaries */
     bool nmi_masked;
-    uint64_t features;      /* 1 << FT_x: what the model offers */
+    uint64_t features; /* 1 << FT_x: what the model offers */
     struct cpuid_entry cpuid[CPUID_MAX];
     unsigned cpuid_count;
 
     struct lapic lapic;
-    struct vcpu_run *run;   /* run.c: block cache, requests, statistics */
+    struct vcpu_run *run; /* run.c: block cache, requests, statistics */
     struct tlb_entry tlbs[TLB_MODES][TLB_SIZE];
 };
 
-static inline struct soft_vcpu *soft_vcpu_of(struct vcpu *v) { return CONTAINER_OF(v, struct soft_vcpu, vcpu); }
+static inline struct soft_vcpu *soft_vcpu_of(struct vcpu *v)
+{
+    return CONTAINER_OF(v, struct soft_vcpu, vcpu);
+}
 
 /* ---- Flags ---- */
 static inline uint32_t cc_to_flags(uint32_t cc) { return (cc >> 8 & 0xd5) | (cc & 1) << 11; }
-static inline uint32_t flags_to_cc(uint32_t fl) { return (fl & 0xd5) << 8 | 0x200 | (fl >> 11 & 1); }
-static inline uint32_t rflags_get(const struct soft_vcpu *v) { return cc_to_flags(v->cc) | v->flags; }
+static inline uint32_t flags_to_cc(uint32_t fl)
+{
+    return (fl & 0xd5) << 8 | 0x200 | (fl >> 11 & 1);
+}
+static inline uint32_t rflags_get(const struct soft_vcpu *v)
+{
+    return cc_to_flags(v->cc) | v->flags;
+}
 /* Sets the status flags only. */
 static inline void status_set(struct soft_vcpu *v, uint32_t fl) { v->cc = flags_to_cc(fl); }
 
@@ -128,12 +190,19 @@ static inline int raise_error(struct soft_vcpu *v, uint8_t vector, uint32_t erro
     v->exc = (struct exception){ .vector = vector, .has_error = true, .error = error };
     return OP_FAULT;
 }
-static inline int raise_gp(struct soft_vcpu *v, uint32_t error) { return raise_error(v, EXC_GP, error); }
+static inline int raise_gp(struct soft_vcpu *v, uint32_t error)
+{
+    return raise_error(v, EXC_GP, error);
+}
 static inline int raise_ud(struct soft_vcpu *v) { return raise(v, EXC_UD); }
 
 /* ---- Registers by the decoded offsets ---- */
-static inline void *gpr_at(struct soft_vcpu *v, unsigned offset) { return (uint8_t *)v->gpr + offset; }
-static inline void gpr_set(struct soft_vcpu *v, unsigned n, unsigned size, uint64_t value) /* size 2, 4, 8; 4 zero-extends */
+static inline void *gpr_at(struct soft_vcpu *v, unsigned offset)
+{
+    return (uint8_t *)v->gpr + offset;
+}
+static inline void gpr_set(struct soft_vcpu *v, unsigned n, unsigned size,
+                           uint64_t value) /* size 2, 4, 8; 4 zero-extends */
 {
     if (size == 8)
         v->gpr[n] = value;
@@ -142,7 +211,10 @@ static inline void gpr_set(struct soft_vcpu *v, unsigned n, unsigned size, uint6
     else
         *(uint16_t *)&v->gpr[n] = (uint16_t)value;
 }
-static inline uint64_t size_mask(unsigned size) { return size == 8 ? ~0ull : (1ull << size * 8) - 1; }
+static inline uint64_t size_mask(unsigned size)
+{
+    return size == 8 ? ~0ull : (1ull << size * 8) - 1;
+}
 /* rip of the instruction and of the one behind it (wraps as IP, EIP and RIP do) */
 static inline uint64_t rip_mask(const struct soft_vcpu *v)
 {

@@ -2,16 +2,17 @@
 /*
  * Guest memory for handlers: effective addresses, loads, stores, read-modify-write.
  *
- * All answer 0 or OP_FAULT with v->exc set, and have then changed nothing. `va` is a linear address. Fast paths are one tag
- * compare into the software TLB; everything else (walks, MMIO, page crossings, code pages) is in mem.c.
+ * All answer 0 or OP_FAULT with v->exc set, and have then changed nothing. `va` is a linear
+ * address. Fast paths are one tag compare into the software TLB; everything else (walks, MMIO, page
+ * crossings, code pages) is in mem.c.
  */
 #ifndef ENGINE_SOFT_MEM_H
 #define ENGINE_SOFT_MEM_H
 
 #include "engine/soft/cpu.h"
 
-int mem_load_slow(struct soft_vcpu *v, uint64_t va, void *out, unsigned size);
-int mem_store_slow(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size);
+int gva_load_slow(struct soft_vcpu *v, uint64_t va, void *out, unsigned size);
+int gva_store_slow(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size);
 /* Segment limits, 16- and 32-bit addressing, canonical form is left to the page walk. */
 int ea_slow(struct soft_vcpu *v, const struct insn *i, unsigned size, bool write, uint64_t *va);
 
@@ -24,58 +25,64 @@ static inline struct tlb_entry *tlb_slot(const struct soft_vcpu *v, uint64_t va)
     return &v->tlb[va >> PAGE_SHIFT & (TLB_SIZE - 1)];
 }
 
-/* The linear address of the memory operand. `write` matters for the segment check outside 64-bit mode. */
-static inline int ea(struct soft_vcpu *v, const struct insn *i, unsigned size, bool write, uint64_t *va)
+/* The linear address of the memory operand. `write` matters for the segment check outside 64-bit
+ * mode. */
+static inline int ea(struct soft_vcpu *v, const struct insn *i, unsigned size, bool write,
+                     uint64_t *va)
 {
     if (unlikely(i->flags & IF_SLOWEA))
         return ea_slow(v, i, size, write, va);
-    *va = v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (uint64_t)i->disp + v->seg_base[i->seg];
+    *va =
+        v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (uint64_t)i->disp + v->seg_base[i->seg];
     return 0;
 }
-/* The address without segment base, as LEA gives it (all modes; not yet cut to the operand size). */
+/* The address without segment base, as LEA gives it (all modes; not yet cut to the operand size).
+ */
 uint64_t ea_offset(struct soft_vcpu *v, const struct insn *i);
 
-#define MEM_ACCESS(bits)                                                                                        \
-    static inline int load##bits(struct soft_vcpu *v, uint64_t va, uint##bits##_t *out)                         \
-    {                                                                                                           \
-        const struct tlb_entry *e = tlb_slot(v, va);                                                            \
-        if (tlb_hit(v, e->read, va, bits / 8)) {                                                                \
-            *out = *(const volatile uint##bits##_t *)(uintptr_t)(va + e->addend);                               \
-            return 0;                                                                                           \
-        }                                                                                                       \
-        return mem_load_slow(v, va, out, bits / 8);                                                             \
-    }                                                                                                           \
-    static inline int store##bits(struct soft_vcpu *v, uint64_t va, uint##bits##_t value)                       \
-    {                                                                                                           \
-        const struct tlb_entry *e = tlb_slot(v, va);                                                            \
-        if (tlb_hit(v, e->write, va, bits / 8)) {                                                               \
-            *(volatile uint##bits##_t *)(uintptr_t)(va + e->addend) = value;                                    \
-            return 0;                                                                                           \
-        }                                                                                                       \
-        return mem_store_slow(v, va, &value, bits / 8);                                                         \
+#define MEM_ACCESS(bits)                                                                  \
+    static inline int load##bits(struct soft_vcpu *v, uint64_t va, uint##bits##_t *out)   \
+    {                                                                                     \
+        const struct tlb_entry *e = tlb_slot(v, va);                                      \
+        if (tlb_hit(v, e->read, va, bits / 8)) {                                          \
+            *out = *(const volatile uint##bits##_t *)(uintptr_t)(va + e->addend);         \
+            return 0;                                                                     \
+        }                                                                                 \
+        return gva_load_slow(v, va, out, bits / 8);                                       \
+    }                                                                                     \
+    static inline int store##bits(struct soft_vcpu *v, uint64_t va, uint##bits##_t value) \
+    {                                                                                     \
+        const struct tlb_entry *e = tlb_slot(v, va);                                      \
+        if (tlb_hit(v, e->write, va, bits / 8)) {                                         \
+            *(volatile uint##bits##_t *)(uintptr_t)(va + e->addend) = value;              \
+            return 0;                                                                     \
+        }                                                                                 \
+        return gva_store_slow(v, va, &value, bits / 8);                                   \
     }
 MEM_ACCESS(8)
 MEM_ACCESS(16)
 MEM_ACCESS(32)
 MEM_ACCESS(64)
 
-/* Any size up to 4096 bytes (XSAVE areas, descriptors, 16-byte operands): faults before any byte is stored. */
-int mem_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size);
-int mem_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size);
+/* Any size up to 4096 bytes (XSAVE areas, descriptors, 16-byte operands): faults before any byte is
+ * stored. */
+int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size);
+int gva_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size);
 /* Supervisor accesses whatever the CPL (descriptor tables, TSS). */
-int mem_load_system(struct soft_vcpu *v, uint64_t va, void *out, unsigned size);
-int mem_store_system(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size);
+int gva_load_system(struct soft_vcpu *v, uint64_t va, void *out, unsigned size);
+int gva_store_system(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size);
 
 /*
- * Read-modify-write. After rmw_begin, r.p points at the operand: guest RAM itself (host atomics work on it, r.direct) or a copy
- * (MMIO, page crossing). Change it, then rmw_end: writes the copy back, drops code, marks dirty. No fault is possible in rmw_end.
+ * Read-modify-write. After rmw_begin, r.p points at the operand: guest RAM itself (host atomics
+ * work on it, r.direct) or a copy (MMIO, page crossing). Change it, then rmw_end: writes the copy
+ * back, drops code, marks dirty. No fault is possible in rmw_end.
  */
 struct rmw {
     void *p;
     uint64_t va;
     unsigned size;
     bool direct;
-    bool code;          /* the page holds decoded code */
+    bool code; /* the page holds decoded code */
     uint8_t copy[16] __attribute__((aligned(16)));
 };
 int rmw_begin_slow(struct soft_vcpu *v, uint64_t va, unsigned size, struct rmw *r);
@@ -97,18 +104,29 @@ static inline void rmw_end(struct soft_vcpu *v, struct rmw *r)
         rmw_end_slow(v, r);
 }
 
+/* Offset in a segment -> linear address, with the checks of the current mode (none but the base in
+ * 64-bit mode). */
+int segment_linear(struct soft_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write,
+                   uint64_t *va);
+int segment_check(struct soft_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write);
+
 /* Stack, by the mode's stack width. push/pop move RSP only on success. */
 int push(struct soft_vcpu *v, unsigned size, uint64_t value);
 int pop(struct soft_vcpu *v, unsigned size, uint64_t *value);
 
 /* ---- The TLB itself (mem.c) ---- */
-void tlb_flush(struct soft_vcpu *v);                    /* everything */
-void tlb_flush_asid(struct soft_vcpu *v);               /* CR3 write: non-global entries of the current context */
-void tlb_flush_page(struct soft_vcpu *v, uint64_t va);  /* INVLPG */
-void tlb_drop_writes(struct soft_vcpu *v);              /* write tags only: code marking, dirty log */
-void tlb_mode_changed(struct soft_vcpu *v);             /* CPL, CR0, CR4, EFER or AC changed: choose v->tlb */
-/* Where instruction bytes at `va` are: ram, offset. OP_FAULT for #PF; *ram NULL: not RAM or ROM. Sets accessed bits. */
-int mem_fetch_translate(struct soft_vcpu *v, uint64_t va, struct ram **ram, uint64_t *offset);
+void tlb_flush(struct soft_vcpu *v);             /* everything */
+void tlb_flush_asid(struct soft_vcpu *v);        /* the current context's entries */
+void tlb_switch(struct soft_vcpu *v, bool keep); /* CR3 was written; keep: PCID's no-flush bit */
+void tlb_flush_page(struct soft_vcpu *v, uint64_t va); /* INVLPG */
+void tlb_drop_writes(struct soft_vcpu *v); /* write tags only: code marking, dirty log */
+void tlb_drop_writes_of(struct soft_vcpu *v,
+                        const _Atomic uint8_t *page_flags); /* of one page of ram */
+void tlb_mode_changed(struct soft_vcpu *v); /* CPL, CR0, CR4, EFER or AC changed: choose v->tlb */
+/* Where instruction bytes at `va` are: ram, offset. OP_FAULT for #PF; *ram NULL: not RAM or ROM.
+ * Sets accessed bits. */
+int mem_fetch_translate(struct soft_vcpu *v, uint64_t va, struct ram **ram, uint64_t *offset,
+                        bool *global);
 /* Debugger's view, no side effects: 0 or -EFAULT. */
 int mem_translate_quiet(struct soft_vcpu *v, uint64_t va, uint64_t *gpa);
 

@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The cache of decoded blocks. The invariants are in code.h.
+ */
+#include "engine/soft/code.h"
+
+#include "engine/soft/mem.h"
+#include "engine/soft/run.h"
+#include "machine/machine.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CACHE_BYTES = 64 << 20 };
+
+static size_t block_size(unsigned count)
+{
+    return sizeof(struct block) + (count + 1) * sizeof(struct insn);
+}
+static unsigned bucket_of(uint64_t offset) { return (offset ^ offset >> 5) & (PAGE_BUCKETS - 1); }
+
+/* ---- Handlers that stand for no guest instruction ---- */
+
+int op_stale(struct soft_vcpu *v, const struct insn *i)
+{
+    (void)v, (void)i;
+    return OP_AGAIN;
+}
+
+/* Behind the last instruction; its own length is 0, so "the next instruction" is where the block
+ * ended. */
+int op_block_end(struct soft_vcpu *v, const struct insn *i)
+{
+    v->rip = insn_rip(v, i);
+    return OP_JUMP;
+}
+
+int op_privileged(struct soft_vcpu *v, const struct insn *i)
+{
+    (void)i;
+    return raise_gp(v, 0);
+}
+
+static int op_undefined(struct soft_vcpu *v, const struct insn *i)
+{
+    (void)i;
+    return raise_ud(v);
+}
+
+/* ---- Life and death of the cache ---- */
+
+int code_cache_init(struct code_cache *c)
+{
+    pthread_mutex_init(&c->lock, NULL);
+    c->limit = CACHE_BYTES;
+    return 0;
+}
+
+static void page_free_blocks(struct code_page *p)
+{
+    for (struct block *b = p->blocks, *next; b; b = next) {
+        next = b->page_next;
+        free(b);
+    }
+}
+
+void code_cache_fini(struct code_cache *c)
+{
+    for (unsigned r = 0; r < ARRAY_LEN(c->pages); r++) {
+        for (uint64_t n = 0; c->pages[r] && n < c->page_count[r]; n++) {
+            if (c->pages[r][n])
+                page_free_blocks(c->pages[r][n]);
+            free(c->pages[r][n]);
+        }
+        free(c->pages[r]);
+    }
+    for (struct block *b = c->retired, *next; b; b = next) {
+        next = b->retired_next;
+        free(b);
+    }
+    pthread_mutex_destroy(&c->lock);
+}
+
+/* ---- Jump cache ---- */
+
+static unsigned jump_page(uint64_t va)
+{
+    uint64_t page = va >> PAGE_SHIFT;
+    return (unsigned)(page ^ page >> 6) & (JUMP_PAGES - 1);
+}
+
+static unsigned jump_index(uint64_t va)
+{
+    return jump_page(va) << JUMP_PAGE_BITS |
+           ((va ^ va >> JUMP_PAGE_BITS) & ((1u << JUMP_PAGE_BITS) - 1));
+}
+
+void jump_cache_clear(struct soft_vcpu *v)
+{
+    for (unsigned n = 0; n < JUMP_SIZE; n++)
+        v->run->jump[n].block = NULL;
+}
+
+void jump_cache_clear_page(struct soft_vcpu *v, uint64_t va)
+{
+    struct jump_entry *e = &v->run->jump[jump_page(va) << JUMP_PAGE_BITS];
+    for (unsigned n = 0; n < 1u << JUMP_PAGE_BITS; n++)
+        e[n].block = NULL;
+}
+
+/* ---- Pages ---- */
+
+/* lock held */
+static struct code_page *page_make(struct code_cache *c, struct ram *ram, uint64_t offset)
+{
+    struct code_page **table = __atomic_load_n(&c->pages[ram->index], __ATOMIC_RELAXED);
+    if (!table) {
+        c->page_count[ram->index] = ram->size >> PAGE_SHIFT;
+        table = calloc(c->page_count[ram->index], sizeof *table);
+        if (!table)
+            abort();
+        __atomic_store_n(&c->pages[ram->index], table, __ATOMIC_RELEASE);
+    }
+    struct code_page **slot = &table[offset >> PAGE_SHIFT];
+    if (!*slot) {
+        struct code_page *p = calloc(1, sizeof *p);
+        if (!p)
+            abort();
+        __atomic_store_n(slot, p, __ATOMIC_RELEASE);
+    }
+    return *slot;
+}
+
+static struct code_page *page_find(struct code_cache *c, const struct ram *ram, uint64_t offset)
+{
+    struct code_page **table = __atomic_load_n(&c->pages[ram->index], __ATOMIC_ACQUIRE);
+    return table ? __atomic_load_n(&table[offset >> PAGE_SHIFT], __ATOMIC_ACQUIRE) : NULL;
+}
+
+/* Invariants 1 and 2. lock held. */
+static struct code_page *page_mark(struct soft_vcpu *v, struct ram *ram, uint64_t offset)
+{
+    struct soft_engine *e = soft_engine_of(v);
+    struct code_page *p = page_make(&e->code, ram, offset);
+    _Atomic uint8_t *flags = &ram->page_flags[offset >> PAGE_SHIFT];
+    if (atomic_load(flags) & RAM_PAGE_CODE)
+        return p;
+    atomic_fetch_or(flags, RAM_PAGE_CODE);
+    p->epoch = atomic_fetch_add(&e->code.epoch, 1) + 1;
+    tlb_drop_writes_of(v, flags);
+    for (unsigned n = 0; n < e->vcpu_count; n++)
+        if (e->vcpus[n] != v)
+            vcpu_request(e->vcpus[n], REQ_DROP_WRITES);
+    return p;
+}
+
+/* Has everybody who might write without being noticed let go of the page? */
+static bool page_settled(const struct soft_vcpu *v, const struct code_page *p)
+{
+    const struct soft_engine *e = soft_engine_of(v);
+    for (unsigned n = 0; n < e->vcpu_count; n++) {
+        const struct soft_vcpu *other = e->vcpus[n];
+        if (other != v && !atomic_load(&other->run->parked) &&
+            (int32_t)(atomic_load(&other->run->acked) - p->epoch) < 0)
+            return false;
+    }
+    return true;
+}
+
+/* ---- Retiring ---- */
+
+static void unlink_from(struct block **list, struct block *b, size_t next_offset)
+{
+    while (*list && *list != b)
+        list = (struct block **)((char *)*list + next_offset);
+    if (*list)
+        __atomic_store_n(list, *(struct block **)((char *)b + next_offset), __ATOMIC_RELEASE);
+}
+
+static void page_unmark_if_empty(struct code_page *p, struct ram *ram, uint64_t offset)
+{
+    if (!p->blocks && !p->cross)
+        atomic_fetch_and(&ram->page_flags[offset >> PAGE_SHIFT], (uint8_t)~RAM_PAGE_CODE);
+}
+
+/* lock held */
+static void block_retire(struct code_cache *c, struct block *b)
+{
+    struct code_page *p = page_find(c, b->ram, b->offset);
+    unlink_from(&p->bucket[bucket_of(b->offset)], b, offsetof(struct block, bucket_next));
+    unlink_from(&p->blocks, b, offsetof(struct block, page_next));
+    if (b->ram2) {
+        struct code_page *p2 = page_find(c, b->ram2, b->page2);
+        unlink_from(&p2->cross, b, offsetof(struct block, cross_next));
+        page_unmark_if_empty(p2, b->ram2, b->page2);
+    }
+    page_unmark_if_empty(p, b->ram, b->offset);
+    atomic_store(&b->stale, true);
+    for (unsigned n = 0; n <= b->count; n++)
+        __atomic_store_n(&b->insns[n].fn, op_stale, __ATOMIC_RELEASE);
+    b->retired_next = c->retired;
+    c->retired = b;
+    c->bytes -= block_size(b->count);
+    c->retired_bytes += block_size(b->count);
+    if (c->retired_bytes > c->limit / 4)
+        atomic_store(&c->want_flush, true);
+}
+
+static void page_written(struct code_cache *c, struct ram *ram, uint64_t offset, uint64_t len)
+{
+    struct code_page *p = page_find(c, ram, offset);
+    if (!p)
+        return;
+    for (struct block *b = p->blocks, *next; b; b = next) {
+        next = b->page_next;
+        if (ranges_overlap(b->offset, b->bytes, offset, len))
+            block_retire(c, b);
+    }
+    for (struct block *b = p->cross, *next; b; b = next) {
+        next = b->cross_next;
+        uint64_t tail = b->bytes - (PAGE_SIZE - (b->offset & (PAGE_SIZE - 1)));
+        if (ranges_overlap(b->page2, tail, offset, len))
+            block_retire(c, b);
+    }
+}
+
+void code_written(struct soft_engine *e, struct ram *ram, uint64_t offset, uint64_t len)
+{
+    LOCKED(&e->code.lock);
+    while (len) {
+        uint64_t part = PAGE_SIZE - (offset & (PAGE_SIZE - 1));
+        if (part > len)
+            part = len;
+        if (atomic_load(&ram->page_flags[offset >> PAGE_SHIFT]) & RAM_PAGE_CODE)
+            page_written(&e->code, ram, offset, part);
+        offset += part;
+        len -= part;
+    }
+}
+
+static void cache_free_retired(struct soft_engine *e)
+{
+    struct block *kept = NULL;
+    for (struct block *b = e->code.retired, *next; b; b = next) {
+        next = b->retired_next;
+        bool used = false; /* by a vCPU that waits inside a bus access */
+        for (unsigned n = 0; n < e->vcpu_count; n++)
+            used |= e->vcpus[n]->run->current == b;
+        if (used) {
+            b->retired_next = kept;
+            kept = b;
+        } else {
+            free(b);
+        }
+    }
+    e->code.retired = kept;
+    e->code.retired_bytes = 0;
+}
+
+void code_flush(struct soft_engine *e)
+{
+    LOCKED(&e->code.lock);
+    struct code_cache *c = &e->code;
+    for (unsigned r = 0; r < ARRAY_LEN(c->pages); r++)
+        for (uint64_t n = 0; c->pages[r] && n < c->page_count[r]; n++)
+            while (c->pages[r][n] && c->pages[r][n]->blocks)
+                block_retire(c, c->pages[r][n]->blocks);
+    for (unsigned n = 0; n < e->vcpu_count; n++)
+        jump_cache_clear(e->vcpus[n]);
+    cache_free_retired(e);
+    c->bytes = 0;
+    atomic_store(&c->want_flush, false);
+}
+
+static void reclaim(void *arg)
+{
+    struct soft_engine *e = arg;
+    if (e->code.bytes > e->code.limit) {
+        code_flush(e);
+        return;
+    }
+    LOCKED(&e->code.lock);
+    for (unsigned n = 0; n < e->vcpu_count; n++)
+        jump_cache_clear(e->vcpus[n]);
+    cache_free_retired(e);
+    atomic_store(&e->code.want_flush, false);
+}
+
+/* ---- Decoding ---- */
+
+/* Where the bytes of a block come from: its first page, and the next one if an instruction crosses
+ * into it. */
+struct source {
+    uint64_t va; /* linear address of the block */
+    struct ram *ram, *ram2;
+    uint64_t offset, page2;
+    bool global, global2;
+};
+
+static void block_key_attrs(struct soft_vcpu *v, struct insn *i)
+{
+    uint32_t attr = insn_rows[i->row].attr;
+    if (attr & AT_CPL0 && v->cpl)
+        i->fn = op_privileged;
+    if (attr & AT_PM && (real_mode(v) || v8086_mode(v)))
+        i->fn = op_undefined;
+}
+
+static void insn_bad(struct insn *i, unsigned offset, bool gp)
+{
+    *i = (struct insn){ .fn = gp ? op_privileged : op_undefined,
+                        .start = (uint16_t)offset,
+                        .base = REG_NONE,
+                        .index = REG_NONE };
+}
+
+/*
+ * Decodes a block into `b` (room for BLOCK_MAX + 1 instructions). Ends at a branch, at the page's
+ * end, or before an instruction that crosses it (unless it is the first). Answers OP_FAULT when the
+ * second page cannot be had.
+ */
+static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b)
+{
+    const uint8_t *bytes = src->ram->hva + src->offset;
+    unsigned room = (unsigned)(PAGE_SIZE - (src->offset & (PAGE_SIZE - 1)));
+    unsigned used = 0, count = 0;
+    v->run->blocks_decoded++;
+    while (count < BLOCK_MAX) {
+        struct insn *i = &b->insns[count];
+        bool gp = false;
+        uint8_t window[15];
+        unsigned left = room - used < 15 ? room - used : 15;
+        memcpy(window, bytes + used, left); /* the guest may write meanwhile: decode a copy */
+        int len = left ? insn_decode(window, left, v->mode, v->features, used, i, &gp) : 0;
+        if (len == 0) {
+            if (count)
+                break;
+            int r = mem_fetch_translate(v, src->va + room, &src->ram2, &src->page2, &src->global2);
+            if (r)
+                return r;
+            if (!src->ram2)
+                return raise_gp(v, 0);
+            page_mark(v, src->ram2, src->page2);
+            memcpy(window, bytes, left);
+            memcpy(window + left, src->ram2->hva + src->page2, 15 - left);
+            len = insn_decode(window, 15, v->mode, v->features, 0, i, &gp);
+            if (len == 0)
+                len = -1;
+        }
+        if (len < 0) {
+            if (count) /* its own block, so that its bytes are fully accounted for */
+                break;
+            insn_bad(i, used, gp);
+            used += left; /* whatever is written there may make it another instruction */
+            count++;
+            break;
+        }
+        block_key_attrs(v, i);
+        used += (unsigned)len;
+        count++;
+        if (insn_rows[i->row].attr & AT_END || used >= room)
+            break;
+    }
+    b->insns[count] = (struct insn){
+        .fn = op_block_end, .start = (uint16_t)used, .base = REG_NONE, .index = REG_NONE
+    };
+    b->count = (uint16_t)count;
+    b->bytes = used;
+    b->ram = src->ram;
+    b->offset = src->offset;
+    b->ram2 = used > room ? src->ram2 : NULL;
+    b->page2 = src->page2 & ~(PAGE_SIZE - 1);
+    return 0;
+}
+
+static struct block *block_find(struct soft_vcpu *v, const struct source *src, uint16_t key)
+{
+    struct code_page *p = page_find(&soft_engine_of(v)->code, src->ram, src->offset);
+    if (!p)
+        return NULL;
+    struct block *b = __atomic_load_n(&p->bucket[bucket_of(src->offset)], __ATOMIC_ACQUIRE);
+    for (; b; b = __atomic_load_n(&b->bucket_next, __ATOMIC_ACQUIRE))
+        if (b->offset == src->offset && b->key == key && !atomic_load(&b->stale))
+            return b;
+    return NULL;
+}
+
+/* Finds or makes the block; *keep: it may go into the jump cache. */
+static struct block *block_get(struct soft_vcpu *v, struct source *src, uint16_t key, bool *keep)
+{
+    struct soft_engine *e = soft_engine_of(v);
+    *keep = true;
+    struct block *b = block_find(v, src, key);
+    if (b && b->ram2) { /* the second page must be the one it was decoded from */
+        struct ram *ram2;
+        uint64_t page2;
+        bool global2;
+        uint64_t va2 = round_down(src->va, PAGE_SIZE) + PAGE_SIZE;
+        if (mem_fetch_translate(v, va2, &ram2, &page2, &global2))
+            return NULL;
+        src->global &= global2;
+        if (ram2 != b->ram2 || page2 != b->page2) {
+            LOCKED(&e->code.lock);
+            if (!atomic_load(&b->stale))
+                block_retire(&e->code, b);
+            b = NULL;
+        }
+    }
+    if (b)
+        return b;
+
+    LOCKED(&e->code.lock);
+    struct code_page *p = page_mark(v, src->ram, src->offset);
+    b = v->run->scratch;
+    if (block_decode(v, src, b))
+        return NULL;
+    b->key = key;
+    struct code_page *p2 = b->ram2 ? page_find(&e->code, b->ram2, b->page2) : NULL;
+    if (!page_settled(v, p) || (p2 && !page_settled(v, p2))) {
+        *keep = false;
+        return b;
+    }
+    struct block *kept = malloc(block_size(b->count));
+    if (!kept)
+        abort();
+    memcpy(kept, b, block_size(b->count));
+    atomic_store(&kept->stale, false);
+    kept->page_next = p->blocks;
+    p->blocks = kept;
+    if (p2) {
+        kept->cross_next = p2->cross;
+        p2->cross = kept;
+    }
+    struct block **bucket = &p->bucket[bucket_of(kept->offset)];
+    kept->bucket_next = *bucket;
+    __atomic_store_n(bucket, kept, __ATOMIC_RELEASE);
+    e->code.bytes += block_size(kept->count);
+    if (e->code.bytes > e->code.limit)
+        atomic_store(&e->code.want_flush, true);
+    return kept;
+}
+
+/* Global pages keep their entries when the address space changes. */
+enum { JUMP_GLOBAL = 1 << 16 };
+
+struct block *code_lookup(struct soft_vcpu *v)
+{
+    uint64_t va = v->mode == MODE_64 ? v->rip : (v->rip + v->seg[S_CS].base) & 0xffffffff;
+    uint16_t key = code_key(v->mode, v->cpl == 0, real_mode(v), v8086_mode(v));
+    uint64_t tag = (uint64_t)key << 32 | v->asid;
+    uint64_t global_tag = (uint64_t)key << 32 | JUMP_GLOBAL;
+    struct jump_entry *j = &v->run->jump[jump_index(va)];
+    if (likely(j->va == va && j->block && (j->key == tag || j->key == global_tag) &&
+               !j->block->stale))
+        return j->block;
+
+    if (unlikely(atomic_load_explicit(&soft_engine_of(v)->code.want_flush, memory_order_relaxed)))
+        soft_rendezvous(v->vcpu.engine, reclaim, soft_engine_of(v));
+    struct source src = { .va = va };
+    if (mem_fetch_translate(v, va, &src.ram, &src.offset, &src.global))
+        return NULL;
+    if (!src.ram) { /* code outside RAM and ROM: nothing sensible runs there */
+        raise_gp(v, 0);
+        return NULL;
+    }
+    bool keep;
+    struct block *b = block_get(v, &src, key, &keep);
+    if (b && keep)
+        *j = (struct jump_entry){ .va = va, .key = src.global ? global_tag : tag, .block = b };
+    return b;
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The cache of decoded blocks: shared by all vCPUs, keyed by where the code lies in RAM.
+ *
+ * Invariants
+ *  1. A page's RAM_PAGE_CODE flag is set before its bytes are read for decoding, and stays while
+ * any block lies in it.
+ *  2. Once the flag is set, every vCPU other than the marker drops its write tags at its next safe
+ * point and publishes the epoch (vcpu_run.acked). A block is put into the cache only if every vCPU
+ * that is not parked has acknowledged the page's epoch; until then blocks of the page run once and
+ * are forgotten. So no store misses a kept block.
+ *  3. A store into a code page writes first and then takes the lock and retires what overlaps;
+ * decoding reads the bytes and inserts under the same lock. So a block never outlives the bytes it
+ * was made of.
+ *  4. A retired block's handlers are all op_stale, so that a vCPU inside it leaves at the next
+ * instruction boundary; its memory is freed only in a rendezvous after every jump cache was
+ * cleared.
+ */
+#ifndef ENGINE_SOFT_CODE_H
+#define ENGINE_SOFT_CODE_H
+
+#include "engine/soft/insn.h"
+#include "machine/memory.h"
+
+#include <pthread.h>
+
+struct soft_engine;
+struct soft_vcpu;
+
+enum { BLOCK_MAX = 48 }; /* instructions; the sentinel comes on top */
+
+struct block {
+    struct block *bucket_next; /* same page, same bucket; lock for writing */
+    struct block *page_next;   /* all blocks that start in the page */
+    struct block *cross_next;  /* blocks of the previous page that reach into this one */
+    struct block *retired_next;
+    struct ram *ram, *ram2; /* ram2: of the second page, NULL if it lies in one */
+    uint64_t offset;        /* of the first byte in ram */
+    uint64_t page2;         /* offset of the second page in ram2 */
+    uint32_t bytes;
+    uint16_t key; /* code_key */
+    uint16_t count;
+    _Atomic bool stale;
+    struct insn insns[]; /* count + 1: the last is op_block_end */
+};
+
+enum { PAGE_BUCKETS = 32 };
+struct code_page {
+    struct block *bucket[PAGE_BUCKETS]; /* read without locks */
+    struct block *blocks, *cross;
+    uint32_t epoch; /* when it was marked */
+};
+
+struct code_cache {
+    pthread_mutex_t lock;
+    struct code_page **pages[8]; /* [ram index][page]; lazily made, entries read without locks */
+    uint64_t page_count[8];
+    _Atomic uint32_t epoch;
+    uint64_t bytes, retired_bytes; /* lock */
+    struct block *retired;         /* lock */
+    uint64_t limit;
+    _Atomic bool want_flush; /* over the limit: the next block look-up flushes in a rendezvous */
+};
+
+/* Jump cache: linear address -> block, per vCPU. Entries of one page lie together, so that INVLPG
+ * can clear them. */
+enum { JUMP_PAGE_BITS = 6, JUMP_PAGES = 64, JUMP_SIZE = JUMP_PAGES << JUMP_PAGE_BITS };
+struct jump_entry {
+    uint64_t va, key;
+    struct block *block;
+};
+
+/* Everything besides the bytes that decoding depends on. */
+static inline uint16_t code_key(int mode, bool cpl0, bool real, bool v86)
+{
+    return (uint16_t)(mode | cpl0 << 2 | real << 3 | v86 << 4);
+}
+
+int code_cache_init(struct code_cache *c);
+void code_cache_fini(struct code_cache *c);
+
+/* The block at v->rip, or NULL with v->exc set. May be a one-time block (v->run->scratch). */
+struct block *code_lookup(struct soft_vcpu *v);
+/* Retires what overlaps. Any thread. */
+void code_written(struct soft_engine *e, struct ram *ram, uint64_t offset, uint64_t len);
+/* Forgets everything. Only inside a rendezvous. */
+void code_flush(struct soft_engine *e);
+void jump_cache_clear(struct soft_vcpu *v);
+void jump_cache_clear_page(struct soft_vcpu *v, uint64_t va);
+
+extern insn_fn op_stale, op_block_end, op_privileged;
+
+#endif

@@ -1,0 +1,576 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The soft engine behind the engine interface: creation, architectural state, messages, dirty log,
+ * debugger.
+ */
+#include "engine/soft/engine.h"
+
+#include "base/log.h"
+#include "engine/soft/mem.h"
+#include "engine/soft/run.h"
+#include "engine/soft/sys.h"
+#include "machine/machine.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct soft_engine *engine_of(struct engine *e)
+{
+    return CONTAINER_OF(e, struct soft_engine, engine);
+}
+
+/* ---- Features of the CPU model ---- */
+
+static const struct {
+    uint8_t feature;
+    uint32_t leaf;
+    char reg;
+    uint8_t bit;
+} feature_bits[] = {
+    { FT_CMOV, 1, 'd', 15 },
+    { FT_CX8, 1, 'd', 8 },
+    { FT_FXSR, 1, 'd', 24 },
+    { FT_MMX, 1, 'd', 23 },
+    { FT_SSE, 1, 'd', 25 },
+    { FT_SSE2, 1, 'd', 26 },
+    { FT_SEP, 1, 'd', 11 },
+    { FT_SSE3, 1, 'c', 0 },
+    { FT_PCLMUL, 1, 'c', 1 },
+    { FT_MONITOR, 1, 'c', 3 },
+    { FT_SSSE3, 1, 'c', 9 },
+    { FT_FMA, 1, 'c', 12 },
+    { FT_CX16, 1, 'c', 13 },
+    { FT_SSE41, 1, 'c', 19 },
+    { FT_SSE42, 1, 'c', 20 },
+    { FT_MOVBE, 1, 'c', 22 },
+    { FT_POPCNT, 1, 'c', 23 },
+    { FT_AES, 1, 'c', 25 },
+    { FT_XSAVE, 1, 'c', 26 },
+    { FT_AVX, 1, 'c', 28 },
+    { FT_F16C, 1, 'c', 29 },
+    { FT_RDRAND, 1, 'c', 30 },
+    { FT_FSGSBASE, 7, 'b', 0 },
+    { FT_BMI1, 7, 'b', 3 },
+    { FT_AVX2, 7, 'b', 5 },
+    { FT_BMI2, 7, 'b', 8 },
+    { FT_INVPCID, 7, 'b', 10 },
+    { FT_RDSEED, 7, 'b', 18 },
+    { FT_ADX, 7, 'b', 19 },
+    { FT_SMAP, 7, 'b', 20 },
+    { FT_CLFLUSHOPT, 7, 'b', 23 },
+    { FT_CLWB, 7, 'b', 24 },
+    { FT_SHA, 7, 'b', 29 },
+    { FT_RDPID, 7, 'c', 22 },
+    { FT_GFNI, 7, 'c', 8 },
+    { FT_XSAVEOPT, 0xd, 'a', 0 },
+    { FT_LZCNT, 0x80000001, 'c', 5 },
+    { FT_LAHF64, 0x80000001, 'c', 0 },
+    { FT_SYSCALL, 0x80000001, 'd', 11 },
+    { FT_RDTSCP, 0x80000001, 'd', 27 },
+};
+
+static uint64_t features_of(const struct soft_vcpu *v)
+{
+    uint64_t features = 1ull << FT_BASE;
+    for (unsigned n = 0; n < ARRAY_LEN(feature_bits); n++) {
+        const struct cpuid_entry *e =
+            vcpu_cpuid(v, feature_bits[n].leaf, feature_bits[n].leaf == 0xd ? 1 : 0);
+        if (!e)
+            continue;
+        uint32_t word = feature_bits[n].reg == 'a'   ? e->eax
+                        : feature_bits[n].reg == 'b' ? e->ebx
+                        : feature_bits[n].reg == 'c' ? e->ecx
+                                                     : e->edx;
+        if (word >> feature_bits[n].bit & 1)
+            features |= 1ull << feature_bits[n].feature;
+    }
+    return features;
+}
+
+/* What runs on the host's own units, so the host must have it. */
+#define FT(f) (1ull << (f))
+static const uint64_t FP_FEATURES = FT(FT_MMX) | FT(FT_SSE) | FT(FT_SSE2) | FT(FT_SSE3) |
+                                    FT(FT_SSSE3) | FT(FT_SSE41) | FT(FT_SSE42) | FT(FT_AES) |
+                                    FT(FT_PCLMUL) | FT(FT_SHA);
+
+/* ---- Creation ---- */
+
+static int soft_probe(bool *slow, struct err *err)
+{
+    (void)err;
+    *slow = false;
+    return 0;
+}
+
+static int soft_create(struct machine *m, const struct engine_config *config, struct engine **out,
+                       struct err *err)
+{
+    if (config->options && strcmp(config->options, "jit=off") != 0)
+        return err_set(err, EINVAL,
+                       "engine soft: option \"%s\" is not known; the only one is jit=off",
+                       config->options);
+    if (!config->model->entries)
+        return err_set(err, EINVAL,
+                       "engine soft: CPU model \"%s\" needs hardware virtualization; use x86-64-v2",
+                       config->model->name);
+    struct soft_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return err_set(err, ENOMEM, "out of memory");
+    insn_table_init();
+    e->engine.type = &engine_soft;
+    e->engine.machine = m;
+    e->max_vcpus = config->max_vcpus;
+    e->model = config->model;
+    m->tsc_khz = config->tsc_khz ? config->tsc_khz : 1000000;
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->quiet, NULL);
+    code_cache_init(&e->code);
+    *out = &e->engine;
+    return 0;
+}
+
+static void soft_destroy(struct engine *engine)
+{
+    struct soft_engine *e = engine_of(engine);
+    code_cache_fini(&e->code);
+    pthread_cond_destroy(&e->quiet);
+    pthread_mutex_destroy(&e->lock);
+    free(e);
+}
+
+static void timer_fired(void *arg)
+{
+    struct soft_vcpu *v = arg;
+    vcpu_request(v, REQ_TIMER);
+}
+
+/* ---- Messages ---- */
+
+enum {
+    DELIVER_FIXED,
+    DELIVER_LOWEST,
+    DELIVER_SMI,
+    DELIVER_NMI = 4,
+    DELIVER_INIT,
+    DELIVER_SIPI,
+    DELIVER_EXTINT
+};
+
+static void deliver_to(struct soft_vcpu *v, unsigned mode, uint8_t vector, bool level)
+{
+    switch (mode) {
+    case DELIVER_FIXED:
+    case DELIVER_LOWEST:
+        lapic_post(&v->lapic, vector, level);
+        vcpu_request(v, REQ_INTERRUPT);
+        break;
+    case DELIVER_NMI:
+        atomic_store(&v->run->nmi_pending, true);
+        vcpu_request(v, REQ_INTERRUPT);
+        break;
+    case DELIVER_INIT: vcpu_request(v, REQ_INIT); break;
+    case DELIVER_SIPI:
+        atomic_store(&v->run->sipi_vector, vector);
+        vcpu_request(v, REQ_SIPI);
+        break;
+    default: break; /* SMI: no SMM yet; ExtINT comes by the PIC's line */
+    }
+}
+
+void soft_msi(struct engine *engine, uint64_t address, uint32_t data)
+{
+    struct soft_engine *e = engine_of(engine);
+    uint32_t dest = (uint32_t)(address >> 12 & 0xff) | (uint32_t)(address >> 32 & 0xffffff00);
+    bool logical = address >> 2 & 1;
+    unsigned mode = data >> 8 & 7;
+    for (unsigned n = 0; n < e->vcpu_count; n++) {
+        struct soft_vcpu *v = e->vcpus[n];
+        if (!lapic_accepts(&v->lapic, dest, logical))
+            continue;
+        deliver_to(v, mode, (uint8_t)data, data >> 15 & 1);
+        if (mode == DELIVER_LOWEST)
+            return;
+    }
+}
+
+/* The interrupt command register was written. SDM vol. 3A 11.6. */
+static void ipi_send(void *arg, uint64_t icr)
+{
+    struct soft_vcpu *self = arg;
+    struct soft_engine *e = soft_engine_of(self);
+    unsigned shorthand = icr >> 18 & 3, mode = icr >> 8 & 7;
+    bool level_deassert = mode == DELIVER_INIT && icr >> 15 & 1 && !(icr >> 14 & 1);
+    if (level_deassert)
+        return;
+    uint32_t dest = lapic_x2apic(&self->lapic) ? (uint32_t)(icr >> 32) : (uint32_t)(icr >> 56);
+    for (unsigned n = 0; n < e->vcpu_count; n++) {
+        struct soft_vcpu *v = e->vcpus[n];
+        bool hit;
+        switch (shorthand) {
+        case 0: hit = lapic_accepts(&v->lapic, dest, icr >> 11 & 1); break;
+        case 1: hit = v == self; break;
+        case 2: hit = true; break;
+        default: hit = v != self;
+        }
+        if (!hit)
+            continue;
+        deliver_to(v, mode, (uint8_t)icr, false);
+        if (mode == DELIVER_LOWEST)
+            return;
+    }
+}
+
+static void level_eoi(void *arg, uint8_t vector)
+{
+    struct soft_vcpu *v = arg;
+    irq_eoi(machine_of(v), vector);
+}
+
+static void lapic_woke(void *arg)
+{
+    struct soft_vcpu *v = arg;
+    vcpu_request(v, REQ_INTERRUPT);
+}
+
+static void soft_extint(struct engine *engine, bool level)
+{
+    struct soft_engine *e = engine_of(engine);
+    atomic_store(&e->extint, level);
+    for (unsigned n = 0; level && n < e->vcpu_count; n++)
+        vcpu_request(e->vcpus[n], REQ_INTERRUPT);
+}
+
+static void soft_nmi(struct vcpu *vcpu) { deliver_to(soft_vcpu_of(vcpu), DELIVER_NMI, 0, false); }
+
+/* ---- vCPUs ---- */
+
+static void vcpu_state_install(struct soft_vcpu *v, const struct arch_state *s);
+
+static void soft_vcpu_reset(struct vcpu *vcpu)
+{
+    struct soft_vcpu *v = soft_vcpu_of(vcpu);
+    struct arch_state state;
+    arch_state_reset(&state, v->vcpu.apic_id);
+    atomic_store(&v->run->request, 0);
+    vcpu_state_install(v, &state);
+}
+
+static void soft_vcpu_destroy(struct vcpu *vcpu)
+{
+    if (!vcpu)
+        return;
+    struct soft_vcpu *v = soft_vcpu_of(vcpu);
+    if (v->run) {
+        guest_timer_destroy(v->run->timer);
+        pthread_cond_destroy(&v->run->wake);
+        free(v->run->scratch);
+        free(v->run);
+    }
+    free(v);
+}
+
+static int soft_vcpu_create(struct engine *engine, unsigned index, uint32_t apic_id,
+                            struct vcpu **out, struct err *err)
+{
+    struct soft_engine *e = engine_of(engine);
+    assert(index == e->vcpu_count && index < e->max_vcpus);
+    struct soft_vcpu *v = aligned_alloc(64, round_up(sizeof *v, 64));
+    struct vcpu_run *run = calloc(1, sizeof *run);
+    struct block *scratch = calloc(1, sizeof *scratch + (BLOCK_MAX + 1) * sizeof(struct insn));
+    if (!v || !run || !scratch) {
+        free(v);
+        free(run);
+        free(scratch);
+        return err_set(err, ENOMEM, "out of memory");
+    }
+    memset(v, 0, sizeof *v);
+    v->run = run;
+    run->scratch = scratch;
+    run->host_hit = -1;
+    pthread_cond_init(&run->wake, NULL);
+    atomic_store(&run->parked, true);
+    v->vcpu.engine = engine;
+    v->vcpu.index = index;
+    v->vcpu.apic_id = apic_id;
+    v->cpuid_count =
+        cpuid_build(e->model, apic_id, e->max_vcpus, engine->machine->tsc_khz, v->cpuid);
+    v->features = features_of(v);
+    if (v->features & FP_FEATURES & ~fp_host_features()) {
+        soft_vcpu_destroy(&v->vcpu);
+        return err_set(err, ENOTSUP,
+                       "engine soft: this host's CPU lacks instructions of CPU model \"%s\"; use "
+                       "another --cpu",
+                       e->model->name);
+    }
+    const struct cpuid_entry *sizes = vcpu_cpuid(v, 0x80000008, 0);
+    run->phys_mask = (1ull << (sizes ? sizes->eax & 0xff : 36)) - 1;
+    int r = guest_timer_create(engine->machine, timer_fired, v, &run->timer, err);
+    if (r < 0) {
+        soft_vcpu_destroy(&v->vcpu);
+        return r;
+    }
+    lapic_setup(&v->lapic, apic_id,
+                &(struct lapic_links){
+                    .arg = v, .send_ipi = ipi_send, .level_eoi = level_eoi, .wake = lapic_woke });
+    struct arch_state state;
+    arch_state_reset(&state, apic_id);
+    vcpu_state_install(v, &state);
+    e->vcpus[e->vcpu_count++] = v;
+    *out = &v->vcpu;
+    return 0;
+}
+
+static void soft_kick(struct vcpu *vcpu) { vcpu_request(soft_vcpu_of(vcpu), REQ_STOP); }
+
+/* ---- Architectural state ---- */
+
+static int soft_get_state(struct vcpu *vcpu, struct arch_state *s, struct err *err)
+{
+    (void)err;
+    struct soft_vcpu *v = soft_vcpu_of(vcpu);
+    struct vcpu_run *run = v->run;
+    memset(s, 0, sizeof *s);
+    memcpy(s->gpr, v->gpr, sizeof s->gpr);
+    s->rip = v->rip;
+    s->rflags = rflags_get(v);
+    memcpy(s->seg, v->seg, sizeof s->seg);
+    s->gdtr = v->gdtr;
+    s->idtr = v->idtr;
+    s->cr0 = v->cr0;
+    s->cr2 = v->cr2;
+    s->cr3 = v->cr3;
+    s->cr4 = v->cr4;
+    s->cr8 = lapic_cr8(&v->lapic);
+    s->efer = v->efer;
+    s->xcr0 = v->xcr0;
+    memcpy(s->dr, v->dr, sizeof s->dr);
+    s->dr6 = v->dr6;
+    s->dr7 = v->dr7;
+    memcpy(s->pdptr, v->pdptr, sizeof s->pdptr);
+    fpu_get(&v->fpu, &s->fpu);
+    lapic_get(&v->lapic, &s->lapic);
+    s->star = v->star;
+    s->lstar = v->lstar;
+    s->cstar = v->cstar;
+    s->sfmask = v->sfmask;
+    s->kernel_gs_base = v->kernel_gs_base;
+    s->tsc_aux = v->tsc_aux;
+    s->sysenter_cs = v->sysenter_cs;
+    s->sysenter_esp = v->sysenter_esp;
+    s->sysenter_eip = v->sysenter_eip;
+    s->pat = v->pat;
+    s->misc_enable = v->misc_enable;
+    s->spec_ctrl = v->spec_ctrl;
+    s->mtrr_def_type = v->mtrr_def_type;
+    memcpy(s->mtrr_fixed, v->mtrr_fixed, sizeof s->mtrr_fixed);
+    memcpy(s->mtrr_base, v->mtrr_base, sizeof s->mtrr_base);
+    memcpy(s->mtrr_mask, v->mtrr_mask, sizeof s->mtrr_mask);
+    s->tsc_offset = v->tsc_offset;
+    s->kvmclock = v->kvmclock;
+    s->activity = v->activity;
+    s->nmi_pending = atomic_load(&run->nmi_pending);
+    s->nmi_masked = v->nmi_masked;
+    uint32_t requests = atomic_load(&run->request);
+    s->init_pending = !!(requests & REQ_INIT);
+    s->sipi_pending = !!(requests & REQ_SIPI);
+    s->sipi_vector = s->sipi_pending ? atomic_load(&run->sipi_vector) : 0;
+    s->interrupt_shadow = v->interrupt_shadow;
+    return 0;
+}
+
+static void vcpu_state_install(struct soft_vcpu *v, const struct arch_state *s)
+{
+    memcpy(v->gpr, s->gpr, sizeof s->gpr);
+    v->gpr[REG_NONE] = 0;
+    v->rip = s->rip;
+    status_set(v, (uint32_t)s->rflags);
+    v->flags = ((uint32_t)s->rflags & ~(uint32_t)F_ALL) | FL_FIXED;
+    memcpy(v->seg, s->seg, sizeof v->seg);
+    v->gdtr = s->gdtr;
+    v->idtr = s->idtr;
+    v->cr0 = s->cr0 | CR0_ET;
+    v->cr2 = s->cr2;
+    v->cr3 = s->cr3;
+    v->cr4 = s->cr4;
+    v->efer = s->efer;
+    v->long_mode = s->efer & EFER_LMA;
+    v->xcr0 = s->xcr0 | 1;
+    memcpy(v->dr, s->dr, sizeof v->dr);
+    v->dr6 = s->dr6;
+    v->dr7 = s->dr7;
+    memcpy(v->pdptr, s->pdptr, sizeof v->pdptr);
+    fpu_set(&v->fpu, &s->fpu);
+    lapic_set(&v->lapic, &s->lapic);
+    v->star = s->star;
+    v->lstar = s->lstar;
+    v->cstar = s->cstar;
+    v->sfmask = s->sfmask;
+    v->kernel_gs_base = s->kernel_gs_base;
+    v->tsc_aux = s->tsc_aux;
+    v->sysenter_cs = s->sysenter_cs;
+    v->sysenter_esp = s->sysenter_esp;
+    v->sysenter_eip = s->sysenter_eip;
+    v->pat = s->pat;
+    v->misc_enable = s->misc_enable;
+    v->spec_ctrl = s->spec_ctrl;
+    v->mtrr_def_type = s->mtrr_def_type;
+    memcpy(v->mtrr_fixed, s->mtrr_fixed, sizeof v->mtrr_fixed);
+    memcpy(v->mtrr_base, s->mtrr_base, sizeof v->mtrr_base);
+    memcpy(v->mtrr_mask, s->mtrr_mask, sizeof v->mtrr_mask);
+    v->tsc_offset = s->tsc_offset;
+    v->kvmclock = s->kvmclock;
+    v->activity = s->activity;
+    atomic_store(&v->run->nmi_pending, s->nmi_pending);
+    v->nmi_masked = s->nmi_masked;
+    atomic_store(&v->run->sipi_vector, s->sipi_vector);
+    v->interrupt_shadow = s->interrupt_shadow;
+    uint32_t requests =
+        REQ_INTERRUPT | (s->init_pending ? REQ_INIT : 0) | (s->sipi_pending ? REQ_SIPI : 0);
+    atomic_fetch_or(&v->run->request, requests);
+    v->cpl = v->cr0 & CR0_PE ? v->seg[S_SS].attr >> SEG_DPL_SHIFT & 3 : 0;
+    vcpu_mode_update(v);
+    tlb_flush(v);
+    vcpu_update_careful(v);
+    v->run->timer_armed_ns = 0;
+}
+
+static int soft_set_state(struct vcpu *vcpu, const struct arch_state *s, struct err *err)
+{
+    struct soft_vcpu *v = soft_vcpu_of(vcpu);
+    if (s->rflags & FL_VM)
+        return err_set(err, ENOTSUP, "vcpu %u: the soft engine has no virtual-8086 mode",
+                       vcpu->index);
+    if (s->in_smm || s->smi_pending)
+        return err_set(err, ENOTSUP, "vcpu %u: the soft engine has no system management mode",
+                       vcpu->index);
+    if (s->xcr0 & ~xcr0_supported(v))
+        return err_set(err, ENOTSUP, "vcpu %u: XCR0 %#llx is beyond the CPU model", vcpu->index,
+                       (unsigned long long)s->xcr0);
+    if (s->cr4 & CR4_LA57)
+        return err_set(err, ENOTSUP, "vcpu %u: the soft engine has no 5-level paging", vcpu->index);
+    vcpu_state_install(v, s);
+    if (s->injected_valid) { /* an event that the other engine had begun to deliver: finish it here
+                              */
+        v->exc = (struct exception){ .vector = s->injected_vector,
+                                     .has_error = s->injected_has_error,
+                                     .error = s->injected_error };
+        if (s->injected_type == 0)
+            interrupt_deliver(v, s->injected_vector);
+        else
+            exception_deliver(v);
+    }
+    return 0;
+}
+
+/* ---- Memory ---- */
+
+static void soft_map_changed(struct engine *engine)
+{
+    struct soft_engine *e = engine_of(engine);
+    for (unsigned n = 0; n < e->vcpu_count; n++)
+        vcpu_request(e->vcpus[n], REQ_FLUSH);
+}
+
+static void soft_invalidate(struct engine *engine, struct ram *ram, uint64_t offset, uint64_t len)
+{
+    code_written(engine_of(engine), ram, offset, len);
+}
+
+static void drop_all_writes(void *arg)
+{
+    struct soft_engine *e = arg;
+    for (unsigned n = 0; n < e->vcpu_count; n++)
+        tlb_drop_writes(e->vcpus[n]);
+}
+
+static int soft_dirty_log(struct engine *engine, bool on, struct err *err)
+{
+    (void)err;
+    if (on)
+        soft_rendezvous(engine, drop_all_writes, engine_of(engine));
+    return 0;
+}
+
+static void soft_dirty_sync(struct engine *engine, struct ram *ram, uint64_t *bitmap)
+{
+    (void)ram, (void)bitmap; /* page_flags is the log */
+    soft_rendezvous(engine, drop_all_writes, engine_of(engine));
+}
+
+static void soft_clock_changed(struct engine *engine, bool running)
+{
+    struct soft_engine *e = engine_of(engine);
+    for (unsigned n = 0; running && n < e->vcpu_count; n++)
+        kvmclock_update(e->vcpus[n]);
+}
+
+/* ---- Debugger ---- */
+
+static int soft_debug(struct vcpu *vcpu, const struct debug_point *points, unsigned count,
+                      bool single, struct err *err)
+{
+    struct soft_vcpu *v = soft_vcpu_of(vcpu);
+    if (count > ARRAY_LEN(v->run->points))
+        return err_set(err, ENOSPC, "at most %zu breakpoints and watchpoints",
+                       ARRAY_LEN(v->run->points));
+    memcpy(v->run->points, points, count * sizeof *points);
+    v->run->point_count = count;
+    v->run->step = single;
+    v->run->skip_points = true;
+    vcpu_update_careful(v);
+    return 0;
+}
+
+static int soft_translate(struct vcpu *vcpu, uint64_t gva, uint64_t *gpa)
+{
+    return mem_translate_quiet(soft_vcpu_of(vcpu), gva, gpa);
+}
+
+static void soft_counters(struct engine *engine,
+                          void (*add)(void *arg, const char *name, uint64_t value), void *arg)
+{
+    struct soft_engine *e = engine_of(engine);
+    uint64_t decoded = 0, walks = 0, exceptions = 0, interrupts = 0, mmio = 0;
+    for (unsigned n = 0; n < e->vcpu_count; n++) {
+        const struct vcpu_run *run = e->vcpus[n]->run;
+        decoded += run->blocks_decoded;
+        walks += run->walks;
+        exceptions += run->exceptions;
+        interrupts += run->interrupts;
+        mmio += run->mmio;
+    }
+    add(arg, "soft_blocks_decoded_total", decoded);
+    add(arg, "soft_page_walks_total", walks);
+    add(arg, "soft_exceptions_total", exceptions);
+    add(arg, "soft_interrupts_total", interrupts);
+    add(arg, "soft_mmio_total", mmio);
+    add(arg, "soft_code_bytes", e->code.bytes);
+}
+
+const struct engine_type engine_soft = {
+    .name = "soft",
+    .about = "Bedplate's own x86-64 engine; needs no hardware virtualization",
+    .probe = soft_probe,
+    .create = soft_create,
+    .destroy = soft_destroy,
+    .vcpu_create = soft_vcpu_create,
+    .vcpu_destroy = soft_vcpu_destroy,
+    .vcpu_reset = soft_vcpu_reset,
+    .run = soft_run,
+    .kick = soft_kick,
+    .rendezvous = soft_rendezvous,
+    .get_state = soft_get_state,
+    .set_state = soft_set_state,
+    .map_changed = soft_map_changed,
+    .invalidate = soft_invalidate,
+    .dirty_log = soft_dirty_log,
+    .dirty_sync = soft_dirty_sync,
+    .msi = soft_msi,
+    .extint = soft_extint,
+    .nmi = soft_nmi,
+    .clock_changed = soft_clock_changed,
+    .debug = soft_debug,
+    .translate = soft_translate,
+    .counters = soft_counters,
+};

@@ -1,0 +1,834 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Linear to physical: page walks in every paging mode, the software TLB behind the inlined fast
+ * paths, accesses that need more than a tag compare, and segment-checked addressing. SDM vol. 3A,
+ * chapters 4 and 5.
+ */
+#include "engine/soft/mem.h"
+
+#include "engine/soft/run.h"
+#include "engine/soft/sys.h"
+#include "machine/machine.h"
+
+#include <string.h>
+
+enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
+
+enum {
+    PTE_P = 1,
+    PTE_W = 2,
+    PTE_U = 4,
+    PTE_A = 32,
+    PTE_D = 64,
+    PTE_PS = 128,
+    PTE_G = 256,
+};
+#define PTE_NX (1ull << 63)
+
+struct walk {
+    uint64_t gpa;
+    uint64_t page_size;
+    bool writable, user, dirty, global, nx;
+};
+
+/* Where a byte of guest memory is: hva for RAM and ROM, NULL for anything behind the bus. */
+struct place {
+    uint8_t *hva;
+    uint64_t gpa;
+    struct ram *ram;
+    uint64_t offset; /* in ram */
+    bool writable_ram;
+};
+
+/* ---- Physical memory ---- */
+
+static bool ram_find(struct soft_vcpu *v, uint64_t gpa, struct ram **ram, uint64_t *offset,
+                     bool *writable)
+{
+    struct vcpu_run *run = v->run;
+    for (unsigned n = 0; n < RAM_WINDOWS; n++) {
+        if (gpa - run->window[n].gpa < run->window[n].size) {
+            *ram = run->window[n].ram;
+            *offset = run->window[n].offset + (gpa - run->window[n].gpa);
+            *writable = true;
+            return true;
+        }
+    }
+    struct section s;
+    if (!map_lookup(machine_of(v), SPACE_MEMORY, gpa, &s) || s.kind == REGION_DEVICE)
+        return false;
+    *ram = s.ram;
+    *offset = s.ram_offset + (gpa - s.start);
+    *writable = s.kind == REGION_RAM;
+    /* Only whole pages may be reached by windows and the TLB. */
+    if (s.kind == REGION_RAM && s.size > 64 * PAGE_SIZE && !(s.start & (PAGE_SIZE - 1))) {
+        unsigned n = run->window[0].size < run->window[1].size ? 0 : 1;
+        run->window[n] = (struct ram_window){ s.start, s.size, s.ram, s.ram_offset };
+    }
+    return true;
+}
+
+static void place_find(struct soft_vcpu *v, uint64_t gpa, struct place *p)
+{
+    *p = (struct place){ .gpa = gpa };
+    if (ram_find(v, gpa, &p->ram, &p->offset, &p->writable_ram))
+        p->hva = p->ram->hva + p->offset;
+}
+
+/* ---- Page walks ---- */
+
+static uint64_t entry_read(struct soft_vcpu *v, uint64_t gpa, unsigned size, struct place *p)
+{
+    place_find(v, gpa, p);
+    if (!p->hva)
+        return bus_read(machine_of(v), SPACE_MEMORY, gpa, size);
+    return size == 8 ? __atomic_load_n((uint64_t *)p->hva, __ATOMIC_RELAXED)
+                     : __atomic_load_n((uint32_t *)p->hva, __ATOMIC_RELAXED);
+}
+
+/* Sets bits in a paging-structure entry, atomically; false if it changed under us (walk again). */
+static bool entry_set(struct soft_vcpu *v, struct place *p, unsigned size, uint64_t old,
+                      uint64_t bits)
+{
+    if ((old & bits) == bits || !p->hva || !p->writable_ram)
+        return true;
+    bool done;
+    if (size == 8) {
+        uint64_t expected = old;
+        done = __atomic_compare_exchange_n((uint64_t *)p->hva, &expected, old | bits, false,
+                                           __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    } else {
+        uint32_t expected = (uint32_t)old;
+        done = __atomic_compare_exchange_n((uint32_t *)p->hva, &expected, (uint32_t)(old | bits),
+                                           false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    }
+    if (done)
+        ram_written(machine_of(v), p->ram, p->offset, size);
+    return done;
+}
+
+enum { WALK_OK, WALK_FAULT, WALK_RETRY };
+
+/* One walk. `set`: update accessed and dirty bits. On WALK_FAULT *error holds P and RSVD. */
+static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool user, bool set,
+                     struct walk *w, uint32_t *error)
+{
+    bool pae = v->cr4 & CR4_PAE;
+    unsigned size = pae ? 8 : 4;
+    bool nxe = v->efer & EFER_NXE;
+    uint64_t phys = v->run->phys_mask & ~(PAGE_SIZE - 1);
+    uint64_t table, rights = PTE_W | PTE_U;
+    bool nx = false;
+    unsigned level, shift;
+
+    *error = 0;
+    if (v->long_mode) {
+        if (!is_canonical(va)) {
+            *error = ~0u; /* #GP or #SS, not #PF */
+            return WALK_FAULT;
+        }
+        table = v->cr3 & phys;
+        level = 4;
+    } else if (pae) {
+        uint64_t e = v->pdptr[va >> 30 & 3];
+        if (!(e & PTE_P))
+            return WALK_FAULT;
+        table = e & phys;
+        level = 2;
+    } else {
+        table = v->cr3 & 0xfffff000;
+        level = 2;
+    }
+
+    struct place places[4];
+    uint64_t entries[4];
+    unsigned depth = 0;
+    uint64_t e;
+    for (;; level--) {
+        shift = pae ? 12 + 9 * (level - 1) : 12 + 10 * (level - 1);
+        uint64_t index = va >> shift & (pae ? 511 : 1023);
+        e = entry_read(v, table + index * size, size, &places[depth]);
+        entries[depth] = e;
+        if (!(e & PTE_P))
+            return WALK_FAULT;
+        uint64_t reserved = pae ? ~(v->run->phys_mask | (0x7ffull << 52) | PTE_NX) : 0;
+        if (pae && !nxe)
+            reserved |= PTE_NX;
+        if (pae && !v->long_mode)
+            reserved |= 0x7ffull << 52;
+        bool leaf = level == 1;
+        if (level > 1 && e & PTE_PS) {
+            if (pae) {
+                if (level == 4)
+                    reserved |= PTE_PS;
+                else
+                    leaf = true;
+                if (leaf)
+                    reserved |= ((1ull << shift) - 1) & ~0x1fffull; /* bits 13..shift-1 */
+            } else if (v->cr4 & CR4_PSE) {
+                leaf = true;
+                reserved |= 1 << 21;
+            }
+        }
+        if (e & reserved) {
+            *error = PF_P | PF_RSVD;
+            return WALK_FAULT;
+        }
+        rights &= e;
+        nx |= nxe && e & PTE_NX;
+        depth++;
+        if (leaf)
+            break;
+        table = e & (pae ? phys : 0xfffff000);
+    }
+
+    bool writable = rights & PTE_W, user_page = rights & PTE_U;
+    uint32_t protection = PF_P;
+    if (user && !user_page)
+        goto denied;
+    if (access == ACCESS_WRITE && !writable && (user || v->cr0 & CR0_WP))
+        goto denied;
+    if (access == ACCESS_FETCH) {
+        if (nx || (!user && user_page && v->cr4 & CR4_SMEP))
+            goto denied;
+    } else if (!user && user_page && v->tlb == v->tlbs[TLB_KERNEL]) {
+        goto denied; /* SMAP */
+    }
+
+    if (set) {
+        for (unsigned n = 0; n < depth; n++) {
+            uint64_t bits = PTE_A | (n == depth - 1 && access == ACCESS_WRITE ? PTE_D : 0);
+            if (!entry_set(v, &places[n], size, entries[n], bits))
+                return WALK_RETRY;
+        }
+        if (access == ACCESS_WRITE)
+            e |= PTE_D;
+    }
+    w->page_size = 1ull << shift;
+    uint64_t base = pae ? e & phys : e & 0xfffff000;
+    if (!pae && shift == 22)
+        base |= (e >> 13 & 0xff) << 32; /* PSE-36 */
+    base &= ~(w->page_size - 1);
+    w->gpa = base | (va & (w->page_size - 1));
+    w->writable = writable || (!user && !(v->cr0 & CR0_WP));
+    w->user = user_page;
+    w->dirty = e & PTE_D;
+    w->global = e & PTE_G && v->cr4 & CR4_PGE;
+    w->nx = nx;
+    return WALK_OK;
+
+denied:
+    *error = protection;
+    return WALK_FAULT;
+}
+
+static int page_fault(struct soft_vcpu *v, uint64_t va, enum access access, bool user,
+                      uint32_t error)
+{
+    if (error == ~0u)
+        return raise_gp(v, 0);
+    if (access == ACCESS_WRITE)
+        error |= PF_W;
+    if (user)
+        error |= PF_U;
+    if (access == ACCESS_FETCH && (v->efer & EFER_NXE || v->cr4 & CR4_SMEP))
+        error |= PF_I;
+    v->cr2 = va;
+    return raise_error(v, EXC_PF, error);
+}
+
+static int walk(struct soft_vcpu *v, uint64_t va, enum access access, struct walk *w)
+{
+    if (!(v->cr0 & CR0_PG)) {
+        *w = (struct walk){ .gpa = va & 0xffffffff,
+                            .page_size = 1ull << 32,
+                            .writable = true,
+                            .user = true,
+                            .dirty = true };
+        return 0;
+    }
+    bool user = v->tlb == v->tlbs[TLB_USER];
+    v->run->walks++;
+    for (;;) {
+        uint32_t error;
+        int r = walk_once(v, va, access, user, true, w, &error);
+        if (r == WALK_OK)
+            return 0;
+        if (r == WALK_FAULT)
+            return page_fault(v, va, access, user, error);
+    }
+}
+
+/* ---- The TLB ---- */
+
+static void entries_clear(struct tlb_entry *e, unsigned count)
+{
+    for (unsigned n = 0; n < count; n++)
+        e[n].read = e[n].write = TLB_NONE;
+}
+
+void tlb_flush(struct soft_vcpu *v)
+{
+    struct vcpu_run *run = v->run;
+    for (unsigned m = 0; m < TLB_MODES; m++)
+        entries_clear(v->tlbs[m], TLB_SIZE);
+    for (unsigned n = 0; n < ITLB_SIZE; n++)
+        run->itlb[n].tag = TLB_NONE;
+    for (unsigned n = 0; n < ARRAY_LEN(run->contexts); n++)
+        run->contexts[n].cr3 = ~0ull;
+    memset(run->window, 0, sizeof run->window);
+    run->next_asid = 1;
+    v->asid = 0;
+    run->contexts[0].cr3 = v->cr3;
+    run->contexts[0].asid = 0;
+    run->context_hand = 1;
+    memset(&run->large, 0, sizeof run->large);
+    jump_cache_clear(v);
+}
+
+static uint64_t asid_new(struct soft_vcpu *v)
+{
+    if (v->run->next_asid == TLB_NONE) {
+        tlb_flush(v);
+        return v->run->next_asid++;
+    }
+    return v->run->next_asid++;
+}
+
+/* CR3 was written. With PCID and the no-flush bit a context seen lately keeps its entries. */
+void tlb_switch(struct soft_vcpu *v, bool keep)
+{
+    struct vcpu_run *run = v->run;
+    uint64_t pcid = v->cr4 & CR4_PCIDE ? v->cr3 & 0xfff : 0;
+    for (unsigned n = 0; n < ARRAY_LEN(run->contexts); n++) {
+        uint64_t known = run->contexts[n].cr3;
+        if (known == ~0ull)
+            continue;
+        if (keep && known == v->cr3) {
+            v->asid = run->contexts[n].asid;
+            return;
+        }
+        /* The same PCID now names another address space, or is to be flushed. */
+        if (!(v->cr4 & CR4_PCIDE) || (known & 0xfff) == pcid)
+            run->contexts[n].cr3 = ~0ull;
+    }
+    v->asid = asid_new(v);
+    unsigned n = run->context_hand++ % ARRAY_LEN(run->contexts);
+    run->contexts[n].cr3 = v->cr3;
+    run->contexts[n].asid = v->asid;
+}
+
+void tlb_flush_asid(struct soft_vcpu *v) { tlb_switch(v, false); }
+
+/* Entries of a large page carry its size, so that INVLPG drops all of it. */
+#define TLB_2M (1ull << 63)
+#define TLB_1G (1ull << 62)
+static bool large_seen(const struct soft_vcpu *v, uint64_t va)
+{
+    uint64_t m2 = va >> 21, g1 = va >> 30;
+    return v->run->large.m2[m2 / 64 % 64] >> m2 % 64 & 1 ||
+           v->run->large.g1[g1 / 64 % 16] >> g1 % 64 & 1;
+}
+
+static void large_note(struct soft_vcpu *v, uint64_t va, uint64_t page_size)
+{
+    uint64_t m2 = va >> 21, g1 = va >> 30;
+    if (page_size >= 1ull << 30) {
+        v->run->large.g1[g1 / 64 % 16] |= 1ull << g1 % 64;
+        return;
+    }
+    v->run->large.m2[m2 / 64 % 64] |= 1ull << m2 % 64;
+    m2 ^= page_size == 4ull << 20; /* 32-bit paging: the other half of the 4 MiB page */
+    v->run->large.m2[m2 / 64 % 64] |= 1ull << m2 % 64;
+}
+#define TLB_FLAGS_PTR(e) ((_Atomic uint8_t *)(uintptr_t)((e)->page_flags & ~(TLB_2M | TLB_1G)))
+
+static void drop_large(struct soft_vcpu *v, uint64_t va)
+{
+    for (unsigned m = 0; m < TLB_MODES; m++) {
+        for (unsigned n = 0; n < TLB_SIZE; n++) {
+            struct tlb_entry *e = &v->tlbs[m][n];
+            uint64_t span = e->page_flags & TLB_1G ? 1ull << 30 : 4ull << 20;
+            if (e->page_flags & (TLB_2M | TLB_1G) && (e->read ^ va) < span)
+                e->read = e->write = TLB_NONE;
+        }
+    }
+    for (unsigned n = 0; n < ITLB_SIZE; n++)
+        v->run->itlb[n].tag = TLB_NONE;
+    jump_cache_clear(v);
+}
+
+void tlb_flush_page(struct soft_vcpu *v, uint64_t va)
+{
+    unsigned slot = va >> PAGE_SHIFT & (TLB_SIZE - 1);
+    for (unsigned m = 0; m < TLB_MODES; m++)
+        v->tlbs[m][slot].read = v->tlbs[m][slot].write = TLB_NONE;
+    v->run->itlb[va >> PAGE_SHIFT & (ITLB_SIZE - 1)].tag = TLB_NONE;
+    jump_cache_clear_page(v, va);
+    jump_cache_clear_page(v, va - PAGE_SIZE); /* blocks that reach into this page */
+    if (large_seen(v, va))
+        drop_large(v, va);
+}
+
+void tlb_drop_writes(struct soft_vcpu *v)
+{
+    for (unsigned m = 0; m < TLB_MODES; m++)
+        for (unsigned n = 0; n < TLB_SIZE; n++)
+            v->tlbs[m][n].write = TLB_NONE;
+}
+
+void tlb_drop_writes_of(struct soft_vcpu *v, const _Atomic uint8_t *page_flags)
+{
+    for (unsigned m = 0; m < TLB_MODES; m++)
+        for (unsigned n = 0; n < TLB_SIZE; n++)
+            if (TLB_FLAGS_PTR(&v->tlbs[m][n]) == page_flags)
+                v->tlbs[m][n].write = TLB_NONE;
+}
+
+void tlb_mode_changed(struct soft_vcpu *v)
+{
+    if (v->cpl == 3)
+        v->tlb = v->tlbs[TLB_USER];
+    else if (v->cr4 & CR4_SMAP && !(v->flags & FL_AC))
+        v->tlb = v->tlbs[TLB_KERNEL];
+    else
+        v->tlb = v->tlbs[TLB_KERNEL_AC];
+}
+
+static void tlb_fill(struct soft_vcpu *v, uint64_t va, const struct walk *w, const struct place *p,
+                     bool write)
+{
+    if (!p->hva || v->run->watch)
+        return;
+    /* A section that ends or begins inside the page is not for the TLB. */
+    struct ram *ram;
+    uint64_t first, last;
+    bool wr;
+    uint64_t page = p->gpa & ~(PAGE_SIZE - 1);
+    if (!ram_find(v, page, &ram, &first, &wr) || ram != p->ram ||
+        !ram_find(v, page + PAGE_SIZE - 1, &ram, &last, &wr) || ram != p->ram ||
+        last - first != PAGE_SIZE - 1)
+        return;
+
+    struct tlb_entry *e = tlb_slot(v, va);
+    uint64_t va_page = va & ~(PAGE_SIZE - 1);
+    uint64_t tag = va_page | v->asid;
+    _Atomic uint8_t *flags = &p->ram->page_flags[p->offset >> PAGE_SHIFT];
+    if (e->read != tag)
+        e->write = TLB_NONE;
+    e->read = tag;
+    e->addend = (uint64_t)(uintptr_t)(p->ram->hva + first) - va_page;
+    e->page_flags = (uint64_t)(uintptr_t)flags;
+    if (w->page_size > PAGE_SIZE && v->cr0 & CR0_PG) {
+        e->page_flags |= w->page_size == 1ull << 30 ? TLB_1G : TLB_2M;
+        large_note(v, va, w->page_size);
+    }
+    if (!w->writable || !p->writable_ram || !(write || w->dirty))
+        return;
+    if (atomic_load(&p->ram->dirty_log)) {
+        if (!write && !(atomic_load(flags) & RAM_PAGE_DIRTY))
+            return;
+        if (!(atomic_load(flags) & RAM_PAGE_DIRTY))
+            atomic_fetch_or(flags, RAM_PAGE_DIRTY);
+    }
+    if (!(atomic_load(flags) & RAM_PAGE_CODE))
+        e->write = tag;
+}
+
+static int translate(struct soft_vcpu *v, uint64_t va, enum access access, struct place *p)
+{
+    struct walk w;
+    int r = walk(v, va, access, &w);
+    if (r)
+        return r;
+    place_find(v, w.gpa, p);
+    if (access != ACCESS_FETCH)
+        tlb_fill(v, va, &w, p, access == ACCESS_WRITE);
+    return 0;
+}
+
+/* Outside 64-bit mode linear addresses have 32 bits. */
+static uint64_t linear(const struct soft_vcpu *v, uint64_t va)
+{
+    return v->mode == MODE_64 || v->long_mode ? va : va & 0xffffffff;
+}
+
+int mem_translate_quiet(struct soft_vcpu *v, uint64_t va, uint64_t *gpa)
+{
+    if (!(v->cr0 & CR0_PG)) {
+        *gpa = va & 0xffffffff;
+        return 0;
+    }
+    struct walk w;
+    uint32_t error;
+    struct tlb_entry *tlb = v->tlb;
+    v->tlb = v->tlbs[TLB_KERNEL_AC];
+    int r = walk_once(v, va, ACCESS_READ, false, false, &w, &error);
+    v->tlb = tlb;
+    if (r != WALK_OK)
+        return -EFAULT;
+    *gpa = w.gpa;
+    return 0;
+}
+
+int mem_fetch_translate(struct soft_vcpu *v, uint64_t va, struct ram **ram, uint64_t *offset,
+                        bool *global)
+{
+    struct vcpu_run *run = v->run;
+    va = linear(v, va);
+    struct itlb_entry *t = &run->itlb[va >> PAGE_SHIFT & (ITLB_SIZE - 1)];
+    /* User and kernel differ in what they may fetch. */
+    uint64_t tag = (va & ~(PAGE_SIZE - 1)) | v->asid;
+    uint64_t user = v->cpl == 3 ? 1ull << 63 : 0;
+    uint64_t key = (tag & ~(1ull << 63)) | user;
+    if (t->tag == key && t->ram) {
+        *ram = t->ram;
+        *offset = t->offset + (va & (PAGE_SIZE - 1));
+        *global = t->global;
+        return 0;
+    }
+    struct walk w;
+    int r = walk(v, va, ACCESS_FETCH, &w);
+    if (r)
+        return r;
+    struct place p;
+    place_find(v, w.gpa, &p);
+    *ram = p.hva ? p.ram : NULL;
+    *offset = p.offset;
+    *global = w.global;
+    if (p.hva && p.writable_ram) {
+        t->tag = key;
+        t->ram = p.ram;
+        t->offset = p.offset & ~(PAGE_SIZE - 1);
+        t->global = w.global;
+        if (w.page_size > PAGE_SIZE && v->cr0 & CR0_PG)
+            large_note(v, va, w.page_size);
+    }
+    return 0;
+}
+
+/* ---- Watchpoints: the guest's debug registers and the host's debugger ---- */
+
+static void watch_check(struct soft_vcpu *v, uint64_t va, unsigned size, bool write)
+{
+    for (unsigned n = 0; n < 4; n++) {
+        unsigned kind = v->dr7 >> (16 + n * 4) & 3, code = v->dr7 >> (18 + n * 4) & 3;
+        unsigned len = code == 2 ? 8 : code + 1;
+        if (!(v->dr7 >> (n * 2) & 3) || kind == DEBUG_EXEC || (kind == DEBUG_WRITE && !write))
+            continue;
+        if (ranges_overlap(va, size, v->dr[n] & ~(uint64_t)(len - 1), len))
+            v->run->dr6_trap |= 1u << n;
+    }
+    for (unsigned n = 0; n < v->run->point_count; n++) {
+        const struct debug_point *p = &v->run->points[n];
+        if (p->kind != DEBUG_EXEC && (write || p->kind == DEBUG_ACCESS) &&
+            ranges_overlap(va, size, p->gva, p->len))
+            v->run->host_hit = (int)n;
+    }
+}
+
+/* ---- Accesses that missed the fast path ---- */
+
+/* Each vCPU finds its own local APIC where APIC_BASE says, whatever the address map has there. */
+static bool apic_load(struct soft_vcpu *v, uint64_t gpa, void *out, unsigned size)
+{
+    if (!lapic_is_at(&v->lapic, gpa))
+        return false;
+    uint32_t value = lapic_mmio_read(&v->lapic, (uint32_t)(gpa & (PAGE_SIZE - 1)), size,
+                                     guest_now_ns(machine_of(v)));
+    memset(out, 0, size);
+    memcpy(out, &value, size < 4 ? size : 4);
+    return true;
+}
+
+static bool apic_store(struct soft_vcpu *v, uint64_t gpa, const void *data, unsigned size)
+{
+    if (!lapic_is_at(&v->lapic, gpa))
+        return false;
+    uint32_t value = 0;
+    memcpy(&value, data, size < 4 ? size : 4);
+    lapic_mmio_write(&v->lapic, (uint32_t)(gpa & (PAGE_SIZE - 1)), size, value,
+                     guest_now_ns(machine_of(v)));
+    vcpu_lapic_changed(v);
+    return true;
+}
+
+static void place_load(struct soft_vcpu *v, const struct place *p, void *out, unsigned size)
+{
+    if (!p->hva) {
+        v->run->mmio++;
+        if (apic_load(v, p->gpa, out, size))
+            return;
+        uint8_t *to = out;
+        uint64_t gpa = p->gpa;
+        while (size) { /* in the largest natural pieces */
+            unsigned n = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+            uint64_t value = bus_read(machine_of(v), SPACE_MEMORY, gpa, n);
+            memcpy(to, &value, n);
+            to += n;
+            gpa += n;
+            size -= n;
+        }
+        return;
+    }
+    switch (size) {
+    case 1: *(uint8_t *)out = *(volatile uint8_t *)p->hva; break;
+    case 2: *(uint16_t *)out = *(volatile uint16_t *)p->hva; break;
+    case 4: *(uint32_t *)out = *(volatile uint32_t *)p->hva; break;
+    case 8: *(uint64_t *)out = *(volatile uint64_t *)p->hva; break;
+    default: memcpy(out, p->hva, size);
+    }
+}
+
+static void place_written(struct soft_vcpu *v, const struct place *p, unsigned size)
+{
+    if (atomic_load(&p->ram->page_flags[p->offset >> PAGE_SHIFT]) & RAM_PAGE_CODE)
+        code_written(soft_engine_of(v), p->ram, p->offset, size);
+}
+
+static void place_store(struct soft_vcpu *v, const struct place *p, const void *data, unsigned size)
+{
+    if (!p->hva || !p->writable_ram) {
+        v->run->mmio++;
+        if (apic_store(v, p->gpa, data, size))
+            return;
+        const uint8_t *from = data;
+        uint64_t gpa = p->gpa;
+        while (size) {
+            unsigned n = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+            uint64_t value = 0;
+            memcpy(&value, from, n);
+            bus_write(machine_of(v), SPACE_MEMORY, gpa, n, value);
+            from += n;
+            gpa += n;
+            size -= n;
+        }
+        return;
+    }
+    if (atomic_load(&p->ram->dirty_log))
+        atomic_fetch_or(&p->ram->page_flags[p->offset >> PAGE_SHIFT], RAM_PAGE_DIRTY);
+    switch (size) {
+    case 1: *(volatile uint8_t *)p->hva = *(const uint8_t *)data; break;
+    case 2: *(volatile uint16_t *)p->hva = *(const uint16_t *)data; break;
+    case 4: *(volatile uint32_t *)p->hva = *(const uint32_t *)data; break;
+    case 8: *(volatile uint64_t *)p->hva = *(const uint64_t *)data; break;
+    default: memcpy(p->hva, data, size);
+    }
+    place_written(v, p, size);
+}
+
+/* How much of [va, va + size) lies in va's page. */
+static unsigned head_size(uint64_t va, unsigned size)
+{
+    uint64_t left = PAGE_SIZE - (va & (PAGE_SIZE - 1));
+    return left < size ? (unsigned)left : size;
+}
+
+int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
+{
+    va = linear(v, va);
+    unsigned head = head_size(va, size);
+    struct place first, second;
+    int r = translate(v, va, ACCESS_READ, &first);
+    if (!r && head < size)
+        r = translate(v, linear(v, va + head), ACCESS_READ, &second);
+    if (r)
+        return r;
+    if (unlikely(v->run->watch))
+        watch_check(v, va, size, false);
+    place_load(v, &first, out, head);
+    if (head < size)
+        place_load(v, &second, (uint8_t *)out + head, size - head);
+    return 0;
+}
+
+int gva_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
+{
+    va = linear(v, va);
+    unsigned head = head_size(va, size);
+    struct place first, second;
+    int r = translate(v, va, ACCESS_WRITE, &first);
+    if (!r && head < size)
+        r = translate(v, linear(v, va + head), ACCESS_WRITE, &second);
+    if (r)
+        return r;
+    if (unlikely(v->run->watch))
+        watch_check(v, va, size, true);
+    place_store(v, &first, data, head);
+    if (head < size)
+        place_store(v, &second, (const uint8_t *)data + head, size - head);
+    return 0;
+}
+
+int gva_load_slow(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
+{
+    return gva_load(v, va, out, size);
+}
+int gva_store_slow(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
+{
+    return gva_store(v, va, data, size);
+}
+
+static struct tlb_entry *system_tlb(struct soft_vcpu *v)
+{
+    return v->tlbs[v->cr4 & CR4_SMAP ? TLB_KERNEL : TLB_KERNEL_AC];
+}
+
+int gva_load_system(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
+{
+    struct tlb_entry *tlb = v->tlb;
+    v->tlb = system_tlb(v);
+    int r = gva_load(v, va, out, size);
+    v->tlb = tlb;
+    return r;
+}
+
+int gva_store_system(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
+{
+    struct tlb_entry *tlb = v->tlb;
+    v->tlb = system_tlb(v);
+    int r = gva_store(v, va, data, size);
+    v->tlb = tlb;
+    return r;
+}
+
+int rmw_begin_slow(struct soft_vcpu *v, uint64_t va, unsigned size, struct rmw *r)
+{
+    va = linear(v, va);
+    struct place p;
+    int fault = translate(v, va, ACCESS_WRITE, &p);
+    if (fault)
+        return fault;
+    r->va = va;
+    r->size = size;
+    if (unlikely(v->run->watch))
+        watch_check(v, va, size, true);
+    if (p.hva && p.writable_ram && head_size(va, size) == size) {
+        if (atomic_load(&p.ram->dirty_log))
+            atomic_fetch_or(&p.ram->page_flags[p.offset >> PAGE_SHIFT], RAM_PAGE_DIRTY);
+        r->p = p.hva;
+        r->direct = true;
+        r->code = atomic_load(&p.ram->page_flags[p.offset >> PAGE_SHIFT]) & RAM_PAGE_CODE;
+        return 0;
+    }
+    r->p = r->copy;
+    r->direct = false;
+    r->code = false;
+    if (head_size(va, size) < size) {
+        struct place second;
+        fault = translate(v, linear(v, va + head_size(va, size)), ACCESS_WRITE, &second);
+        if (fault)
+            return fault;
+    }
+    return gva_load(v, va, r->copy, size);
+}
+
+void rmw_end_slow(struct soft_vcpu *v, struct rmw *r)
+{
+    if (!r->direct) {
+        gva_store(v, r->va, r->copy,
+                  r->size); /* translated just now: only another vCPU can have unmapped it */
+        return;
+    }
+    struct place p;
+    if (translate(v, r->va, ACCESS_WRITE, &p) == 0 && p.hva)
+        place_written(v, &p, r->size);
+}
+
+/* ---- Effective addresses outside plain 64-bit addressing ---- */
+
+uint64_t ea_offset(struct soft_vcpu *v, const struct insn *i)
+{
+    uint64_t offset = v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (uint64_t)i->disp;
+    return offset & size_mask(i->asize);
+}
+
+/* Segment limit and type checks, SDM vol. 3A 5.3 and 5.4; `limit` violations of SS raise #SS. */
+int segment_check(struct soft_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write)
+{
+    const struct x86_segment *s = &v->seg[seg];
+    unsigned vector = seg == S_SS ? EXC_SS : EXC_GP;
+    if (s->attr & SEG_UNUSABLE || !(s->attr & SEG_P))
+        return raise_gp(v, 0);
+    if (v->cr0 & CR0_PE && !v8086_mode(v)) {
+        bool code = s->attr & 8;
+        if (write ? code || !(s->attr & 2) : code && !(s->attr & 2))
+            return raise_gp(v, 0);
+    }
+    bool expand_down = (s->attr & 0xc) == 4;
+    uint64_t last = offset + size - 1;
+    if (expand_down) {
+        uint64_t top = s->attr & SEG_DB ? 0xffffffff : 0xffff;
+        if (offset <= s->limit || last > top)
+            return raise_error(v, (uint8_t)vector, 0);
+    } else if (last > s->limit) {
+        return raise_error(v, (uint8_t)vector, 0);
+    }
+    return 0;
+}
+
+int segment_linear(struct soft_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write,
+                   uint64_t *va)
+{
+    if (v->mode == MODE_64) {
+        *va = offset + v->seg_base[seg];
+        return 0;
+    }
+    if (size == 0)
+        size = 1;
+    int r = segment_check(v, seg, offset, size, write);
+    if (r)
+        return r;
+    *va = (offset + v->seg_base[seg]) & 0xffffffff;
+    return 0;
+}
+
+int ea_slow(struct soft_vcpu *v, const struct insn *i, unsigned size, bool write, uint64_t *va)
+{
+    return segment_linear(v, i->seg, ea_offset(v, i), size, write, va);
+}
+
+/* ---- Stack ---- */
+
+int push(struct soft_vcpu *v, unsigned size, uint64_t value)
+{
+    uint64_t mask = size_mask(v->stack_size);
+    uint64_t sp = (v->gpr[R_SP] - size) & mask;
+    uint64_t va = sp;
+    int r = 0;
+    if (v->mode != MODE_64)
+        r = segment_linear(v, S_SS, sp, size, true, &va);
+    if (!r)
+        r = size == 8   ? store64(v, va, value)
+            : size == 4 ? store32(v, va, (uint32_t)value)
+                        : store16(v, va, (uint16_t)value);
+    if (r)
+        return v->exc.vector == EXC_GP && v->mode == MODE_64 ? raise_error(v, EXC_SS, 0) : r;
+    v->gpr[R_SP] = (v->gpr[R_SP] & ~mask) | sp;
+    return 0;
+}
+
+int pop(struct soft_vcpu *v, unsigned size, uint64_t *value)
+{
+    uint64_t mask = size_mask(v->stack_size);
+    uint64_t sp = v->gpr[R_SP] & mask;
+    uint64_t va = sp, got = 0;
+    int r = 0;
+    if (v->mode != MODE_64)
+        r = segment_linear(v, S_SS, sp, size, false, &va);
+    if (!r) {
+        uint32_t d = 0;
+        uint16_t w = 0;
+        if (size == 8)
+            r = load64(v, va, &got);
+        else if (size == 4)
+            r = load32(v, va, &d), got = d;
+        else
+            r = load16(v, va, &w), got = w;
+    }
+    if (r)
+        return v->exc.vector == EXC_GP && v->mode == MODE_64 ? raise_error(v, EXC_SS, 0) : r;
+    *value = got;
+    v->gpr[R_SP] = (v->gpr[R_SP] & ~mask) | ((sp + size) & mask);
+    return 0;
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The soft engine as a whole: the engine's own struct, requests to vCPUs, safe points, and what
+ * run.c, code.c, mem.c and engine.c share.
+ */
+#ifndef ENGINE_SOFT_RUN_H
+#define ENGINE_SOFT_RUN_H
+
+#include "engine/soft/code.h"
+#include "engine/soft/cpu.h"
+
+#include <pthread.h>
+
+/* Requests: set by any thread, handled by the vCPU's own thread between blocks. */
+enum {
+    REQ_STOP = 1 << 0,        /* leave run() (kick) */
+    REQ_SAFE_POINT = 1 << 1,  /* a rendezvous waits */
+    REQ_DROP_WRITES = 1 << 2, /* forget the TLB's write tags, then acknowledge the epoch */
+    REQ_FLUSH = 1 << 3,       /* forget the TLB and the jump cache: the address map changed */
+    REQ_INTERRUPT = 1 << 4,   /* LAPIC, ExtINT or NMI may have something to deliver */
+    REQ_TIMER = 1 << 5,       /* the APIC timer's deadline has come */
+    REQ_INIT = 1 << 6,
+    REQ_SIPI = 1 << 7,
+    REQ_CAREFUL =
+        1 << 8, /* one instruction at a time: TF, debug registers, the host's debugger. Stays set */
+};
+
+/* Where a vCPU's thread is. Anything but RUN_GUEST is a safe point. */
+enum { RUN_OUTSIDE, RUN_GUEST, RUN_WAITING };
+
+enum { RAM_WINDOWS = 2 };
+struct ram_window {
+    uint64_t gpa, size;
+    struct ram *ram;
+    uint64_t offset;
+};
+
+enum { ITLB_SIZE = 256 };
+struct itlb_entry {
+    uint64_t tag;
+    struct ram *ram;
+    uint64_t offset;
+    bool global;
+};
+
+struct vcpu_run {
+    _Atomic uint32_t request;
+    _Atomic uint32_t acked; /* newest code epoch whose write-tag drop this vCPU has done */
+    int where;              /* RUN_*; engine->lock */
+    _Atomic bool
+        parked; /* in HLT, or outside run(): handles requests before it runs guest code again */
+    _Atomic bool nmi_pending;
+    _Atomic uint8_t sipi_vector;
+    unsigned spins;
+    pthread_cond_t wake;       /* engine->lock: a request arrived, or a rendezvous ended */
+    struct guest_timer *timer; /* the APIC timer */
+    uint64_t timer_armed_ns;
+    uint64_t phys_mask; /* MAXPHYADDR */
+
+    /* TLB contexts: which asid stands for which CR3 */
+    uint64_t next_asid;
+    struct {
+        uint64_t cr3;
+        uint64_t asid;
+    } contexts[8];
+    unsigned context_hand;
+    /* Regions of 2 MiB and 1 GiB (hashed) with TLB entries out of large pages: INVLPG there must
+     * look at every entry */
+    struct {
+        uint64_t m2[64], g1[16];
+    } large;
+    struct itlb_entry itlb[ITLB_SIZE];
+    struct ram_window window[RAM_WINDOWS];
+
+    struct jump_entry jump[JUMP_SIZE];
+    struct block *scratch; /* for blocks that may not be kept */
+    struct block *current; /* the block being executed: not to be freed */
+
+    /* Host's debugger and guest's debug registers */
+    struct debug_point points[16];
+    unsigned point_count;
+    bool step;         /* leave after one instruction */
+    bool skip_points;  /* first instruction after a stop: do not hit the same breakpoint again */
+    bool watch;        /* data watchpoints exist: their pages get no TLB tags */
+    uint64_t dr6_trap; /* data breakpoints hit by the running instruction */
+    int host_hit;      /* index of the host watchpoint hit, or -1 */
+
+    uint64_t blocks_run, blocks_decoded, walks, exceptions, interrupts, mmio; /* counters */
+};
+
+struct soft_engine {
+    struct engine engine;
+    pthread_mutex_t lock; /* vCPU whereabouts and rendezvous */
+    pthread_cond_t quiet; /* some vCPU came to a safe point */
+    unsigned rendezvous;  /* callers that wait for or hold the rendezvous */
+    bool rendezvous_held;
+    struct soft_vcpu *vcpus[255]; /* by index; fixed once the machine runs */
+    unsigned vcpu_count;
+    unsigned max_vcpus;
+    const struct cpu_model *model;
+    uint64_t features;
+    _Atomic bool extint; /* the PIC's INTR */
+    struct code_cache code;
+};
+
+static inline struct soft_engine *soft_engine_of(const struct soft_vcpu *v)
+{
+    return CONTAINER_OF(v->vcpu.engine, struct soft_engine, engine);
+}
+static inline struct machine *machine_of(const struct soft_vcpu *v)
+{
+    return v->vcpu.engine->machine;
+}
+
+/* Any thread. */
+void vcpu_request(struct soft_vcpu *v, uint32_t requests);
+/* The vCPU's own thread, e.g. after something that may unmask an interrupt. */
+static inline void vcpu_request_self(struct soft_vcpu *v, uint32_t requests)
+{
+    atomic_fetch_or_explicit(&v->run->request, requests, memory_order_relaxed);
+}
+
+enum vcpu_exit soft_run(struct vcpu *v, struct err *err);
+void soft_rendezvous(struct engine *e, void (*fn)(void *arg), void *arg);
+void soft_msi(struct engine *e, uint64_t address, uint32_t data);
+/* Decides whether the slow, one-by-one mode is needed. Own thread, or not running. */
+void vcpu_update_careful(struct soft_vcpu *v);
+
+/* exc.c: delivers v->exc at the instruction boundary v->rip. Returns false on triple fault. */
+bool exception_deliver(struct soft_vcpu *v);
+bool interrupt_deliver(struct soft_vcpu *v, uint8_t vector); /* external interrupt or NMI */
+int software_interrupt(struct soft_vcpu *v, const struct insn *i, uint8_t vector);
+/* Installs CS, SS and so on as a mode change would: recomputes mode, cpl, stack size, bases, TLB.
+ */
+void vcpu_mode_update(struct soft_vcpu *v);
+void vcpu_init_reset(struct soft_vcpu *v); /* INIT */
+void flags_set(struct soft_vcpu *v, uint32_t flags,
+               uint32_t mask); /* bits of mask in RFLAGS; AC and TF take effect */
+void segment_set_real(struct soft_vcpu *v, unsigned seg, uint16_t selector);
+/* sys.c */
+int cr0_write(struct soft_vcpu *v, uint64_t value);
+
+#endif
