@@ -508,8 +508,8 @@ unsigned cpuid_build(const struct cpu_model *model, uint32_t apic_id, unsigned c
     return count + (unsigned)ARRAY_LEN(filled);
 }
 
-void cpuid_find(const struct cpuid_entry *table, unsigned count, uint32_t leaf, uint32_t subleaf,
-                uint32_t out[4])
+void cpuid_lookup(const struct cpuid_entry *table, unsigned count, uint32_t leaf, uint32_t subleaf,
+                  uint32_t out[4])
 {
     memset(out, 0, 4 * sizeof *out);
     for (const struct cpuid_entry *e = table; e < table + count; e++)

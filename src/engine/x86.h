@@ -130,8 +130,8 @@ unsigned cpuid_build(const struct cpu_model *model, uint32_t apic_id, unsigned c
                      uint64_t tsc_khz, struct cpuid_entry out[CPUID_MAX]);
 /* Looks a leaf up as CPUID does: an unknown leaf or subleaf gives zeros. Entries with
  * CPUID_ANY_SUBLEAF match all. */
-void cpuid_find(const struct cpuid_entry *table, unsigned count, uint32_t leaf, uint32_t subleaf,
-                uint32_t out[4]);
+void cpuid_lookup(const struct cpuid_entry *table, unsigned count, uint32_t leaf, uint32_t subleaf,
+                  uint32_t out[4]);
 /* Power-on values; the boot CPU (apic_id 0) runs at the reset vector, others wait for SIPI. */
 void arch_state_reset(struct arch_state *state, uint32_t apic_id);
 

@@ -224,7 +224,7 @@ static void test_models(void **state)
     for (const struct cpu_model *model = cpu_models; model->entries; model++) {
         unsigned count = cpuid_build(model, 3, 6, 2100000, table);
         uint32_t r[4];
-        cpuid_find(table, count, 0, 0, r);
+        cpuid_lookup(table, count, 0, 0, r);
         assert_int_equal(r[0], 0xd);
         assert_memory_equal(&r[1], "Auth", 4);
         assert_memory_equal(&r[3], "enti", 4);
@@ -232,35 +232,35 @@ static void test_models(void **state)
 
         char brand[49] = { 0 }, want[32];
         for (uint32_t i = 0; i < 3; i++) {
-            cpuid_find(table, count, 0x80000002 + i, 0, r);
+            cpuid_lookup(table, count, 0x80000002 + i, 0, r);
             memcpy(brand + 16 * i, r, 16);
         }
         snprintf(want, sizeof want, "Bedplate %s", model->name);
         assert_string_equal(brand, want);
 
-        cpuid_find(table, count, 1, 99, r);
+        cpuid_lookup(table, count, 1, 99, r);
         assert_int_equal(r[1], 3 << 24 | 6 << 16 | 8 << 8);
         assert_int_equal(r[3], 0x178bfbfd);
         assert_int_equal(r[2] >> 28 & 1, model != cpu_models); /* AVX */
         assert_int_equal(r[2] >> 27 & 1, 0);                   /* OSXSAVE is the engine's */
-        cpuid_find(table, count, 0xb, 0, r);
+        cpuid_lookup(table, count, 0xb, 0, r);
         assert_int_equal(r[1], 1);
         assert_int_equal(r[3], 3);
-        cpuid_find(table, count, 0xb, 1, r);
+        cpuid_lookup(table, count, 0xb, 1, r);
         assert_int_equal(r[0], 3);
         assert_int_equal(r[1], 6);
         assert_int_equal(r[2], 0x201);
-        cpuid_find(table, count, 0x80000008, 0, r);
+        cpuid_lookup(table, count, 0x80000008, 0, r);
         assert_int_equal(r[0], 40 | 48 << 8);
         assert_int_equal(r[2], 3 << 12 | 5);
-        cpuid_find(table, count, 0x40000000, 0, r);
+        cpuid_lookup(table, count, 0x40000000, 0, r);
         assert_memory_equal(&r[1], "KVMKVMKVM\0\0\0", 12);
-        cpuid_find(table, count, 0x40000010, 0, r);
+        cpuid_lookup(table, count, 0x40000010, 0, r);
         assert_int_equal(r[0], 2100000);
         assert_int_equal(r[1], 1000000);
-        cpuid_find(table, count, 7, 1, r);
+        cpuid_lookup(table, count, 7, 1, r);
         assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);
-        cpuid_find(table, count, 0x12345678, 0, r);
+        cpuid_lookup(table, count, 0x12345678, 0, r);
         assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);
     }
 }
@@ -270,12 +270,12 @@ static void test_one_cpu(void **state)
     struct cpuid_entry table[CPUID_MAX];
     uint32_t r[4];
     unsigned count = cpuid_build(&cpu_models[0], 0, 1, 1, table);
-    cpuid_find(table, count, 1, 0, r);
+    cpuid_lookup(table, count, 1, 0, r);
     assert_int_equal(r[1], 8 << 8);
     assert_int_equal(r[3] >> 28 & 1, 0);
-    cpuid_find(table, count, 0x80000001, 0, r);
+    cpuid_lookup(table, count, 0x80000001, 0, r);
     assert_int_equal(r[2] & 2, 0);
-    cpuid_find(table, count, 0x80000008, 0, r);
+    cpuid_lookup(table, count, 0x80000008, 0, r);
     assert_int_equal(r[2], 0);
 }
 
