@@ -12,6 +12,6 @@ const struct op decode_ops_any = OP_ALL(nothing);
 
 #define ROW(map, opcode, pfx, mod, ext, rm, name, args, size, attr, feature, reads, writes, \
             undefined, handler)                                                             \
-    __asm__(".ifndef " #handler "\n.globl " #handler "\n.set " #handler                     \
+    __asm__(".ifndef " #handler "\n.weak " #handler "\n.set " #handler                      \
             ", decode_ops_any\n.endif\n");
 #include "engine/soft/insn_all.def"

@@ -106,7 +106,7 @@ static inline int load128(struct soft_vcpu *v, uint64_t va, x128 *out)
         out->q[1] = p[1];
         return 0;
     }
-    return mem_load(v, va, out, 16);
+    return gva_load(v, va, out, 16);
 }
 static inline int store128(struct soft_vcpu *v, uint64_t va, const x128 *data)
 {
@@ -117,7 +117,7 @@ static inline int store128(struct soft_vcpu *v, uint64_t va, const x128 *data)
         p[1] = data->q[1];
         return 0;
     }
-    return mem_store(v, va, data, 16);
+    return gva_store(v, va, data, 16);
 }
 
 /* The memory operand of 1, 2, 4, 8 or 16 bytes, zero-extended. Legacy SSE wants 16-byte operands

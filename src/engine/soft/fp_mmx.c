@@ -39,7 +39,7 @@ SAME(pminub) SAME(pminsw) SAME(pmaxub) SAME(pmaxsw) SAME(pavgb) SAME(pavgw) SAME
 SAME(pmullw) SAME(pmulhw) SAME(pmulhuw) SAME(pmuludq) SAME(pmaddwd)
 SAME(pand) SAME(pandn) SAME(por) SAME(pxor)
 SAME(pshufb) SAME(phaddw) SAME(phaddd) SAME(phaddsw) SAME(phsubw) SAME(phsubd) SAME(phsubsw) SAME(pmaddubsw)
-SAME(psignb) SAME(psignw) SAME(psignd) SAME(pmulhrsw) SAME(pabsb) SAME(pabsw) SAME(pabsd)
+SAME(psignb) SAME(psignw) SAME(psignd) SAME(pmulhrsw) SAME(pabsb) SAME(pabsw) SAME(pabsd);
 /* clang-format on */
 
 #define SHIFT(name)                                                  \
@@ -55,12 +55,12 @@ SAME(psignb) SAME(psignw) SAME(psignd) SAME(pmulhrsw) SAME(pabsb) SAME(pabsw) SA
     }                                                                \
     const struct op op_mmx_##name##_imm = OP_ALL(name##_imm);
 /* clang-format off */
-SHIFT(psrlw) SHIFT(psrld) SHIFT(psrlq) SHIFT(psraw) SHIFT(psrad) SHIFT(psllw) SHIFT(pslld) SHIFT(psllq)
+SHIFT(psrlw) SHIFT(psrld) SHIFT(psrlq) SHIFT(psraw) SHIFT(psrad) SHIFT(psllw) SHIFT(pslld) SHIFT(psllq);
 /* clang-format on */
 
-    /* The source, register or memory, zero-extended. NULL: fault. */
-    static const uint64_t *mmx_source(struct soft_vcpu *v, const struct insn *i, unsigned size,
-                                      x128 *buf)
+/* The source, register or memory, zero-extended. NULL: fault. */
+static const uint64_t *mmx_source(struct soft_vcpu *v, const struct insn *i, unsigned size,
+                                  x128 *buf)
 {
     if (!(i->flags & IF_MEM))
         return mm(v, i->rm);

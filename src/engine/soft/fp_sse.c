@@ -32,7 +32,7 @@ STORE(store_a, 16, true, 0)
 STORE(store_u, 16, false, 0)
 STORE(store_4, 4, false, 0)
 STORE(store_8, 8, false, 0)
-STORE(store_high, 8, false, 1)
+STORE(store_high, 8, false, 1);
 /* clang-format on */
 
 /* Register to register: `d` is the destination, `s` the source. */
@@ -55,7 +55,7 @@ MOVE(move_8_back, rm, reg, d->q[0] = s->q[0])
 MOVE(move_hl, reg, rm, d->q[0] = s->q[1])
 MOVE(move_lh, reg, rm, d->q[1] = s->q[0])
 MOVE(move_q, reg, rm, *d = ((x128){ { s->q[0], 0 } }))
-MOVE(move_q_back, rm, reg, *d = ((x128){ { s->q[0], 0 } }))
+MOVE(move_q_back, rm, reg, *d = ((x128){ { s->q[0], 0 } }));
 /* clang-format on */
 
 const struct op op_sse_mova = OP_RM(move, load_a);
@@ -131,7 +131,7 @@ const struct op op_sse_maskmovdqu = OP_ALL(maskmovdqu);
 /* clang-format off */
 MOVMSK(movmskps, "movmskps")
 MOVMSK(movmskpd, "movmskpd")
-MOVMSK(pmovmskb, "pmovmskb")
+MOVMSK(pmovmskb, "pmovmskb");
 /* clang-format on */
 
 /* ---- Packed integers and logic ---- */
@@ -148,8 +148,8 @@ SAME(paddsb) SAME(paddsw) SAME(paddusb) SAME(paddusw) SAME(psubsb) SAME(psubsw) 
 SAME(pminub) SAME(pminsw) SAME(pmaxub) SAME(pmaxsw) SAME(pavgb) SAME(pavgw) SAME(psadbw)
 SAME(pmullw) SAME(pmulhw) SAME(pmulhuw) SAME(pmuludq) SAME(pmaddwd)
 SAME(pand) SAME(pandn) SAME(por) SAME(pxor)
-SAME(andps) SAME(andnps) SAME(orps) SAME(xorps)
-SAME(unpcklps) SAME(unpckhps) SAME(unpcklpd) SAME(unpckhpd)
+SAME(andps) SAME(andnps) SAME(orps) SAME(xorps) SAME(andpd) SAME(andnpd) SAME(orpd) SAME(xorpd)
+SAME(unpcklps) SAME(unpckhps) SAME(unpcklpd) SAME(unpckhpd);
 /* clang-format on */
 
 /* Shifts by an immediate: the register is ModRM.rm, the count goes where the register form of the
@@ -164,14 +164,11 @@ SAME(unpcklps) SAME(unpckhps) SAME(unpcklpd) SAME(unpckhpd)
     }                                                                \
     const struct op op_sse_##name##_imm = OP_ALL(name##_imm);
 /* clang-format off */
-SHIFT(psrlw) SHIFT(psrld) SHIFT(psrlq) SHIFT(psraw) SHIFT(psrad) SHIFT(psllw) SHIFT(pslld) SHIFT(psllq)
+SHIFT(psrlw) SHIFT(psrld) SHIFT(psrlq) SHIFT(psraw) SHIFT(psrad) SHIFT(psllw) SHIFT(pslld) SHIFT(psllq);
 /* clang-format on */
 
-    /* Shifts by bytes */
-    static unsigned __int128 whole(const x128 *x)
-{
-    return (unsigned __int128)x->q[1] << 64 | x->q[0];
-}
+/* Shifts by bytes */
+static unsigned __int128 whole(const x128 *x) { return (unsigned __int128)x->q[1] << 64 | x->q[0]; }
 static void whole_set(x128 *x, unsigned __int128 value)
 {
     *x = (x128){ { (uint64_t)value, (uint64_t)(value >> 64) } };
@@ -219,7 +216,7 @@ SHUFFLE(pshuflw, uint16_t, r.q[1] = src->q[1]; for (unsigned n = 0; n < 4; n++) 
 SHUFFLE(pshufhw, uint16_t, r.q[0] = src->q[0];
         for (unsigned n = 0; n < 4; n++) out[4 + n] = s[4 + (imm >> 2 * n & 3)])
 SHUFFLE(shufps, uint32_t, for (unsigned n = 0; n < 4; n++) out[n] = (n < 2 ? d : s)[imm >> 2 * n & 3])
-SHUFFLE(shufpd, uint64_t, out[0] = d[imm & 1]; out[1] = s[imm >> 1 & 1])
+SHUFFLE(shufpd, uint64_t, out[0] = d[imm & 1]; out[1] = s[imm >> 1 & 1]);
 /* clang-format on */
 
 static int pinsrw_r(struct soft_vcpu *v, const struct insn *i)

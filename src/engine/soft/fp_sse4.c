@@ -13,10 +13,10 @@
 SAME(movsldup) SAME(movshdup)
 SSE_OP(movddup, "movddup", 8)
 SAME(pshufb) SAME(phaddw) SAME(phaddd) SAME(phaddsw) SAME(phsubw) SAME(phsubd) SAME(phsubsw) SAME(pmaddubsw)
-SAME(psignb) SAME(psignw) SAME(psignd) SAME(pmulhrsw) SAME(pabsb) SAME(pabsw) SAME(pabsd)
+SAME(psignb) SAME(psignw) SAME(psignd) SAME(pmulhrsw) SAME(pabsb) SAME(pabsw) SAME(pabsd);
 /* clang-format on */
 
-    static int palignr(struct soft_vcpu *v, const struct insn *i)
+static int palignr(struct soft_vcpu *v, const struct insn *i)
 {
     uint8_t both[48] = { 0 };
     x128 buf;
@@ -40,7 +40,7 @@ SAME(pminsb) SAME(pminsd) SAME(pminuw) SAME(pminud) SAME(pmaxsb) SAME(pmaxsd) SA
 SSE_OP(pmovsxbw, "pmovsxbw", 8) SSE_OP(pmovsxbd, "pmovsxbd", 4) SSE_OP(pmovsxbq, "pmovsxbq", 2)
 SSE_OP(pmovsxwd, "pmovsxwd", 8) SSE_OP(pmovsxwq, "pmovsxwq", 4) SSE_OP(pmovsxdq, "pmovsxdq", 8)
 SSE_OP(pmovzxbw, "pmovzxbw", 8) SSE_OP(pmovzxbd, "pmovzxbd", 4) SSE_OP(pmovzxbq, "pmovzxbq", 2)
-SSE_OP(pmovzxwd, "pmovzxwd", 8) SSE_OP(pmovzxwq, "pmovzxwq", 4) SSE_OP(pmovzxdq, "pmovzxdq", 8)
+SSE_OP(pmovzxwd, "pmovzxwd", 8) SSE_OP(pmovzxwq, "pmovzxwq", 4) SSE_OP(pmovzxdq, "pmovzxdq", 8);
 /* clang-format on */
 
 /* Instructions that take XMM0 as a third operand */
@@ -63,10 +63,10 @@ SSE_OP(pmovzxwd, "pmovzxwd", 8) SSE_OP(pmovzxwq, "pmovzxwq", 4) SSE_OP(pmovzxdq,
 /* clang-format off */
 SSE_OP0(pblendvb)
 SSE_OP0(blendvps)
-SSE_OP0(blendvpd)
+SSE_OP0(blendvpd);
 /* clang-format on */
 
-    static int ptest(struct soft_vcpu *v, const struct insn *i)
+static int ptest(struct soft_vcpu *v, const struct insn *i)
 {
     x128 buf;
     ENTER(sse);
@@ -97,7 +97,7 @@ const struct op op_sse_ptest = OP_ALL(ptest);
 /* clang-format off */
 BLEND(blendps, uint32_t)
 BLEND(blendpd, uint64_t)
-BLEND(pblendw, uint16_t)
+BLEND(pblendw, uint16_t);
 /* clang-format on */
 
 /* Elements out of and into a register; the size of pextrd/q and pinsrd/q is the operand size. */
@@ -170,9 +170,9 @@ static int imm_apply(struct soft_vcpu *v, const struct insn *i, imm_fn *run)
 /* clang-format off */
 IMM_FN(mpsadbw_0, "mpsadbw $0,") IMM_FN(mpsadbw_1, "mpsadbw $1,") IMM_FN(mpsadbw_2, "mpsadbw $2,")
 IMM_FN(mpsadbw_3, "mpsadbw $3,") IMM_FN(mpsadbw_4, "mpsadbw $4,") IMM_FN(mpsadbw_5, "mpsadbw $5,")
-IMM_FN(mpsadbw_6, "mpsadbw $6,") IMM_FN(mpsadbw_7, "mpsadbw $7,")
+IMM_FN(mpsadbw_6, "mpsadbw $6,") IMM_FN(mpsadbw_7, "mpsadbw $7,");
 /* clang-format on */
-    static int mpsadbw(struct soft_vcpu *v, const struct insn *i)
+static int mpsadbw(struct soft_vcpu *v, const struct insn *i)
 {
     static imm_fn *const run[8] = { mpsadbw_0, mpsadbw_1, mpsadbw_2, mpsadbw_3,
                                     mpsadbw_4, mpsadbw_5, mpsadbw_6, mpsadbw_7 };
@@ -182,9 +182,9 @@ const struct op op_sse_mpsadbw = OP_ALL(mpsadbw);
 
 /* clang-format off */
 IMM_FN(pclmulqdq_0, "pclmulqdq $0,") IMM_FN(pclmulqdq_1, "pclmulqdq $1,")
-IMM_FN(pclmulqdq_2, "pclmulqdq $16,") IMM_FN(pclmulqdq_3, "pclmulqdq $17,")
+IMM_FN(pclmulqdq_2, "pclmulqdq $16,") IMM_FN(pclmulqdq_3, "pclmulqdq $17,");
 /* clang-format on */
-    static int pclmulqdq(struct soft_vcpu *v, const struct insn *i)
+static int pclmulqdq(struct soft_vcpu *v, const struct insn *i)
 {
     static imm_fn *const run[4] = { pclmulqdq_0, pclmulqdq_1, pclmulqdq_2, pclmulqdq_3 };
     return imm_apply(v, i, run[(i->imm & 1) | (i->imm >> 3 & 2)]);
@@ -193,9 +193,9 @@ const struct op op_sse_pclmulqdq = OP_ALL(pclmulqdq);
 
 /* clang-format off */
 IMM_FN(sha1rnds4_0, "sha1rnds4 $0,") IMM_FN(sha1rnds4_1, "sha1rnds4 $1,")
-IMM_FN(sha1rnds4_2, "sha1rnds4 $2,") IMM_FN(sha1rnds4_3, "sha1rnds4 $3,")
+IMM_FN(sha1rnds4_2, "sha1rnds4 $2,") IMM_FN(sha1rnds4_3, "sha1rnds4 $3,");
 /* clang-format on */
-    static int sha1rnds4(struct soft_vcpu *v, const struct insn *i)
+static int sha1rnds4(struct soft_vcpu *v, const struct insn *i)
 {
     static imm_fn *const run[4] = { sha1rnds4_0, sha1rnds4_1, sha1rnds4_2, sha1rnds4_3 };
     return imm_apply(v, i, run[i->imm & 3]);
@@ -207,14 +207,14 @@ const struct op op_sse_sha1rnds4 = OP_ALL(sha1rnds4);
 /* clang-format off */
 SAME(aesimc) SAME(aesenc) SAME(aesenclast) SAME(aesdec) SAME(aesdeclast)
 SAME(sha1nexte) SAME(sha1msg1) SAME(sha1msg2) SAME(sha256msg1) SAME(sha256msg2)
-SSE_OP0(sha256rnds2)
+SSE_OP0(sha256rnds2);
 /* clang-format on */
 
-    /* The round constant is only xored into elements 1 and 3. */
+/* The round constant is only xored into elements 1 and 3. */
 /* clang-format off */
-IMM_FN(keygen, "aeskeygenassist $0,")
+IMM_FN(keygen, "aeskeygenassist $0,");
 /* clang-format on */
-    static int aeskeygenassist(struct soft_vcpu *v, const struct insn *i)
+static int aeskeygenassist(struct soft_vcpu *v, const struct insn *i)
 {
     TRY(imm_apply(v, i, keygen));
     ((uint32_t *)xmm(v, i->reg))[1] ^= (uint8_t)i->imm;
@@ -259,7 +259,7 @@ struct strings {
 STRINGS(pcmpestri, ESTRI)
 STRINGS(pcmpestrm, ESTRM)
 STRINGS(pcmpistri, ISTRI)
-STRINGS(pcmpistrm, ISTRM)
+STRINGS(pcmpistrm, ISTRM);
 /* clang-format on */
 
 /* An explicit length: EAX or EDX, with REX.W all of RAX or RDX; its absolute value counts, up

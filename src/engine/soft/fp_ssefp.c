@@ -6,9 +6,7 @@
  * host's flags as they are. An unmasked invalid, denormal or divide-by-zero stops the operation
  * before rounding, so overflow, underflow and inexact are not reported with it. Unmasked underflow
  * means "tiny", exact or not, and unmasked overflow and underflow report inexact against an
- * unbounded exponent: the x87 unit with reduced precision gives exactly that for ADD, SUB, MUL, DIV
- * (also horizontal ones) and narrowing; for DPPS and DPPD with such exceptions unmasked the flag of
- * the masked run is kept.
+ * unbounded exponent: the x87 unit with reduced precision gives exactly that.
  */
 #include "engine/soft/fp_sse.h"
 
@@ -219,7 +217,7 @@ FOUR_PLAIN(min)
 FOUR_PLAIN(max)
 TWO(addsub, FP_ADDSUB)
 TWO(hadd, FP_HADD)
-TWO(hsub, FP_HSUB)
+TWO(hsub, FP_HSUB);
 /* clang-format on */
 
 /* Approximations: no exceptions, no rounding control */
@@ -227,7 +225,7 @@ TWO(hsub, FP_HSUB)
 SSE_OP(rcpps, "rcpps", 16)
 SSE_OP(rcpss, "rcpss", 4)
 SSE_OP(rsqrtps, "rsqrtps", 16)
-SSE_OP(rsqrtss, "rsqrtss", 4)
+SSE_OP(rsqrtss, "rsqrtss", 4);
 /* clang-format on */
 
 /* ---- Instructions with the immediate in the encoding: one function for each value that differs
@@ -245,10 +243,11 @@ static int fp_apply_imm(struct soft_vcpu *v, const struct insn *i, fp_fn *run, u
     static void n(const x128 *d, const x128 *s, x128 *r, uint32_t *mxcsr) { FP_BODY(text); }
 #define CMP(name, size)                                                                          \
     IMM_FN(name##_0, #name " $0,")                                                               \
-    IMM_FN(name##_1, #name " $1,") IMM_FN(name##_2, #name " $2,") IMM_FN(name##_3, #name " $3,") \
-        IMM_FN(name##_4, #name " $4,") IMM_FN(name##_5, #name " $5,")                            \
-            IMM_FN(name##_6, #name " $6,") IMM_FN(name##_7, #name " $7,") static int             \
-            name(struct soft_vcpu *v, const struct insn *i)                                      \
+    IMM_FN(name##_1, #name " $1,")                                                               \
+    IMM_FN(name##_2, #name " $2,")                                                               \
+    IMM_FN(name##_3, #name " $3,") IMM_FN(name##_4, #name " $4,") IMM_FN(name##_5, #name " $5,") \
+        IMM_FN(name##_6, #name " $6,") IMM_FN(name##_7, #name " $7,") static int                 \
+        name(struct soft_vcpu *v, const struct insn *i)                                          \
     {                                                                                            \
         static fp_fn *const run[8] = { name##_0, name##_1, name##_2, name##_3,                   \
                                        name##_4, name##_5, name##_6, name##_7 };                 \
@@ -259,16 +258,17 @@ static int fp_apply_imm(struct soft_vcpu *v, const struct insn *i, fp_fn *run, u
 CMP(cmpps, 16)
 CMP(cmppd, 16)
 CMP(cmpss, 4)
-CMP(cmpsd, 8)
+CMP(cmpsd, 8);
 /* clang-format on */
 
 #define ROUND(name, size)                                                                        \
     IMM_FN(name##_0, #name " $0,")                                                               \
-    IMM_FN(name##_1, #name " $1,") IMM_FN(name##_2, #name " $2,") IMM_FN(name##_3, #name " $3,") \
-        IMM_FN(name##_4, #name " $4,") IMM_FN(name##_8, #name " $8,")                            \
-            IMM_FN(name##_9, #name " $9,") IMM_FN(name##_10, #name " $10,")                      \
-                IMM_FN(name##_11, #name " $11,") IMM_FN(name##_12, #name " $12,") static int     \
-                name(struct soft_vcpu *v, const struct insn *i)                                  \
+    IMM_FN(name##_1, #name " $1,")                                                               \
+    IMM_FN(name##_2, #name " $2,")                                                               \
+    IMM_FN(name##_3, #name " $3,") IMM_FN(name##_4, #name " $4,") IMM_FN(name##_8, #name " $8,") \
+        IMM_FN(name##_9, #name " $9,") IMM_FN(name##_10, #name " $10,")                          \
+            IMM_FN(name##_11, #name " $11,") IMM_FN(name##_12, #name " $12,") static int         \
+            name(struct soft_vcpu *v, const struct insn *i)                                      \
     {                                                                                            \
         static fp_fn *const run[16] = { name##_0,  name##_1,  name##_2,  name##_3,               \
                                         name##_4,  name##_4,  name##_4,  name##_4,               \
@@ -281,7 +281,7 @@ CMP(cmpsd, 8)
 ROUND(roundps, 16)
 ROUND(roundpd, 16)
 ROUND(roundss, 4)
-ROUND(roundsd, 8)
+ROUND(roundsd, 8);
 /* clang-format on */
 
 /* The low half of the immediate only says which elements get the sum, the others get zero. */
@@ -289,28 +289,66 @@ ROUND(roundsd, 8)
 /* clang-format off */
 DP_FN(dpps, 0) DP_FN(dpps, 1) DP_FN(dpps, 2) DP_FN(dpps, 3) DP_FN(dpps, 4) DP_FN(dpps, 5) DP_FN(dpps, 6) DP_FN(dpps, 7)
 DP_FN(dpps, 8) DP_FN(dpps, 9) DP_FN(dpps, 10) DP_FN(dpps, 11) DP_FN(dpps, 12) DP_FN(dpps, 13) DP_FN(dpps, 14)
-DP_FN(dpps, 15) DP_FN(dppd, 0) DP_FN(dppd, 1) DP_FN(dppd, 2) DP_FN(dppd, 3)
+DP_FN(dpps, 15) DP_FN(dppd, 0) DP_FN(dppd, 1) DP_FN(dppd, 2) DP_FN(dppd, 3);
 /* clang-format on */
 
-    static int dpps(struct soft_vcpu *v, const struct insn *i)
+/*
+ * With something unmasked the steps are taken one by one, since an exception in one keeps the next
+ * from happening: products, sums of neighbours, for four elements the sum of those.
+ */
+static int dp_stepwise(struct soft_vcpu *v, const x128 *d, const x128 *s, unsigned select,
+                       bool wide)
+{
+    x128 a = *d, b = *s, r;
+    for (unsigned n = 0; n < 16; n++) {
+        if (select >> n / (wide ? 8 : 4) & 1)
+            continue;
+        ((uint8_t *)&a)[n] = 0;
+        ((uint8_t *)&b)[n] = 0;
+    }
+    uint32_t mx = fp_mxcsr(v);
+    (wide ? run_mulpd : run_mulps)(&a, &b, &r, &mx);
+    TRY(fp_check(v, mx, FP_KIND(FP_MUL, wide ? FP_PD : FP_PS), &a, &b, &r));
+    for (unsigned step = wide ? 1 : 2; step; step--) {
+        a = r;
+        mx = fp_mxcsr(v);
+        (wide ? run_haddpd : run_haddps)(&a, &a, &r, &mx);
+        TRY(fp_check(v, mx, FP_KIND(FP_HADD, wide ? FP_PD : FP_PS), &a, &a, &r));
+    }
+    return 0;
+}
+
+static int dp(struct soft_vcpu *v, const struct insn *i, fp_fn *run, unsigned select, bool wide)
+{
+    x128 buf, r;
+    uint32_t mx = fp_mxcsr(v);
+    ENTER(sse);
+    x128 *d = xmm(v, i->reg);
+    const x128 *s = source(v, i, 16, &buf);
+    if (!s)
+        return OP_FAULT;
+    run(d, s, &r, &mx);
+    if ((v->fpu.mxcsr & MX_MASKS) != MX_MASKS)
+        TRY(dp_stepwise(v, d, s, select, wide));
+    else
+        v->fpu.mxcsr |= mx & MX_FLAGS;
+    for (unsigned n = 0; n < 16; n++)
+        if (!(i->imm >> n / (wide ? 8 : 4) & 1))
+            ((uint8_t *)&r)[n] = 0;
+    *d = r;
+    return OP_NEXT;
+}
+static int dpps(struct soft_vcpu *v, const struct insn *i)
 {
     static fp_fn *const run[16] = { dpps_0,  dpps_1,  dpps_2,  dpps_3, dpps_4,  dpps_5,
                                     dpps_6,  dpps_7,  dpps_8,  dpps_9, dpps_10, dpps_11,
                                     dpps_12, dpps_13, dpps_14, dpps_15 };
-    TRY(fp_apply_imm(v, i, run[i->imm >> 4 & 15], 16));
-    for (unsigned n = 0; n < 4; n++)
-        if (!(i->imm >> n & 1))
-            ((uint32_t *)xmm(v, i->reg))[n] = 0;
-    return OP_NEXT;
+    return dp(v, i, run[i->imm >> 4 & 15], i->imm >> 4 & 15, false);
 }
 static int dppd(struct soft_vcpu *v, const struct insn *i)
 {
     static fp_fn *const run[4] = { dppd_0, dppd_1, dppd_2, dppd_3 };
-    TRY(fp_apply_imm(v, i, run[i->imm >> 4 & 3], 16));
-    for (unsigned n = 0; n < 2; n++)
-        if (!(i->imm >> n & 1))
-            xmm(v, i->reg)->q[n] = 0;
-    return OP_NEXT;
+    return dp(v, i, run[i->imm >> 4 & 3], i->imm >> 4 & 3, true);
 }
 const struct op op_sse_dpps = OP_ALL(dpps);
 const struct op op_sse_dppd = OP_ALL(dppd);
@@ -341,7 +379,7 @@ const struct op op_sse_dppd = OP_ALL(dppd);
 COMI(ucomiss, 4)
 COMI(ucomisd, 8)
 COMI(comiss, 4)
-COMI(comisd, 8)
+COMI(comisd, 8);
 /* clang-format on */
 
 /* ---- Conversions ---- */
@@ -356,7 +394,7 @@ SSE_FP(cvtps2dq, "cvtps2dq", 16, 0)
 SSE_FP(cvttps2dq, "cvttps2dq", 16, 0)
 SSE_FP(cvtpd2dq, "cvtpd2dq", 16, 0)
 SSE_FP(cvttpd2dq, "cvttpd2dq", 16, 0)
-SSE_FP(cvtdq2pd, "cvtdq2pd", 8, 0)
+SSE_FP(cvtdq2pd, "cvtdq2pd", 8, 0);
 /* clang-format on */
 
 /* General register or memory to a scalar, by REX.W */
@@ -364,7 +402,7 @@ SSE_FP(cvtdq2pd, "cvtdq2pd", 8, 0)
 FP_FN(cvtsi2ssl, "cvtsi2ssl")
 FP_FN(cvtsi2ssq, "cvtsi2ssq")
 FP_FN(cvtsi2sdl, "cvtsi2sdl")
-FP_FN(cvtsi2sdq, "cvtsi2sdq")
+FP_FN(cvtsi2sdq, "cvtsi2sdq");
 /* clang-format on */
 #define CVTSI(name)                                                                              \
     static int name(struct soft_vcpu *v, const struct insn *i)                                   \
@@ -378,7 +416,7 @@ FP_FN(cvtsi2sdq, "cvtsi2sdq")
     const struct op op_sse_##name = OP_ALL(name);
 /* clang-format off */
 CVTSI(cvtsi2ss)
-CVTSI(cvtsi2sd)
+CVTSI(cvtsi2sd);
 /* clang-format on */
 
 /* A scalar to a general register */
@@ -409,24 +447,29 @@ CVTSI(cvtsi2sd)
 CVT2SI(cvtss2si, 4)
 CVT2SI(cvttss2si, 4)
 CVT2SI(cvtsd2si, 8)
-CVT2SI(cvttsd2si, 8)
+CVT2SI(cvttsd2si, 8);
 /* clang-format on */
 
 /* ---- Conversions between XMM and MMX ---- */
 
-/* MMX integers to XMM: done by the twin that takes them from an XMM register, which has the same
- * exceptions. */
+/*
+ * MMX integers to XMM: done by the twin that takes them from an XMM register, which has the same
+ * exceptions. Only the register form is an MMX instruction.
+ */
 static int cvtpi2ps(struct soft_vcpu *v, const struct insn *i)
 {
     x128 s = { { *mm(v, i->rm), 0 } }, r;
     uint32_t mx = fp_mxcsr(v);
-    ENTER(sse_mmx);
-    if (i->flags & IF_MEM)
+    ENTER(sse);
+    if (i->flags & IF_MEM) {
         TRY(fetch(v, i, 8, false, &s));
+    } else {
+        ENTER(mmx);
+        mmx_used(v);
+    }
     run_cvtdq2ps(&s, &s, &r, &mx);
     TRY(fp_check(v, mx, 0, &s, &s, &r));
     xmm(v, i->reg)->q[0] = r.q[0];
-    mmx_used(v);
     return OP_NEXT;
 }
 static int cvtpi2pd_r(struct soft_vcpu *v, const struct insn *i)
@@ -460,10 +503,10 @@ const struct op op_cvtpi2pd = OP_RM(cvtpi2pd_r, cvtpi2pd_m);
         if (!s)                                                     \
             return OP_FAULT;                                        \
         const x128 low = { { s->q[0], bytes == 8 ? 0 : s->q[1] } }; \
+        mmx_used(v);                                                \
         run_##twin(&low, &low, &r, &mx);                            \
         TRY(fp_check(v, mx, 0, &low, &low, &r));                    \
         mm_set(v, i->reg, r.q[0]);                                  \
-        mmx_used(v);                                                \
         return OP_NEXT;                                             \
     }                                                               \
     const struct op op_##name = OP_ALL(name);
@@ -471,5 +514,5 @@ const struct op op_cvtpi2pd = OP_RM(cvtpi2pd_r, cvtpi2pd_m);
 CVT2PI(cvtps2pi, cvtps2dq, 8)
 CVT2PI(cvttps2pi, cvttps2dq, 8)
 CVT2PI(cvtpd2pi, cvtpd2dq, 16)
-CVT2PI(cvttpd2pi, cvttpd2dq, 16)
+CVT2PI(cvttpd2pi, cvttpd2dq, 16);
 /* clang-format on */

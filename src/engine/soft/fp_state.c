@@ -193,7 +193,7 @@ static int fxsave(struct soft_vcpu *v, const struct insn *i)
     a.mxcsr = v->fpu.mxcsr;
     a.mxcsr_mask = MX_VALID;
     xmm_out(v, &a);
-    TRY(mem_store(v, va, &a, offsetof(struct xsave_area, xmm) + 16 * xmm_count(v)));
+    TRY(gva_store(v, va, &a, offsetof(struct xsave_area, xmm) + 16 * xmm_count(v)));
     return OP_NEXT;
 }
 
@@ -205,7 +205,7 @@ static int fxrstor(struct soft_vcpu *v, const struct insn *i)
     TRY(ea(v, i, 512, false, &va));
     if (va & 15)
         return raise_gp(v, 0);
-    TRY(mem_load(v, va, &a, 512));
+    TRY(gva_load(v, va, &a, 512));
     if (a.mxcsr & ~MX_VALID)
         return raise_gp(v, 0);
     x87_in(v, i, &a);
@@ -261,25 +261,25 @@ static int xsave_store(struct soft_vcpu *v, const struct insn *i, uint64_t va, u
 {
     struct xsave_area a;
     uint64_t old_bv;
-    TRY(mem_load(v, va + XSAVE_HEADER, &old_bv, 8));
+    TRY(gva_load(v, va + XSAVE_HEADER, &old_bv, 8));
     if (what & XC_X87) {
         x87_out(v, i, &a);
-        TRY(mem_store(v, va, &a.x87, sizeof a.x87));
-        TRY(mem_store(v, va + offsetof(struct xsave_area, st), a.st, sizeof a.st));
+        TRY(gva_store(v, va, &a.x87, sizeof a.x87));
+        TRY(gva_store(v, va + offsetof(struct xsave_area, st), a.st, sizeof a.st));
     }
     if (rfbm & (XC_SSE | XC_AVX)) {
         a.mxcsr = v->fpu.mxcsr;
         a.mxcsr_mask = MX_VALID;
-        TRY(mem_store(v, va + offsetof(struct xsave_area, mxcsr), &a.mxcsr, 8));
+        TRY(gva_store(v, va + offsetof(struct xsave_area, mxcsr), &a.mxcsr, 8));
     }
     if (what & XC_SSE) {
         xmm_out(v, &a);
-        TRY(mem_store(v, va + offsetof(struct xsave_area, xmm), a.xmm, 16 * xmm_count(v)));
+        TRY(gva_store(v, va + offsetof(struct xsave_area, xmm), a.xmm, 16 * xmm_count(v)));
     }
     if (what & XC_AVX) {
         for (unsigned n = 0; n < xmm_count(v); n++)
             memcpy(a.ymm_high[n], v->fpu.vec[n] + 16, 16);
-        TRY(mem_store(v, va + XSAVE_AVX, a.ymm_high, 16 * xmm_count(v)));
+        TRY(gva_store(v, va + XSAVE_AVX, a.ymm_high, 16 * xmm_count(v)));
     }
     return store64(v, va + XSAVE_HEADER, (old_bv & ~rfbm) | (xsave_in_use(v) & rfbm));
 }
@@ -316,13 +316,13 @@ static int xrstor(struct soft_vcpu *v, const struct insn *i)
     struct xsave_area a;
     uint64_t va, rfbm = xsave_requested(v);
     TRY(xsave_enter(v, i, xsave_size(v), false, &va));
-    TRY(mem_load(v, va, &a, XSAVE_AVX));
+    TRY(gva_load(v, va, &a, XSAVE_AVX));
     if (a.xcomp_bv || a.reserved[0] || (a.xstate_bv & ~v->xcr0))
         return raise_gp(v, 0);
     if (rfbm & (XC_SSE | XC_AVX) && a.mxcsr & ~MX_VALID)
         return raise_gp(v, 0);
     if (rfbm & a.xstate_bv & XC_AVX)
-        TRY(mem_load(v, va + XSAVE_AVX, a.ymm_high, 16 * xmm_count(v)));
+        TRY(gva_load(v, va + XSAVE_AVX, a.ymm_high, 16 * xmm_count(v)));
 
     if (rfbm & XC_X87) {
         if (a.xstate_bv & XC_X87)

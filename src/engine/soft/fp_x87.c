@@ -11,8 +11,8 @@
  * Invariants
  *  1. At entry of a waiting instruction no unmasked exception is pending (ES clear), else #MF.
  *  2. The guest's state is replaced only after the memory operand was read or written.
- *  3. ST(i) is presented to the host as ST(1): the two physical registers are exchanged before and
- * after, so one host instruction serves seven encodings. i = 0 has its own.
+ *  3. ST(i) is shown to the host as ST(1), the two physical registers exchanged before and after,
+ * so that one host instruction serves seven encodings. i = 0 has its own, as has FLD ST(7).
  *
  * The last instruction's opcode, pointer and data pointer are kept by hand (hosts differ in when
  * they record them).
@@ -51,13 +51,18 @@ typedef void x87_fn(struct fx_image *image, void *operand);
         uint32_t cc = 0;                                                \
         X87_RUN(".byte 0x" #op ", (" #ext " << 3) | 7"); /* (%rdi) */   \
     }
-/* With ST(0) and with ST(1). The flags after it go to the start of the operand (FCOMI). */
-#define REG_FN(op, ext, n)                                                                \
-    static void reg_##op##_##ext##_##n(struct fx_image *image, void *operand)             \
-    {                                                                                     \
-        uint32_t cc = 0;                                                                  \
-        X87_RUN(".byte 0x" #op ", 0xc0 | (" #ext " << 3) | " #n "\n\tlahf\n\tseto %%al"); \
-        memcpy(operand, &cc, 4);                                                          \
+/*
+ * With ST(0) and with ST(1). The status flags (as v->cc) are handed in and back in the operand:
+ * FCOMI and its like set them, hosts differ in whether they do so when an unmasked exception is
+ * raised.
+ */
+#define REG_FN(op, ext, n)                                                                  \
+    static void reg_##op##_##ext##_##n(struct fx_image *image, void *operand)               \
+    {                                                                                       \
+        uint32_t cc = *(uint32_t *)operand;                                                 \
+        X87_RUN("addb $0x7f, %%al\n\tsahf\n\t.byte 0x" #op ", 0xc0 | (" #ext " << 3) | " #n \
+                "\n\tlahf\n\tseto %%al");                                                   \
+        *(uint32_t *)operand = cc;                                                          \
     }
 /* FCMOVcc: ZF, CF and PF are all set or all clear on entry, as the operand's first byte says. */
 #define CMOV_FN(op, ext, n)                                                                  \
@@ -88,12 +93,13 @@ CMOVS(db, 0) CMOVS(db, 1) CMOVS(db, 2) CMOVS(db, 3)
 REGS(db, 5) REGS(db, 6)
 REGS(dd, 0) REGS(dd, 1) REGS(dd, 2) REGS(dd, 3) REGS(dd, 4) REGS(dd, 5)
 REGS(de, 0) REGS(de, 1) REGS(de, 2) REGS(de, 4) REGS(de, 5) REGS(de, 6) REGS(de, 7)
-REGS(df, 0) REGS(df, 1) REGS(df, 2) REGS(df, 3) REGS(df, 5) REGS(df, 6)
+REGS(df, 0) REGS(df, 1) REGS(df, 2) REGS(df, 3) REGS(df, 5) REGS(df, 6);
 /* clang-format on */
-/* FUCOMPP and FCOMPP name ST(1) in their only encoding. */
+/* FUCOMPP and FCOMPP name ST(1) in their only encoding. FLD ST(7) pushes onto its own source. */
 /* clang-format off */
 REG_FN(da, 5, 1)
 REG_FN(de, 3, 1)
+REG_FN(d9, 0, 7)
 
 #define M(op, ext) mem_##op##_##ext
 #define M8(op) { M(op, 0), M(op, 1), M(op, 2), M(op, 3), M(op, 4), M(op, 5), M(op, 6), M(op, 7) }
@@ -223,32 +229,33 @@ static int x87_d9(struct soft_vcpu *v, const struct insn *i)
     return OP_NEXT;
 }
 
-/* ST(0) with ST(i). FCOMI and its like set `cc` unless an unmasked exception stopped them. */
+/* ST(0) with ST(i) */
 static int run_sti(struct soft_vcpu *v, const struct insn *i, uint32_t *operand)
 {
     const unsigned top = top_of(v->fpu.fsw), n = i->rm & 7;
     const unsigned one = (top + 1) & 7, other = (top + n) & 7;
     x87_fn *run = reg_fns[opcode_of(i)][i->reg & 7][n != 0];
+    const bool fld7 = run == reg_d9_0_1 && n == 7;
+    const bool swap = n > 1 && !fld7;
     ENTER(x87);
-    if (n > 1)
+    if (swap)
         registers_swap(&v->fpu, one, other);
-    run_registers(v, run, operand);
-    if (n > 1)
+    run_registers(v, fld7 ? reg_d9_0_7 : run, operand);
+    if (swap)
         registers_swap(&v->fpu, one, other);
     remember(v, i);
     return OP_NEXT;
 }
 static int x87_sti(struct soft_vcpu *v, const struct insn *i)
 {
-    uint32_t unused;
+    uint32_t unused = 0;
     return run_sti(v, i, &unused);
 }
 static int x87_comi(struct soft_vcpu *v, const struct insn *i)
 {
-    uint32_t cc;
+    uint32_t cc = v->cc;
     TRY(run_sti(v, i, &cc));
-    if (!unmasked(&v->fpu, v->fpu.fsw, FSW_IE | FSW_DE))
-        v->cc = cc & 0xffff;
+    v->cc = cc & 0xffff;
     return OP_NEXT;
 }
 static int x87_cmov(struct soft_vcpu *v, const struct insn *i)
@@ -275,7 +282,7 @@ static int x87_load(struct soft_vcpu *v, const struct insn *i)
     const unsigned op = opcode_of(i), ext = i->reg & 7;
     ENTER(x87);
     TRY(ea(v, i, mem_size[op][ext], false, &va));
-    TRY(mem_load(v, va, operand, mem_size[op][ext]));
+    TRY(gva_load(v, va, operand, mem_size[op][ext]));
     run_registers(v, mem_fns[op][ext], operand);
     remember(v, i);
     return OP_NEXT;
@@ -293,7 +300,7 @@ static int x87_store(struct soft_vcpu *v, const struct insn *i)
     image_load(&v->fpu, &image);
     mem_fns[op][ext](&image, operand);
     if (!unmasked(&v->fpu, image.fsw, FSW_IE | FSW_DE | FSW_ZE | FSW_OE | FSW_UE))
-        TRY(mem_store(v, va, operand, mem_size[op][ext]));
+        TRY(gva_store(v, va, operand, mem_size[op][ext]));
     image_store(&v->fpu, &image);
     remember(v, i);
     return OP_NEXT;
@@ -476,7 +483,7 @@ static int fnstenv(struct soft_vcpu *v, const struct insn *i)
     ENTER(x87_nowait);
     TRY(ea(v, i, env_size(i), true, &va));
     env_out(v, i, out);
-    TRY(mem_store(v, va, out, env_size(i)));
+    TRY(gva_store(v, va, out, env_size(i)));
     v->fpu.fcw |= 0x3f; /* masks all */
     summarise(&v->fpu);
     return OP_NEXT;
@@ -487,7 +494,7 @@ static int fldenv(struct soft_vcpu *v, const struct insn *i)
     uint64_t va;
     ENTER(x87);
     TRY(ea(v, i, env_size(i), false, &va));
-    TRY(mem_load(v, va, in, env_size(i)));
+    TRY(gva_load(v, va, in, env_size(i)));
     env_in(v, i, in);
     return OP_NEXT;
 }
@@ -501,7 +508,7 @@ static int fnsave(struct soft_vcpu *v, const struct insn *i)
     env_out(v, i, out);
     for (unsigned n = 0; n < 8; n++)
         memcpy(out + size + 10 * n, v->fpu.st[(top + n) & 7], 10);
-    TRY(mem_store(v, va, out, size + 80));
+    TRY(gva_store(v, va, out, size + 80));
     init(&v->fpu);
     return OP_NEXT;
 }
@@ -512,7 +519,7 @@ static int frstor(struct soft_vcpu *v, const struct insn *i)
     const unsigned size = env_size(i);
     ENTER(x87);
     TRY(ea(v, i, size + 80, false, &va));
-    TRY(mem_load(v, va, in, size + 80));
+    TRY(gva_load(v, va, in, size + 80));
     env_in(v, i, in);
     for (unsigned n = 0; n < 8; n++)
         memcpy(v->fpu.st[(top_of(v->fpu.fsw) + n) & 7], in + size + 10 * n, 10);

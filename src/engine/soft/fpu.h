@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * x87, MMX and SSE state of a vCPU, and what the rest of the engine needs of the floating-point files.
+ * x87, MMX and SSE state of a vCPU, and what the rest of the engine needs of the floating-point
+ * files.
  *
- * x87 registers are kept by physical number (R0..R7); ST(i) is st[(top + i) & 7]. The low 8 bytes of st[n] are MMn.
+ * x87 registers are kept by physical number (R0..R7); ST(i) is st[(top + i) & 7]. The low 8 bytes
+ * of st[n] are MMn.
  */
 #ifndef ENGINE_SOFT_FPU_H
 #define ENGINE_SOFT_FPU_H
@@ -14,10 +16,10 @@
 struct soft_vcpu;
 
 struct soft_fpu {
-    uint8_t vec[16][32] __attribute__((aligned(32)));   /* XMM in the low half, YMM whole */
-    uint8_t st[8][16] __attribute__((aligned(16)));     /* 10 bytes used, the rest zero */
-    uint16_t fcw, fsw;      /* TOP in fsw bits 11-13 */
-    uint8_t ftw;            /* abridged: bit n set: physical register n holds something */
+    uint8_t vec[16][32] __attribute__((aligned(32))); /* XMM in the low half, YMM whole */
+    uint8_t st[8][16] __attribute__((aligned(16)));   /* 10 bytes used, the rest zero */
+    uint16_t fcw, fsw;                                /* TOP in fsw bits 11-13 */
+    uint8_t ftw; /* abridged: bit n set: physical register n holds something */
     uint16_t fop;
     uint64_t fip, fdp;
     uint32_t mxcsr;
@@ -31,7 +33,8 @@ void fpu_set(struct soft_fpu *fpu, const struct x86_fpu *in);
 /* What XSAVE can save here: bit 0 x87, bit 1 SSE, bit 2 AVX */
 uint64_t xcr0_supported(const struct soft_vcpu *v);
 
-/* 1 << FT_x for the floating-point features that the host's units have: a CPU model must not offer others. */
+/* 1 << FT_x for the floating-point features that the host's units have: a CPU model must not offer
+ * others. */
 uint64_t fp_host_features(void);
 
 #endif

@@ -1,0 +1,725 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The floating-point handlers beside the host's CPU: every row of insn_fp.def in random encodings
+ * on random operands.
+ *
+ * The same bytes are decoded and run by the handler, and run natively from a page of code.
+ * Registers, flags, MXCSR, the x87 unit and memory must be equal afterwards; where the host raises
+ * SIGFPE the handler must raise #XM. FOP, FIP and FDP differ between hosts and are tested apart.
+ */
+#include "engine/soft/fp.h"
+#include "engine/soft/fp_native.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+/* ---- Guest memory: host addresses as they are, but for one page that faults ---- */
+
+static bool no_access;
+int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
+{
+    if (no_access)
+        return raise(v, EXC_PF);
+    memcpy(out, (const void *)(uintptr_t)va, size);
+    return 0;
+}
+int gva_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
+{
+    if (no_access)
+        return raise(v, EXC_PF);
+    memcpy((void *)(uintptr_t)va, data, size);
+    return 0;
+}
+int gva_load_slow(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
+{
+    return gva_load(v, va, out, size);
+}
+int gva_store_slow(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
+{
+    return gva_store(v, va, data, size);
+}
+int ea_slow(struct soft_vcpu *v, const struct insn *i, unsigned size, bool write, uint64_t *va)
+{
+    *va = ea_offset(v, i) + v->seg_base[i->seg];
+    return 0;
+}
+uint64_t ea_offset(struct soft_vcpu *v, const struct insn *i)
+{
+    return v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (uint64_t)i->disp;
+}
+
+/* ---- Random operands ---- */
+
+static uint64_t seed = 1;
+static uint64_t rnd(void)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return seed * 0x2545f4914f6cdd1d;
+}
+static unsigned below(unsigned n) { return (unsigned)((rnd() >> 32) % n); }
+
+/* A floating-point pattern with the given field widths: zeros, denormals, ordinary, limits,
+ * infinities, NaNs. */
+static uint64_t pattern(unsigned exponent_bits, unsigned mantissa_bits)
+{
+    const uint64_t max_e = (1ull << exponent_bits) - 1, max_m = (1ull << mantissa_bits) - 1,
+                   bias = max_e >> 1;
+    uint64_t e, m = rnd() & max_m;
+    switch (below(12)) {
+    case 0: e = m = 0; break;
+    case 1: e = 0; break;
+    case 2: e = 0, m = 1; break;
+    case 3: e = 1, m &= 1; break;
+    case 4: e = max_e, m = 0; break;
+    case 5: e = max_e, m |= 1; break;
+    case 6: e = max_e - 1 - below(2); break;
+    case 7: e = 1 + below(mantissa_bits); break;
+    case 8: e = bias + below(64); break;
+    case 9: e = bias, m = 0; break;
+    case 10: e = bias / 2 + below(4), m &= 3ull << (mantissa_bits - 2); break;
+    default: e = rnd() & max_e;
+    }
+    return (rnd() & 1) << (exponent_bits + mantissa_bits) | e << mantissa_bits | m;
+}
+static void random_bytes(void *p, unsigned n)
+{
+    for (unsigned k = 0; k < n; k++)
+        ((uint8_t *)p)[k] = (uint8_t)(rnd() >> 40);
+}
+static void random_f80(uint8_t *p)
+{
+    uint64_t m = rnd();
+    uint16_t e;
+    switch (below(10)) {
+    case 0: e = 0, m = 0; break;
+    case 1: e = 0, m >>= 1 + below(40); break;
+    case 2: e = 0x7fff, m = 1ull << 63; break;
+    case 3: e = 0x7fff, m |= 1ull << 63; break;
+    case 4: e = (uint16_t)(0x7ffe - below(3)), m |= 1ull << 63; break;
+    case 5: e = (uint16_t)(1 + below(3)), m |= 1ull << 63; break;
+    case 6: e = (uint16_t)(0x3fff + below(70)), m |= 1ull << 63; break;
+    case 7: e = 0x3fff, m = 1ull << 63; break;
+    case 8: e = (uint16_t)rnd(); break; /* pseudo- and unnormal ones too */
+    default: e = (uint16_t)(0x3fff - 40 + below(80)), m |= 1ull << 63;
+    }
+    e = (uint16_t)((e & 0x7fff) | (rnd() & 1) << 15);
+    memcpy(p, &m, 8);
+    memcpy(p + 8, &e, 2);
+}
+/* 16 bytes for a vector or an operand in memory */
+static void random_operand(uint8_t *p)
+{
+    uint64_t q[2];
+    uint32_t d[4];
+    switch (below(4)) {
+    case 0: random_bytes(p, 16); return;
+    case 1:
+        for (unsigned n = 0; n < 4; n++)
+            d[n] = (uint32_t)pattern(8, 23);
+        memcpy(p, d, 16);
+        return;
+    case 2:
+        q[0] = pattern(11, 52);
+        q[1] = pattern(11, 52);
+        memcpy(p, q, 16);
+        return;
+    default:
+        memset(p, 0, 16);
+        random_f80(p);
+        if (below(2))
+            p[0] = (uint8_t)below(70), memset(p + 1, 0, 7); /* a shift count */
+    }
+}
+
+static void random_state(struct native *n)
+{
+    static const uint16_t precision[3] = { 0, 0x200, 0x300 };
+    struct fx *f = &n->fx;
+    memset(n, 0, sizeof *n);
+    for (unsigned r = 0; r < 15; r++)
+        n->gpr[r] = below(2) ? rnd() : (uint64_t)(int64_t)(int8_t)rnd();
+    n->flags = 0x202 | (rnd() & (CF | PF | AF | ZF | SF | OF));
+    const bool masked = below(2);
+    f->fcw = (uint16_t)(0x40 | precision[below(3)] | below(4) << 10 | (masked ? 0x3f : below(64)));
+    f->fsw = (uint16_t)(rnd() & 0x7f00) | (uint16_t)(rnd() & f->fcw & 0x3f); /* nothing pending */
+    f->ftw = (uint8_t)(below(3) ? 0xff : rnd());
+    f->mxcsr = (uint32_t)((masked ? 0x1f80 : rnd() & 0x1f80) | below(4) << 13 |
+                          (below(3) ? 0 : rnd() & 0x8040) | (below(3) ? 0 : rnd() & 0x3f));
+    const bool equal = !below(8);
+    for (unsigned r = 0; r < 8; r++)
+        random_f80(f->st[equal && r ? 0 : r]);
+    for (unsigned r = 0; r < 16; r++)
+        random_operand(f->xmm[r]);
+    if (equal)
+        memcpy(f->xmm[1], f->xmm[2], 16);
+}
+
+/* ---- Encodings ---- */
+
+static bool arg_in(const struct insn_row *row, enum operand from, enum operand to)
+{
+    for (unsigned n = 0; n < 4; n++)
+        if (row->args[n] >= from && row->args[n] <= to)
+            return true;
+    return false;
+}
+/* RSP and R15 are the native runner's, RDI addresses the memory operand. */
+static unsigned random_gpr(void)
+{
+    static const uint8_t usable[12] = { R_AX, R_CX, R_DX, R_BX, R_BP, R_SI,
+                                        R_8,  R_9,  R_10, R_11, R_12, R_14 };
+    return usable[below(12)];
+}
+
+static unsigned encode(const struct insn_row *row, uint8_t *code)
+{
+    static const uint8_t prefix[5] = { 0, 0, 0x66, 0xf3, 0xf2 };
+    unsigned len = 0, rex = 0;
+    bool memory = row->mod == MOD_MEM || (row->mod == MOD_ANY && below(2));
+    unsigned reg = row->ext >= 0 ? (unsigned)row->ext : below(16),
+             rm = row->rm >= 0 ? (unsigned)row->rm : below(16);
+
+    if (arg_in(row, A_Gb, A_Gz))
+        reg = random_gpr();
+    if (arg_in(row, A_Eb, A_Ez) || arg_in(row, A_Rv, A_Rq))
+        rm = random_gpr();
+    if (memory)
+        rm = 7;
+    if (row->size == SZ_Z && below(2))
+        code[len++] = 0x66;
+    if (prefix[row->pfx])
+        code[len++] = prefix[row->pfx];
+    if (row->mod != MOD_NONE && row->ext < 0 && reg > 7)
+        rex |= 0x44;
+    if (row->mod != MOD_NONE && row->rm < 0 && rm > 7)
+        rex |= 0x41;
+    if (row->size == SZ_Y && below(2))
+        rex |= 0x48;
+    if (rex)
+        code[len++] = (uint8_t)rex;
+    if (row->map != M1)
+        code[len++] = 0x0f;
+    if (row->map == M38 || row->map == M3A)
+        code[len++] = row->map == M38 ? 0x38 : 0x3a;
+    code[len++] = row->opcode;
+    if (row->mod != MOD_NONE)
+        code[len++] = (uint8_t)((memory ? 0 : 0xc0) | (reg & 7) << 3 | (rm & 7));
+    if (arg_in(row, A_Ib, A_Ib))
+        code[len++] = (uint8_t)rnd();
+    return len;
+}
+
+/* ---- Both, and the comparison ---- */
+
+static struct soft_vcpu vcpu;
+static uint8_t *code_page;
+static uint8_t memory_before[128] __attribute__((aligned(64)));
+static uint8_t memory[128] __attribute__((aligned(64)));
+
+static void soft_load(struct soft_vcpu *v, const struct native *n)
+{
+    for (unsigned r = 0; r < 16; r++)
+        v->gpr[r] = n->gpr[r];
+    status_set(v, (uint32_t)n->flags & F_ALL);
+    v->flags = FL_FIXED | FL_IF;
+    v->fpu.fcw = n->fx.fcw;
+    v->fpu.fsw = n->fx.fsw;
+    v->fpu.ftw = n->fx.ftw;
+    v->fpu.mxcsr = n->fx.mxcsr;
+    memset(v->fpu.st, 0, sizeof v->fpu.st);
+    for (unsigned r = 0; r < 8; r++)
+        memcpy(v->fpu.st[((n->fx.fsw >> 11) + r) & 7], n->fx.st[r], 10);
+    for (unsigned r = 0; r < 16; r++)
+        memcpy(v->fpu.vec[r], n->fx.xmm[r], 16);
+}
+
+static bool differ(char *out, size_t size, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+static bool differ(char *out, size_t size, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(out, size, fmt, ap);
+    va_end(ap);
+    return true;
+}
+
+/* FNSTENV and FNSAVE: where opcode and pointers lie; a mask of bytes not to compare */
+static bool environment_byte(const struct insn_row *row, unsigned size, unsigned n)
+{
+    if (strcmp(row->name, "fnstenv") && strcmp(row->name, "fnsave"))
+        return false;
+    return size == 2 ? n >= 6 && n < 14 : n >= 12 && n < 28;
+}
+
+static bool states_differ(const struct soft_vcpu *v, int result, const struct native *n,
+                          const uint8_t *soft_memory, const struct insn_row *row, unsigned size,
+                          char *out, size_t room)
+{
+    if ((result == OP_FAULT) != (n->trapped == 1) || (n->trapped && v->exc.vector != EXC_XM))
+        return differ(out, room, "answer %d (vector %u), host trapped %u", result, v->exc.vector,
+                      (unsigned)n->trapped);
+    for (unsigned r = 0; r < 15; r++)
+        if (r != R_SP && v->gpr[r] != n->gpr[r])
+            return differ(out, room, "gpr %u: %llx, host %llx", r, (unsigned long long)v->gpr[r],
+                          (unsigned long long)n->gpr[r]);
+    if ((rflags_get(v) & F_ALL) != (n->flags & F_ALL))
+        return differ(out, room, "flags %x, host %x", rflags_get(v) & F_ALL,
+                      (unsigned)n->flags & F_ALL);
+    if (v->fpu.mxcsr != n->fx.mxcsr)
+        return differ(out, room, "mxcsr %x, host %x", v->fpu.mxcsr, n->fx.mxcsr);
+    if (v->fpu.fcw != n->fx.fcw || v->fpu.fsw != n->fx.fsw || v->fpu.ftw != n->fx.ftw)
+        return differ(out, room, "fcw %x fsw %x ftw %x, host %x %x %x", v->fpu.fcw, v->fpu.fsw,
+                      v->fpu.ftw, n->fx.fcw, n->fx.fsw, n->fx.ftw);
+    for (unsigned r = 0; r < 8; r++)
+        if (memcmp(v->fpu.st[((v->fpu.fsw >> 11) + r) & 7], n->fx.st[r], 10))
+            return differ(out, room, "st(%u)", r);
+    for (unsigned r = 0; r < 16; r++)
+        if (memcmp(v->fpu.vec[r], n->fx.xmm[r], 16)) {
+            uint64_t a[2], b[2];
+            memcpy(a, v->fpu.vec[r], 16);
+            memcpy(b, n->fx.xmm[r], 16);
+            return differ(out, room, "xmm%u %016llx%016llx, host %016llx%016llx", r,
+                          (unsigned long long)a[1], (unsigned long long)a[0],
+                          (unsigned long long)b[1], (unsigned long long)b[0]);
+        }
+    for (unsigned k = 0; k < sizeof memory; k++)
+        if (soft_memory[k] != memory[k] && !environment_byte(row, size, k))
+            return differ(out, room, "memory[%u] %02x, host %02x", k, soft_memory[k], memory[k]);
+    return false;
+}
+
+/* One random encoding of the row on random operands. False: they differ (the first few are
+ * printed). */
+static bool compare(const struct insn_row *row, unsigned *printed)
+{
+    static uint8_t soft_memory[sizeof memory];
+    struct native before, n;
+    struct insn i;
+    uint8_t code[16] = { 0 };
+    char what[200];
+    bool gp;
+
+    random_state(&n);
+    for (unsigned k = 0; k < sizeof memory; k += 16)
+        random_operand(memory_before + k);
+    n.gpr[R_DI] = (uintptr_t)memory;
+    n.gpr[R_15] = 0;
+    unsigned len = encode(row, code);
+    memcpy(code_page, code, len);
+    code_page[len] = 0xc3;
+    n.code = code_page;
+    before = n;
+
+    soft_load(&vcpu, &n);
+    assert_int_equal(insn_decode(code, len, MODE_64, ~0ull, 0, &i, &gp), len);
+    assert_ptr_equal(&insn_rows[i.row], row);
+    memcpy(memory, memory_before, sizeof memory);
+    vcpu.exc.vector = 0;
+    int result = i.fn(&vcpu, &i);
+    memcpy(soft_memory, memory, sizeof memory);
+
+    memcpy(memory, memory_before, sizeof memory);
+    native_run(&n);
+    if (!states_differ(&vcpu, result, &n, soft_memory, row, i.size, what, sizeof what))
+        return true;
+    if ((*printed)++ < 2) {
+        fprintf(stderr, "%s:", row->name);
+        for (unsigned k = 0; k < len; k++)
+            fprintf(stderr, " %02x", code[k]);
+        fprintf(stderr, ": %s (mxcsr %x fcw %x fsw %x ftw %x before)\n", what, before.fx.mxcsr,
+                before.fx.fcw, before.fx.fsw, before.fx.ftw);
+    }
+    return false;
+}
+
+static bool row_is_ours(const struct insn_row *row)
+{
+    return row->attr & (AT_SSE | AT_MMX | AT_X87) && !(row->attr & AT_AVX) &&
+           (row->feature == FT_BASE || fp_host_features() >> row->feature & 1);
+}
+
+extern const struct op decode_ops_any; /* what decode_ops.c gives rows without a handler */
+
+static void test_against_host(void **state)
+{
+    const char *rounds = getenv("FP_ROUNDS");
+    const unsigned count = rounds ? (unsigned)atoi(rounds) : 400;
+    unsigned failures = 0, rows = 0;
+    native_init(); /* in the test: cmocka takes the signal, too */
+    for (unsigned r = 0; r < insn_row_count; r++) {
+        const struct insn_row *row = &insn_rows[r];
+        if (!row_is_ours(row) || !strcmp(row->name, "ldmxcsr"))
+            continue;
+        assert_ptr_not_equal(row->op, &decode_ops_any);
+        unsigned bad = 0, printed = 0;
+        for (unsigned n = 0; n < count; n++)
+            bad += !compare(row, &printed);
+        if (bad)
+            fprintf(stderr, "%s (%02x): %u of %u differ\n", row->name, row->opcode, bad, count);
+        failures += bad != 0;
+        rows++;
+    }
+    fprintf(stderr, "%u rows, %u operands each\n", rows, count);
+    assert_true(rows > 400);
+    assert_int_equal(failures, 0);
+}
+
+/* ---- What the host cannot show ---- */
+
+static void vcpu_ready(void)
+{
+    memset(&vcpu, 0, offsetof(struct soft_vcpu, tlbs));
+    vcpu.tlb = vcpu.tlbs[0];
+    vcpu.mode = MODE_64;
+    vcpu.cr0 = CR0_PE | CR0_NE | CR0_MP | CR0_ET;
+    vcpu.cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
+    vcpu.xcr0 = 7;
+    vcpu.features = ~0ull;
+    vcpu.fpu.fcw = FCW_INIT;
+    vcpu.fpu.mxcsr = MX_INIT;
+    vcpu.gpr[R_DI] = (uintptr_t)memory;
+    for (unsigned n = 0; n < TLB_SIZE; n++)
+        vcpu.tlbs[0][n].read = vcpu.tlbs[0][n].write = TLB_NONE;
+}
+
+#define RUN(...) run((const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }))
+static int run(const uint8_t *code, unsigned len)
+{
+    struct insn i;
+    bool gp;
+    vcpu.exc = (struct exception){ 0 };
+    assert_int_equal(insn_decode(code, len, vcpu.mode, ~0ull, 0, &i, &gp), len);
+    return i.fn(&vcpu, &i);
+}
+#define ADDPS 0x0f, 0x58, 0xc1     /* addps xmm0, xmm1 */
+#define ADDPS_MEM 0x0f, 0x58, 0x07 /* addps xmm0, [rdi] */
+#define PADDB_MMX 0x0f, 0xfc, 0xc1 /* paddb mm0, mm1 */
+#define FADD 0xd8, 0xc1            /* fadd st0, st1 */
+
+static void test_not_available(void **state)
+{
+    vcpu_ready();
+    vcpu.cr0 |= CR0_TS;
+    assert_int_equal(RUN(ADDPS), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_NM);
+    assert_int_equal(RUN(PADDB_MMX), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_NM);
+    assert_int_equal(RUN(FADD), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_NM);
+    assert_int_equal(RUN(0x9b), OP_FAULT); /* fwait: TS and MP */
+    vcpu.cr0 &= ~(uint64_t)CR0_MP;
+    assert_int_equal(RUN(0x9b), OP_NEXT);
+    assert_int_equal(RUN(0x0f, 0xae, 0x07), OP_FAULT); /* fxsave */
+    assert_int_equal(vcpu.exc.vector, EXC_NM);
+
+    vcpu_ready();
+    vcpu.cr0 |= CR0_EM;
+    assert_int_equal(RUN(ADDPS), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_UD);
+    assert_int_equal(RUN(PADDB_MMX), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_UD);
+    assert_int_equal(RUN(FADD), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_NM);
+
+    vcpu_ready();
+    vcpu.cr4 &= ~(uint64_t)CR4_OSFXSR;
+    assert_int_equal(RUN(ADDPS), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_UD);
+    assert_int_equal(RUN(PADDB_MMX), OP_NEXT);
+}
+
+static void test_alignment(void **state)
+{
+    vcpu_ready();
+    vcpu.gpr[R_DI] += 8;
+    assert_int_equal(RUN(ADDPS_MEM), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_GP);
+    assert_true(vcpu.exc.has_error);
+    assert_int_equal(RUN(0x0f, 0x10, 0x07), OP_NEXT);                /* movups */
+    assert_int_equal(RUN(0x0f, 0x28, 0x07), OP_FAULT);               /* movaps */
+    assert_int_equal(RUN(0x0f, 0x29, 0x07), OP_FAULT);               /* movaps, store */
+    assert_int_equal(RUN(0x66, 0x0f, 0x3a, 0x63, 0x07, 0), OP_NEXT); /* pcmpistri */
+    assert_int_equal(RUN(0xf3, 0x0f, 0x58, 0x07), OP_NEXT);          /* addss */
+}
+
+/* A fault changes nothing: every row with a memory operand, on a page that is not there. */
+static void test_faults_change_nothing(void **state)
+{
+    static struct soft_vcpu before;
+    unsigned tried = 0;
+    no_access = true;
+    for (unsigned r = 0; r < insn_row_count; r++) {
+        const struct insn_row *row = &insn_rows[r];
+        struct native n;
+        struct insn i;
+        uint8_t code[16];
+        bool gp;
+        if (!(row->attr & (AT_SSE | AT_MMX | AT_X87)) || !row_is_ours(row))
+            continue;
+        for (unsigned k = 0; k < 20; k++) {
+            vcpu_ready();
+            random_state(&n);
+            n.fx.fcw |= 0x3f;
+            soft_load(&vcpu, &n);
+            vcpu.gpr[R_DI] = (uintptr_t)memory;
+            unsigned len = encode(row, code);
+            insn_decode(code, len, MODE_64, ~0ull, 0, &i, &gp);
+            if (!(i.flags & IF_MEM))
+                continue;
+            memcpy(&before, &vcpu, sizeof before);
+            assert_int_equal(i.fn(&vcpu, &i), OP_FAULT);
+            assert_int_equal(vcpu.exc.vector, EXC_PF);
+            assert_memory_equal(before.gpr, vcpu.gpr, sizeof before.gpr);
+            assert_memory_equal(&before.fpu, &vcpu.fpu, sizeof before.fpu);
+            assert_int_equal(before.cc, vcpu.cc);
+            tried++;
+        }
+    }
+    no_access = false;
+    assert_true(tried > 2000);
+}
+
+/* An unmasked x87 exception waits for the next waiting instruction. */
+static void test_pending(void **state)
+{
+    vcpu_ready();
+    vcpu.fpu.fcw = 0x37b;                       /* divide by zero unmasked */
+    assert_int_equal(RUN(0xd9, 0xe8), OP_NEXT); /* fld1 */
+    assert_int_equal(RUN(0xd9, 0xee), OP_NEXT); /* fldz */
+    assert_int_equal(RUN(0xde, 0xf9), OP_NEXT); /* fdivp: 1/0 */
+    assert_int_equal(vcpu.fpu.fsw & (FSW_ES | 4), FSW_ES | 4);
+    assert_int_equal(RUN(0xdf, 0xe0), OP_NEXT); /* fnstsw ax does not wait */
+    assert_int_equal(vcpu.gpr[R_AX] & 0xffff, vcpu.fpu.fsw);
+    assert_int_equal(RUN(FADD), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_MF);
+    assert_int_equal(RUN(PADDB_MMX), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_MF);
+    assert_int_equal(RUN(0x9b), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_MF);
+    assert_int_equal(RUN(0xdb, 0xe2), OP_NEXT); /* fnclex */
+    assert_int_equal(RUN(0x9b), OP_NEXT);
+
+    /* FLDCW that unmasks a flag raised earlier makes it pending. */
+    vcpu_ready();
+    vcpu.fpu.fsw = 4;
+    memcpy(memory, (uint16_t[]){ 0x37b }, 2);
+    assert_int_equal(RUN(0xd9, 0x2f), OP_NEXT);
+    assert_true(vcpu.fpu.fsw & FSW_ES);
+    assert_int_equal(RUN(0xdb, 0xe3), OP_NEXT); /* fninit */
+    assert_int_equal(vcpu.fpu.fcw, 0x37f);
+    assert_int_equal(vcpu.fpu.fsw, 0);
+}
+
+static void test_sse_exception_vector(void **state)
+{
+    vcpu_ready();
+    vcpu.fpu.mxcsr = 0x1f00; /* invalid unmasked */
+    memset(vcpu.fpu.vec[1], 0xff, 16);
+    vcpu.fpu.vec[1][2] = 0x80; /* signalling NaN */
+    vcpu.fpu.vec[1][3] = 0x7f;
+    assert_int_equal(RUN(ADDPS), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_XM);
+    vcpu.cr4 &= ~(uint64_t)CR4_OSXMMEXCPT;
+    assert_int_equal(RUN(ADDPS), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_UD);
+    assert_int_equal(vcpu.fpu.mxcsr, 0x1f01);
+}
+
+static void test_last_instruction(void **state)
+{
+    vcpu_ready();
+    vcpu.gpr[REG_RIP] = 0x123456789a;
+    assert_int_equal(RUN(0xd9, 0x07), OP_NEXT); /* fld dword [rdi] */
+    assert_int_equal(vcpu.fpu.fip, 0x123456789a);
+    assert_int_equal(vcpu.fpu.fdp, (uintptr_t)memory);
+    assert_int_equal(vcpu.fpu.fop, 0x107);
+    assert_int_equal(RUN(0xde, 0xc2), OP_NEXT); /* faddp st2 */
+    assert_int_equal(vcpu.fpu.fop, 0x6c2);
+    vcpu.mode = MODE_32;
+    vcpu.seg[S_CS].selector = 0x23;
+    vcpu.seg[S_DS].selector = 0x2b;
+    vcpu.gpr[REG_RIP] = 0x1000;
+    RUN(0xd9, 0x07);
+    assert_int_equal(vcpu.fpu.fip, 0x2300001000);
+    assert_int_equal(vcpu.fpu.fdp >> 32, 0x2b);
+}
+
+/* ---- State ---- */
+
+static uint8_t area[1024] __attribute__((aligned(64)));
+
+static void test_fxsave(void **state)
+{
+    static struct fx ours, theirs __attribute__((aligned(16)));
+    struct native n;
+    native_init();
+    for (unsigned k = 0; k < 50; k++) {
+        vcpu_ready();
+        random_state(&n);
+        soft_load(&vcpu, &n);
+        vcpu.gpr[R_DI] = (uintptr_t)area;
+        memset(area, 0, sizeof area);
+        assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x07), OP_NEXT); /* fxsave64 */
+        memcpy(&ours, area, 512);
+        static struct native m;
+        m = n;
+        m.code = memcpy(code_page, "\xc3", 1);
+        native_run(&m);
+        theirs = m.fx;
+        assert_int_equal(ours.mxcsr, theirs.mxcsr);
+        assert_int_equal(ours.fsw, theirs.fsw);
+        assert_int_equal(ours.fcw, theirs.fcw);
+        assert_int_equal(ours.ftw, theirs.ftw);
+        assert_memory_equal(ours.st, theirs.st, sizeof ours.st);
+        assert_memory_equal(ours.xmm, theirs.xmm, sizeof ours.xmm);
+
+        /* And back into a vCPU that has other contents */
+        static struct soft_vcpu saved;
+        memcpy(&saved, &vcpu, sizeof saved);
+        random_state(&n);
+        soft_load(&vcpu, &n);
+        vcpu.gpr[R_DI] = (uintptr_t)area;
+        assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x0f), OP_NEXT); /* fxrstor64 */
+        assert_memory_equal(&vcpu.fpu, &saved.fpu, sizeof saved.fpu);
+
+        struct x86_fpu arch;
+        fpu_get(&vcpu.fpu, &arch);
+        fpu_reset(&vcpu.fpu);
+        fpu_set(&vcpu.fpu, &arch);
+        assert_memory_equal(&vcpu.fpu, &saved.fpu, sizeof saved.fpu);
+    }
+    memset(area + 24, 0xff, 4); /* reserved bits of MXCSR */
+    assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x0f), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_GP);
+    vcpu.gpr[R_DI] += 8;
+    assert_int_equal(RUN(0x0f, 0xae, 0x07), OP_FAULT);
+}
+
+static void area_bv(uint64_t *bv) { memcpy(bv, area + 512, 8); }
+
+static void test_xsave(void **state)
+{
+    static struct soft_vcpu saved;
+    struct native n;
+    uint64_t bv;
+
+    for (unsigned mask = 0; mask < 8; mask++) {
+        vcpu_ready();
+        random_state(&n);
+        soft_load(&vcpu, &n);
+        for (unsigned r = 0; r < 16; r++)
+            random_bytes(vcpu.fpu.vec[r] + 16, 16);
+        memcpy(&saved, &vcpu, sizeof saved);
+        vcpu.gpr[R_DI] = (uintptr_t)area;
+        vcpu.gpr[R_AX] = mask;
+        vcpu.gpr[R_DX] = 0;
+        memset(area, 0xcc, sizeof area);
+        memset(area + 512, 0, 64);
+        assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x27), OP_NEXT); /* xsave64 */
+        area_bv(&bv);
+        assert_int_equal(bv, mask);
+        assert_int_equal(area[0] == 0xcc && area[1] == 0xcc, !(mask & 1));
+        assert_int_equal(area[27] == 0xcc, !(mask & 6));
+        assert_int_equal(area[500], 0xcc);
+
+        /* Into other contents: what was not asked for stays, what is not in the area becomes
+         * initial. */
+        random_state(&n);
+        soft_load(&vcpu, &n);
+        memset(vcpu.fpu.vec[3] + 16, 0x77, 16);
+        const struct soft_fpu other = vcpu.fpu;
+        vcpu.gpr[R_DI] = (uintptr_t)area;
+        vcpu.gpr[R_AX] = 7;
+        vcpu.gpr[R_DX] = 0;
+        if (!(mask & 6))
+            memcpy(area + 24, &other.mxcsr, 4);
+        assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x2f), OP_NEXT); /* xrstor64 */
+        static const uint8_t zero[16];
+        assert_memory_equal(vcpu.fpu.vec[5], mask & 2 ? saved.fpu.vec[5] : zero, 16);
+        assert_memory_equal(vcpu.fpu.vec[3] + 16, mask & 4 ? saved.fpu.vec[3] + 16 : zero, 16);
+        assert_int_equal(vcpu.fpu.fcw, mask & 1 ? saved.fpu.fcw : FCW_INIT);
+        assert_int_equal(vcpu.fpu.ftw, mask & 1 ? saved.fpu.ftw : 0);
+        assert_int_equal(vcpu.fpu.mxcsr, mask & 6 ? saved.fpu.mxcsr : other.mxcsr);
+        vcpu.fpu = other;
+        vcpu.gpr[R_AX] = 0;
+        assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x2f), OP_NEXT);
+        assert_memory_equal(&vcpu.fpu, &other, sizeof other);
+    }
+
+    /* XSAVEOPT leaves out what is in its initial state. */
+    vcpu_ready();
+    vcpu.gpr[R_DI] = (uintptr_t)area;
+    vcpu.gpr[R_AX] = 7;
+    vcpu.fpu.vec[1][3] = 1;
+    memset(area, 0xcc, sizeof area);
+    memset(area + 512, 0, 64);
+    assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x37), OP_NEXT);
+    area_bv(&bv);
+    assert_int_equal(bv, 2);
+    assert_int_equal(area[0], 0xcc);
+    assert_int_equal(area[160 + 16 + 3], 1);
+
+    /* Refused headers */
+    area[512] = 8; /* a component that XCR0 has not */
+    assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x2f), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_GP);
+    area[512] = 2;
+    area[527] = 0x80; /* compacted */
+    assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x2f), OP_FAULT);
+    area[527] = 0;
+    assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x2f), OP_NEXT);
+    vcpu.gpr[R_DI] += 16;
+    assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x2f), OP_FAULT);
+    vcpu.cr4 &= ~(uint64_t)CR4_OSXSAVE;
+    assert_int_equal(RUN(0x48, 0x0f, 0xae, 0x2f), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_UD);
+}
+
+/* Outside 64-bit mode only eight XMM registers are there. */
+static void test_xsave32(void **state)
+{
+    vcpu_ready();
+    vcpu.mode = MODE_32;
+    memset(vcpu.fpu.vec, 0x5a, sizeof vcpu.fpu.vec);
+    memset(area, 0xcc, sizeof area);
+    vcpu.gpr[R_DI] = (uintptr_t)area;
+    assert_int_equal(RUN(0x0f, 0xae, 0x07), OP_NEXT);
+    assert_int_equal(area[160 + 7 * 16], 0x5a);
+    assert_int_equal(area[160 + 8 * 16], 0xcc);
+}
+
+static int setup(void **state)
+{
+    code_page =
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (code_page == MAP_FAILED)
+        return -1;
+    insn_table_init();
+    vcpu_ready();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_against_host),
+        cmocka_unit_test(test_not_available),
+        cmocka_unit_test(test_alignment),
+        cmocka_unit_test(test_faults_change_nothing),
+        cmocka_unit_test(test_pending),
+        cmocka_unit_test(test_sse_exception_vector),
+        cmocka_unit_test(test_last_instruction),
+        cmocka_unit_test(test_fxsave),
+        cmocka_unit_test(test_xsave),
+        cmocka_unit_test(test_xsave32),
+    };
+    return cmocka_run_group_tests(tests, setup, NULL);
+}
