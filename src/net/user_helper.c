@@ -491,6 +491,7 @@ int main(int argc, char **argv)
     int r = settings_parse(argc, argv, &settings, &err);
     if (!r)
         r = helper_start(&helper, &settings, &err);
+    free(settings.forwards);
     if (!r)
         r = confine(settings.parent, hello, sizeof hello, &err);
     if (r < 0)
