@@ -33,14 +33,16 @@ struct keeper_config {
 };
 
 struct keeper {
-    int fd; /* owned; -1: none was needed */
+    int fd; /* owned; -1: not started */
     pid_t pid;
+    const struct keeper_config *config; /* borrowed; fixed at create */
 };
 
 int keeper_start(const struct keeper_config *config, struct keeper *out, struct err *err);
 /* What the keeper does at the end: for a start that fails before there is one. */
 void keeper_tidy(const struct keeper_config *config);
-/* Puts a finished file (synced by the caller) into its place. */
+/* Puts a finished file (synced by the caller) into its place. Before the keeper runs there is no
+ * lock yet, and it is done at once. */
 int keeper_rename(struct keeper *keeper, enum keeper_file file, struct err *err);
 /* Tidies up and waits for it. */
 void keeper_end(struct keeper *keeper);

@@ -339,8 +339,8 @@ static void vmm_failed(struct vmm *vmm, const struct err *err)
     snprintf(vmm->reason, sizeof vmm->reason, "%s", err->text);
     terminal_restore(&vmm->terminal);
     vmm_say("%s", err->text);
-    if (vmm->keeper.fd >= 0)
-        run_dir_exit_record(&vmm->run_dir, &vmm->keeper, vmm->status, vmm->reason, &why);
+    if (run_dir_exit_record(&vmm->run_dir, &vmm->keeper, vmm->status, vmm->reason, &why) < 0)
+        log_error("%s", why.text);
 }
 
 static int vmm_main(struct vmm *vmm)
@@ -401,6 +401,7 @@ int main(int argc, char **argv)
                               .save_fd = -1,
                               .signal_fd = -1 };
     struct err err = { 0 };
+    vmm.keeper.config = &vmm.keep;
     sandbox_begin();
     int status;
     if (options_parse(argc, argv, &vmm.options, &err) < 0) {
