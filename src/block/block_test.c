@@ -6,7 +6,9 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "block/driver.h"
 #include "block/probe.h"
+#include "block/raw.h"
 
 #include <fcntl.h>
 #include <sched.h>
@@ -443,6 +445,63 @@ static void test_guard(void **state)
 
 /* ---- not on a particular back end ---- */
 
+/* A kind that answers nothing until it is told to. */
+static struct block_request *hung;
+
+static int hung_queue_create(struct block_node *node, const struct block_queue *init,
+                             struct block_queue **out, struct err *err)
+{
+    *out = calloc(1, sizeof **out);
+    block_queue_init(*out, init);
+    return 0;
+}
+static void hung_queue_destroy(struct block_queue *queue) { free(queue); }
+static void hung_submit(struct block_queue *queue, struct block_request *req) { hung = req; }
+static void hung_kick(struct block_queue *queue) {}
+static void hung_close(struct block_node *node) {}
+static const struct block_driver hung_driver = {
+    .name = "hung",
+    .close = hung_close,
+    .queue_create = hung_queue_create,
+    .queue_destroy = hung_queue_destroy,
+    .submit = hung_submit,
+    .kick = hung_kick,
+    .reap = hung_kick,
+};
+
+static void test_drain_deadline(void **state)
+{
+    struct err err;
+    struct block_node node = { 0 };
+    struct disk disk = { .node = &node };
+    assert_int_equal(block_node_init(&node, &hung_driver, "hung", &err), 0);
+    assert_int_equal(block_queue_create(&node, test_loop, &disk.queue, &err), 0);
+    struct op op = { .req = { .op = BLOCK_FLUSH } };
+    op_submit(&disk, &op);
+    uint64_t start = monotonic_ns();
+    assert_int_equal(block_drain(disk.queue, 50), -ETIMEDOUT);
+    assert_in_range(monotonic_ns() - start, 50000000, 5000000000);
+    assert_int_equal(block_in_flight(disk.queue), 1);
+    block_complete(hung, 0);
+    assert_int_equal(block_drain(disk.queue, 0), 0);
+    assert_int_equal(op.answer, 0);
+    disk_close(&disk);
+}
+
+/* A flush that failed once: the kernel has dropped the pages, so no later one may succeed. */
+static void test_flush_failed(void **state)
+{
+    use_threads = true;
+    struct disk disk = disk_open(make_file("flush", 4096));
+    struct block_request req = { .op = BLOCK_FLUSH };
+    int result = 0;
+    assert_int_equal(run(&disk, BLOCK_FLUSH, 0, NULL, 0, 0), 0);
+    assert_true(raw_result(raw_of(disk.node), &req, -EIO, &result));
+    assert_int_equal(result, -EIO);
+    assert_int_equal(run(&disk, BLOCK_FLUSH, 0, NULL, 0, 0), -EIO);
+    disk_close(&disk);
+}
+
 static void open_fails(struct block_options options, int code, const char *text)
 {
     struct block_node *node;
@@ -625,6 +684,8 @@ int main(void)
         BOTH(test_refused),
         BOTH(test_space),
         BOTH(test_guard),
+        cmocka_unit_test(test_drain_deadline),
+        cmocka_unit_test(test_flush_failed),
         cmocka_unit_test(test_bad_paths),
         cmocka_unit_test(test_permission),
         cmocka_unit_test(test_probe),
