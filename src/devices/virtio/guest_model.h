@@ -80,6 +80,8 @@ struct gdev {
 
 /* Puts the device on the bus and into the machine, and finds its structures by its capabilities. */
 void gdev_add(struct gdev *d, struct guest *g, struct pci_device *take_pci);
+/* Assigns addresses as firmware would, enables MSI-X and finds the structures; add does it, too. */
+void gdev_probe(struct gdev *d);
 uint64_t gdev_features(struct gdev *d); /* offered */
 /* Reset and negotiation up to FEATURES_OK; asserts that the device agrees. */
 void gdev_negotiate(struct gdev *d, uint64_t features);

@@ -674,6 +674,11 @@ static void spray_registers(struct gdev *d, unsigned count)
     for (unsigned i = 0; i < count; i++) {
         unsigned size = 1u << rnd(4), area = rnd(6);
         uint64_t at;
+        if (rnd(8) == 0) {
+            size = 1u << rnd(3);
+            pci_config_write(d->g->bus, d->pci->devfn, rnd(4 * 64) & ~(size - 1), size, rnd32());
+            continue;
+        }
         switch (area) {
         case 0:
         case 1: at = rnd(64); break;
@@ -707,9 +712,10 @@ static void spray_ring(struct gdev *d, struct gq *q, unsigned count)
 static void garbage(struct gdev *d, struct gq *queues, unsigned count, unsigned rounds)
 {
     log_set_level(LOG_ERROR, LOG_ERROR);
-    uint64_t keep = d->g->next_page, bar_common = d->common;
+    uint64_t keep = d->g->next_page;
     for (unsigned round = 0; round < rounds; round++) {
         d->g->next_page = keep;
+        gdev_reset(d); /* the garbage may have begun one */
         gdev_negotiate(d, (gdev_features(d) & ~BIT(VIRTIO_F_RING_PACKED)) |
                               (round & 1 ? BIT(VIRTIO_F_RING_PACKED) : 0));
         for (unsigned i = 0; i < count; i++) {
@@ -727,7 +733,7 @@ static void garbage(struct gdev *d, struct gq *queues, unsigned count, unsigned 
             if (round % 3)
                 spray_registers(d, 10);
         }
-        d->common = bar_common;
+        gdev_probe(d);
     }
     gdev_reset(d);
     d->g->next_page = keep;
@@ -744,11 +750,24 @@ static void new_seed(const char *what)
 static void test_blk_garbage(void **state)
 {
     struct disk k = { 0 };
+    struct gdev cd;
+    struct fake *cd_fake = fake_open();
+    struct pci_device *pci;
     k.fake = fake_open();
     new_seed("blk");
     disk_open(&k, &k.fake->node, "disk0", 2, VIRTIO_BLK_FULL_PAUSE);
+    memset(cd_fake->data, 0x77, FAKE_SIZE);
+    struct virtio_blk_options options = {
+        .id = "cd", .node = &cd_fake->node, .queues = 2, .readonly = true
+    };
+    assert_int_equal(virtio_blk_create(k.g.m, &options, &pci, NULL), 0);
+    gdev_add(&cd, &k.g, pci);
+    gdev_probe(&k.d);
     machine_start(k.g.m);
     garbage(&k.d, k.q, 2, 60);
+    garbage(&cd, k.q, 2, 60);
+    for (unsigned i = 0; i < FAKE_SIZE; i++)
+        assert_int_equal(cd_fake->data[i], 0x77); /* read-only whatever the guest does */
     disk_queues(&k, RING_FEATURES | BIT(VIRTIO_BLK_F_FLUSH), 2);
     uint8_t data[512], back[512];
     memset(data, 0x5a, sizeof data);
@@ -758,6 +777,7 @@ static void test_blk_garbage(void **state)
     guest_read(&k.g, slot_at(&k, 0) + 4096, back, sizeof back);
     assert_memory_equal(data, back, sizeof data);
     disk_close(&k);
+    block_close(&cd_fake->node);
 }
 
 /* ---- rng ---- */
@@ -1413,8 +1433,11 @@ static void test_coverage(void **state)
     guest_fini(&con.g);
 }
 
-int main(void)
+/* virtio_test ['*pattern*'] */
+int main(int argc, char **argv)
 {
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_blk_traffic),   cmocka_unit_test(test_blk_commands),
         cmocka_unit_test(test_blk_readonly),  cmocka_unit_test(test_blk_full_pauses),
