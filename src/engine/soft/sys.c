@@ -348,10 +348,10 @@ void kvmclock_update(struct soft_vcpu *v)
     /* ns = (tsc << shift) * mul >> 32 */
     uint64_t khz = m->tsc_khz;
     int8_t shift = 0;
-    uint64_t scaled = khz; /* kHz after shifting; wanted: 10^6 <= scaled < 2 * 10^6 makes mul fit */
-    while (scaled >= 2000000)
+    uint64_t scaled = khz; /* kHz after shifting; 10^6 < scaled <= 2 * 10^6 makes mul fit */
+    while (scaled > 2000000)
         scaled >>= 1, shift--;
-    while (scaled < 1000000)
+    while (scaled <= 1000000)
         scaled <<= 1, shift++;
     unsigned __int128 product = (unsigned __int128)1000000 << 32;
     uint64_t divisor = khz;
