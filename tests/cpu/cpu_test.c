@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The CPU against the CPU: random instructions and states, run by the host's CPU and by the soft
+ * engine (case.h).
+ *
+ *   cpu_test [--seconds N] [--seed S] [--bits 16|32|64] [--row NAME] [--failures N]
+ *
+ * Prints how often each row of the instruction table ran; a row that could have run and did not is
+ * a failure.
+ */
+#include "case.h"
+#include "engine/soft/insn.h"
+
+#include <Zydis/Zydis.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct {
+    unsigned seconds, bits, failures;
+    uint64_t seed;
+    const char *row;
+} options = { .seconds = 40, .failures = 20, .seed = 1 };
+
+static struct native *native;
+static struct guest *guest;
+static uint64_t features;
+static unsigned long cases, hangs, failures;
+static unsigned long row_done[2048], row_faulted[2048], faults[256];
+
+/* ---- Comparison ---- */
+
+static const char *const gpr_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
+
+struct difference {
+    char text[400];
+    unsigned len;
+};
+
+static void differ(struct difference *d, const char *what, uint64_t theirs, uint64_t ours)
+{
+    if (d->len < sizeof d->text)
+        d->len += snprintf(d->text + d->len, sizeof d->text - d->len,
+                           "  %s: CPU %#lx, engine %#lx\n", what, theirs, ours);
+}
+
+static void differ_bytes(struct difference *d, const char *what, const uint8_t *theirs,
+                         const uint8_t *ours, unsigned n)
+{
+    char text[200];
+    unsigned len = snprintf(text, sizeof text, "  %s: CPU ", what);
+    for (unsigned k = n; k-- > 0;)
+        len += snprintf(text + len, sizeof text - len, "%02x", theirs[k]);
+    len += snprintf(text + len, sizeof text - len, ", engine ");
+    for (unsigned k = n; k-- > 0;)
+        len += snprintf(text + len, sizeof text - len, "%02x", ours[k]);
+    if (d->len < sizeof d->text)
+        d->len += snprintf(d->text + d->len, sizeof d->text - d->len, "%s\n", text);
+}
+
+static uint16_t undefined_flags(const struct cpu_case *c)
+{
+    uint16_t undefined = 0;
+    for (unsigned n = 0; n < c->count; n++)
+        undefined |= insn_rows[c->row[n]].undefined;
+    return undefined;
+}
+
+static void compare_exceptions(struct difference *d, const struct outcome *a,
+                               const struct outcome *b)
+{
+    uint32_t error_mask = ~0u;
+    if (a->vector == 14 && a->cr2 >> 47)
+        error_mask = ~1u; /* Linux does not tell what is present in its half */
+    if (a->vector != b->vector)
+        differ(d, "exception", a->vector, b->vector);
+    else if ((a->error ^ b->error) & error_mask)
+        differ(d, "error code", a->error, b->error);
+    else if (a->vector == 14 && a->cr2 != b->cr2)
+        differ(d, "cr2", a->cr2, b->cr2);
+}
+
+static void compare_fx(struct difference *d, const uint8_t *a, const uint8_t *b)
+{
+    if (memcmp(a, b, 2) != 0)
+        differ_bytes(d, "fcw", a, b, 2);
+    if (memcmp(a + 2, b + 2, 2) != 0)
+        differ_bytes(d, "fsw", a + 2, b + 2, 2);
+    if (a[4] != b[4])
+        differ(d, "ftw", a[4], b[4]);
+    if (memcmp(a + 24, b + 24, 4) != 0)
+        differ_bytes(d, "mxcsr", a + 24, b + 24, 4);
+    for (unsigned n = 0; n < 8; n++) {
+        if (memcmp(a + 32 + n * 16, b + 32 + n * 16, 10) != 0)
+            differ_bytes(d, (char[]){ 's', 't', '0' + n, 0 }, a + 32 + n * 16, b + 32 + n * 16, 10);
+    }
+    for (unsigned n = 0; n < 16; n++) {
+        if (memcmp(a + 160 + n * 16, b + 160 + n * 16, 16) != 0)
+            differ_bytes(d, (char[]){ 'x', "0123456789abcdef"[n], 0 }, a + 160 + n * 16,
+                         b + 160 + n * 16, 16);
+    }
+}
+
+static void compare_memory(struct difference *d, const uint8_t *a, const uint8_t *b)
+{
+    for (unsigned n = 0; n < MEMORY_SIZE; n++) {
+        if (a[n] == b[n])
+            continue;
+        char what[40];
+        bool stack = n >= DATA_SIZE + READONLY_SIZE;
+        snprintf(what, sizeof what, "%s+%#x", stack ? "stack" : "data",
+                 stack ? n - DATA_SIZE - READONLY_SIZE : n);
+        unsigned left = MEMORY_SIZE - n;
+        differ_bytes(d, what, a + n, b + n, left < 16 ? left : 16);
+        return;
+    }
+}
+
+static bool compare(const struct cpu_case *c, const struct outcome *a, const struct outcome *b,
+                    struct difference *d)
+{
+    d->len = 0;
+    if (b->hang) {
+        differ(d, "hang", a->hang, b->hang);
+        return false;
+    }
+    compare_exceptions(d, a, b);
+    if (a->out.rip != b->out.rip)
+        differ(d, "rip", a->out.rip, b->out.rip);
+    /* The upper halves are undefined while 64-bit code runs in between. */
+    uint64_t gpr_mask = c->mode == MODE_64 ? ~0ull : 0xffffffff;
+    for (unsigned n = 0; n < (c->mode == MODE_64 ? 16 : 8); n++) {
+        if ((a->out.gpr[n] ^ b->out.gpr[n]) & gpr_mask)
+            differ(d, gpr_names[n], a->out.gpr[n], b->out.gpr[n]);
+    }
+    uint64_t flags = (a->out.rflags ^ b->out.rflags) & ~(uint64_t)undefined_flags(c);
+    if (flags)
+        differ(d, "rflags", a->out.rflags, b->out.rflags);
+    if (a->out.cs != b->out.cs || a->out.ss != b->out.ss)
+        differ(d, "cs:ss", a->out.cs << 16 | a->out.ss, b->out.cs << 16 | b->out.ss);
+    if (a->out.ds != b->out.ds || a->out.es != b->out.es)
+        differ(d, "ds:es", a->out.ds << 16 | a->out.es, b->out.ds << 16 | b->out.es);
+    compare_fx(d, a->out.fx, b->out.fx);
+    if (memcmp(a->memory, b->memory, MEMORY_SIZE) != 0)
+        compare_memory(d, a->memory, b->memory);
+    return d->len == 0;
+}
+
+/* ---- Reports ---- */
+
+static void print_case(const struct cpu_case *c)
+{
+    static const ZydisMachineMode machine[] = { ZYDIS_MACHINE_MODE_LEGACY_16,
+                                                ZYDIS_MACHINE_MODE_LEGACY_32,
+                                                ZYDIS_MACHINE_MODE_LONG_64 };
+    static const ZydisStackWidth stack[] = { ZYDIS_STACK_WIDTH_16, ZYDIS_STACK_WIDTH_32,
+                                             ZYDIS_STACK_WIDTH_64 };
+    ZydisDecoder decoder;
+    ZydisFormatter formatter;
+    ZydisDecoderInit(&decoder, machine[c->mode], stack[c->mode]);
+    ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    for (unsigned n = 0; n < c->count; n++) {
+        ZydisDecodedInstruction z;
+        ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
+        char text[120] = "?";
+        if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, c->code + c->start[n], 15, &z, o)))
+            ZydisFormatterFormatInstruction(&formatter, &z, o, z.operand_count_visible, text,
+                                            sizeof text, c->in.rip + c->start[n], NULL);
+        printf("  %#lx:", c->in.rip + c->start[n]);
+        for (unsigned k = c->start[n]; k < c->start[n + 1]; k++)
+            printf(" %02x", c->code[k]);
+        printf("  %s\n", text);
+    }
+}
+
+static void print_failure(const struct cpu_case *c, const struct outcome *a,
+                          const struct outcome *b, const struct difference *d)
+{
+    uint16_t fcw, fsw;
+    uint32_t mxcsr;
+    memcpy(&fcw, c->in.fx, 2);
+    memcpy(&fsw, c->in.fx + 2, 2);
+    memcpy(&mxcsr, c->in.fx + 24, 4);
+    printf(
+        "case %lu, %d bits; CPU: exception %u, error code %#x, cr2 %#lx; engine: %u, %#x, %#lx\n",
+        cases, 16 << c->mode, a->vector, a->error, a->cr2, b->vector, b->error, b->cr2);
+    print_case(c);
+    for (unsigned n = 0; n < (c->mode == MODE_64 ? 16 : 8); n++)
+        printf("%s%s %#lx", n == 0 ? "  " : n == 8 ? ",\n  " : ", ", gpr_names[n], c->in.gpr[n]);
+    printf("\n  rflags %#lx fcw %#x fsw %#x ftw %#x mxcsr %#x\n%s", c->in.rflags, fcw, fsw,
+           c->in.fx[4], mxcsr, d->text);
+    fflush(stdout);
+}
+
+/* Which rows ran to their end, and which one faulted. */
+static void count_rows(const struct cpu_case *c, const struct outcome *a)
+{
+    uint64_t at = a->out.rip - c->in.rip;
+    faults[a->vector]++;
+    for (unsigned n = 0; n < c->count; n++) {
+        if (at == c->start[n] && a->vector != 3) {
+            row_faulted[c->row[n]]++;
+            return;
+        }
+        row_done[c->row[n]]++;
+        if (insn_rows[c->row[n]].attr & AT_END)
+            return; /* what comes next is not sure */
+    }
+}
+
+/* Runs one batch of cases whose first row is `row` or any; false when something differed. */
+static bool batch_run(int mode, int row, unsigned count, bool report)
+{
+    static struct outcome outcome;
+    struct difference d;
+    bool fine = true;
+    for (unsigned n = 0; n < count; n++)
+        case_generate(native_case(native, n), mode < 0 ? (int)n % 3 : mode, features, row);
+    native_cases_run(native, count);
+    for (unsigned n = 0; n < count; n++) {
+        const struct cpu_case *c = native_case(native, n);
+        const struct outcome *a = native_outcome(native, n);
+        cases++;
+        if (a->hang) {
+            hangs++;
+            continue;
+        }
+        count_rows(c, a);
+        guest_run(guest, c, &outcome);
+        if (compare(c, a, &outcome, &d))
+            continue;
+        fine = false;
+        if (report && failures++ < options.failures)
+            print_failure(c, a, &outcome, &d);
+    }
+    return fine;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static bool row_wanted(const struct insn_row *row)
+{
+    return !options.row || !strcmp(options.row, row->name);
+}
+
+/* Each row first, then sequences, until the time is up. */
+static void compare_all(void)
+{
+    double end = now() + options.seconds;
+    unsigned rounds = 0;
+    do {
+        for (unsigned row = 0; row < insn_row_count && failures < options.failures; row++) {
+            for (int mode = MODE_64; mode >= MODE_16; mode--) {
+                if ((options.bits && options.bits != 16u << mode) || !row_wanted(&insn_rows[row]) ||
+                    row_excluded(&insn_rows[row], mode, features))
+                    continue;
+                batch_run(mode, row, BATCH, true);
+            }
+        }
+        rounds++;
+    } while (now() < end && failures < options.failures);
+    printf("%u rounds over %u rows\n", rounds, insn_row_count);
+}
+
+static unsigned print_rows(void)
+{
+    unsigned missing = 0, run = 0, excluded = 0;
+    for (unsigned n = 0; n < insn_row_count; n++) {
+        const struct insn_row *row = &insn_rows[n];
+        const char *why = NULL;
+        bool eligible = false;
+        for (int mode = MODE_16; mode <= MODE_64; mode++) {
+            const char *reason = row_excluded(row, mode, features);
+            eligible |= !reason && (!options.bits || options.bits == 16u << mode);
+            why = why ? why : reason;
+        }
+        if (!eligible || !row_wanted(row)) {
+            excluded++;
+            continue;
+        }
+        if (row_done[n] + row_faulted[n]) {
+            run++;
+        } else {
+            printf("never ran: row %u, %s, map %u opcode %02x ext %d\n", n, row->name, row->map,
+                   row->opcode, row->ext);
+            missing++;
+        }
+    }
+    for (unsigned n = 0; n < insn_row_count; n++) {
+        if (row_done[n] + row_faulted[n])
+            printf("row %-12s %u:%02x/%d  %lu done, %lu faulted\n", insn_rows[n].name,
+                   insn_rows[n].map, insn_rows[n].opcode, insn_rows[n].ext, row_done[n],
+                   row_faulted[n]);
+    }
+    printf("%u rows ran, %u excluded, %u never ran\n", run, excluded, missing);
+    return missing;
+}
+
+static bool usage(void)
+{
+    fprintf(
+        stderr,
+        "usage: cpu_test [--seconds N] [--seed S] [--bits 16|32|64] [--row NAME] [--failures N]\n");
+    return false;
+}
+
+static bool options_parse(int argc, char **argv)
+{
+    for (int n = 1; n < argc; n++) {
+        if (n + 1 == argc)
+            return usage();
+        const char *value = argv[++n];
+        if (!strcmp(argv[n - 1], "--seconds"))
+            options.seconds = atoi(value);
+        else if (!strcmp(argv[n - 1], "--seed"))
+            options.seed = strtoull(value, NULL, 0);
+        else if (!strcmp(argv[n - 1], "--bits"))
+            options.bits = atoi(value);
+        else if (!strcmp(argv[n - 1], "--row"))
+            options.row = value;
+        else if (!strcmp(argv[n - 1], "--failures"))
+            options.failures = atoi(value);
+        else
+            return usage();
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    if (!options_parse(argc, argv))
+        return 2;
+    random_state = options.seed * 2 + 1;
+    native = native_start();
+    if (!native)
+        return 77;
+    for (unsigned n = 0; n < BATCH; n++)
+        memset(native_case(native, n)->memory + DATA_SIZE, 0x5a, READONLY_SIZE);
+    guest = guest_create();
+    features = guest_features(guest);
+    printf("seed %lu\n", options.seed);
+    compare_all();
+    unsigned missing = print_rows();
+    printf("%lu cases, %lu that did not end, %lu differ\n", cases, hangs, failures);
+    guest_destroy(guest);
+    native_stop(native);
+    return failures || missing ? 1 : 0;
+}
