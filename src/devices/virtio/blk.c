@@ -361,11 +361,12 @@ static void blk_config(struct virtio_device *vdev, uint8_t *out)
 {
     struct blk *blk = blk_of(vdev);
     const struct block_limits *limits = block_limits(blk->node);
+    uint32_t logical = limits->request_align > SECTOR ? limits->request_align : SECTOR;
     struct virtio_blk_config config = {
         .capacity = htole64(block_size(blk->node) / SECTOR),
         .size_max = htole32((uint32_t)round_down(limits->max_transfer / BLK_SEG_MAX, 4096)),
         .seg_max = htole32(BLK_SEG_MAX),
-        .blk_size = htole32(limits->request_align),
+        .blk_size = htole32(logical),
         .min_io_size = htole16(1),
         .wce = (uint8_t)blk->regs.writeback,
         .num_queues = htole16((uint16_t)vdev->queue_count),
@@ -376,7 +377,7 @@ static void blk_config(struct virtio_device *vdev, uint8_t *out)
         .max_write_zeroes_seg = htole32(1),
         .write_zeroes_may_unmap = 1,
     };
-    while ((uint64_t)limits->request_align << config.physical_block_exp < BLK_PHYSICAL_BLOCK)
+    while ((uint64_t)logical << config.physical_block_exp < BLK_PHYSICAL_BLOCK)
         config.physical_block_exp++;
     memcpy(out, &config, BLK_CONFIG_LEN);
 }
