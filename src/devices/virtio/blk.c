@@ -10,6 +10,8 @@
  * or in `late` (completed while the device was paused).
  *  2. While paused, no buffer is given back: the saved state lists it, and whoever restores it
  *     submits it again. Doing so is harmless, since the driver has not been told that it was done.
+ *  3. What waits in `full` or `late` holds no lease while the device is paused: whoever freezes
+ * guest memory need not wait for a disk to get room.
  */
 #include "devices/virtio/blk.h"
 
@@ -144,8 +146,9 @@ static void blk_finish(struct blk *blk, struct blk_request *req, int result)
 static void blk_done(struct block_request *block, int result)
 {
     struct blk_request *req = CONTAINER_OF(block, struct blk_request, block);
-    if (req->blk->vdev.paused) { /* 2 */
+    if (req->blk->vdev.paused) { /* 2, 3 */
         req->result = result;
+        virtqueue_elem_unlease(req->elem);
         request_append(&req->blk->late, req);
     } else {
         blk_finish(req->blk, req, result);
@@ -332,22 +335,37 @@ static void blk_pause(struct virtio_device *vdev)
     if (block_drain(blk->queue, BLK_DRAIN_MS) < 0)
         log_warning("%s: %u requests did not finish in time; they stay listed", vdev->pci.dev.id,
                     block_in_flight(blk->queue));
+    for (struct blk_request *req = blk->full; req; req = req->next)
+        virtqueue_elem_unlease(req->elem); /* 3 */
+}
+
+/* Leases the buffer again. False: it is out of memory now, and so is the request. */
+static bool blk_reclaim(struct blk_request *req)
+{
+    if (virtqueue_elem_lease(req->elem))
+        return true;
+    virtqueue_drop(req->elem);
+    request_put(req);
+    return false;
 }
 
 static void blk_resume(struct virtio_device *vdev)
 {
     struct blk *blk = blk_of(vdev);
-    struct blk_request *late = TAKE(blk->late), *full = TAKE(blk->full);
+    struct blk_request *late = TAKE(blk->late), *full = TAKE(blk->full), *next;
     blk->full_posted = false;
-    while (late) {
-        struct blk_request *req = late;
-        late = req->next;
-        blk_finish(blk, req, req->result);
+    for (struct blk_request *req = late; req; req = next) {
+        next = req->next;
+        if (blk_reclaim(req))
+            blk_finish(blk, req, req->result);
     }
-    while (full) {
-        struct blk_request *req = full;
-        full = req->next;
-        block_submit(blk->queue, &req->block);
+    for (struct blk_request *req = full; req; req = next) {
+        next = req->next;
+        struct virtqueue_elem *elem = req->elem;
+        if (!blk_reclaim(req))
+            continue;
+        request_put(req);
+        blk_start(vdev, elem);
     }
     block_kick(blk->queue);
 }

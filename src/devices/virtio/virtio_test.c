@@ -439,6 +439,8 @@ static void test_blk_full_pauses(void **state)
     guest_run_loop(&k.g);
     assert_int_equal(k.g.events[MACHINE_DISK_FULL], 1); /* once for all three */
     assert_int_equal(gq_get(&k.q[0], &len), -1);
+    dma_freeze(k.g.m); /* hangs if they held leases */
+    dma_thaw(k.g.m);
     k.fake->mode = FAKE_WORKS;
     machine_resume(k.g.m);
     for (unsigned i = 0; i < 3; i++)
@@ -507,6 +509,8 @@ static void blk_move(uint64_t features)
     /* The source goes on, too: what completes while it is paused is told after resume. */
     loop_call(from.g.m->io_loop, fake_release, from.fake);
     assert_int_equal(gq_get(&from.q[0], &len), -1);
+    dma_freeze(from.g.m);
+    dma_thaw(from.g.m);
     machine_resume(from.g.m);
     for (unsigned i = 1; i < 4; i++)
         gq_wait(&from.q[0], &len);

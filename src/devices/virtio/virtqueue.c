@@ -176,7 +176,7 @@ static const char *elem_add(struct virtqueue_elem *elem, uint64_t gpa, uint32_t 
 }
 
 /* Ends the leases of the first `count` segments. `written` bytes of the writable part changed. */
-static void elem_release(struct virtqueue_elem *elem, unsigned count, uint64_t written)
+static void elem_end_leases(struct virtqueue_elem *elem, unsigned count, uint64_t written)
 {
     for (unsigned i = 0; i < count; i++) {
         const struct virtqueue_segment *seg = &elem->segments[i];
@@ -187,7 +187,15 @@ static void elem_release(struct virtqueue_elem *elem, unsigned count, uint64_t w
         }
         dma_end(&elem->leases[i], part);
     }
-    elem->vq->leases -= elem->leased ? count : 0;
+}
+
+/* Ends the lease if there is one. */
+static void elem_release(struct virtqueue_elem *elem, uint64_t written)
+{
+    if (!elem->leased)
+        return;
+    elem_end_leases(elem, elem->segment_count, written);
+    elem->vq->leases -= elem->segment_count;
     elem->leased = false;
 }
 
@@ -224,7 +232,7 @@ bool virtqueue_elem_lease(struct virtqueue_elem *elem)
         const struct virtqueue_segment *seg = &elem->segments[i];
         struct dma *lease = &elem->leases[i];
         if (dma_begin(elem->vq->machine, seg->gpa, seg->len, seg->write, lease) < 0) {
-            elem_release(elem, i, 0);
+            elem_end_leases(elem, i, 0);
             virtqueue_fail(elem->vq, "a buffer outside of memory");
             return false;
         }
@@ -240,10 +248,11 @@ bool virtqueue_elem_lease(struct virtqueue_elem *elem)
     return true;
 }
 
+void virtqueue_elem_unlease(struct virtqueue_elem *elem) { elem_release(elem, elem->touched); }
+
 void virtqueue_drop(struct virtqueue_elem *elem)
 {
-    if (elem->leased)
-        elem_release(elem, elem->segment_count, elem->touched);
+    elem_release(elem, elem->touched);
     elem_unlink(elem);
     elem_put(elem);
 }
@@ -561,7 +570,7 @@ void virtqueue_push_many(struct virtqueue *vq, struct virtqueue_elem *const *ele
         return;
     for (unsigned i = 0; i < count; i++) { /* leases end before the driver may reuse the memory */
         uint64_t touched = elems[i]->touched > written[i] ? elems[i]->touched : written[i];
-        elem_release(elems[i], elems[i]->segment_count, touched);
+        elem_release(elems[i], touched);
     }
     if (!vq->stopped) { /* 7 */
         if (vq->packed)

@@ -129,5 +129,8 @@ int virtqueue_inflight_check(const uint8_t *data, size_t len, unsigned queues, u
 /* Adds the elements of checked `data` that belong to vq. */
 void virtqueue_inflight_load(struct virtqueue *vq, const uint8_t *data, size_t len);
 bool virtqueue_elem_lease(struct virtqueue_elem *elem);
+/* Ends the lease of an element that stays in flight, so that it holds up nobody while the machine
+ * is paused. Its vectors are void until virtqueue_elem_lease. */
+void virtqueue_elem_unlease(struct virtqueue_elem *elem);
 
 #endif
