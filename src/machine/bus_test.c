@@ -192,37 +192,48 @@ static void test_doorbells(void **state)
 
 struct ringing {
     struct machine *m;
-    _Atomic bool stop;
+    int fd;
+    _Atomic int stage;
 };
 
-static void *ring_all_the_time(void *arg)
+static void *ring_once(void *arg)
 {
     struct ringing *ringing = arg;
-    while (!ringing->stop)
-        bus_write(ringing->m, SPACE_MEMORY, 0x4002, 2, 0);
+    ringing->stage = 1;
+    bus_write(ringing->m, SPACE_MEMORY, 0x4002, 2, 0);
     return NULL;
 }
 
-/* Once removed, nobody writes to the descriptor any more, whoever owns its number then. */
+static void *drain_later(void *arg)
+{
+    struct ringing *ringing = arg;
+    usleep(30000);
+    ringing->stage = 2;
+    assert_true(rung(ringing->fd) > 0);
+    return NULL;
+}
+
+/* Once removed, nobody writes to the descriptor any more, whoever owns its number then. An eventfd
+ * that is full holds the ringing thread where it must be waited for. */
 static void test_doorbell_close(void **state)
 {
     struct board *board = *state;
-    struct ringing ringing = { .m = board->m };
-    pthread_t thread;
-    pthread_create(&thread, NULL, ring_all_the_time, &ringing);
-    for (unsigned i = 0; i < 300; i++) {
-        int fd = eventfd(0, EFD_NONBLOCK);
-        assert_int_equal(doorbell_add(board->m, SPACE_MEMORY, 0x4002, 2, fd, NULL), 0);
-        doorbell_remove(board->m, SPACE_MEMORY, 0x4002, fd);
-        close(fd);
-        int reused = eventfd(0, EFD_NONBLOCK);
-        assert_int_equal(reused, fd);
-        sched_yield();
-        assert_int_equal(rung(reused), 0);
-        close(reused);
-    }
-    ringing.stop = true;
-    pthread_join(thread, NULL);
+    struct ringing ringing = { .m = board->m, .fd = eventfd(0, 0) };
+    uint64_t full = UINT64_MAX - 1;
+    assert_int_equal(write(ringing.fd, &full, sizeof full), sizeof full);
+    assert_int_equal(doorbell_add(board->m, SPACE_MEMORY, 0x4002, 2, ringing.fd, NULL), 0);
+    pthread_t ringer, drainer;
+    pthread_create(&ringer, NULL, ring_once, &ringing);
+    while (!ringing.stage)
+        usleep(100);
+    usleep(10000);
+    pthread_create(&drainer, NULL, drain_later, &ringing);
+    doorbell_remove(board->m, SPACE_MEMORY, 0x4002, ringing.fd);
+    assert_int_equal(ringing.stage, 2);
+    pthread_join(ringer, NULL);
+    pthread_join(drainer, NULL);
+    assert_int_equal(rung(ringing.fd), 1);
+    close(ringing.fd);
 }
 
 static void test_mem(void **state)

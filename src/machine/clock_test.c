@@ -66,7 +66,8 @@ struct alarm {
     _Atomic unsigned fired;
     _Atomic uint64_t at_ns;
     uint64_t again_ns; /* fires every so often when set; fixed before arming */
-    _Atomic bool slow, inside;
+    _Atomic unsigned slow_us;
+    _Atomic bool inside;
 };
 
 static void alarm_fired(void *arg)
@@ -75,8 +76,8 @@ static void alarm_fired(void *arg)
     a->inside = true;
     a->at_ns = guest_now_ns(a->m);
     a->fired++;
-    if (a->slow)
-        usleep(20000);
+    if (a->slow_us)
+        usleep(a->slow_us);
     if (a->again_ns)
         guest_timer_arm(a->timer, a->at_ns + a->again_ns);
     a->inside = false;
@@ -157,6 +158,7 @@ static void test_timer_stop(void **state)
     struct alarm a;
     alarm_init(&a, m);
     a.again_ns = MS / 2;
+    a.slow_us = 2000;
     guest_timer_arm(a.timer, 0);
     for (unsigned i = 0; i < 20; i++) {
         clock_start(m);
@@ -167,7 +169,7 @@ static void test_timer_stop(void **state)
         usleep(1000);
         assert_int_equal(a.fired, fired);
     }
-    a.slow = true;
+    a.slow_us = 20000;
     clock_start(m);
     wait_fired(&a, a.fired + 1);
     guest_timer_destroy(a.timer);
