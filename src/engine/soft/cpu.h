@@ -110,7 +110,8 @@ struct exception {
     uint8_t vector;
     bool has_error;
     uint32_t error;
-    uint64_t dr6; /* for #DB: bits to set */
+    uint64_t dr6;      /* for #DB: bits to set */
+    bool noncanonical; /* #GP for an address: becomes #SS if the segment is SS */
 };
 
 struct soft_vcpu {

@@ -1023,16 +1023,25 @@ const struct op op_cmpxchg8b = { { cmpxchg8b, cmpxchg8b, cmpxchg8b, cmpxchg16b }
 #define COND_l(cc) (((cc) >> 15 ^ (cc)) & 1)
 #define COND_le(cc) (COND_z(cc) | COND_l(cc))
 
-/* Outside 64-bit mode the operand size cuts the target. The limit of CS is left to the fetch. */
+/* Outside 64-bit mode the operand size cuts the target. */
 static inline uint64_t branch_target(const struct soft_vcpu *v, const struct insn *i)
 {
     uint64_t target = v->gpr[REG_RIP] + (uint64_t)i->imm;
     return likely(v->mode == MODE_64) ? target : target & size_mask(i->size == 2 ? 2 : 4);
 }
 
+/* The branch faults, not what it leads to. */
+static inline bool beyond_limit(const struct soft_vcpu *v, uint64_t target)
+{
+    return v->mode != MODE_64 && unlikely(target > v->seg[S_CS].limit);
+}
+
 static inline int branch(struct soft_vcpu *v, const struct insn *i, bool taken)
 {
-    v->rip = taken ? branch_target(v, i) : next_rip(v, i);
+    uint64_t target = taken ? branch_target(v, i) : next_rip(v, i);
+    if (taken && beyond_limit(v, target))
+        return raise_gp(v, 0);
+    v->rip = target;
     return OP_JUMP;
 }
 
@@ -1109,7 +1118,7 @@ static inline int pop_any(struct soft_vcpu *v, unsigned size, uint64_t *value)
 static int indirect_target(struct soft_vcpu *v, const struct insn *i, uint64_t *target)
 {
     int r = operand_get(v, i, target);
-    if (!r && v->mode == MODE_64 && unlikely(!is_canonical(*target)))
+    if (!r && unlikely(v->mode == MODE_64 ? !is_canonical(*target) : beyond_limit(v, *target)))
         return raise_gp(v, 0);
     return r;
 }
@@ -1117,6 +1126,8 @@ static int indirect_target(struct soft_vcpu *v, const struct insn *i, uint64_t *
 H(jmp_j) { return branch(v, i, true); }
 H(call_j)
 {
+    if (beyond_limit(v, branch_target(v, i)))
+        return raise_gp(v, 0);
     int r = push_any(v, i->size, next_rip(v, i));
     return r ? r : branch(v, i, true);
 }
@@ -1145,7 +1156,7 @@ static int ret_near(struct soft_vcpu *v, const struct insn *i, uint64_t release)
 {
     uint64_t target, sp = v->gpr[R_SP];
     int r = pop_any(v, i->size, &target);
-    if (!r && v->mode == MODE_64 && unlikely(!is_canonical(target)))
+    if (!r && unlikely(v->mode == MODE_64 ? !is_canonical(target) : beyond_limit(v, target)))
         r = raise_gp(v, 0);
     if (r) {
         v->gpr[R_SP] = sp;
@@ -1168,8 +1179,10 @@ static uint64_t count_get(const struct soft_vcpu *v, const struct insn *i)
 static int loop_if(struct soft_vcpu *v, const struct insn *i, bool condition)
 {
     uint64_t count = (v->gpr[R_CX] - 1) & size_mask(i->asize);
-    gpr_set(v, R_CX, i->asize, count);
-    return branch(v, i, count && condition);
+    int r = branch(v, i, count && condition);
+    if (r == OP_JUMP)
+        gpr_set(v, R_CX, i->asize, count);
+    return r;
 }
 H(jrcxz) { return branch(v, i, !count_get(v, i)); }
 H(loop) { return loop_if(v, i, true); }

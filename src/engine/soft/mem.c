@@ -225,8 +225,11 @@ denied:
 static int page_fault(struct soft_vcpu *v, uint64_t va, enum access access, bool user,
                       uint32_t error)
 {
-    if (error == ~0u)
-        return raise_gp(v, 0);
+    if (error == ~0u) {
+        raise_gp(v, 0);
+        v->exc.noncanonical = true;
+        return OP_FAULT;
+    }
     if (access == ACCESS_WRITE)
         error |= PF_W;
     if (user)
@@ -658,6 +661,15 @@ int gva_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
     if (head < size)
         place_store(v, &second, (const uint8_t *)data + head, size - head);
     return 0;
+}
+
+int gva_probe_write(struct soft_vcpu *v, uint64_t va, unsigned size)
+{
+    va = linear(v, va);
+    unsigned head = head_size(va, size);
+    struct place p;
+    int r = translate(v, va, ACCESS_WRITE, &p);
+    return r || head == size ? r : translate(v, linear(v, va + head), ACCESS_WRITE, &p);
 }
 
 int gva_load_slow(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)

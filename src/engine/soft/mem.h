@@ -68,6 +68,8 @@ MEM_ACCESS(64)
  * stored. */
 int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size);
 int gva_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size);
+/* Faults as a store of `size` bytes would, and stores nothing. */
+int gva_probe_write(struct soft_vcpu *v, uint64_t va, unsigned size);
 /* Supervisor accesses whatever the CPL (descriptor tables, TSS). */
 int gva_load_system(struct soft_vcpu *v, uint64_t va, void *out, unsigned size);
 int gva_store_system(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size);

@@ -287,7 +287,11 @@ static int step(struct soft_vcpu *v, bool one)
     case OP_END: v->rip = next_rip(v, i); return STEP_ON;
     case OP_AGAIN: v->rip = insn_rip(v, i); return STEP_ON;
     case OP_EXIT: v->rip = next_rip(v, i); return STEP_EXIT;
-    default: v->rip = insn_rip(v, i); return exception_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
+    default:
+        v->rip = insn_rip(v, i);
+        if (v->exc.noncanonical && i->flags & IF_MEM && i->seg == S_SS)
+            v->exc.vector = EXC_SS;
+        return exception_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
     }
 }
 

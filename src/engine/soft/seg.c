@@ -547,29 +547,24 @@ static int verw(struct soft_vcpu *v, const struct insn *i) { return verify(v, i,
 
 static int arpl(struct soft_vcpu *v, const struct insn *i)
 {
-    uint16_t rpl = v->gpr[i->reg] & 3, selector;
+    uint16_t rpl = v->gpr[i->reg] & 3, selector = (uint16_t)v->gpr[i->rm];
     uint64_t va = 0;
-    struct rmw m;
     int r = 0;
     if (i->flags & IF_MEM) {
-        r = ea(v, i, 2, true, &va);
+        r = ea(v, i, 2, false, &va);
         if (!r)
-            r = rmw_begin(v, va, 2, &m);
-        if (r)
-            return r;
-        selector = *(uint16_t *)m.p;
-    } else {
-        selector = (uint16_t)v->gpr[i->rm];
+            r = load16(v, va, &selector);
     }
-    bool raised = (selector & 3) < rpl;
-    if (raised)
+    bool raised = !r && (selector & 3) < rpl;
+    if (raised) { /* only then it is written */
         selector = (uint16_t)((selector & ~3u) | rpl);
-    if (i->flags & IF_MEM) {
-        *(uint16_t *)m.p = selector;
-        rmw_end(v, &m);
-    } else {
-        gpr_set(v, i->rm, 2, selector);
+        if (i->flags & IF_MEM)
+            r = store16(v, va, selector);
+        else
+            gpr_set(v, i->rm, 2, selector);
     }
+    if (r)
+        return r;
     zf_set(v, raised);
     return OP_NEXT;
 }
