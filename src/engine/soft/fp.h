@@ -101,9 +101,11 @@ static inline int load128(struct soft_vcpu *v, uint64_t va, x128 *out)
 {
     const struct tlb_entry *e = tlb_slot(v, va);
     if (tlb_hit(v, e->read, va, 16)) {
-        const volatile uint64_t *p = (const volatile uint64_t *)(uintptr_t)(va + e->addend);
-        out->q[0] = p[0];
-        out->q[1] = p[1];
+        /* One access of 16 bytes: two of 8 would stall whoever reads the copy as a whole. */
+        __asm__("movdqu %1, %%xmm0\n\tmovdqa %%xmm0, %0"
+                : "=m"(*out)
+                : "m"(*(const x128 *)(uintptr_t)(va + e->addend))
+                : "xmm0");
         return 0;
     }
     return gva_load(v, va, out, 16);
@@ -112,9 +114,10 @@ static inline int store128(struct soft_vcpu *v, uint64_t va, const x128 *data)
 {
     const struct tlb_entry *e = tlb_slot(v, va);
     if (tlb_hit(v, e->write, va, 16)) {
-        volatile uint64_t *p = (volatile uint64_t *)(uintptr_t)(va + e->addend);
-        p[0] = data->q[0];
-        p[1] = data->q[1];
+        __asm__("movdqu %1, %%xmm0\n\tmovdqu %%xmm0, %0"
+                : "=m"(*(x128 *)(uintptr_t)(va + e->addend))
+                : "m"(*data)
+                : "xmm0");
         return 0;
     }
     return gva_store(v, va, data, 16);
@@ -127,7 +130,8 @@ static inline int fetch(struct soft_vcpu *v, const struct insn *i, unsigned size
 {
     uint64_t va;
     TRY(ea(v, i, size, false, &va));
-    out->q[0] = out->q[1] = 0;
+    if (size < 16)
+        *out = (x128){ { 0, 0 } };
     switch (size) {
     case 1: return load8(v, va, (uint8_t *)out);
     case 2: return load16(v, va, (uint16_t *)out);

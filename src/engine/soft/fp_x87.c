@@ -11,13 +11,15 @@
  * Invariants
  *  1. At entry of a waiting instruction no unmasked exception is pending (ES clear), else #MF.
  *  2. The guest's state is replaced only after the memory operand was read or written.
- *  3. ST(i) is shown to the host as ST(1), the two physical registers exchanged before and after,
- * so that one host instruction serves seven encodings. i = 0 has its own, as has FLD ST(7).
+ *  3. ST(i) is shown to the host as ST(1), the two physical registers exchanged before and after, so
+ *     that one host instruction serves seven encodings. i = 0 has its own, as has FLD ST(7).
+ *
+ * The common cases take a shortcut first (fp_x87quick.c).
  *
  * The last instruction's opcode, pointer and data pointer are kept by hand (hosts differ in when
  * they record them).
  */
-#include "engine/soft/fp.h"
+#include "engine/soft/fp_x87.h"
 
 enum { FSW_IE = 1, FSW_DE = 2, FSW_ZE = 4, FSW_OE = 8, FSW_UE = 16, FSW_PE = 32 };
 
@@ -62,7 +64,7 @@ typedef void x87_fn(struct fx_image *image, void *operand);
         uint32_t cc = *(uint32_t *)operand;                                                 \
         X87_RUN("addb $0x7f, %%al\n\tsahf\n\t.byte 0x" #op ", 0xc0 | (" #ext " << 3) | " #n \
                 "\n\tlahf\n\tseto %%al");                                                   \
-        *(uint32_t *)operand = cc;                                                          \
+        *(uint32_t *)operand = cc & 0xffff;                                                 \
     }
 /* FCMOVcc: ZF, CF and PF are all set or all clear on entry, as the operand's first byte says. */
 #define CMOV_FN(op, ext, n)                                                                  \
@@ -238,6 +240,10 @@ static int run_sti(struct soft_vcpu *v, const struct insn *i, uint32_t *operand)
     const bool fld7 = run == reg_d9_0_1 && n == 7;
     const bool swap = n > 1 && !fld7;
     ENTER(x87);
+    if (x87_quick_registers(v, opcode_of(i), i->reg & 7, n)) {
+        remember(v, i);
+        return OP_NEXT;
+    }
     if (swap)
         registers_swap(&v->fpu, one, other);
     run_registers(v, fld7 ? reg_d9_0_7 : run, operand);
@@ -251,13 +257,7 @@ static int x87_sti(struct soft_vcpu *v, const struct insn *i)
     uint32_t unused = 0;
     return run_sti(v, i, &unused);
 }
-static int x87_comi(struct soft_vcpu *v, const struct insn *i)
-{
-    uint32_t cc = v->cc;
-    TRY(run_sti(v, i, &cc));
-    v->cc = cc & 0xffff;
-    return OP_NEXT;
-}
+static int x87_comi(struct soft_vcpu *v, const struct insn *i) { return run_sti(v, i, &v->cc); }
 static int x87_cmov(struct soft_vcpu *v, const struct insn *i)
 {
     static const uint8_t flag[4] = { CF, ZF, CF | ZF, PF };
@@ -283,7 +283,8 @@ static int x87_load(struct soft_vcpu *v, const struct insn *i)
     ENTER(x87);
     TRY(ea(v, i, mem_size[op][ext], false, &va));
     TRY(gva_load(v, va, operand, mem_size[op][ext]));
-    run_registers(v, mem_fns[op][ext], operand);
+    if (!x87_quick_load(v, op, ext, operand))
+        run_registers(v, mem_fns[op][ext], operand);
     remember(v, i);
     return OP_NEXT;
 }
@@ -294,13 +295,22 @@ static int x87_store(struct soft_vcpu *v, const struct insn *i)
     uint8_t operand[16] = { 0 };
     struct fx_image image;
     uint64_t va;
+    uint16_t sw;
     const unsigned op = opcode_of(i), ext = i->reg & 7;
     ENTER(x87);
     TRY(ea(v, i, mem_size[op][ext], true, &va));
+    if (x87_quick_store(&v->fpu, op, ext, operand, &sw)) {
+        TRY(gva_store(v, va, operand, mem_size[op][ext]));
+        x87_quick_stored(&v->fpu, ext, sw);
+        remember(v, i);
+        return OP_NEXT;
+    }
     image_load(&v->fpu, &image);
     mem_fns[op][ext](&image, operand);
     if (!unmasked(&v->fpu, image.fsw, FSW_IE | FSW_DE | FSW_ZE | FSW_OE | FSW_UE))
         TRY(gva_store(v, va, operand, mem_size[op][ext]));
+    else
+        TRY(gva_probe_write(v, va, mem_size[op][ext]));
     image_store(&v->fpu, &image);
     remember(v, i);
     return OP_NEXT;
