@@ -83,7 +83,8 @@ int keeper_start(const struct keeper_config *config, struct keeper *out, struct 
     pid_t pid = fork();
     int code = errno;
     if (pid == 0) {
-        signal(SIGTTOU, SIG_IGN); /* tcsetattr from the background */
+        setsid(); /* a kill of the VMM's whole group must not reach it; nor must the terminal's
+                     signals */
         close(pair[0]);
         keeper_main(config, pair[1]);
     }

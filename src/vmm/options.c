@@ -551,7 +551,7 @@ static const struct option option_table[] = {
       "The VM ends after its state was saved. Disk contents are not part of the file.", save_set },
     { "restore", "FILE", 0, "start from a saved state instead of booting",
       "vCPUs, memory, CPU model and profile come from the file; the same disks and network cards must be given in the same "
-      "order.", restore_set },
+      "order. A --kernel given with it is started when the guest resets itself; without one, a reset ends the VM.", restore_set },
     { "gdb", "unix:PATH|tcp:127.0.0.1:PORT[,wait]", 0, "serve the remote protocol of gdb",
       "With wait the guest does not start before a debugger says continue.", gdb_set },
     { "config", "FILE", OPTION_CLI_ONLY, "read options from a JSON file",
@@ -830,11 +830,11 @@ static int defaults_set(struct options *o, struct err *err)
 /* What no single option can see. */
 static int options_check(const struct options *o, struct err *err)
 {
-    if (o->restore && (o->kernel || o->initrd || o->cmdline))
-        return err_set(err, EINVAL, "--restore goes on where the saved VM stood; leave out --%s",
-                       o->kernel   ? "kernel"
-                       : o->initrd ? "initrd"
-                                   : "cmdline");
+    if (o->restore && !o->kernel && (o->initrd || o->cmdline))
+        return err_set(
+            err, EINVAL,
+            "--restore goes on where the saved VM stood; leave out --%s, or give --kernel too",
+            o->initrd ? "initrd" : "cmdline");
     if (!o->restore && !o->kernel && !o->self_test_sandbox)
         return err_set(err, EINVAL, "nothing to boot; give --kernel FILE or --restore FILE");
     if (o->memory > MEMORY_MAX)
