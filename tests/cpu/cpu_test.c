@@ -28,7 +28,7 @@ static struct {
 static struct native *native;
 static struct guest *guest;
 static uint64_t features;
-static unsigned long cases, hangs, failures;
+static unsigned long cases, hangs, alignment_checks, failures;
 static unsigned long row_done[2048], row_faulted[2048], faults[256];
 
 /* ---- Comparison ---- */
@@ -81,12 +81,30 @@ static bool has_far_return(const struct cpu_case *c)
     return false;
 }
 
+/* Which of two faults of one instruction comes first differs by maker: a CALL's push or its target,
+ * misalignment or a segment's limit. */
+static bool order_is_free(const struct cpu_case *c, const struct outcome *a,
+                          const struct outcome *b)
+{
+    const uint32_t choices = 1u << 12 | 1u << 13 | 1u << 14;
+    if (a->out.rip != b->out.rip || !(choices >> a->vector & 1) || !(choices >> b->vector & 1))
+        return false;
+    for (unsigned n = 0; n < c->count; n++) {
+        const struct insn_row *row = &insn_rows[c->row[n]];
+        if (c->in.rip + c->start[n] == a->out.rip)
+            return row->attr & AT_ALIGN || (row->opcode == 0xff && row->ext == 2);
+    }
+    return false;
+}
+
 static void compare_exceptions(struct difference *d, const struct cpu_case *c,
                                const struct outcome *a, const struct outcome *b)
 {
     uint32_t error_mask = ~0u;
     if (a->vector == 14 && a->cr2 >> 47)
         error_mask = ~1u; /* Linux does not tell what is present in its half */
+    if (a->vector != b->vector && order_is_free(c, a, b))
+        return;
     if (a->vector != b->vector)
         differ(d, "exception", a->vector, b->vector);
     else if ((a->error ^ b->error) & error_mask)
@@ -164,8 +182,11 @@ static bool compare(const struct cpu_case *c, const struct outcome *a, const str
         differ(d, "rflags", a->out.rflags, b->out.rflags);
     if (a->out.cs != b->out.cs || a->out.ss != b->out.ss)
         differ(d, "cs:ss", a->out.cs << 16 | a->out.ss, b->out.cs << 16 | b->out.ss);
-    if (a->out.ds != b->out.ds || a->out.es != b->out.es)
-        differ(d, "ds:es", a->out.ds << 16 | a->out.es, b->out.ds << 16 | b->out.es);
+    /* Returning to a handler in user mode makes null selectors plain zeros. */
+    uint32_t theirs = (a->out.ds > 3 ? a->out.ds : 0) << 16 | (a->out.es > 3 ? a->out.es : 0);
+    uint32_t ours = (b->out.ds > 3 ? b->out.ds : 0) << 16 | (b->out.es > 3 ? b->out.es : 0);
+    if (theirs != ours)
+        differ(d, "ds:es", theirs, ours);
     compare_fx(d, a->out.fx, b->out.fx);
     if (memcmp(a->memory, b->memory, MEMORY_SIZE) != 0)
         compare_memory(d, c, a->memory, b->memory);
@@ -249,6 +270,10 @@ static bool batch_run(int mode, int row, unsigned count, bool report)
         cases++;
         if (a->hang) {
             hangs++;
+            continue;
+        }
+        if (a->vector == 17) { /* alignment checks: the engine has none */
+            alignment_checks++;
             continue;
         }
         count_rows(c, a);
@@ -372,7 +397,8 @@ int main(int argc, char **argv)
     printf("seed %lu\n", options.seed);
     compare_all();
     unsigned missing = print_rows();
-    printf("%lu cases, %lu that did not end, %lu differ\n", cases, hangs, failures);
+    printf("%lu cases; left out: %lu that did not end, %lu alignment checks; %lu differ\n", cases,
+           hangs, alignment_checks, failures);
     guest_destroy(guest);
     native_stop(native);
     return failures || missing ? 1 : 0;

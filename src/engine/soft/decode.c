@@ -49,6 +49,7 @@ struct cursor {
     uint8_t pfx; /* P_NONE, P_66, P_F3, P_F2 */
     uint8_t map, opcode;
     uint8_t mod, reg3, rm3; /* ModRM; mod 3 without */
+    uint8_t modrm;
 };
 
 /* The next n bytes, sign-extended (no change for n 0): false when they are not there. */
@@ -385,6 +386,7 @@ static int decode(struct cursor *c, uint64_t features, unsigned offset, struct i
         uint8_t modrm;
         if (!take_byte(c, &modrm))
             return SHORT;
+        c->modrm = modrm;
         c->mod = modrm >> 6;
         c->reg3 = modrm >> 3 & 7;
         c->rm3 = modrm & 7;
@@ -410,6 +412,7 @@ static int decode(struct cursor *c, uint64_t features, unsigned offset, struct i
         .vvvv = wide ? c->vvvv : c->vvvv & 7,
         .vex = c->vex | c->vex_l << 1 | (c->vex && c->rex & REX_W ? 4 : 0),
         .row = row - insn_rows,
+        .modrm = c->modrm,
     };
     i->reg_off = i->reg * 8;
     i->rm_off = i->rm * 8;

@@ -179,6 +179,7 @@ struct insn {
     uint8_t vvvv, vex;  /* VEX.vvvv; vex: bit 0 present, bit 1 L, bit 2 W */
     uint16_t row;       /* in insn_rows */
     uint16_t sel;       /* far pointer selector; ENTER's level; second immediate byte */
+    uint8_t modrm;      /* as encoded: x87 remembers it */
 };
 
 /*

@@ -1280,6 +1280,8 @@ H(enter)
     }
     if (r) {
         v->gpr[R_SP] = sp;
+        if (v->exc.noncanonical)
+            v->exc.vector = EXC_SS;
         return r;
     }
     gpr_set(v, R_BP, i->size, frame);

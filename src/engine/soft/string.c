@@ -318,11 +318,13 @@ static int scas(struct soft_vcpu *v, const struct insn *i)
 }
 static int ins(struct soft_vcpu *v, const struct insn *i)
 {
-    return repeat(v, i, ins_one, NULL, false);
+    int r = io_check(v, (uint16_t)v->gpr[R_DX], io_size(i)); /* even for a count of 0 */
+    return r ? r : repeat(v, i, ins_one, NULL, false);
 }
 static int outs(struct soft_vcpu *v, const struct insn *i)
 {
-    return repeat(v, i, outs_one, NULL, false);
+    int r = io_check(v, (uint16_t)v->gpr[R_DX], io_size(i));
+    return r ? r : repeat(v, i, outs_one, NULL, false);
 }
 
 static int xlat(struct soft_vcpu *v, const struct insn *i)
