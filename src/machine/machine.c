@@ -95,8 +95,13 @@ static void event_post(struct machine *m, enum machine_event event, unsigned vcp
     loop_post(m->loop, event_deliver, post);
 }
 
+/* A guest runs on until the main loop halts it, and may ask again and again: one reset is one reset. */
 void machine_post_event(struct machine *m, enum machine_event event, const char *detail)
 {
+    unsigned bit = 1u << event;
+    if ((event == MACHINE_RESET || event == MACHINE_POWEROFF) &&
+        (atomic_fetch_or(&m->priv->asked, bit) & bit))
+        return;
     event_post(m, event, 0, detail);
 }
 
@@ -245,6 +250,7 @@ static void devices_resume(struct machine *m)
 
 static void machine_go(struct machine *m)
 {
+    m->priv->asked = 0;
     clock_start(m);
     devices_resume(m);
     m->state = MACHINE_RUNNING;

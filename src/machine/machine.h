@@ -85,7 +85,8 @@ void machine_reset_now(struct machine *m);
 void machine_set_reset_hook(struct machine *m, void (*prepare)(void *arg), void *arg);
 
 /* Any thread, device locks may be held: posts the event to the main loop and returns. detail is
- * copied; NULL is fine. After machine_destroy nothing arrives. */
+ * copied; NULL is fine. After machine_destroy nothing arrives. A second MACHINE_RESET or
+ * MACHINE_POWEROFF before the machine next starts or resumes is dropped. */
 void machine_post_event(struct machine *m, enum machine_event event, const char *detail);
 
 /* For the debugger, while not RUNNING: a held vCPU stays out when the machine runs, until it is let
