@@ -143,7 +143,6 @@ static void dsdt_board(struct buf *b, const struct acpi_config *config)
         aml_io(b, 0x4d0, 2);
     }
     aml_memory32_fixed(b, PCI_HOST_ECAM_BASE, PCI_HOST_ECAM_SIZE);
-    aml_memory32_fixed(b, IOAPIC_BASE, IOAPIC_SIZE);
     aml_end_crs(b, crs);
     aml_end(b, device);
 }

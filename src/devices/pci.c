@@ -590,6 +590,8 @@ int pci_bus_assign(struct pci_bus *bus, const struct pci_windows *windows, struc
 {
     struct pci_windows w = *windows;
 
+    for (unsigned i = 0; i < FUNCTIONS; i++)
+        pci_config_write(bus, i, PCI_COMMAND, 2, 0); /* nothing is decoded half-way */
     /* Largest first, so that alignment wastes nothing. */
     for (int shift = 45; shift >= 2; shift--)
         for (unsigned i = 0; i < FUNCTIONS; i++) {

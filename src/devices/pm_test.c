@@ -92,10 +92,17 @@ static void old_resets(void **state)
     outb(0x64, 0xff); /* pulses nothing */
     assert_int_equal(test_events(), 1);
     assert_int_equal(inb(0x92), 2);
-    outb(0x92, 3);
-    assert_int_equal(test_events(), 2);
     outb(0x80, 1); /* harmless */
-    assert_int_equal(test_events(), 2);
+    assert_int_equal(test_events(), 1);
+}
+
+static void fast_reset(void **state)
+{
+    outb(0x92, 2);
+    assert_int_equal(test_events(), 0);
+    outb(0x92, 3);
+    assert_int_equal(test_events(), 1);
+    assert_int_equal(test_machine.event, MACHINE_RESET);
 }
 
 /* ---- Watchdog ---- */
@@ -183,6 +190,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(timer_runs_at_its_rate, setup, teardown),
         cmocka_unit_test_setup_teardown(soft_off, setup, teardown),
         cmocka_unit_test_setup_teardown(old_resets, setup, teardown),
+        cmocka_unit_test_setup_teardown(fast_reset, setup, teardown),
         cmocka_unit_test_setup_teardown(watchdog_fires_after_two_stages, setup, teardown),
         cmocka_unit_test_setup_teardown(watchdog_first_stage_interrupts, setup, teardown),
         cmocka_unit_test_setup_teardown(watchdog_is_pinged_and_stopped, setup, teardown),
