@@ -555,6 +555,68 @@ static void test_last_instruction(void **state)
     assert_int_equal(vcpu.fpu.fdp >> 32, 0x2b);
 }
 
+/* FNSTENV's four formats (SDM volume 1, figures 8-9 to 8-12) and the way back */
+static void test_environment(void **state)
+{
+    static const struct {
+        uint8_t operand_prefix, protected, words;
+        uint32_t expect[4]; /* from the fourth word on: IP, CS, DP, DS and where the opcode is */
+    } formats[] = {
+        { 0x66, 1, 0, { 0x5678, 0x0107000f, 0x9abc, 0xffff0017 } },
+        { 0, 1, 1, { 0x5678, 0x000f, 0x9abc, 0x0017 } },
+        { 0x66, 0, 0, { 0x5768, 0x0107, 0x9c2c, 0 } },
+        { 0, 0, 1, { 0x5768, 0x0107, 0x9c2c, 0 } },
+    };
+    for (unsigned n = 0; n < ARRAY_LEN(formats); n++) {
+        vcpu_ready();
+        vcpu.mode = MODE_16;
+        vcpu.gpr[R_BX] = (uintptr_t)memory;
+        if (!formats[n].protected)
+            vcpu.cr0 &= ~(uint64_t)CR0_PE;
+        vcpu.fpu.fcw = 0x272;
+        vcpu.fpu.fsw = 0x3902;
+        vcpu.fpu.ftw = 0x81;
+        vcpu.fpu.st[0][7] = 0x80; /* special: exponent 0 */
+        vcpu.fpu.fop = 0x107;
+        vcpu.fpu.fip = 0x0f00005678;
+        vcpu.fpu.fdp = 0x1700009abc;
+        const struct soft_fpu before = vcpu.fpu;
+        memset(memory, 0xcc, sizeof memory);
+        if (formats[n].operand_prefix)
+            assert_int_equal(RUN(0x66, 0xd9, 0x37), OP_NEXT);
+        else
+            assert_int_equal(RUN(0xd9, 0x37), OP_NEXT);
+        assert_int_equal(vcpu.fpu.fcw, 0x27f);
+        assert_int_equal(vcpu.fpu.fsw, 0x3902);
+        uint32_t env[7];
+        for (unsigned k = 0; k < 7; k++) {
+            env[k] = 0;
+            memcpy(&env[k], memory + k * (formats[n].words ? 2 : 4), formats[n].words ? 2 : 4);
+        }
+        assert_int_equal((uint16_t)env[0], 0x272);
+        assert_int_equal((uint16_t)env[1], 0x3902);
+        assert_int_equal((uint16_t)env[2], 0x7ffe); /* R7 zero, R0 special, the rest empty */
+        for (unsigned k = 0; k < 4; k++)
+            assert_int_equal(env[3 + k], formats[n].expect[k]);
+        assert_int_equal(memory[formats[n].words ? 14 : 28], 0xcc);
+
+        vcpu.fpu.fcw = FCW_INIT;
+        vcpu.fpu.fsw = 0;
+        vcpu.fpu.ftw = 0xff;
+        if (formats[n].operand_prefix)
+            assert_int_equal(RUN(0x66, 0xd9, 0x27), OP_NEXT);
+        else
+            assert_int_equal(RUN(0xd9, 0x27), OP_NEXT);
+        assert_int_equal(vcpu.fpu.fcw, before.fcw);
+        assert_int_equal(vcpu.fpu.fsw, before.fsw);
+        assert_int_equal(vcpu.fpu.ftw, before.ftw);
+        if (formats[n].protected)
+            assert_int_equal(vcpu.fpu.fip, before.fip);
+        else
+            assert_int_equal(vcpu.fpu.fip, 0x5768); /* linear, the segment is lost */
+    }
+}
+
 /* ---- State ---- */
 
 static uint8_t area[1024] __attribute__((aligned(64)));
@@ -713,15 +775,11 @@ static int setup(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_against_host),
-        cmocka_unit_test(test_not_available),
-        cmocka_unit_test(test_alignment),
-        cmocka_unit_test(test_faults_change_nothing),
-        cmocka_unit_test(test_pending),
-        cmocka_unit_test(test_sse_exception_vector),
-        cmocka_unit_test(test_last_instruction),
-        cmocka_unit_test(test_fxsave),
-        cmocka_unit_test(test_xsave),
+        cmocka_unit_test(test_against_host),     cmocka_unit_test(test_not_available),
+        cmocka_unit_test(test_alignment),        cmocka_unit_test(test_faults_change_nothing),
+        cmocka_unit_test(test_pending),          cmocka_unit_test(test_sse_exception_vector),
+        cmocka_unit_test(test_last_instruction), cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_fxsave),           cmocka_unit_test(test_xsave),
         cmocka_unit_test(test_xsave32),
     };
     return cmocka_run_group_tests(tests, setup, NULL);

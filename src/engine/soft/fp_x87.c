@@ -11,8 +11,8 @@
  * Invariants
  *  1. At entry of a waiting instruction no unmasked exception is pending (ES clear), else #MF.
  *  2. The guest's state is replaced only after the memory operand was read or written.
- *  3. ST(i) is shown to the host as ST(1), the two physical registers exchanged before and after, so
- *     that one host instruction serves seven encodings. i = 0 has its own, as has FLD ST(7).
+ *  3. ST(i) is shown to the host as ST(1), the two physical registers exchanged before and after,
+ * so that one host instruction serves seven encodings. i = 0 has its own, as has FLD ST(7).
  *
  * The common cases take a shortcut first (fp_x87quick.c).
  *
@@ -202,13 +202,9 @@ static uint64_t far_pointer(const struct soft_vcpu *v, unsigned seg, uint64_t of
  * decoded form. */
 static void remember(struct soft_vcpu *v, const struct insn *i)
 {
-    unsigned mod = 3;
-    if (i->flags & IF_MEM) {
-        const bool no_disp = !i->disp || i->base >= REG_NONE;
-        mod = no_disp ? 0 : i->disp == (int8_t)i->disp ? 1 : 2;
+    if (i->flags & IF_MEM)
         v->fpu.fdp = far_pointer(v, i->seg, ea_offset(v, i));
-    }
-    v->fpu.fop = (uint16_t)(opcode_of(i) << 8 | mod << 6 | (i->reg & 7) << 3 | (i->rm & 7));
+    v->fpu.fop = (uint16_t)(opcode_of(i) << 8 | i->modrm);
     v->fpu.fip = far_pointer(v, S_CS, insn_rip(v, i));
 }
 
@@ -226,7 +222,9 @@ static void run_registers(struct soft_vcpu *v, x87_fn *run, void *operand)
 static int x87_d9(struct soft_vcpu *v, const struct insn *i)
 {
     ENTER(x87);
-    run_registers(v, d9_fns[(i->reg & 3) << 3 | (i->rm & 7)], NULL);
+    const unsigned n = (i->reg & 3u) << 3 | (i->rm & 7);
+    if (!x87_quick_d9(v, n))
+        run_registers(v, d9_fns[n], NULL);
     remember(v, i);
     return OP_NEXT;
 }
@@ -374,6 +372,7 @@ static int fninit(struct soft_vcpu *v, const struct insn *i)
 static int fnop(struct soft_vcpu *v, const struct insn *i)
 {
     ENTER(x87);
+    remember(v, i);
     return OP_NEXT;
 }
 /* FENI, FDISI, FSETPM of older units */
@@ -479,8 +478,8 @@ static void env_in(struct soft_vcpu *v, const struct insn *i, const uint8_t *in)
         if (i->size != 2)
             f->fop = env[4] >> 16 & 0x7ff;
     } else {
-        f->fip = (env[3] & 0xffff) | (env[4] >> 12) << 16;
-        f->fdp = (env[5] & 0xffff) | (env[6] >> 12) << 16;
+        f->fip = (env[3] & 0xffff) | (env[4] >> 12 & 0xffff) << 16;
+        f->fdp = (env[5] & 0xffff) | (env[6] >> 12 & 0xffff) << 16;
         f->fop = env[4] & 0x7ff;
     }
     summarise(f);

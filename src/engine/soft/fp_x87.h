@@ -11,6 +11,8 @@
 #include "engine/soft/fp.h"
 
 bool x87_quick_registers(struct soft_vcpu *v, unsigned op, unsigned ext, unsigned n);
+/* D9 E0..FF; n: the low five bits */
+bool x87_quick_d9(struct soft_vcpu *v, unsigned n);
 /* Loads and arithmetic with a memory operand that was fetched already */
 bool x87_quick_load(struct soft_vcpu *v, unsigned op, unsigned ext, void *operand);
 /* Two steps, because the store to guest memory in between may fault */

@@ -12,7 +12,7 @@
  */
 #include "engine/soft/fp_x87.h"
 
-enum { C1 = 0x200, C023 = 0x4500, SW_FLAGS = 0x3f, FCW_MASKS = 0x3f };
+enum { C1 = 0x200, C2 = 0x400, C023 = 0x4500, SW_FLAGS = 0x3f, FCW_MASKS = 0x3f };
 
 /* `a` is ST(0), in and out, `b` ST(1) or the operand in memory. Answers the status word. */
 typedef uint16_t quick_fn(void *a, void *b, uint32_t *cc);
@@ -104,6 +104,16 @@ static bool all_masked(const struct soft_fpu *f) { return (f->fcw & FCW_MASKS) =
 #define STORE_MEM(op, ext) \
     QUICK(mem_##op##_##ext, "fldt (%1)\n\t.byte 0x" #op ", (" #ext " << 3) | 7\n\tfnstsw %0")
 
+/* D9 E0..FF: ST(0) alone, a constant pushed, ST(0) and ST(1) of which either may change */
+#define UNARY(n) QUICK(d9_##n, "fldt (%1)\n\t.byte 0xd9, 0x" #n "\n\tfnstsw %0\n\tfstpt (%1)")
+#define CONSTANT(n) QUICK(d9_##n, ".byte 0xd9, 0x" #n "\n\tfnstsw %0\n\tfstpt (%1)")
+#define BINARY(n)                                               \
+    QUICK(d9_##n, "fldt (%2)\n\tfldt (%1)\n\t.byte 0xd9, 0x" #n \
+                  "\n\tfnstsw %0\n\tfstpt (%1)\n\tfstpt (%2)")
+/* The result replaces ST(1), ST(0) is popped. */
+#define BINARY_POP(n) \
+    QUICK(d9_##n, "fldt (%2)\n\tfldt (%1)\n\t.byte 0xd9, 0x" #n "\n\tfnstsw %0\n\tfstpt (%2)")
+
 /* clang-format off */
 #define SEVEN(m, op) m(op, 0) m(op, 1) m(op, 2) m(op, 4) m(op, 5) m(op, 6) m(op, 7)
 SEVEN(ARITH_MEM, d8) SEVEN(ARITH_MEM, da) SEVEN(ARITH_MEM, dc) SEVEN(ARITH_MEM, de)
@@ -114,6 +124,11 @@ COMI_REG(db, 5) COMI_REG(db, 6)
 LOAD_MEM(d9, 0) LOAD_MEM(db, 0) LOAD_MEM(db, 5) LOAD_MEM(dd, 0) LOAD_MEM(df, 0) LOAD_MEM(df, 5)
 STORE_MEM(d9, 3) STORE_MEM(db, 1) STORE_MEM(db, 3) STORE_MEM(db, 7) STORE_MEM(dd, 1) STORE_MEM(dd, 3)
 STORE_MEM(df, 1) STORE_MEM(df, 3) STORE_MEM(df, 7)
+
+UNARY(e0) UNARY(e1) UNARY(e4) UNARY(e5) UNARY(f0) UNARY(fa) UNARY(fc) UNARY(fe) UNARY(ff)
+CONSTANT(e8) CONSTANT(e9) CONSTANT(ea) CONSTANT(eb) CONSTANT(ec) CONSTANT(ed) CONSTANT(ee)
+BINARY(fd)
+BINARY_POP(f1) BINARY_POP(f3) BINARY_POP(f9)
 
 /* ---- What an encoding does: the host function that does not pop, and how often to pop after it ---- */
 
@@ -134,6 +149,29 @@ static const struct quick registers[8][8] = {
     [6] = { R(dc, 0, ARITH, 1), R(dc, 1, ARITH, 1), R(d8, 2, COMPARE, 1), R(d8, 2, COMPARE, 2),
             R(dc, 4, ARITH, 1), R(dc, 5, ARITH, 1), R(dc, 6, ARITH, 1), R(dc, 7, ARITH, 1) },
     [7] = { [5] = R(db, 5, COMPARE_FLAGS, 1), [6] = R(db, 6, COMPARE_FLAGS, 1) },
+};
+/*
+ * D9 E0..FF and the condition bits that each sets. FPREM sets them only when its operands are valid: it, FPTAN, FXTRACT,
+ * FSINCOS and what moves TOP are left to fp_x87.c.
+ */
+enum shape { SHAPE_NONE, SHAPE_UNARY, SHAPE_CONSTANT, SHAPE_BINARY, SHAPE_BINARY_POP };
+static const struct {
+    quick_fn *run;
+    uint8_t shape;
+    uint16_t conditions;
+} d9[32] = {
+    [0x00] = { d9_e0, SHAPE_UNARY, C1 }, [0x01] = { d9_e1, SHAPE_UNARY, C1 },
+    [0x04] = { d9_e4, SHAPE_UNARY, C1 | C023 }, [0x05] = { d9_e5, SHAPE_UNARY, C1 | C023 },
+    [0x08] = { d9_e8, SHAPE_CONSTANT, C1 }, [0x09] = { d9_e9, SHAPE_CONSTANT, C1 },
+    [0x0a] = { d9_ea, SHAPE_CONSTANT, C1 }, [0x0b] = { d9_eb, SHAPE_CONSTANT, C1 },
+    [0x0c] = { d9_ec, SHAPE_CONSTANT, C1 }, [0x0d] = { d9_ed, SHAPE_CONSTANT, C1 },
+    [0x0e] = { d9_ee, SHAPE_CONSTANT, C1 },
+    [0x10] = { d9_f0, SHAPE_UNARY, C1 }, [0x11] = { d9_f1, SHAPE_BINARY_POP, C1 },
+    [0x13] = { d9_f3, SHAPE_BINARY_POP, C1 },
+    [0x19] = { d9_f9, SHAPE_BINARY_POP, C1 },
+    [0x1a] = { d9_fa, SHAPE_UNARY, C1 }, [0x1c] = { d9_fc, SHAPE_UNARY, C1 },
+    [0x1d] = { d9_fd, SHAPE_BINARY, C1 },
+    [0x1e] = { d9_fe, SHAPE_UNARY, C1 | C2 }, [0x1f] = { d9_ff, SHAPE_UNARY, C1 | C2 },
 };
 #define M(op) { mem_##op##_0, mem_##op##_1, mem_##op##_2, mem_##op##_2, mem_##op##_4, mem_##op##_5, mem_##op##_6, mem_##op##_7 }
 static quick_fn *const arithmetic[8][8] = { [0] = M(d8), [2] = M(da), [4] = M(dc), [6] = M(de) };
@@ -212,6 +250,28 @@ bool x87_quick_registers(struct soft_vcpu *v, unsigned op, unsigned ext, unsigne
         status_merge(f, sw, q->kind == COMPARE ? C1 | C023 : C1);
     }
     for (unsigned k = q->pops; k; k--)
+        st_pop(f);
+    return true;
+}
+
+bool x87_quick_d9(struct soft_vcpu *v, unsigned n)
+{
+    struct soft_fpu *f = &v->fpu;
+    const unsigned shape = d9[n].shape;
+    if (!shape || !all_masked(f))
+        return false;
+    if (shape == SHAPE_CONSTANT) {
+        if (used(f, 7))
+            return false;
+        const uint16_t sw = host_run(f, d9[n].run, st(f, 7), NULL, NULL);
+        st_push(f);
+        status_merge(f, sw, d9[n].conditions);
+        return true;
+    }
+    if (!used(f, 0) || (shape != SHAPE_UNARY && !used(f, 1)))
+        return false;
+    status_merge(f, host_run(f, d9[n].run, st(f, 0), st(f, 1), NULL), d9[n].conditions);
+    if (shape == SHAPE_BINARY_POP)
         st_pop(f);
     return true;
 }
