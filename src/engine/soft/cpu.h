@@ -93,18 +93,20 @@ enum {
 };
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 }; /* page fault error code */
 
-/* ---- The software TLB. Tags: page address | asid. A load or store may go straight to guest RAM
- * when its tag matches. ---- */
+/* ---- The software TLB: a table for each address space seen lately (context) and mode. A load or
+ * store of n bytes may go straight to guest RAM when address - tag <= 4096 - n. ---- */
 enum { TLB_BITS = 10, TLB_SIZE = 1 << TLB_BITS };
 enum { TLB_KERNEL, TLB_USER, TLB_KERNEL_AC /* CR4.SMAP with EFLAGS.AC, or no SMAP */, TLB_MODES };
-#define TLB_NONE 0xfffull /* no asid has this value, so it never matches */
 struct tlb_entry {
-    uint64_t read;  /* tag for loads */
+    uint64_t read;  /* the page's linear address: tag for loads */
     uint64_t write; /* tag for stores: absent while the page holds code, is clean under a dirty log,
                        or is not RAM */
-    uint64_t addend;     /* host address - guest linear address */
+    uint64_t host;  /* where the page is */
     uint64_t page_flags; /* host address of the page's byte in ram->page_flags */
 };
+
+/* The tag that matches nothing: no address in that page looks into this slot. */
+static inline uint64_t tlb_none(unsigned slot) { return (uint64_t)(slot ^ 1) << PAGE_SHIFT; }
 
 struct exception {
     uint8_t vector;
@@ -125,8 +127,9 @@ struct soft_vcpu {
      * else is set. */
     uint32_t cc;
     uint32_t flags;             /* the rest of RFLAGS, status bits zero, FL_FIXED set */
-    struct tlb_entry *tlb;      /* of the current mode */
-    uint64_t asid;              /* 0..0xffe */
+    struct tlb_entry *tlb;      /* of the current context and mode */
+    _Atomic uint32_t request;   /* REQ_* of run.h; any thread */
+    uint32_t asid;              /* names the current address space in the other caches */
     uint64_t seg_base[S_COUNT]; /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
 
     struct soft_fpu fpu;
@@ -159,7 +162,7 @@ struct soft_vcpu {
 
     struct lapic lapic;
     struct vcpu_run *run; /* run.c: block cache, requests, statistics */
-    struct tlb_entry tlbs[TLB_MODES][TLB_SIZE];
+    uint8_t tlb_mode;     /* TLB_* */
 };
 
 static inline struct soft_vcpu *soft_vcpu_of(struct vcpu *v)

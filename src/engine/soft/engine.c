@@ -252,7 +252,7 @@ static void soft_vcpu_reset(struct vcpu *vcpu)
     struct soft_vcpu *v = soft_vcpu_of(vcpu);
     struct arch_state state;
     arch_state_reset(&state, v->vcpu.apic_id);
-    atomic_store(&v->run->request, 0);
+    atomic_store(&v->request, 0);
     vcpu_state_install(v, &state);
 }
 
@@ -265,6 +265,7 @@ static void soft_vcpu_destroy(struct vcpu *vcpu)
         guest_timer_destroy(v->run->timer);
         pthread_cond_destroy(&v->run->wake);
         free(v->run->scratch);
+        free(v->run->tlbs);
         free(v->run);
     }
     free(v);
@@ -278,7 +279,10 @@ static int soft_vcpu_create(struct engine *engine, unsigned index, uint32_t apic
     struct soft_vcpu *v = aligned_alloc(64, round_up(sizeof *v, 64));
     struct vcpu_run *run = calloc(1, sizeof *run);
     struct block *scratch = calloc(1, sizeof *scratch + (BLOCK_MAX + 1) * sizeof(struct insn));
-    if (!v || !run || !scratch) {
+    void *tlbs =
+        aligned_alloc(4096, sizeof(struct tlb_entry) * TLB_CONTEXTS * TLB_MODES * TLB_SIZE);
+    if (!v || !run || !scratch || !tlbs) {
+        free(tlbs);
         free(v);
         free(run);
         free(scratch);
@@ -287,6 +291,7 @@ static int soft_vcpu_create(struct engine *engine, unsigned index, uint32_t apic
     memset(v, 0, sizeof *v);
     v->run = run;
     run->scratch = scratch;
+    run->tlbs = tlbs;
     run->host_hit = -1;
     pthread_cond_init(&run->wake, NULL);
     atomic_store(&run->parked, true);
@@ -371,7 +376,7 @@ static int soft_get_state(struct vcpu *vcpu, struct arch_state *s, struct err *e
     s->activity = v->activity;
     s->nmi_pending = atomic_load(&run->nmi_pending);
     s->nmi_masked = v->nmi_masked;
-    uint32_t requests = atomic_load(&run->request);
+    uint32_t requests = atomic_load(&v->request);
     s->init_pending = !!(requests & REQ_INIT);
     s->sipi_pending = !!(requests & REQ_SIPI);
     s->sipi_vector = s->sipi_pending ? atomic_load(&run->sipi_vector) : 0;
@@ -427,7 +432,7 @@ static void vcpu_state_install(struct soft_vcpu *v, const struct arch_state *s)
     v->interrupt_shadow = s->interrupt_shadow;
     uint32_t requests =
         REQ_INTERRUPT | (s->init_pending ? REQ_INIT : 0) | (s->sipi_pending ? REQ_SIPI : 0);
-    atomic_fetch_or(&v->run->request, requests);
+    atomic_fetch_or(&v->request, requests);
     v->cpl = v->cr0 & CR0_PE ? v->seg[S_SS].attr >> SEG_DPL_SHIFT & 3 : 0;
     vcpu_mode_update(v);
     tlb_flush(v);

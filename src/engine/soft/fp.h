@@ -100,11 +100,12 @@ static inline void mm_set(struct soft_vcpu *v, unsigned n, uint64_t value)
 static inline int load128(struct soft_vcpu *v, uint64_t va, x128 *out)
 {
     const struct tlb_entry *e = tlb_slot(v, va);
-    if (tlb_hit(v, e->read, va, 16)) {
+    const uint8_t *p = tlb_hit(e, e->read, va, 16);
+    if (p) {
         /* One access of 16 bytes: two of 8 would stall whoever reads the copy as a whole. */
         __asm__("movdqu %1, %%xmm0\n\tmovdqa %%xmm0, %0"
                 : "=m"(*out)
-                : "m"(*(const x128 *)(uintptr_t)(va + e->addend))
+                : "m"(*(const x128 *)p)
                 : "xmm0");
         return 0;
     }
@@ -113,11 +114,9 @@ static inline int load128(struct soft_vcpu *v, uint64_t va, x128 *out)
 static inline int store128(struct soft_vcpu *v, uint64_t va, const x128 *data)
 {
     const struct tlb_entry *e = tlb_slot(v, va);
-    if (tlb_hit(v, e->write, va, 16)) {
-        __asm__("movdqu %1, %%xmm0\n\tmovdqu %%xmm0, %0"
-                : "=m"(*(x128 *)(uintptr_t)(va + e->addend))
-                : "m"(*data)
-                : "xmm0");
+    uint8_t *p = tlb_hit(e, e->write, va, 16);
+    if (p) {
+        __asm__("movdqu %1, %%xmm0\n\tmovdqu %%xmm0, %0" : "=m"(*(x128 *)p) : "m"(*data) : "xmm0");
         return 0;
     }
     return gva_store(v, va, data, 16);

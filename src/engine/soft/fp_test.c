@@ -380,8 +380,9 @@ static void test_against_host(void **state)
 
 static void vcpu_ready(void)
 {
-    memset(&vcpu, 0, offsetof(struct soft_vcpu, tlbs));
-    vcpu.tlb = vcpu.tlbs[0];
+    static struct tlb_entry tlb[TLB_SIZE];
+    memset(&vcpu, 0, sizeof vcpu);
+    vcpu.tlb = tlb;
     vcpu.mode = MODE_64;
     vcpu.cr0 = CR0_PE | CR0_NE | CR0_MP | CR0_ET;
     vcpu.cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
@@ -391,7 +392,7 @@ static void vcpu_ready(void)
     vcpu.fpu.mxcsr = MX_INIT;
     vcpu.gpr[R_DI] = (uintptr_t)memory;
     for (unsigned n = 0; n < TLB_SIZE; n++)
-        vcpu.tlbs[0][n].read = vcpu.tlbs[0][n].write = TLB_NONE;
+        tlb[n].read = tlb[n].write = tlb_none(n);
 }
 
 #define RUN(...) run((const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }))

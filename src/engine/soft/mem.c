@@ -191,7 +191,7 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
     if (access == ACCESS_FETCH) {
         if (nx || (!user && user_page && v->cr4 & CR4_SMEP))
             goto denied;
-    } else if (!user && user_page && v->tlb == v->tlbs[TLB_KERNEL]) {
+    } else if (!user && user_page && v->tlb_mode == TLB_KERNEL) {
         goto denied; /* SMAP */
     }
 
@@ -250,7 +250,7 @@ static int walk(struct soft_vcpu *v, uint64_t va, enum access access, struct wal
                             .dirty = true };
         return 0;
     }
-    bool user = v->tlb == v->tlbs[TLB_USER];
+    bool user = v->tlb_mode == TLB_USER;
     v->run->walks++;
     for (;;) {
         uint32_t error;
@@ -264,38 +264,51 @@ static int walk(struct soft_vcpu *v, uint64_t va, enum access access, struct wal
 
 /* ---- The TLB ---- */
 
-static void entries_clear(struct tlb_entry *e, unsigned count)
+enum { ASID_NONE = 0xfff }; /* never handed out */
+
+static void table_clear(struct tlb_entry *e)
 {
-    for (unsigned n = 0; n < count; n++)
-        e[n].read = e[n].write = TLB_NONE;
+    for (unsigned n = 0; n < TLB_SIZE; n++)
+        e[n].read = e[n].write = tlb_none(n);
 }
+
+static void table_select(struct soft_vcpu *v, unsigned mode)
+{
+    v->tlb_mode = (uint8_t)mode;
+    v->tlb = v->run->tlbs[v->run->context][mode];
+}
+
+static void context_use(struct soft_vcpu *v, unsigned context)
+{
+    v->run->context = context;
+    v->asid = v->run->contexts[context].asid;
+    table_select(v, v->tlb_mode);
+}
+
+/* Calls `fn` for each table that may hold entries. */
+#define EACH_TABLE(v, table)                                      \
+    for (unsigned c_ = 0; c_ < TLB_CONTEXTS; c_++)                \
+        if ((v)->run->contexts[c_].cr3 != ~0ull)                  \
+            for (struct tlb_entry *table = (v)->run->tlbs[c_][0]; \
+                 table < (v)->run->tlbs[c_][0] + TLB_MODES * TLB_SIZE; table += TLB_SIZE)
 
 void tlb_flush(struct soft_vcpu *v)
 {
     struct vcpu_run *run = v->run;
-    for (unsigned m = 0; m < TLB_MODES; m++)
-        entries_clear(v->tlbs[m], TLB_SIZE);
     for (unsigned n = 0; n < ITLB_SIZE; n++)
-        run->itlb[n].tag = TLB_NONE;
-    for (unsigned n = 0; n < ARRAY_LEN(run->contexts); n++)
+        run->itlb[n].tag = ASID_NONE;
+    for (unsigned n = 0; n < TLB_CONTEXTS; n++)
         run->contexts[n].cr3 = ~0ull;
     memset(run->window, 0, sizeof run->window);
-    run->next_asid = 1;
-    v->asid = 0;
+    memset(&run->large, 0, sizeof run->large);
     run->contexts[0].cr3 = v->cr3;
     run->contexts[0].asid = 0;
+    run->next_asid = 1;
     run->context_hand = 1;
-    memset(&run->large, 0, sizeof run->large);
+    for (unsigned m = 0; m < TLB_MODES; m++)
+        table_clear(run->tlbs[0][m]);
+    context_use(v, 0);
     jump_cache_clear(v);
-}
-
-static uint64_t asid_new(struct soft_vcpu *v)
-{
-    if (v->run->next_asid == TLB_NONE) {
-        tlb_flush(v);
-        return v->run->next_asid++;
-    }
-    return v->run->next_asid++;
 }
 
 /* CR3 was written. With PCID and the no-flush bit a context seen lately keeps its entries. */
@@ -303,25 +316,29 @@ void tlb_switch(struct soft_vcpu *v, bool keep)
 {
     struct vcpu_run *run = v->run;
     uint64_t pcid = v->cr4 & CR4_PCIDE ? v->cr3 & 0xfff : 0;
-    for (unsigned n = 0; n < ARRAY_LEN(run->contexts); n++) {
+    if (run->next_asid == ASID_NONE) {
+        tlb_flush(v);
+        return;
+    }
+    for (unsigned n = 0; n < TLB_CONTEXTS; n++) {
         uint64_t known = run->contexts[n].cr3;
         if (known == ~0ull)
             continue;
         if (keep && known == v->cr3) {
-            v->asid = run->contexts[n].asid;
+            context_use(v, n);
             return;
         }
         /* The same PCID now names another address space, or is to be flushed. */
         if (!(v->cr4 & CR4_PCIDE) || (known & 0xfff) == pcid)
             run->contexts[n].cr3 = ~0ull;
     }
-    v->asid = asid_new(v);
-    unsigned n = run->context_hand++ % ARRAY_LEN(run->contexts);
+    unsigned n = run->context_hand++ % TLB_CONTEXTS;
     run->contexts[n].cr3 = v->cr3;
-    run->contexts[n].asid = v->asid;
+    run->contexts[n].asid = run->next_asid++;
+    for (unsigned m = 0; m < TLB_MODES; m++)
+        table_clear(run->tlbs[n][m]);
+    context_use(v, n);
 }
-
-void tlb_flush_asid(struct soft_vcpu *v) { tlb_switch(v, false); }
 
 /* Entries of a large page carry its size, so that INVLPG drops all of it. */
 #define TLB_2M (1ull << 63)
@@ -348,25 +365,27 @@ static void large_note(struct soft_vcpu *v, uint64_t va, uint64_t page_size)
 
 static void drop_large(struct soft_vcpu *v, uint64_t va)
 {
-    for (unsigned m = 0; m < TLB_MODES; m++) {
+    EACH_TABLE(v, table)
+    {
         for (unsigned n = 0; n < TLB_SIZE; n++) {
-            struct tlb_entry *e = &v->tlbs[m][n];
+            struct tlb_entry *e = &table[n];
             uint64_t span = e->page_flags & TLB_1G ? 1ull << 30 : 4ull << 20;
             if (e->page_flags & (TLB_2M | TLB_1G) && (e->read ^ va) < span)
-                e->read = e->write = TLB_NONE;
+                e->read = e->write = tlb_none(n);
         }
     }
     for (unsigned n = 0; n < ITLB_SIZE; n++)
-        v->run->itlb[n].tag = TLB_NONE;
+        v->run->itlb[n].tag = ASID_NONE;
     jump_cache_clear(v);
 }
 
+/* In every context: global pages are in all of them, and more than asked for is allowed. */
 void tlb_flush_page(struct soft_vcpu *v, uint64_t va)
 {
     unsigned slot = va >> PAGE_SHIFT & (TLB_SIZE - 1);
-    for (unsigned m = 0; m < TLB_MODES; m++)
-        v->tlbs[m][slot].read = v->tlbs[m][slot].write = TLB_NONE;
-    v->run->itlb[va >> PAGE_SHIFT & (ITLB_SIZE - 1)].tag = TLB_NONE;
+    EACH_TABLE(v, table)
+    table[slot].read = table[slot].write = tlb_none(slot);
+    v->run->itlb[va >> PAGE_SHIFT & (ITLB_SIZE - 1)].tag = ASID_NONE;
     jump_cache_clear_page(v, va);
     jump_cache_clear_page(v, va - PAGE_SIZE); /* blocks that reach into this page */
     if (large_seen(v, va))
@@ -375,27 +394,27 @@ void tlb_flush_page(struct soft_vcpu *v, uint64_t va)
 
 void tlb_drop_writes(struct soft_vcpu *v)
 {
-    for (unsigned m = 0; m < TLB_MODES; m++)
-        for (unsigned n = 0; n < TLB_SIZE; n++)
-            v->tlbs[m][n].write = TLB_NONE;
+    EACH_TABLE(v, table)
+    for (unsigned n = 0; n < TLB_SIZE; n++)
+        table[n].write = tlb_none(n);
 }
 
 void tlb_drop_writes_of(struct soft_vcpu *v, const _Atomic uint8_t *page_flags)
 {
-    for (unsigned m = 0; m < TLB_MODES; m++)
-        for (unsigned n = 0; n < TLB_SIZE; n++)
-            if (TLB_FLAGS_PTR(&v->tlbs[m][n]) == page_flags)
-                v->tlbs[m][n].write = TLB_NONE;
+    EACH_TABLE(v, table)
+    for (unsigned n = 0; n < TLB_SIZE; n++)
+        if (TLB_FLAGS_PTR(&table[n]) == page_flags)
+            table[n].write = tlb_none(n);
 }
 
 void tlb_mode_changed(struct soft_vcpu *v)
 {
     if (v->cpl == 3)
-        v->tlb = v->tlbs[TLB_USER];
+        table_select(v, TLB_USER);
     else if (v->cr4 & CR4_SMAP && !(v->flags & FL_AC))
-        v->tlb = v->tlbs[TLB_KERNEL];
+        table_select(v, TLB_KERNEL);
     else
-        v->tlb = v->tlbs[TLB_KERNEL_AC];
+        table_select(v, TLB_KERNEL_AC);
 }
 
 static void tlb_fill(struct soft_vcpu *v, uint64_t va, const struct walk *w, const struct place *p,
@@ -415,12 +434,11 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t va, const struct walk *w, con
 
     struct tlb_entry *e = tlb_slot(v, va);
     uint64_t va_page = va & ~(PAGE_SIZE - 1);
-    uint64_t tag = va_page | v->asid;
     _Atomic uint8_t *flags = &p->ram->page_flags[p->offset >> PAGE_SHIFT];
-    if (e->read != tag)
-        e->write = TLB_NONE;
-    e->read = tag;
-    e->addend = (uint64_t)(uintptr_t)(p->ram->hva + first) - va_page;
+    if (e->read != va_page)
+        e->write = tlb_none(va_page >> PAGE_SHIFT & (TLB_SIZE - 1));
+    e->read = va_page;
+    e->host = (uint64_t)(uintptr_t)(p->ram->hva + first);
     e->page_flags = (uint64_t)(uintptr_t)flags;
     if (w->page_size > PAGE_SIZE && v->cr0 & CR0_PG) {
         e->page_flags |= w->page_size == 1ull << 30 ? TLB_1G : TLB_2M;
@@ -435,7 +453,7 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t va, const struct walk *w, con
             atomic_fetch_or(flags, RAM_PAGE_DIRTY);
     }
     if (!(atomic_load(flags) & RAM_PAGE_CODE))
-        e->write = tag;
+        e->write = va_page;
 }
 
 static int translate(struct soft_vcpu *v, uint64_t va, enum access access, struct place *p)
@@ -464,10 +482,10 @@ int mem_translate_quiet(struct soft_vcpu *v, uint64_t va, uint64_t *gpa)
     }
     struct walk w;
     uint32_t error;
-    struct tlb_entry *tlb = v->tlb;
-    v->tlb = v->tlbs[TLB_KERNEL_AC];
+    unsigned mode = v->tlb_mode;
+    table_select(v, TLB_KERNEL_AC);
     int r = walk_once(v, va, ACCESS_READ, false, false, &w, &error);
-    v->tlb = tlb;
+    table_select(v, mode);
     if (r != WALK_OK)
         return -EFAULT;
     *gpa = w.gpa;
@@ -681,26 +699,26 @@ int gva_store_slow(struct soft_vcpu *v, uint64_t va, const void *data, unsigned 
     return gva_store(v, va, data, size);
 }
 
-static struct tlb_entry *system_tlb(struct soft_vcpu *v)
+static unsigned system_mode(const struct soft_vcpu *v)
 {
-    return v->tlbs[v->cr4 & CR4_SMAP ? TLB_KERNEL : TLB_KERNEL_AC];
+    return v->cr4 & CR4_SMAP ? TLB_KERNEL : TLB_KERNEL_AC;
 }
 
 int gva_load_system(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
 {
-    struct tlb_entry *tlb = v->tlb;
-    v->tlb = system_tlb(v);
+    unsigned mode = v->tlb_mode;
+    table_select(v, system_mode(v));
     int r = gva_load(v, va, out, size);
-    v->tlb = tlb;
+    table_select(v, mode);
     return r;
 }
 
 int gva_store_system(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
 {
-    struct tlb_entry *tlb = v->tlb;
-    v->tlb = system_tlb(v);
+    unsigned mode = v->tlb_mode;
+    table_select(v, system_mode(v));
     int r = gva_store(v, va, data, size);
-    v->tlb = tlb;
+    table_select(v, mode);
     return r;
 }
 

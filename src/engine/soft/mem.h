@@ -16,9 +16,11 @@ int gva_store_slow(struct soft_vcpu *v, uint64_t va, const void *data, unsigned 
 /* Segment limits, 16- and 32-bit addressing, canonical form is left to the page walk. */
 int ea_slow(struct soft_vcpu *v, const struct insn *i, unsigned size, bool write, uint64_t *va);
 
-static inline bool tlb_hit(const struct soft_vcpu *v, uint64_t tag, uint64_t va, unsigned size)
+/* Where the bytes are if the entry's tag (read or write) matches; NULL otherwise. */
+static inline uint8_t *tlb_hit(const struct tlb_entry *e, uint64_t tag, uint64_t va, unsigned size)
 {
-    return likely(tag == (((va + size - 1) & ~(PAGE_SIZE - 1)) | v->asid));
+    uint64_t offset = va - tag;
+    return likely(offset <= PAGE_SIZE - size) ? (uint8_t *)(uintptr_t)e->host + offset : NULL;
 }
 static inline struct tlb_entry *tlb_slot(const struct soft_vcpu *v, uint64_t va)
 {
@@ -44,8 +46,9 @@ uint64_t ea_offset(struct soft_vcpu *v, const struct insn *i);
     static inline int load##bits(struct soft_vcpu *v, uint64_t va, uint##bits##_t *out)   \
     {                                                                                     \
         const struct tlb_entry *e = tlb_slot(v, va);                                      \
-        if (tlb_hit(v, e->read, va, bits / 8)) {                                          \
-            *out = *(const volatile uint##bits##_t *)(uintptr_t)(va + e->addend);         \
+        const uint8_t *p = tlb_hit(e, e->read, va, bits / 8);                             \
+        if (p) {                                                                          \
+            *out = *(const volatile uint##bits##_t *)p;                                   \
             return 0;                                                                     \
         }                                                                                 \
         return gva_load_slow(v, va, out, bits / 8);                                       \
@@ -53,8 +56,9 @@ uint64_t ea_offset(struct soft_vcpu *v, const struct insn *i);
     static inline int store##bits(struct soft_vcpu *v, uint64_t va, uint##bits##_t value) \
     {                                                                                     \
         const struct tlb_entry *e = tlb_slot(v, va);                                      \
-        if (tlb_hit(v, e->write, va, bits / 8)) {                                         \
-            *(volatile uint##bits##_t *)(uintptr_t)(va + e->addend) = value;              \
+        uint8_t *p = tlb_hit(e, e->write, va, bits / 8);                                  \
+        if (p) {                                                                          \
+            *(volatile uint##bits##_t *)p = value;                                        \
             return 0;                                                                     \
         }                                                                                 \
         return gva_store_slow(v, va, &value, bits / 8);                                   \
@@ -92,8 +96,8 @@ void rmw_end_slow(struct soft_vcpu *v, struct rmw *r);
 static inline int rmw_begin(struct soft_vcpu *v, uint64_t va, unsigned size, struct rmw *r)
 {
     const struct tlb_entry *e = tlb_slot(v, va);
-    if (tlb_hit(v, e->write, va, size) && e->read == e->write) {
-        r->p = (void *)(uintptr_t)(va + e->addend);
+    r->p = tlb_hit(e, e->write, va, size);
+    if (r->p) {
         r->direct = true;
         r->code = false;
         return 0;
@@ -118,7 +122,6 @@ int pop(struct soft_vcpu *v, unsigned size, uint64_t *value);
 
 /* ---- The TLB itself (mem.c) ---- */
 void tlb_flush(struct soft_vcpu *v);             /* everything */
-void tlb_flush_asid(struct soft_vcpu *v);        /* the current context's entries */
 void tlb_switch(struct soft_vcpu *v, bool keep); /* CR3 was written; keep: PCID's no-flush bit */
 void tlb_flush_page(struct soft_vcpu *v, uint64_t va); /* INVLPG */
 void tlb_drop_writes(struct soft_vcpu *v); /* write tags only: code marking, dirty log */

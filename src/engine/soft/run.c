@@ -28,7 +28,7 @@ static __thread struct soft_vcpu *current_vcpu;
 
 void vcpu_request(struct soft_vcpu *v, uint32_t requests)
 {
-    atomic_fetch_or(&v->run->request, requests);
+    atomic_fetch_or(&v->request, requests);
     if (atomic_load(&v->run->parked)) {
         struct soft_engine *e = soft_engine_of(v);
         LOCKED(&e->lock);
@@ -86,7 +86,7 @@ void soft_rendezvous(struct engine *engine, void (*fn)(void *arg), void *arg)
     e->rendezvous_held = true;
     for (unsigned n = 0; n < e->vcpu_count; n++)
         if (e->vcpus[n] != self)
-            atomic_fetch_or(&e->vcpus[n]->run->request, REQ_SAFE_POINT);
+            atomic_fetch_or(&e->vcpus[n]->request, REQ_SAFE_POINT);
     while (!others_quiet(e, self))
         pthread_cond_wait(&e->quiet, &e->lock);
     pthread_mutex_unlock(&e->lock);
@@ -120,7 +120,7 @@ static void vcpu_park(struct soft_vcpu *v)
     struct soft_engine *e = soft_engine_of(v);
     guest_leave(v, RUN_WAITING);
     pthread_mutex_lock(&e->lock);
-    while (!(atomic_load(&v->run->request) & ~(uint32_t)REQ_CAREFUL))
+    while (!(atomic_load(&v->request) & ~(uint32_t)REQ_CAREFUL))
         pthread_cond_wait(&v->run->wake, &e->lock);
     pthread_mutex_unlock(&e->lock);
     guest_enter(v);
@@ -158,7 +158,7 @@ static void timer_expired(struct soft_vcpu *v)
 static bool interrupts_take(struct soft_vcpu *v)
 {
     struct soft_engine *e = soft_engine_of(v);
-    atomic_fetch_and(&v->run->request, ~(uint32_t)REQ_INTERRUPT);
+    atomic_fetch_and(&v->request, ~(uint32_t)REQ_INTERRUPT);
     if (atomic_load(&v->run->nmi_pending) && !v->nmi_masked) {
         atomic_store(&v->run->nmi_pending, false);
         v->nmi_masked = true;
@@ -188,7 +188,7 @@ static bool interrupts_take(struct soft_vcpu *v)
 
 static void init_and_sipi(struct soft_vcpu *v, uint32_t requests)
 {
-    atomic_fetch_and(&v->run->request, ~(uint32_t)(requests & (REQ_INIT | REQ_SIPI)));
+    atomic_fetch_and(&v->request, ~(uint32_t)(requests & (REQ_INIT | REQ_SIPI)));
     if (requests & REQ_INIT) {
         vcpu_init_reset(v);
         lapic_init(&v->lapic);
@@ -220,9 +220,9 @@ void vcpu_update_careful(struct soft_vcpu *v)
         tlb_flush(v);
     }
     if (v->flags & FL_TF || v->dr7 & 0xff || run->point_count || run->step)
-        atomic_fetch_or(&run->request, REQ_CAREFUL);
+        atomic_fetch_or(&v->request, REQ_CAREFUL);
     else
-        atomic_fetch_and(&run->request, ~(uint32_t)REQ_CAREFUL);
+        atomic_fetch_and(&v->request, ~(uint32_t)REQ_CAREFUL);
 }
 
 /* Is there a breakpoint on the instruction at rip? Host's: true and debug_hit set. Guest's: exc
@@ -336,35 +336,35 @@ static int attend(struct soft_vcpu *v, enum vcpu_exit *exit)
 {
     struct soft_engine *e = soft_engine_of(v);
     struct vcpu_run *run = v->run;
-    uint32_t requests = atomic_load(&run->request);
+    uint32_t requests = atomic_load(&v->request);
     if (requests & REQ_SAFE_POINT) {
-        atomic_fetch_and(&run->request, ~(uint32_t)REQ_SAFE_POINT);
+        atomic_fetch_and(&v->request, ~(uint32_t)REQ_SAFE_POINT);
         safe_point(v);
     }
     if (requests & REQ_FLUSH) {
-        atomic_fetch_and(&run->request, ~(uint32_t)REQ_FLUSH);
+        atomic_fetch_and(&v->request, ~(uint32_t)REQ_FLUSH);
         tlb_flush(v);
     }
     if (requests & REQ_DROP_WRITES) {
-        atomic_fetch_and(&run->request, ~(uint32_t)REQ_DROP_WRITES);
+        atomic_fetch_and(&v->request, ~(uint32_t)REQ_DROP_WRITES);
         uint32_t epoch = atomic_load(&e->code.epoch);
         tlb_drop_writes(v);
         atomic_store(&run->acked, epoch);
     }
     if (requests & REQ_STOP) {
-        atomic_fetch_and(&run->request, ~(uint32_t)REQ_STOP);
+        atomic_fetch_and(&v->request, ~(uint32_t)REQ_STOP);
         *exit = VCPU_STOPPED;
         return STEP_EXIT;
     }
     if (requests & (REQ_INIT | REQ_SIPI))
         init_and_sipi(v, requests);
     if (requests & REQ_TIMER) {
-        atomic_fetch_and(&run->request, ~(uint32_t)REQ_TIMER);
+        atomic_fetch_and(&v->request, ~(uint32_t)REQ_TIMER);
         timer_expired(v);
         requests |= REQ_INTERRUPT;
     }
     if (v->activity == X86_WAIT_SIPI) {
-        atomic_fetch_and(&run->request, ~(uint32_t)REQ_INTERRUPT);
+        atomic_fetch_and(&v->request, ~(uint32_t)REQ_INTERRUPT);
         vcpu_park(v);
         return STEP_ON;
     }
@@ -372,7 +372,7 @@ static int attend(struct soft_vcpu *v, enum vcpu_exit *exit)
     if (!shadow && requests & REQ_INTERRUPT && !interrupts_take(v))
         goto shutdown;
     if (v->activity == X86_HALTED) {
-        if (!(atomic_load(&run->request) & ~(uint32_t)REQ_CAREFUL))
+        if (!(atomic_load(&v->request) & ~(uint32_t)REQ_CAREFUL))
             vcpu_park(v);
         return STEP_ON;
     }
@@ -406,12 +406,12 @@ enum vcpu_exit soft_run(struct vcpu *vcpu, struct err *err)
         vcpu_request_self(v, REQ_INTERRUPT);
     for (;;) {
         /* Entering HLT and a raised shadow set a request themselves, so this is the only test. */
-        if (unlikely(atomic_load_explicit(&v->run->request, memory_order_relaxed)) ||
+        if (unlikely(atomic_load_explicit(&v->request, memory_order_relaxed)) ||
             unlikely(v->activity != X86_RUNNING)) {
             if (attend(v, &exit) != STEP_ON)
                 break;
             if (v->activity != X86_RUNNING || v->interrupt_shadow ||
-                atomic_load_explicit(&v->run->request, memory_order_relaxed) & REQ_CAREFUL)
+                atomic_load_explicit(&v->request, memory_order_relaxed) & REQ_CAREFUL)
                 continue;
         }
         int r = step(v, false);

@@ -35,7 +35,7 @@ struct ram_window {
     uint64_t offset;
 };
 
-enum { ITLB_SIZE = 256 };
+enum { TLB_CONTEXTS = 8, ITLB_SIZE = 256 };
 struct itlb_entry {
     uint64_t tag;
     struct ram *ram;
@@ -44,7 +44,6 @@ struct itlb_entry {
 };
 
 struct vcpu_run {
-    _Atomic uint32_t request;
     _Atomic uint32_t acked; /* newest code epoch whose write-tag drop this vCPU has done */
     int where;              /* RUN_*; engine->lock */
     _Atomic bool
@@ -57,13 +56,14 @@ struct vcpu_run {
     uint64_t timer_armed_ns;
     uint64_t phys_mask; /* MAXPHYADDR */
 
-    /* TLB contexts: which asid stands for which CR3 */
-    uint64_t next_asid;
+    /* TLB contexts: which table and asid stand for which CR3 (~0: none) */
+    uint32_t next_asid;
     struct {
         uint64_t cr3;
-        uint64_t asid;
-    } contexts[8];
-    unsigned context_hand;
+        uint32_t asid;
+    } contexts[TLB_CONTEXTS];
+    unsigned context, context_hand;
+    struct tlb_entry (*tlbs)[TLB_MODES][TLB_SIZE]; /* [TLB_CONTEXTS] */
     /* Regions of 2 MiB and 1 GiB (hashed) with TLB entries out of large pages: INVLPG there must
      * look at every entry */
     struct {
@@ -117,7 +117,7 @@ void vcpu_request(struct soft_vcpu *v, uint32_t requests);
 /* The vCPU's own thread, e.g. after something that may unmask an interrupt. */
 static inline void vcpu_request_self(struct soft_vcpu *v, uint32_t requests)
 {
-    atomic_fetch_or_explicit(&v->run->request, requests, memory_order_relaxed);
+    atomic_fetch_or_explicit(&v->request, requests, memory_order_relaxed);
 }
 
 enum vcpu_exit soft_run(struct vcpu *v, struct err *err);

@@ -64,7 +64,7 @@ static int store_any(struct soft_vcpu *v, uint64_t va, unsigned size, uint64_t v
 
 static bool interrupted(const struct soft_vcpu *v)
 {
-    return atomic_load_explicit(&v->run->request, memory_order_relaxed);
+    return atomic_load_explicit(&v->request, memory_order_relaxed);
 }
 
 /* Runs `one` as often as REP says. `bulk` (may be NULL) does up to `count` elements at once and
@@ -101,9 +101,9 @@ static int repeat(struct soft_vcpu *v, const struct insn *i, one_fn *one, bulk_f
 static uint64_t reach(struct soft_vcpu *v, uint64_t va, unsigned size, bool write, uint8_t **p)
 {
     const struct tlb_entry *e = tlb_slot(v, va);
-    if (!tlb_hit(v, write ? e->write : e->read, va, 1))
+    *p = tlb_hit(e, write ? e->write : e->read, va, 1);
+    if (!*p)
         return 0;
-    *p = (uint8_t *)(uintptr_t)(va + e->addend);
     return (PAGE_SIZE - (va & (PAGE_SIZE - 1))) / size;
 }
 
