@@ -5,8 +5,6 @@
  */
 #include "engine/kvm/kvm.h"
 
-#include <string.h>
-
 enum { DR7_GE = 1 << 9, DR7_ONE = 1 << 10, DR6_STEP = 1 << 14, FLAG_RF = 1 << 16 };
 
 static uint64_t dr7_point(unsigned i, const struct debug_point *p)
@@ -55,7 +53,9 @@ int debug_set(struct vcpu *vcpu, const struct debug_point *points, unsigned coun
         r = -errno;
     if (r < 0)
         return err_errno(err, -r, "vcpu %u: KVM refuses breakpoints", vcpu->index);
-    memcpy(v->points, points, count * sizeof *points);
+    v->point_count = count;
+    for (unsigned i = 0; i < count; i++)
+        v->points[i] = points[i];
     return 0;
 }
 
@@ -64,9 +64,9 @@ void debug_exit(struct kvm_vcpu *v)
     const struct kvm_debug_exit_arch *arch = &v->run->debug.arch;
     v->vcpu.debug_hit =
         (struct debug_hit){ .step = arch->dr6 & DR6_STEP, .point = -1, .gva = arch->pc };
-    for (int i = 0; i < KVM_DEBUG_MAX; i++)
-        if (arch->dr6 & 1u << i && arch->dr7 >> (2 * i) & 3) {
-            v->vcpu.debug_hit.point = i;
+    for (unsigned i = 0; i < v->point_count; i++)
+        if (arch->dr6 & 1u << i) {
+            v->vcpu.debug_hit.point = (int)i;
             v->vcpu.debug_hit.gva = v->points[i].gva;
             break;
         }

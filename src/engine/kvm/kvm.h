@@ -60,7 +60,8 @@ struct kvm_vcpu {
         bool valid;
         struct kvm_timer timer;
     } left;
-    struct debug_point points[KVM_DEBUG_MAX]; /* outside run() */
+    struct debug_point points[KVM_DEBUG_MAX]; /* outside run(), like point_count */
+    unsigned point_count;
     struct {
         _Atomic uint64_t exits, io, mmio, eoi, windows, signals, ring_full;
     } count;
