@@ -12,7 +12,10 @@ static struct device *pm;
 static struct pci_bus *bus;
 static bool level[GSI_COUNT];
 
-static void see_level(struct irq_chip *chip, unsigned gsi, bool up) { level[gsi] = up; }
+static void see_level(struct irq_chip *chip, unsigned gsi, bool up)
+{
+    __atomic_store_n(&level[gsi], up, __ATOMIC_SEQ_CST);
+}
 static struct irq_chip listener = { .set = see_level };
 
 static int setup(void **state)

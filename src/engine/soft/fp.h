@@ -17,6 +17,7 @@
 typedef struct {
     uint64_t q[2];
 } __attribute__((aligned(16))) x128;
+typedef x128 x128_unaligned __attribute__((aligned(1)));
 
 enum { FSW_ES = 0x80, FSW_B = 0x8000, FSW_TOP = 0x3800, FSW_SF = 0x40 };
 enum { FCW_INIT = 0x37f };
@@ -103,10 +104,10 @@ static inline int load128(struct soft_vcpu *v, uint64_t va, x128 *out)
     const uint8_t *p = tlb_hit(e, e->read, va, 16);
     if (p) {
         /* One access of 16 bytes: two of 8 would stall whoever reads the copy as a whole. */
-        __asm__("movdqu %1, %%xmm0\n\tmovdqa %%xmm0, %0"
-                : "=m"(*out)
-                : "m"(*(const x128 *)p)
-                : "xmm0");
+        __asm__ volatile("movdqu %1, %%xmm0\n\tmovdqa %%xmm0, %0"
+                         : "=m"(*out)
+                         : "m"(*(const x128_unaligned *)p)
+                         : "xmm0");
         return 0;
     }
     return gva_load(v, va, out, 16);
@@ -116,7 +117,10 @@ static inline int store128(struct soft_vcpu *v, uint64_t va, const x128 *data)
     const struct tlb_entry *e = tlb_slot(v, va);
     uint8_t *p = tlb_hit(e, e->write, va, 16);
     if (p) {
-        __asm__("movdqu %1, %%xmm0\n\tmovdqu %%xmm0, %0" : "=m"(*(x128 *)p) : "m"(*data) : "xmm0");
+        __asm__ volatile("movdqu %1, %%xmm0\n\tmovdqu %%xmm0, %0"
+                         : "=m"(*(x128_unaligned *)p)
+                         : "m"(*(const x128_unaligned *)data)
+                         : "xmm0");
         return 0;
     }
     return gva_store(v, va, data, 16);

@@ -245,8 +245,9 @@ static int fp_apply_imm(struct soft_vcpu *v, const struct insn *i, fp_fn *run, u
     IMM_FN(name##_0, #name " $0,")                                                               \
     IMM_FN(name##_1, #name " $1,")                                                               \
     IMM_FN(name##_2, #name " $2,")                                                               \
-    IMM_FN(name##_3, #name " $3,") IMM_FN(name##_4, #name " $4,") IMM_FN(name##_5, #name " $5,") \
-        IMM_FN(name##_6, #name " $6,") IMM_FN(name##_7, #name " $7,") static int                 \
+    IMM_FN(name##_3, #name " $3,")                                                               \
+    IMM_FN(name##_4, #name " $4,") IMM_FN(name##_5, #name " $5,") IMM_FN(name##_6, #name " $6,") \
+        IMM_FN(name##_7, #name " $7,") static int                                                \
         name(struct soft_vcpu *v, const struct insn *i)                                          \
     {                                                                                            \
         static fp_fn *const run[8] = { name##_0, name##_1, name##_2, name##_3,                   \
@@ -265,9 +266,10 @@ CMP(cmpsd, 8);
     IMM_FN(name##_0, #name " $0,")                                                               \
     IMM_FN(name##_1, #name " $1,")                                                               \
     IMM_FN(name##_2, #name " $2,")                                                               \
-    IMM_FN(name##_3, #name " $3,") IMM_FN(name##_4, #name " $4,") IMM_FN(name##_8, #name " $8,") \
-        IMM_FN(name##_9, #name " $9,") IMM_FN(name##_10, #name " $10,")                          \
-            IMM_FN(name##_11, #name " $11,") IMM_FN(name##_12, #name " $12,") static int         \
+    IMM_FN(name##_3, #name " $3,")                                                               \
+    IMM_FN(name##_4, #name " $4,") IMM_FN(name##_8, #name " $8,") IMM_FN(name##_9, #name " $9,") \
+        IMM_FN(name##_10, #name " $10,") IMM_FN(name##_11, #name " $11,")                        \
+            IMM_FN(name##_12, #name " $12,") static int                                          \
             name(struct soft_vcpu *v, const struct insn *i)                                      \
     {                                                                                            \
         static fp_fn *const run[16] = { name##_0,  name##_1,  name##_2,  name##_3,               \

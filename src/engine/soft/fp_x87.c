@@ -198,8 +198,7 @@ static uint64_t far_pointer(const struct soft_vcpu *v, unsigned seg, uint64_t of
     return v->mode == MODE_64 ? offset : (uint32_t)offset | (uint64_t)v->seg[seg].selector << 32;
 }
 
-/* FOP, FIP and FDP after a computing instruction. ModRM.mod of a memory operand is that of its
- * decoded form. */
+/* FOP, FIP and FDP after a computing instruction */
 static void remember(struct soft_vcpu *v, const struct insn *i)
 {
     if (i->flags & IF_MEM)

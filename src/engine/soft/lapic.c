@@ -538,7 +538,14 @@ static uint64_t x2apic_writable(unsigned reg)
     case REG_ICR: return ICR_WRITABLE;
     case REG_TIMER_INITIAL: return UINT32_MAX;
     case REG_TIMER_DIVIDE: return DIVIDE_WRITABLE;
-    default: return lvt_writable(reg); /* EOI and ESR take zero only */
+    /* Delivery status and remote IRR are read-only, not reserved: writing them back is no fault. */
+    case REG_LVT_LINT0:
+    case REG_LVT_LINT1: return lvt_writable(reg) | 0x5000;
+    case REG_LVT_TIMER:
+    case REG_LVT_THERMAL:
+    case REG_LVT_PERF:
+    case REG_LVT_ERROR: return lvt_writable(reg) | 0x1000;
+    default: return 0; /* EOI and ESR take zero only */
     }
 }
 
