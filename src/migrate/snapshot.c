@@ -339,7 +339,8 @@ struct section_read {
 
 struct pending { /* decoded, not installed yet */
     struct pending *next;
-    struct device *dev;
+    struct device *dev; /* the machine's, which may be gone when this is freed */
+    const struct state_desc *desc;
     void *scratch;
 };
 
@@ -456,7 +457,7 @@ const struct snapshot_config *snapshot_config(const struct snapshot *snapshot)
 static void pending_free(struct pending *p)
 {
     if (p->scratch)
-        state_fini(p->dev->type->state, p->scratch);
+        state_fini(p->desc, p->scratch);
     free(p->scratch);
     free(p);
 }
@@ -537,7 +538,7 @@ static int load_device(struct snapshot *s, struct machine *m, const struct secti
         free(scratch);
         return err_prefix(err, "device '%s'", section->name);
     }
-    *p = (struct pending){ .next = s->devices, .dev = dev, .scratch = scratch };
+    *p = (struct pending){ .next = s->devices, .dev = dev, .desc = desc, .scratch = scratch };
     s->devices = p;
     return 0;
 }
@@ -630,7 +631,7 @@ static int load_complete(const struct snapshot *s, struct machine *m, struct err
 
 static void device_install(struct pending *p)
 {
-    const struct state_desc *desc = p->dev->type->state;
+    const struct state_desc *desc = p->desc;
     void *state = (char *)p->dev + desc->base;
     state_fini(desc, state);
     memcpy(state, p->scratch, desc->size);

@@ -12,12 +12,12 @@
 #define BIT(n) (1u << (n))
 
 enum { SUPPORTED_MAX = 256 };
-struct supported {
+union supported {
     struct kvm_cpuid2 head;
-    struct kvm_cpuid_entry2 entries[SUPPORTED_MAX];
+    uint8_t bytes[sizeof(struct kvm_cpuid2) + SUPPORTED_MAX * sizeof(struct kvm_cpuid_entry2)];
 };
 
-static int supported_get(int kvm_fd, struct supported *out, struct err *err)
+static int supported_get(int kvm_fd, union supported *out, struct err *err)
 {
     out->head.nent = SUPPORTED_MAX;
     if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, out) < 0)
@@ -25,11 +25,11 @@ static int supported_get(int kvm_fd, struct supported *out, struct err *err)
     return 0;
 }
 
-static const struct kvm_cpuid_entry2 *supported_find(const struct supported *s, uint32_t leaf,
+static const struct kvm_cpuid_entry2 *supported_find(const union supported *s, uint32_t leaf,
                                                      uint32_t subleaf)
 {
     for (uint32_t i = 0; i < s->head.nent; i++) {
-        const struct kvm_cpuid_entry2 *e = &s->entries[i];
+        const struct kvm_cpuid_entry2 *e = &s->head.entries[i];
         bool indexed = e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
         if (e->function == leaf && (!indexed || e->index == subleaf))
             return e;
@@ -57,7 +57,7 @@ static const struct {
 };
 
 static int model_check(const struct kvm_engine *e, const struct cpuid_entry *table, unsigned count,
-                       const struct supported *supported, struct err *err)
+                       const union supported *supported, struct err *err)
 {
     for (size_t i = 0; i < ARRAY_LEN(feature_words); i++) {
         uint32_t want[4], leaf = feature_words[i].leaf, subleaf = feature_words[i].subleaf;
@@ -147,10 +147,10 @@ static bool host_leaf_filter(struct cpuid_entry *e)
     return false;
 }
 
-static int host_build(struct kvm_engine *e, const struct supported *supported, struct err *err)
+static int host_build(struct kvm_engine *e, const union supported *supported, struct err *err)
 {
     for (uint32_t i = 0; i < supported->head.nent; i++) {
-        const struct kvm_cpuid_entry2 *from = &supported->entries[i];
+        const struct kvm_cpuid_entry2 *from = &supported->head.entries[i];
         struct cpuid_entry entry = {
             .leaf = from->function,
             .subleaf =
@@ -178,7 +178,7 @@ static int host_build(struct kvm_engine *e, const struct supported *supported, s
 
 int cpuid_create(struct kvm_engine *e, int kvm_fd, struct err *err)
 {
-    AUTO(free) struct supported *supported = calloc(1, sizeof *supported);
+    AUTO(free) union supported *supported = calloc(1, sizeof *supported);
     if (!supported)
         return err_set(err, ENOMEM, "out of memory");
     int r = supported_get(kvm_fd, supported, err);
@@ -202,14 +202,14 @@ int cpuid_vcpu_create(struct kvm_vcpu *v, struct err *err)
     struct cpuid_entry table[CPUID_MAX];
     unsigned count =
         cpuid_build(model, v->vcpu.apic_id, e->max_vcpus, e->engine.machine->tsc_khz, table);
-    struct {
+    union {
         struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entries[CPUID_MAX];
+        uint8_t bytes[sizeof(struct kvm_cpuid2) + CPUID_MAX * sizeof(struct kvm_cpuid_entry2)];
     } cpuid = { .head.nent = count };
     for (unsigned i = 0; i < count; i++) {
         const struct cpuid_entry *from = &table[i];
         bool indexed = from->subleaf != CPUID_ANY_SUBLEAF;
-        cpuid.entries[i] = (struct kvm_cpuid_entry2){
+        cpuid.head.entries[i] = (struct kvm_cpuid_entry2){
             .function = from->leaf,
             .index = indexed ? from->subleaf : 0,
             .flags = indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,

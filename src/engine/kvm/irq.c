@@ -39,14 +39,16 @@ void irqs_msi(struct engine *engine, uint64_t address, uint32_t data)
  * names. */
 static void routes_write(struct kvm_engine *e)
 {
-    struct {
+    union {
         struct kvm_irq_routing head;
-        struct kvm_irq_routing_entry entries[KVM_ROUTES];
-    } table = { 0 };
+        uint8_t bytes[sizeof(struct kvm_irq_routing) +
+                      KVM_ROUTES * sizeof(struct kvm_irq_routing_entry)];
+    } table;
+    memset(&table, 0, sizeof table);
     for (unsigned gsi = 0; gsi < KVM_ROUTES; gsi++) {
         if (!e->routes[gsi].used)
             continue;
-        struct kvm_irq_routing_entry *entry = &table.entries[table.head.nr++];
+        struct kvm_irq_routing_entry *entry = &table.head.entries[table.head.nr++];
         entry->gsi = gsi;
         entry->type = KVM_IRQ_ROUTING_MSI;
         entry->u.msi.address_lo = (uint32_t)e->routes[gsi].address;

@@ -16,25 +16,27 @@ enum { XSAVE_LEGACY = 512, XSAVE_BV = 512, XSAVE_AVX_OFFSET = 576, XSAVE_MIN = 8
 
 /* ---- model-specific registers ---- */
 
+/* KVM's structures that end in arrays, as buffers of one entry. */
+union one_msr {
+    struct kvm_msrs head;
+    uint8_t bytes[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+};
+
 int msr_get(struct kvm_vcpu *v, uint32_t index, uint64_t *out)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } msrs = { .head.nmsrs = 1, .entry.index = index };
-    int r = ioctl(v->fd, KVM_GET_MSRS, &msrs);
+    union one_msr msr = { .head.nmsrs = 1 };
+    msr.head.entries[0].index = index;
+    int r = ioctl(v->fd, KVM_GET_MSRS, &msr);
     if (r == 1)
-        *out = msrs.entry.data;
+        *out = msr.head.entries[0].data;
     return r == 1 ? 0 : r < 0 ? -errno : -EINVAL;
 }
 
 int msr_set(struct kvm_vcpu *v, uint32_t index, uint64_t value)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } msrs = { .head.nmsrs = 1, .entry = { .index = index, .data = value } };
-    int r = ioctl(v->fd, KVM_SET_MSRS, &msrs);
+    union one_msr msr = { .head.nmsrs = 1 };
+    msr.head.entries[0] = (struct kvm_msr_entry){ .index = index, .data = value };
+    int r = ioctl(v->fd, KVM_SET_MSRS, &msr);
     return r == 1 ? 0 : r < 0 ? -errno : -EINVAL;
 }
 

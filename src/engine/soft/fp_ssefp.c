@@ -241,45 +241,40 @@ static int fp_apply_imm(struct soft_vcpu *v, const struct insn *i, fp_fn *run, u
 
 #define IMM_FN(n, text) \
     static void n(const x128 *d, const x128 *s, x128 *r, uint32_t *mxcsr) { FP_BODY(text); }
-#define CMP(name, size)                                                                          \
-    IMM_FN(name##_0, #name " $0,")                                                               \
-    IMM_FN(name##_1, #name " $1,")                                                               \
-    IMM_FN(name##_2, #name " $2,")                                                               \
-    IMM_FN(name##_3, #name " $3,")                                                               \
-    IMM_FN(name##_4, #name " $4,") IMM_FN(name##_5, #name " $5,") IMM_FN(name##_6, #name " $6,") \
-        IMM_FN(name##_7, #name " $7,") static int                                                \
-        name(struct soft_vcpu *v, const struct insn *i)                                          \
-    {                                                                                            \
-        static fp_fn *const run[8] = { name##_0, name##_1, name##_2, name##_3,                   \
-                                       name##_4, name##_5, name##_6, name##_7 };                 \
-        return fp_apply_imm(v, i, run[i->imm & 7], size);                                        \
-    }                                                                                            \
-    const struct op op_sse_##name = OP_ALL(name);
 /* clang-format off */
+#define CMP(name, size)                                                                         \
+    IMM_FN(name##_0, #name " $0,") IMM_FN(name##_1, #name " $1,")                               \
+    IMM_FN(name##_2, #name " $2,") IMM_FN(name##_3, #name " $3,")                               \
+    IMM_FN(name##_4, #name " $4,") IMM_FN(name##_5, #name " $5,")                               \
+    IMM_FN(name##_6, #name " $6,") IMM_FN(name##_7, #name " $7,")                               \
+    static int name(struct soft_vcpu *v, const struct insn *i)                                  \
+    {                                                                                           \
+        static fp_fn *const run[8] = { name##_0, name##_1, name##_2, name##_3,                  \
+                                       name##_4, name##_5, name##_6, name##_7 };                \
+        return fp_apply_imm(v, i, run[i->imm & 7], size);                                       \
+    }                                                                                           \
+    const struct op op_sse_##name = OP_ALL(name);
 CMP(cmpps, 16)
 CMP(cmppd, 16)
 CMP(cmpss, 4)
 CMP(cmpsd, 8);
-/* clang-format on */
 
-#define ROUND(name, size)                                                                        \
-    IMM_FN(name##_0, #name " $0,")                                                               \
-    IMM_FN(name##_1, #name " $1,")                                                               \
-    IMM_FN(name##_2, #name " $2,")                                                               \
-    IMM_FN(name##_3, #name " $3,")                                                               \
-    IMM_FN(name##_4, #name " $4,") IMM_FN(name##_8, #name " $8,") IMM_FN(name##_9, #name " $9,") \
-        IMM_FN(name##_10, #name " $10,") IMM_FN(name##_11, #name " $11,")                        \
-            IMM_FN(name##_12, #name " $12,") static int                                          \
-            name(struct soft_vcpu *v, const struct insn *i)                                      \
-    {                                                                                            \
-        static fp_fn *const run[16] = { name##_0,  name##_1,  name##_2,  name##_3,               \
-                                        name##_4,  name##_4,  name##_4,  name##_4,               \
-                                        name##_8,  name##_9,  name##_10, name##_11,              \
-                                        name##_12, name##_12, name##_12, name##_12 };            \
-        return fp_apply_imm(v, i, run[i->imm & 15], size);                                       \
-    }                                                                                            \
+/* With bit 2 of the immediate MXCSR says how to round, bit 3 keeps inexact from being reported. */
+#define ROUND(name, size)                                                                       \
+    IMM_FN(name##_0, #name " $0,") IMM_FN(name##_1, #name " $1,")                               \
+    IMM_FN(name##_2, #name " $2,") IMM_FN(name##_3, #name " $3,")                               \
+    IMM_FN(name##_4, #name " $4,") IMM_FN(name##_8, #name " $8,")                               \
+    IMM_FN(name##_9, #name " $9,") IMM_FN(name##_10, #name " $10,")                             \
+    IMM_FN(name##_11, #name " $11,") IMM_FN(name##_12, #name " $12,")                           \
+    static int name(struct soft_vcpu *v, const struct insn *i)                                  \
+    {                                                                                           \
+        static fp_fn *const run[16] = { name##_0,  name##_1,  name##_2,  name##_3,              \
+                                        name##_4,  name##_4,  name##_4,  name##_4,              \
+                                        name##_8,  name##_9,  name##_10, name##_11,             \
+                                        name##_12, name##_12, name##_12, name##_12 };           \
+        return fp_apply_imm(v, i, run[i->imm & 15], size);                                      \
+    }                                                                                           \
     const struct op op_sse_##name = OP_ALL(name);
-/* clang-format off */
 ROUND(roundps, 16)
 ROUND(roundpd, 16)
 ROUND(roundss, 4)
