@@ -70,8 +70,8 @@ enum fake_mode { FAKE_WORKS, FAKE_FULL, FAKE_HANGS };
 struct fake {
     struct block_node node;
     _Atomic int mode;
-    _Atomic unsigned submitted;
-    struct block_request *held; /* io_loop */
+    _Atomic unsigned submitted, flags; /* flags: of the last request */
+    struct block_request *held;        /* io_loop */
     uint8_t data[FAKE_SIZE];
 };
 
@@ -94,6 +94,7 @@ static void fake_submit(struct block_queue *queue, struct block_request *req)
 {
     struct fake *fake = (struct fake *)queue->node;
     fake->submitted++;
+    fake->flags = req->flags;
     if (fake->mode == FAKE_HANGS) {
         req->next = fake->held;
         fake->held = req;
@@ -387,6 +388,37 @@ static void test_blk_commands(void **state)
     k.fake->mode = FAKE_WORKS;
     disk_queues(&k, BIT(VIRTIO_BLK_F_FLUSH), 1);
     assert_int_equal(disk_do(&k, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_OK);
+    disk_close(&k);
+}
+
+/* Who cannot flush, or has switched write-back off, gets every write durable. */
+static void test_blk_writethrough(void **state)
+{
+    struct disk k = { 0 };
+    k.fake = fake_open();
+    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_FULL_REPORT);
+    machine_start(k.g.m);
+    uint64_t wce = k.d.config + offsetof(struct virtio_blk_config, wce);
+    disk_queues(&k, 0, 1);
+    assert_int_equal(disk_do(&k, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_OK);
+    assert_int_equal(k.fake->flags, BLOCK_FUA);
+    disk_queues(&k, BIT(VIRTIO_BLK_F_FLUSH), 1);
+    bus_write(k.g.m, SPACE_MEMORY, wce, 1, 0); /* not negotiated: ignored */
+    assert_int_equal(disk_do(&k, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_OK);
+    assert_int_equal(k.fake->flags, 0);
+    disk_queues(&k, BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE), 1);
+    bus_write(k.g.m, SPACE_MEMORY, wce, 1, 0);
+    assert_int_equal(disk_do(&k, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_OK);
+    assert_int_equal(k.fake->flags, BLOCK_FUA);
+    put_range(&k, 0, 8, 1);
+    assert_int_equal(disk_do(&k, VIRTIO_BLK_T_WRITE_ZEROES, 0, 16), VIRTIO_BLK_S_OK);
+    assert_int_equal(k.fake->flags, BLOCK_FUA | BLOCK_UNMAP);
+    bus_write(k.g.m, SPACE_MEMORY, wce, 1, 1);
+    assert_int_equal(disk_do(&k, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_OK);
+    assert_int_equal(k.fake->flags, 0);
+    bus_write(k.g.m, SPACE_MEMORY, wce, 1, 0);
+    gdev_reset(&k.d); /* puts it back */
+    assert_int_equal(gdev_config(&k.d, offsetof(struct virtio_blk_config, wce), 1), 1);
     disk_close(&k);
 }
 
@@ -1443,15 +1475,16 @@ int main(int argc, char **argv)
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_blk_traffic),   cmocka_unit_test(test_blk_commands),
-        cmocka_unit_test(test_blk_readonly),  cmocka_unit_test(test_blk_full_pauses),
-        cmocka_unit_test(test_blk_move),      cmocka_unit_test(test_blk_reset_waits),
-        cmocka_unit_test(test_transport),     cmocka_unit_test(test_blk_garbage),
-        cmocka_unit_test(test_rng),           cmocka_unit_test(test_console_single),
-        cmocka_unit_test(test_console_ports), cmocka_unit_test(test_console_garbage),
-        cmocka_unit_test(test_net_traffic),   cmocka_unit_test(test_net_merge),
-        cmocka_unit_test(test_net_control),   cmocka_unit_test(test_net_checksum),
-        cmocka_unit_test(test_net_garbage),   cmocka_unit_test(test_coverage),
+        cmocka_unit_test(test_blk_traffic),      cmocka_unit_test(test_blk_commands),
+        cmocka_unit_test(test_blk_writethrough), cmocka_unit_test(test_blk_readonly),
+        cmocka_unit_test(test_blk_full_pauses),  cmocka_unit_test(test_blk_move),
+        cmocka_unit_test(test_blk_reset_waits),  cmocka_unit_test(test_transport),
+        cmocka_unit_test(test_blk_garbage),      cmocka_unit_test(test_rng),
+        cmocka_unit_test(test_console_single),   cmocka_unit_test(test_console_ports),
+        cmocka_unit_test(test_console_garbage),  cmocka_unit_test(test_net_traffic),
+        cmocka_unit_test(test_net_merge),        cmocka_unit_test(test_net_control),
+        cmocka_unit_test(test_net_checksum),     cmocka_unit_test(test_net_garbage),
+        cmocka_unit_test(test_coverage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
