@@ -94,4 +94,11 @@ void guest_destroy(struct guest *g);
 uint64_t guest_features(const struct guest *g);
 void guest_run(struct guest *g, const struct cpu_case *c, struct outcome *out);
 
+/* mutate.c: one row's handlers replaced by wrong ones, until mutate_end */
+enum mutation { MUTATION_SKIP, MUTATION_FLIP, MUTATION_COUNT };
+void mutate_begin(unsigned row, enum mutation mutation);
+void mutate_end(void);
+/* Can it be seen at all? Skipping a NOP cannot. */
+bool mutation_shows(const struct insn_row *row, enum mutation mutation);
+
 #endif

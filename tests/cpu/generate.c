@@ -354,6 +354,10 @@ static void random_fx(uint8_t *fx)
         mxcsr = (random64() & 0xffff) | (one_in(2) ? 0x1f80 : 0);
     if (one_in(4))
         fsw = 0;
+    if (one_in(6))
+        fsw |= random64() & 0x3f;
+    if (fsw & ~fcw & 0x3f)
+        fsw |= 0x8080; /* an exception is pending */
     memcpy(fx, &fcw, 2);
     memcpy(fx + 2, &fsw, 2);
     fx[4] = one_in(2) ? 0xff : random64();
@@ -393,10 +397,32 @@ static uint16_t undefined_after(const struct insn_row *row, uint16_t before)
     return (before & ~always) | row->undefined;
 }
 
-static const struct insn_row *random_row(int mode, uint64_t features, uint16_t undefined)
+/* FNSTENV, FNSAVE and FXSAVE store selectors that differ by maker: nothing may load those. */
+static bool stores_environment(const struct insn_row *row)
+{
+    static const char *const names[] = { "fnstenv", "fnsave",  "fxsave",   "fxsave64",
+                                         "xsave",   "xsave64", "xsaveopt", "xsaveopt64" };
+    for (unsigned n = 0; n < sizeof names / sizeof *names; n++) {
+        if (!strcmp(names[n], row->name))
+            return true;
+    }
+    return false;
+}
+
+/* What FLDENV and FRSTOR load, x87 pointers included, need not be what is stored again. */
+static bool loads_environment(const struct insn_row *row)
+{
+    return !strcmp(row->name, "fldenv") || !strcmp(row->name, "frstor") ||
+           !strncmp(row->name, "fxrstor", 7) || !strncmp(row->name, "xrstor", 6);
+}
+
+static const struct insn_row *random_row(int mode, uint64_t features, uint16_t undefined,
+                                         bool environment)
 {
     for (;;) {
         const struct insn_row *row = &insn_rows[random_below(insn_row_count)];
+        if (stores_environment(row) && !environment)
+            continue;
         if (!row_excluded(row, mode, features) && !(row->reads & undefined))
             return row;
     }
@@ -415,24 +441,48 @@ static void branches_aim(struct cpu_case *c)
             struct insn i;
             insn_decode(c->code + c->start[n], 15, c->mode, ~0ull, 0, &i, &gp);
             bytes = i.size == 2 ? 2 : 4;
-            if (one_in(8))
-                continue;
+            if (one_in(8) && (c->code[c->start[n + 1] - 1] + 1) & 0xfe)
+                continue; /* far away */
         }
         int32_t disp = c->start[target] - c->start[n + 1];
         memcpy(c->code + c->start[n + 1] - bytes, &disp, bytes);
     }
 }
 
-/* FNSTENV, FNSAVE and FXSAVE store selectors that differ by maker: nothing may load those. */
-static bool stores_environment(const struct insn_row *row)
+static const uint16_t selectors[] = { 0,          3,          SEL_USER32,  SEL_DATA,   SEL_USER64,
+                                      SEL_CODE16, SEL_DATA16, SEL_EXTRA16, SEL_STACK16 };
+static uint16_t random_selector(void)
 {
-    static const char *const names[] = { "fnstenv", "fnsave",  "fxsave",   "fxsave64",
-                                         "xsave",   "xsave64", "xsaveopt", "xsaveopt64" };
-    for (unsigned n = 0; n < sizeof names / sizeof *names; n++) {
-        if (!strcmp(names[n], row->name))
-            return true;
+    return selectors[random_below(sizeof selectors / sizeof *selectors)];
+}
+
+static uint8_t *stack_at(struct cpu_case *c, uint64_t offset)
+{
+    uint64_t at = c->in.gpr[R_SP] + offset - (c->mode == MODE_16 ? 0 : STACK_VA);
+    return at + 8 <= STACK_SIZE ? c->memory + DATA_SIZE + READONLY_SIZE + at : NULL;
+}
+
+/* What a first instruction that loads segments or returns finds on the stack and in registers. */
+static void frame_fill(struct cpu_case *c)
+{
+    const struct insn_row *row = &insn_rows[c->row[0]];
+    bool gp, far_return = row->map == M1 && (row->opcode == 0xcb || row->opcode == 0xcf);
+    bool near_return = row->map == M1 && (row->opcode == 0xc2 || row->opcode == 0xc3);
+    struct insn i;
+    if (one_in(8))
+        c->in.gpr[one_in(2) ? R_AX : R_DX] = random_selector();
+    if (one_in(4) || insn_decode(c->code, 15, c->mode, ~0ull, 0, &i, &gp) <= 0)
+        return;
+    uint64_t frame[5] = { c->in.rip + c->start[1 + random_below(c->count)], c->in.cs,
+                          0x202 | (random64() & 0x244dd5), c->in.gpr[R_SP], c->in.ss };
+    if (!far_return && !near_return)
+        frame[0] = random_selector();
+    unsigned words = !far_return ? 1 : row->opcode == 0xcb ? 2 : c->mode == MODE_64 ? 5 : 3;
+    for (unsigned n = 0; n < words; n++) {
+        uint8_t *p = stack_at(c, n * i.size);
+        if (p && !one_in(16))
+            memcpy(p, &frame[n], i.size);
     }
-    return false;
 }
 
 void case_generate(struct cpu_case *c, int mode, uint64_t features, int wanted)
@@ -443,10 +493,12 @@ void case_generate(struct cpu_case *c, int mode, uint64_t features, int wanted)
     c->undefined = 0;
     unsigned count = one_in(2) ? 1 : 1 + random_below(INSNS_MAX);
     const struct insn_row *row = NULL;
+    bool environment = true;
     while (c->count < count) {
         if (!row)
-            row = c->count == 0 && wanted >= 0 ? &insn_rows[wanted]
-                                               : random_row(mode, features, c->undefined);
+            row = c->count == 0 && wanted >= 0
+                      ? &insn_rows[wanted]
+                      : random_row(mode, features, c->undefined, environment);
         struct insn i;
         unsigned len = generate_insn(c->code + c->len, row, mode, features,
                                      (mode == MODE_16 ? 0 : CODE_VA) + c->offset + c->len, &i);
@@ -455,6 +507,7 @@ void case_generate(struct cpu_case *c, int mode, uint64_t features, int wanted)
         c->start[c->count] = c->len;
         c->row[c->count++] = i.row;
         c->len += len;
+        environment &= !loads_environment(row);
         if (stores_environment(row))
             count = c->count;
         c->undefined = undefined_after(row, c->undefined);
@@ -469,4 +522,5 @@ void case_generate(struct cpu_case *c, int mode, uint64_t features, int wanted)
         uint64_t value = one_in(8) ? random_value() : random64();
         memcpy(c->memory + n, &value, 8);
     }
+    frame_fill(c);
 }

@@ -48,6 +48,7 @@ enum {
     SEL_KERNEL_DS = 0x18,
     SEL_TSS = 0x40,
     SEL_LDT = 0x50,
+    SEL_CPU = 0x78,
     GDT_LIMIT = 0x7f
 };
 
@@ -164,6 +165,7 @@ static void descriptors_fill(struct guest *g)
     put64(g, GPA_GDT + (SEL_USER32 & ~7), descriptor(0, ~0u, ATTR_CODE32));
     put64(g, GPA_GDT + (SEL_DATA & ~7), descriptor(0, ~0u, ATTR_DATA32));
     put64(g, GPA_GDT + (SEL_USER64 & ~7), descriptor(0, ~0u, ATTR_CODE64));
+    put64(g, GPA_GDT + SEL_CPU, descriptor(0, 1, 5 | SEG_S | 3 << SEG_DPL_SHIFT | SEG_P | SEG_DB));
     put64(g, GPA_LDT + (SEL_CODE16 & ~7), descriptor(CODE_VA, CODE_SIZE - 1, ATTR_CODE16));
     put64(g, GPA_LDT + (SEL_DATA16 & ~7), descriptor(DATA_VA, 0xffff, ATTR_DATA16));
     put64(g, GPA_LDT + (SEL_EXTRA16 & ~7), descriptor(EXTRA16_BASE, EXTRA16_LIMIT, ATTR_DATA16));

@@ -291,6 +291,10 @@ int software_interrupt(struct soft_vcpu *v, const struct insn *i, uint8_t vector
 
 /* ---- IRET ---- */
 
+/* RF is for one instruction, and only where code breakpoints exist is every instruction watched:
+ * elsewhere nobody would clear it. */
+static uint32_t resume_flag(const struct soft_vcpu *v) { return v->dr7 & 0xff ? FL_RF : 0; }
+
 static int iret_real(struct soft_vcpu *v, const struct insn *i)
 {
     uint64_t sp = v->gpr[R_SP], rip, cs, flags;
@@ -308,7 +312,7 @@ static int iret_real(struct soft_vcpu *v, const struct insn *i)
     segment_set_real(v, S_CS, (uint16_t)cs);
     uint32_t mask = F_ALL | FL_TF | FL_IF | FL_DF | FL_IOPL | FL_NT;
     if (i->size > 2)
-        mask |= FL_RF | FL_AC | FL_ID;
+        mask |= FL_AC | FL_ID | resume_flag(v);
     flags_set(v, (uint32_t)flags, mask);
     v->rip = rip;
     return OP_JUMP;
@@ -360,7 +364,7 @@ static int iret(struct soft_vcpu *v, const struct insn *i)
     }
     uint32_t mask = F_ALL | FL_TF | FL_DF | FL_NT;
     if (i->size > 2)
-        mask |= FL_RF | FL_AC | FL_ID;
+        mask |= FL_AC | FL_ID | resume_flag(v);
     if (v->cpl <= (v->flags >> 12 & 3))
         mask |= FL_IF;
     if (v->cpl == 0)

@@ -559,8 +559,10 @@ static int arpl(struct soft_vcpu *v, const struct insn *i)
     if (raised) { /* only then it is written */
         selector = (uint16_t)((selector & ~3u) | rpl);
         if (i->flags & IF_MEM)
+            r = ea(v, i, 2, true, &va);
+        if (!r && i->flags & IF_MEM)
             r = store16(v, va, selector);
-        else
+        else if (!r)
             gpr_set(v, i->rm, 2, selector);
     }
     if (r)
