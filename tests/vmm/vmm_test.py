@@ -182,6 +182,11 @@ class Client:
                 self.events.append(message)
 
 
+def document(name):
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs", name)) as file:
+        return file.read()
+
+
 def run(*words, **options):
     done = subprocess.run([ARGS.binary, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           timeout=LIMIT, **options)
@@ -539,7 +544,9 @@ def control(folder):
         client.refused("save", "EBADF", fd=True)
         client.refused("dance", "ENOSYS")
         check("engine" in client.ok("counters"), "counters")
-        check("pause" in client.ok("commands"), "commands")
+        manual = document("control-protocol.md")
+        for command in client.ok("commands"):
+            check(f"| `{command}` |" in manual, f"docs/control-protocol.md does not tell of {command}")
         client.send({"id": "bye", "do": "quit"})
         check("ok" in client.reply("bye"), "quit is answered")
         equal(other.event("ended")["status"], QUIT, "the last event")
@@ -740,6 +747,11 @@ def man(folder):
     equal(status, 0)
     for word in (".TH BEDPLATE", "\\-\\-restore", ".SH EXIT STATUS", "x86\\-64\\-v2"):
         check(word in out, word)
+    manual = document("exit-status.md")
+    for number, name in re.findall(r"^\.B (\d+)\n.*\(\\fB([^\\]+(?:\\-[^\\]+)*)\\fR\)", out, re.M):
+        name = name.replace("\\", "")
+        check(f"| {number} | `{name}` |" in manual, f"docs/exit-status.md does not tell of {number} {name}")
+    check(f"| {SAVED} | `saved` |" in manual, "docs/exit-status.md")
     check(not re.search(r"^\.(?!TH|SH|TP|B|BR|I|IR|br|BI)", out, re.M), "no stray requests")
 
 
