@@ -391,6 +391,13 @@ static int mov_es(struct soft_vcpu *v, const struct insn *i) /* segment to regis
     return r ? r : store16(v, va, selector);
 }
 
+/* MOV SS and POP SS hold interrupts and traps off for one instruction. */
+static void stack_loaded(struct soft_vcpu *v)
+{
+    v->interrupt_shadow = 2;
+    vcpu_request_self(v, REQ_INTERRUPT);
+}
+
 static int mov_se(struct soft_vcpu *v, const struct insn *i)
 {
     if (i->reg == S_CS || i->reg > S_GS)
@@ -408,7 +415,7 @@ static int mov_se(struct soft_vcpu *v, const struct insn *i)
     if (r)
         return r;
     if (i->reg == S_SS)
-        v->interrupt_shadow = 2;
+        stack_loaded(v);
     return OP_END; /* decoding assumed the old stack size and bases */
 }
 
@@ -428,7 +435,7 @@ static int pop_s(struct soft_vcpu *v, const struct insn *i)
         return r;
     }
     if (i->reg == S_SS)
-        v->interrupt_shadow = 2;
+        stack_loaded(v);
     return OP_END;
 }
 
