@@ -147,7 +147,7 @@ static int take_vex(struct cursor *c, uint8_t b)
         return 0;
     c->vvvv = ~p1 >> 3 & 15;
     if (c->mode != MODE_64)
-        c->rex = 0;
+        c->rex &= REX_W;
     c->vex = c->has_rex = true;
     c->vex_l = p1 >> 2 & 1;
     c->pfx = prefix[p1 & 3];
@@ -191,6 +191,15 @@ static const struct slot *slot_of(const struct cursor *c)
     return &slots[c->map][opcode][c->reg3];
 }
 
+/* VEX.L and VEX.W as the row wants them */
+static bool row_fits_vex(const struct insn_row *row, const struct cursor *c, uint64_t features)
+{
+    const uint32_t refused =
+        (c->vex_l ? AT_VEXL0 : AT_VEXL1) | (c->rex & REX_W ? AT_VEXW0 : AT_VEXW1);
+    return !(row->attr & refused) &&
+           !(row->attr & AT_L1AVX2 && c->vex_l && !(features >> FT_AVX2 & 1));
+}
+
 static bool row_fits(const struct insn_row *row, const struct cursor *c, uint64_t features)
 {
     return (row->pfx == P_ANY || row->pfx == c->pfx) &&
@@ -198,7 +207,7 @@ static bool row_fits(const struct insn_row *row, const struct cursor *c, uint64_
             (row->mod == MOD_REG) == (c->mod == 3)) &&
            (row->rm < 0 || row->rm == c->rm3) &&
            !(row->attr & (c->mode == MODE_64 ? AT_NO64 : AT_ONLY64)) &&
-           features >> row->feature & 1;
+           (!c->vex || row_fits_vex(row, c, features)) && features >> row->feature & 1;
 }
 
 static const struct insn_row *row_find(const struct cursor *c, uint64_t features)
@@ -211,12 +220,12 @@ static const struct insn_row *row_find(const struct cursor *c, uint64_t features
     return NULL;
 }
 
-/* LOCK's place, VEX.L and vvvv, registers that do not exist. */
+/* LOCK's place, vvvv, registers that do not exist. */
 static bool row_allows(const struct insn_row *row, const struct cursor *c)
 {
     if (c->lock && !(row->attr & AT_LOCK && row->mod != MOD_NONE && c->mod != 3))
         return false;
-    if (c->vex && ((row->attr & AT_VEXL0 && c->vex_l) || (!(row->attr & AT_VVVV) && c->vvvv)))
+    if (c->vex && !(row->attr & AT_VVVV) && c->vvvv)
         return false;
     unsigned reg = c->reg3 | (c->rex & REX_R ? 8 : 0);
     if (row->args[0] == A_Cy || row->args[1] == A_Cy)
@@ -288,6 +297,21 @@ static bool take_address(struct cursor *c, struct insn *i, bool *rip)
     return take(c, disp, &i->disp);
 }
 
+/*
+ * The index of a vector of addresses: a vector register, and there must be one, apart from
+ * destination and mask. False: #UD. Follows take_address, which took it for a general register.
+ */
+static bool take_vector_index(struct cursor *c, struct insn *i, unsigned sib_at)
+{
+    if (i->asize == 2 || c->rm3 != 4)
+        return false;
+    const uint8_t sib = c->code[sib_at];
+    i->scale = sib >> 6;
+    i->index = REG_NONE;
+    i->sel = (sib >> 3 & 7) | (c->rex & REX_X ? 8 : 0);
+    return i->sel != i->reg && i->sel != i->vvvv && i->reg != i->vvvv;
+}
+
 static uint8_t byte_offset(const struct cursor *c, unsigned reg)
 {
     return !c->has_rex && reg >= 4 && reg < 8 ? (reg - 4) * 8 + 1 : reg * 8;
@@ -354,6 +378,11 @@ static bool take_operand(struct cursor *c, struct insn *i, const struct insn_row
         else
             i->imm = second & 0xff;
         return true;
+    case A_Lx:
+        if (!take(c, 1, &second))
+            return false;
+        i->sel = second >> 4 & (c->mode == MODE_64 ? 15 : 7);
+        return true;
     case A_Ibs: return take(c, 1, &i->imm);
     case A_Iw:
         if (!take(c, 2, &i->imm))
@@ -417,8 +446,11 @@ static int decode(struct cursor *c, uint64_t features, unsigned offset, struct i
     i->reg_off = i->reg * 8;
     i->rm_off = i->rm * 8;
     if (memory) {
+        const unsigned sib_at = c->pos;
         if (i->asize == 2 ? !take_address16(c, i) : !take_address(c, i, &rip))
             return SHORT;
+        if ((row->args[1] == A_VMd || row->args[1] == A_VMq) && !take_vector_index(c, i, sib_at))
+            return 0;
     }
     if (c->seg >= 0)
         i->seg = c->seg;
@@ -475,7 +507,9 @@ static bool rows_clash(const struct insn_row *a, const struct insn_row *b)
     bool modes = !((a->attr | b->attr) & AT_NO64 && (a->attr | b->attr) & AT_ONLY64);
     bool mods = a->mod == b->mod || a->mod == MOD_ANY || b->mod == MOD_ANY;
     bool rms = a->rm == b->rm || a->rm < 0 || b->rm < 0;
-    return modes && mods && rms && a->pfx == b->pfx && row_rank(a) == row_rank(b);
+    const uint32_t both = a->attr | b->attr;
+    bool vex = !((both & AT_VEXL0 && both & AT_VEXL1) || (both & AT_VEXW0 && both & AT_VEXW1));
+    return modes && mods && rms && vex && a->pfx == b->pfx && row_rank(a) == row_rank(b);
 }
 
 static void slot_add(struct slot *slot, unsigned row)

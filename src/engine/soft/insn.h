@@ -48,9 +48,10 @@ enum { MOD_NONE, MOD_ANY, MOD_MEM, MOD_REG };
  *   Z register in the low 3 opcode bits · A far pointer · M memory only · R register only (rm) · S segment register (reg)
  *   C control register (reg) · D debug register (reg) · B VEX.vvvv general register · 1 the constant one · CL, AL/eAX fixed
  *   P MMX (reg) · Q MMX or memory · V XMM (reg) · W XMM or memory · H VEX.vvvv XMM · F x87 memory or stack
- *   X, Y string operands
+ *   X, Y string operands · L vector register in the upper half of an immediate byte (insn.sel) · VM vector of addresses: SIB's index
+ *   is a vector register (insn.sel), `index` none
  * b byte · w word · d dword · q qword · v by operand size · z by operand size, at most 4 bytes · y 4 or 8 by REX.W
- *   x 16 bytes (32 with VEX.L) · t 10 bytes · p far pointer of operand size · a/s/n/... n: no size (lea, prefetch)
+ *   x 16 bytes (32 with VEX.L) · h, f, e a half, a fourth, an eighth of x · dq 16 bytes always · dd 8 bytes (32 with VEX.L) · t 10 bytes · p far pointer of operand size · a/s/n/... n: no size (lea, prefetch)
  */
 enum operand {
     A_NONE,
@@ -68,6 +69,7 @@ enum operand {
     A_ST0, A_STi,
     A_Xb, A_Xv, A_Yb, A_Yv,
     A_ES, A_CS, A_SS, A_DS, A_FS, A_GS,
+    A_Lx, A_Wdq, A_Wh, A_Wf, A_We, A_Wdd, A_Mdq, A_VMd, A_VMq,
     A_COUNT,
 };
 
@@ -94,13 +96,16 @@ enum {
     AT_SSE = 1 << 6,        /* #UD/#NM by CR0.EM, CR4.OSFXSR, CR0.TS as for SSE */
     AT_MMX = 1 << 7,        /* #UD/#NM/#MF as for MMX */
     AT_X87 = 1 << 8,        /* #NM by CR0.EM and TS; pending exceptions checked by the handler */
-    AT_AVX = 1 << 9,        /* #UD unless XCR0 and CR4.OSXSAVE allow */
+    AT_AVX = 1 << 9,        /* #UD unless XCR0 and CR4.OSXSAVE allow, #NM by CR0.TS */
     AT_ALIGN = 1 << 10,     /* 16-byte memory operand must be aligned (#GP) */
     AT_VEXL0 = 1 << 11,     /* VEX.L must be 0 */
     AT_PM = 1 << 12,        /* #UD in real and virtual-8086 mode */
     AT_IO = 1 << 13,        /* IOPL and the I/O bitmap decide */
     AT_VVVV = 1 << 14,      /* uses VEX.vvvv (else it must be 1111) */
     AT_NORAND = 1 << 15,    /* not for the random comparison with the host CPU (time, serial numbers, host state) */
+    AT_VEXL1 = 1 << 16,     /* VEX.L must be 1 */
+    AT_VEXW0 = 1 << 17, AT_VEXW1 = 1 << 18, /* VEX.W must be 0, 1 (in all modes) */
+    AT_L1AVX2 = 1 << 19,    /* VEX.L = 1 came with AVX2 only */
 };
 
 /* CPUID features a row depends on: decode fails (#UD) when the vCPU's model lacks it */
@@ -138,7 +143,7 @@ extern const unsigned insn_row_count;
  * `args` are up to four operands in parentheses, NOARGS for none. `writes` are all flags that change, `undefined` those of them
  * that have no defined value; a flag that may keep its old value (count 0) is read, too. Operands are for the length, the access size and the tests; handlers know their own.
  * Opcodes whose low three bits name a register (Z) have eight rows: Z_ROWS. Two rows may share map, opcode and ext only if
- * pfx, mod or rm tell them apart: a row that demands a prefix, a mod or an rm beats one that does not. A row whose feature
+ * pfx, mod, rm, VEX.W or VEX.L tell them apart: a row that demands a prefix, a mod or an rm beats one that does not. A row whose feature
  * is missing is not there: then a weaker one gets the encoding (TZCNT becomes BSF).
  */
 #define NOARGS (A_NONE)
@@ -178,7 +183,7 @@ struct insn {
     uint8_t reg_off, rm_off;    /* byte offsets into v->gpr: AH..BH resolved when the operand is a byte */
     uint8_t vvvv, vex;  /* VEX.vvvv; vex: bit 0 present, bit 1 L, bit 2 W */
     uint16_t row;       /* in insn_rows */
-    uint16_t sel;       /* far pointer selector; ENTER's level; second immediate byte */
+    uint16_t sel;       /* far pointer selector; ENTER's level; second immediate byte; the vector register of L and VM operands */
     uint8_t modrm;      /* as encoded: x87 remembers it */
 };
 
