@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The CPU against the CPU: a case is a few instructions and a state; it is run by the host's CPU and by the soft engine, and
- * the two outcomes must be equal.
+ * The CPU against the CPU: a case is a few instructions and a state; it is run by the host's CPU
+ * and by the soft engine, and the two outcomes must be equal.
  *
- * Both give it the same linear addresses: code (not writable), two pages of data, one read-only page, one page of stack, nothing
- * else below 4 GiB. A case ends with its first exception, at the latest with the INT3 behind its last instruction.
+ * Both give it the same linear addresses: code (not writable), two pages of data, one read-only
+ * page, one page of stack, nothing else below 4 GiB. A case ends with its first exception, at the
+ * latest with the INT3 behind its last instruction.
  */
 #ifndef TESTS_CPU_CASE_H
 #define TESTS_CPU_CASE_H
@@ -17,20 +18,31 @@
 struct insn_row;
 
 enum {
-    CODE_VA = 0x10000000, CODE_SIZE = 0x2000,
-    DATA_VA = 0x20000000, DATA_SIZE = 0x2000, /* writable; one read-only page follows */
+    CODE_VA = 0x10000000,
+    CODE_SIZE = 0x2000,
+    DATA_VA = 0x20000000,
+    DATA_SIZE = 0x2000, /* writable; one read-only page follows */
     READONLY_SIZE = 0x1000,
-    STACK_VA = 0x30000000, STACK_SIZE = 0x1000,
+    STACK_VA = 0x30000000,
+    STACK_SIZE = 0x1000,
     MEMORY_SIZE = DATA_SIZE + READONLY_SIZE + STACK_SIZE, /* as case and outcome hold it */
-    FS_BASE = DATA_VA + 0x800, GS_BASE = DATA_VA + 0x1000,
-    INSNS_MAX = 6, CODE_MAX = 15 * INSNS_MAX + 1,
+    FS_BASE = DATA_VA + 0x800,
+    GS_BASE = DATA_VA + 0x1000,
+    INSNS_MAX = 6,
+    CODE_MAX = 15 * INSNS_MAX + 1,
 };
 
 /* Selectors, on Linux and in the guest */
 enum {
-    SEL_USER32 = 0x23, SEL_DATA = 0x2b, SEL_USER64 = 0x33,
-    SEL_CODE16 = 0x07, SEL_DATA16 = 0x0f, SEL_EXTRA16 = 0x17, SEL_STACK16 = 0x1f, /* in the LDT */
-    EXTRA16_BASE = DATA_VA + 0x800, EXTRA16_LIMIT = 0xfff,
+    SEL_USER32 = 0x23,
+    SEL_DATA = 0x2b,
+    SEL_USER64 = 0x33,
+    SEL_CODE16 = 0x07,
+    SEL_DATA16 = 0x0f,
+    SEL_EXTRA16 = 0x17,
+    SEL_STACK16 = 0x1f, /* in the LDT */
+    EXTRA16_BASE = DATA_VA + 0x800,
+    EXTRA16_LIMIT = 0xfff,
 };
 
 struct regs {
@@ -40,19 +52,19 @@ struct regs {
 };
 
 struct cpu_case {
-    int mode;               /* MODE_* */
-    unsigned offset;        /* of the first byte in the code pages */
-    unsigned len, count;    /* bytes, without the INT3; instructions */
+    int mode;            /* MODE_* */
+    unsigned offset;     /* of the first byte in the code pages */
+    unsigned len, count; /* bytes, without the INT3; instructions */
     uint8_t code[CODE_MAX];
     uint8_t start[INSNS_MAX + 1];
     uint16_t row[INSNS_MAX];
-    uint16_t undefined;     /* flags without a defined value at the end */
+    uint16_t undefined; /* flags without a defined value at the end */
     struct regs in;
     uint8_t memory[MEMORY_SIZE];
 };
 
 struct outcome {
-    bool hang;              /* did not end, or made a system call: nothing else is valid */
+    bool hang; /* did not end, or made a system call: nothing else is valid */
     uint8_t vector;
     uint32_t error;
     uint64_t cr2;
@@ -81,10 +93,10 @@ void case_generate(struct cpu_case *c, int mode, uint64_t features, int row);
 /* native.c: a child process that runs cases on the host's CPU */
 enum { BATCH = 32 };
 struct native;
-struct native *native_start(void);      /* NULL: the host cannot (says why) */
+struct native *native_start(void); /* NULL: the host cannot (says why) */
 void native_stop(struct native *n);
 struct cpu_case *native_case(struct native *n, unsigned index);
-void native_cases_run(struct native *n, unsigned count);  /* the first `count` cases */
+void native_cases_run(struct native *n, unsigned count); /* the first `count` cases */
 const struct outcome *native_outcome(struct native *n, unsigned index);
 
 /* guest.c: the same in the soft engine */

@@ -109,7 +109,7 @@ static bool only_theirs(const ZydisDecodedInstruction *z)
     switch (z->mnemonic) {
     case ZYDIS_MNEMONIC_RSM: /* #UD outside SMM, and there is none yet */
     case ZYDIS_MNEMONIC_GETSEC: return true;
-    case ZYDIS_MNEMONIC_SYSCALL:                       /* outside 64-bit mode: AMD's */
+    case ZYDIS_MNEMONIC_SYSCALL: /* outside 64-bit mode: AMD's */
     case ZYDIS_MNEMONIC_SYSRET: return z->machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
     default: return false;
     }

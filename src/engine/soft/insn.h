@@ -2,8 +2,9 @@
 /*
  * The instruction table and the decoded instruction.
  *
- * One row per encoding form (insn_int.def, insn_fp.def, insn_sys.def) feeds the decoder, the interpreter, the tests and later
- * the translator. A row names its `struct op`: the handlers, one for each operand size, for a register or a memory operand.
+ * One row per encoding form (insn_int.def, insn_fp.def, insn_sys.def) feeds the decoder, the
+ * interpreter, the tests and later the translator. A row names its `struct op`: the handlers, one
+ * for each operand size, for a register or a memory operand.
  */
 #ifndef ENGINE_SOFT_INSN_H
 #define ENGINE_SOFT_INSN_H
@@ -17,15 +18,18 @@ struct insn;
 
 /* What a handler answers. Anything but OP_NEXT leaves the block. */
 enum op_result {
-    OP_NEXT = 0,    /* done, go on with the next instruction of the block */
-    OP_JUMP,        /* done; v->rip is where to go on */
-    OP_END,         /* done; go on behind this instruction, but look for interrupts, mode and code changes first */
-    OP_FAULT,       /* v->exc says which exception; nothing of the guest's state has changed but what the SDM says */
-    OP_AGAIN,       /* run this instruction again (a REP that was interrupted, a block that went stale) */
-    OP_EXIT,        /* done; v->exit says why run() must return (after this instruction) */
+    OP_NEXT = 0, /* done, go on with the next instruction of the block */
+    OP_JUMP,     /* done; v->rip is where to go on */
+    OP_END,   /* done; go on behind this instruction, but look for interrupts, mode and code changes
+                 first */
+    OP_FAULT, /* v->exc says which exception; nothing of the guest's state has changed but what the
+                 SDM says */
+    OP_AGAIN, /* run this instruction again (a REP that was interrupted, a block that went stale) */
+    OP_EXIT,  /* done; v->exit says why run() must return (after this instruction) */
 };
 typedef int insn_fn(struct soft_vcpu *v, const struct insn *i);
 
+/* clang-format off */
 struct op { /* index: operand size 1, 2, 4, 8 bytes -> 0, 1, 2, 3 */
     insn_fn *r[4];      /* ModRM names a register, or there is no ModRM */
     insn_fn *m[4];      /* ModRM names memory */
@@ -33,8 +37,11 @@ struct op { /* index: operand size 1, 2, 4, 8 bytes -> 0, 1, 2, 3 */
 #define OP_ALL(fn) { { fn, fn, fn, fn }, { fn, fn, fn, fn } }
 #define OP_RM(rfn, mfn) { { rfn, rfn, rfn, rfn }, { mfn, mfn, mfn, mfn } }
 
-enum { MODE_16, MODE_32, MODE_64 };     /* code size: CS.L and CS.D */
+/* clang-format on */
 
+enum { MODE_16, MODE_32, MODE_64 }; /* code size: CS.L and CS.D */
+
+/* clang-format off */
 /* Opcode maps. The V maps are the VEX-encoded ones (pp selects like a mandatory prefix). */
 enum { M1, M0F, M38, M3A, V0F, V38, V3A, MAP_COUNT };
 /* Mandatory prefix: P_ANY ignores 66 (operand size), F2 and F3 (REP); the others demand exactly that one. */
@@ -120,15 +127,17 @@ enum feature {
 /* Status flags, at their places in RFLAGS */
 enum { CF = 1, PF = 4, AF = 16, ZF = 64, SF = 128, OF = 2048, F_ALL = CF | PF | AF | ZF | SF | OF };
 
+/* clang-format on */
+
 struct insn_row {
-    const char *name;           /* lower case, the SDM's mnemonic */
+    const char *name; /* lower case, the SDM's mnemonic */
     uint8_t map, opcode, pfx, mod;
-    int8_t ext, rm;             /* ModRM.reg and ModRM.rm demanded, or -1 */
-    uint8_t args[4];            /* enum operand */
-    uint8_t size;               /* SZ_* */
-    uint8_t feature;            /* enum feature */
+    int8_t ext, rm;  /* ModRM.reg and ModRM.rm demanded, or -1 */
+    uint8_t args[4]; /* enum operand */
+    uint8_t size;    /* SZ_* */
+    uint8_t feature; /* enum feature */
     uint32_t attr;
-    uint16_t reads, writes, undefined;  /* status flags read, written, left undefined */
+    uint16_t reads, writes, undefined; /* status flags read, written, left undefined */
     const struct op *op;
 };
 extern const struct insn_row insn_rows[];
@@ -137,15 +146,20 @@ extern const unsigned insn_row_count;
 /*
  * A row in the .def files; whoever includes them defines ROW:
  *
- *   ROW(map, opcode, pfx, mod, ext, rm, name, args, size, attr, feature, reads, writes, undefined, op)
- *   ROW(M1, 0x01, P_ANY, MOD_ANY, -1, -1, "add", (A_Ev, A_Gv), SZ_V, AT_LOCK, FT_BASE, 0, F_ALL, 0, op_add_EG)
+ *   ROW(map, opcode, pfx, mod, ext, rm, name, args, size, attr, feature,
+ *       reads, writes, undefined, op)
+ *   ROW(M1, 0x01, P_ANY, MOD_ANY, -1, -1, "add", (A_Ev, A_Gv), SZ_V, AT_LOCK, FT_BASE,
+ *       0, F_ALL, 0, op_add_EG)
  *
- * `args` are up to four operands in parentheses, NOARGS for none. `writes` are all flags that change, `undefined` those of them
- * that have no defined value; a flag that may keep its old value (count 0) is read, too. Operands are for the length, the access size and the tests; handlers know their own.
- * Opcodes whose low three bits name a register (Z) have eight rows: Z_ROWS. Two rows may share map, opcode and ext only if
- * pfx, mod, rm, VEX.W or VEX.L tell them apart: a row that demands a prefix, a mod or an rm beats one that does not. A row whose feature
- * is missing is not there: then a weaker one gets the encoding (TZCNT becomes BSF).
+ * `args` are up to four operands in parentheses, NOARGS for none. `writes` are all flags that
+ * change, `undefined` those of them that have no defined value; a flag that may keep its old value
+ * (count 0) is read, too. Operands are for the length, the access size and the tests; handlers know
+ * their own. Opcodes whose low three bits name a register (Z) have eight rows: Z_ROWS. Two rows may
+ * share map, opcode and ext only if pfx, mod, rm, VEX.W or VEX.L tell them apart: a row that
+ * demands a prefix, a mod or an rm beats one that does not. A row whose feature is missing is not
+ * there: then a weaker one gets the encoding (TZCNT becomes BSF).
  */
+/* clang-format off */
 #define NOARGS (A_NONE)
 #define ARGS_LIST(...) { __VA_ARGS__ }
 #define Z_ROWS(map, opcode, pfx, name, args, size, attr, feature, reads, writes, undefined, op)                     \
@@ -158,43 +172,55 @@ extern const unsigned insn_row_count;
     ROW(map, opcode + 6, pfx, MOD_NONE, -1, -1, name, args, size, attr, feature, reads, writes, undefined, op)      \
     ROW(map, opcode + 7, pfx, MOD_NONE, -1, -1, name, args, size, attr, feature, reads, writes, undefined, op)
 
-enum { REG_NONE = 16, REG_RIP = 17 };   /* slots of v->gpr: always zero; rip of the block's start */
+/* clang-format on */
+
+enum { REG_NONE = 16, REG_RIP = 17 }; /* slots of v->gpr: always zero; rip of the block's start */
 enum {
-    IF_LOCK = 1, IF_REP = 2 /* F3 */, IF_REPNE = 4 /* F2 */,
-    IF_MEM = 8,         /* ModRM (or moffs, or string) names memory */
-    IF_SLOWEA = 16,     /* not plain 64-bit addressing: use ea_slow (segment limits, 16/32-bit addresses) */
+    IF_LOCK = 1,
+    IF_REP = 2 /* F3 */,
+    IF_REPNE = 4 /* F2 */,
+    IF_MEM = 8, /* ModRM (or moffs, or string) names memory */
+    IF_SLOWEA =
+        16, /* not plain 64-bit addressing: use ea_slow (segment limits, 16/32-bit addresses) */
 };
 
-/* A decoded instruction; 48 bytes. `fn` may be exchanged for op_stale by another thread at any time. */
+/* A decoded instruction; 48 bytes. `fn` may be exchanged for op_stale by another thread at any
+ * time. */
 struct insn {
     insn_fn *fn;
-    int64_t imm;        /* immediate: Ib and Iw zero-extended, others sign-extended; branches: target - block start; far
-                           pointer: offset */
-    int64_t disp;       /* displacement; RIP-relative ones are relative to the block's start; moffs: the address */
-    uint16_t start;     /* offset of this instruction from the block's start */
-    uint8_t len;        /* bytes, 1..15 */
-    uint8_t size;       /* operand size in bytes: 1, 2, 4, 8 */
-    uint8_t asize;      /* address size in bytes: 2, 4, 8 */
-    uint8_t flags;      /* IF_* */
-    uint8_t seg;        /* segment of the memory operand (S_*), override applied */
+    int64_t imm;    /* immediate: Ib and Iw zero-extended, others sign-extended; branches: target -
+                       block start; far    pointer: offset */
+    int64_t disp;   /* displacement; RIP-relative ones are relative to the block's start; moffs: the
+                       address */
+    uint16_t start; /* offset of this instruction from the block's start */
+    uint8_t len;    /* bytes, 1..15 */
+    uint8_t size;   /* operand size in bytes: 1, 2, 4, 8 */
+    uint8_t asize;  /* address size in bytes: 2, 4, 8 */
+    uint8_t flags;  /* IF_* */
+    uint8_t seg;    /* segment of the memory operand (S_*), override applied */
     uint8_t base, index, scale; /* slots of v->gpr; 0..3 */
-    uint8_t reg, rm;    /* ModRM.reg and .rm with REX bits; both: the opcode register (Z); in XCHG with rAX reg is rAX;
-                           A_AL and A_rAX without ModRM are rm 0; A_Sw and fixed segments: reg is S_x; A_Pq: reg 0-7 */
-    uint8_t reg_off, rm_off;    /* byte offsets into v->gpr: AH..BH resolved when the operand is a byte */
-    uint8_t vvvv, vex;  /* VEX.vvvv; vex: bit 0 present, bit 1 L, bit 2 W */
-    uint16_t row;       /* in insn_rows */
-    uint16_t sel;       /* far pointer selector; ENTER's level; second immediate byte; the vector register of L and VM operands */
-    uint8_t modrm;      /* as encoded: x87 remembers it */
+    uint8_t reg, rm; /* ModRM.reg and .rm with REX bits; both: the opcode register (Z); in XCHG with
+                        rAX reg is rAX; A_AL and A_rAX without ModRM are rm 0; A_Sw and fixed
+                        segments: reg is S_x; A_Pq: reg 0-7 */
+    uint8_t reg_off,
+        rm_off;        /* byte offsets into v->gpr: AH..BH resolved when the operand is a byte */
+    uint8_t vvvv, vex; /* VEX.vvvv; vex: bit 0 present, bit 1 L, bit 2 W */
+    uint16_t row;      /* in insn_rows */
+    uint16_t sel; /* far pointer selector; ENTER's level; second immediate byte; the vector register
+                     of L and VM operands */
+    uint8_t modrm; /* as encoded: x87 remembers it */
 };
 
 /*
- * Decodes one instruction out of `len` bytes (1..15) at `code`. `features` has bit (1 << FT_x) for what the model offers.
- * `offset`: of the instruction from its block's start. Returns its length, 0 when more bytes are needed to tell (the caller
- * fetches more, at most 15), -1 for #UD (also too long: *gp set, #GP(0)). fn is set from the row's op.
+ * Decodes one instruction out of `len` bytes (1..15) at `code`. `features` has bit (1 << FT_x) for
+ * what the model offers. `offset`: of the instruction from its block's start. Returns its length, 0
+ * when more bytes are needed to tell (the caller fetches more, at most 15), -1 for #UD (also too
+ * long: *gp set, #GP(0)). fn is set from the row's op.
  */
-int insn_decode(const uint8_t *code, unsigned len, int mode, uint64_t features, unsigned offset, struct insn *out,
-                bool *gp);
-/* Builds the look-up tables from the rows, once; asserts that no two rows claim the same encoding. */
+int insn_decode(const uint8_t *code, unsigned len, int mode, uint64_t features, unsigned offset,
+                struct insn *out, bool *gp);
+/* Builds the look-up tables from the rows, once; asserts that no two rows claim the same encoding.
+ */
 void insn_table_init(void);
 
 static inline unsigned insn_end(const struct insn *i) { return i->start + i->len; }
