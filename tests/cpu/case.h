@@ -49,6 +49,7 @@ struct regs {
     uint64_t gpr[16], rip, rflags;
     uint16_t cs, ss, ds, es;
     uint8_t fx[512] __attribute__((aligned(16))); /* as FXSAVE64 has it */
+    uint8_t ymm_high[16][16];
 };
 
 struct cpu_case {

@@ -153,6 +153,15 @@ static bool is_x87_selector(const struct cpu_case *c, const uint8_t *a, const ui
             selector == c->in.es);
 }
 
+static void compare_ymm(struct difference *d, const struct regs *a, const struct regs *b)
+{
+    for (unsigned n = 0; features >> FT_AVX & 1 && n < 16; n++) {
+        if (memcmp(a->ymm_high[n], b->ymm_high[n], 16) != 0)
+            differ_bytes(d, (char[]){ 'y', "0123456789abcdef"[n], 0 }, a->ymm_high[n],
+                         b->ymm_high[n], 16);
+    }
+}
+
 static void compare_memory(struct difference *d, const struct cpu_case *c, const uint8_t *a,
                            const uint8_t *b)
 {
@@ -197,6 +206,7 @@ static bool compare(const struct cpu_case *c, const struct outcome *a, const str
     if (theirs != ours)
         differ(d, "ds:es", theirs, ours);
     compare_fx(d, a->out.fx, b->out.fx);
+    compare_ymm(d, &a->out, &b->out);
     if (memcmp(a->memory, b->memory, MEMORY_SIZE) != 0)
         compare_memory(d, c, a->memory, b->memory);
     return d->len == 0;

@@ -13,7 +13,7 @@ uint64_t random_state = 1;
 /* Registers that start as pointers into the data, in 64- and 32-bit code. RSP points into the
  * stack, RCX and R8 are small. */
 static const uint8_t pointers[] = { R_BX, R_BP, R_SI, R_DI, R_9, R_10, R_11, R_12, R_13 };
-enum { POINTERS_32 = 4 };
+enum { POINTERS_32 = 4, TRIES_MAX = 1000 };
 
 const char *row_excluded(const struct insn_row *row, int mode, uint64_t features)
 {
@@ -38,6 +38,7 @@ struct encoder {
     uint8_t *p;
     unsigned len;
     int mode;
+    bool vector_index; /* the address has a vector of indices */
 };
 
 static void emit(struct encoder *e, uint64_t value, unsigned bytes)
@@ -114,6 +115,10 @@ static unsigned emit_prefixes(struct encoder *e, const struct insn_row *row, uns
         if (!vex)
             emit(e, 0x40 | rex, 1);
     }
+    if (vex && row->attr & AT_VEXW0)
+        rex &= ~8u;
+    if (vex && row->attr & AT_VEXW1)
+        rex |= 8;
     return rex;
 }
 
@@ -121,13 +126,21 @@ static void emit_opcode(struct encoder *e, const struct insn_row *row, unsigned 
 {
     static const uint8_t pp[] = { 0, 0, 1, 2, 3 };
     if (row->map >= V0F) {
-        unsigned vvvv = row->attr & AT_VVVV ? random_below(16) : 0,
-                 l = row->attr & AT_VEXL0 ? 0 : random_below(2);
+        unsigned vvvv = row->attr & AT_VVVV ? random_below(16) : 0, l = row->attr & AT_VEXL0 ? 0
+                                                                        : row->attr & AT_VEXL1
+                                                                            ? 1
+                                                                            : random_below(2);
         if (e->mode != MODE_64)
             vvvv &= 7;
-        emit(e, 0xc4, 1);
-        emit(e, (~rex & 7) << 5 | (row->map - V0F + 1), 1);
-        emit(e, (rex & 8) << 4 | (~vvvv & 15) << 3 | l << 2 | pp[row->pfx], 1);
+        unsigned last = (~vvvv & 15) << 3 | l << 2 | pp[row->pfx];
+        if (row->map == V0F && !(rex & 11) && one_in(2)) {
+            emit(e, 0xc5, 1);
+            emit(e, (rex & 4 ? 0 : 0x80) | last, 1);
+        } else {
+            emit(e, 0xc4, 1);
+            emit(e, (~rex & 7) << 5 | (row->map - V0F + 1), 1);
+            emit(e, (rex & 8) << 4 | last, 1);
+        }
     } else if (row->map != M1) {
         emit(e, 0x0f, 1);
         if (row->map != M0F)
@@ -156,12 +169,12 @@ static int32_t random_disp(void)
 static void emit_memory(struct encoder *e, unsigned mod, unsigned reg, unsigned base, unsigned rex)
 {
     int32_t disp = random_disp();
-    bool sib = base == 4 || one_in(4);
+    bool sib = base == 4 || e->vector_index || one_in(4);
     if (mod == 0 && base == 5)
         mod = 1;
     emit(e, mod << 6 | reg << 3 | (sib ? 4 : base), 1);
     if (sib) {
-        unsigned index = one_in(2) ? 4 : 1; /* none or RCX/R9 */
+        unsigned index = e->vector_index ? random_below(8) : one_in(2) ? 4 : 1; /* none or RCX/R9 */
         emit(e, random_below(index == 1 && rex & 2 ? 1 : 4) << 6 | index << 3 | base, 1);
     }
     if (mod)
@@ -196,7 +209,7 @@ static void emit_modrm(struct encoder *e, const struct insn_row *row, unsigned m
             mod = 1;
         emit(e, mod << 6 | reg << 3 | rm, 1);
         emit(e, (uint64_t)(int64_t)random_disp(), mod);
-    } else if (one_in(8)) {
+    } else if (!e->vector_index && one_in(8)) {
         emit_absolute(e, reg, fixup);
     } else {
         emit_memory(e, mod, reg, base, rex);
@@ -210,6 +223,7 @@ static void emit_immediates(struct encoder *e, const struct insn_row *row, unsig
     for (unsigned n = 0; n < 4; n++) {
         switch (row->args[n]) {
         case A_Ib:
+        case A_Lx:
         case A_Ibs: emit(e, random_value(), 1); break;
         case A_Iw: emit(e, one_in(2) ? random_below(64) : random_value(), 2); break;
         case A_Iz: emit(e, random_value(), z); break;
@@ -249,7 +263,7 @@ static unsigned generate_insn(uint8_t *out, const struct insn_row *row, int mode
                               uint64_t va, struct insn *decoded)
 {
     uint8_t bytes[32];
-    struct encoder e = { .p = bytes, .mode = mode };
+    struct encoder e = { .p = bytes, .mode = mode, .vector_index = has_arg(row, A_VMd, A_VMq) };
     unsigned mod = row->mod == MOD_MEM   ? random_below(3)
                    : row->mod == MOD_ANY ? random_below(4)
                                          : 3;
@@ -332,7 +346,8 @@ static void random_vector(uint8_t *xmm)
                                       1e300, -1e-300, 4.9e-324, 1e308, 2147483648.5 };
     static const float floats[] = { 0, -0.0f, 1, -1, 2.5f, 1e38f, -1e-38f, 1e-45f, 3e9f };
     for (unsigned n = 0; n < 16; n += 8) {
-        uint64_t value = random_value();
+        uint64_t value =
+            one_in(8) ? random64() & 0xff000000ff : random_value(); /* small indices, too */
         double d = doubles[random_below(sizeof doubles / sizeof *doubles)];
         float f[2] = { floats[random_below(9)], floats[random_below(9)] };
         switch (random_below(4)) {
@@ -388,6 +403,8 @@ static void random_regs(struct regs *r, int mode, unsigned offset)
     r->ds = mode == MODE_64 ? 0 : mode == MODE_32 ? SEL_DATA : SEL_DATA16;
     r->es = mode == MODE_64 ? 0 : mode == MODE_32 ? SEL_DATA : SEL_EXTRA16;
     random_fx(r->fx);
+    for (unsigned n = 0; n < 16; n++)
+        random_vector(r->ymm_high[n]);
 }
 
 /* Flags without a defined value after `row`, given those before it. */
@@ -494,6 +511,7 @@ void case_generate(struct cpu_case *c, int mode, uint64_t features, int wanted)
     unsigned count = one_in(2) ? 1 : 1 + random_below(INSNS_MAX);
     const struct insn_row *row = NULL;
     bool environment = true;
+    unsigned tries = 0;
     while (c->count < count) {
         if (!row)
             row = c->count == 0 && wanted >= 0
@@ -502,8 +520,12 @@ void case_generate(struct cpu_case *c, int mode, uint64_t features, int wanted)
         struct insn i;
         unsigned len = generate_insn(c->code + c->len, row, mode, features,
                                      (mode == MODE_16 ? 0 : CODE_VA) + c->offset + c->len, &i);
-        if (!len)
+        if (!len) {
+            if (++tries % TRIES_MAX == 0)
+                row = random_row(mode, features, c->undefined,
+                                 environment); /* no such form in this mode */
             continue;
+        }
         c->start[c->count] = c->len;
         c->row[c->count++] = i.row;
         c->len += len;

@@ -102,10 +102,6 @@ static void model_fill(struct guest *g)
         e->subleaf =
             leaves[n].leaf == 7 || leaves[n].leaf == 0xd ? leaves[n].subleaf : CPUID_ANY_SUBLEAF;
         __cpuid_count(e->leaf, leaves[n].subleaf, e->eax, e->ebx, e->ecx, e->edx);
-        if (e->leaf == 1)
-            e->ecx &= ~(1u << 28 | 1u << 12 | 1u << 29); /* AVX, FMA, F16C */
-        if (e->leaf == 7)
-            e->ebx &= ~(1u << 5); /* AVX2 */
     }
     g->entries[n].leaf = 0xffffffff;
     g->model =
@@ -230,6 +226,8 @@ static void *watchdog_main(void *arg)
     return NULL;
 }
 
+uint64_t guest_features(const struct guest *g) { return soft_vcpu_of(g->vcpu)->features; }
+
 struct guest *guest_create(void)
 {
     struct guest *g = calloc(1, sizeof *g);
@@ -260,6 +258,8 @@ struct guest *guest_create(void)
     descriptors_fill(g);
     memset(g->m->main_ram->hva + GPA_CODE, 0xcc, CODE_SIZE);
     base_state_fill(&g->base);
+    if (guest_features(g) >> FT_AVX & 1)
+        g->base.xcr0 |= 4;
     pthread_create(&g->watchdog, NULL, watchdog_main, g);
     return g;
 }
@@ -272,8 +272,6 @@ void guest_destroy(struct guest *g)
     loop_destroy(g->loop);
     free(g);
 }
-
-uint64_t guest_features(const struct guest *g) { return soft_vcpu_of(g->vcpu)->features; }
 
 static void state_from_regs(struct arch_state *s, const struct regs *r)
 {
@@ -296,6 +294,8 @@ static void state_from_regs(struct arch_state *s, const struct regs *r)
     for (unsigned n = 0; n < 8; n++)
         memcpy(s->fpu.st[n], fx + 32 + n * 16, 10);
     memcpy(s->fpu.xmm, fx + 160, sizeof s->fpu.xmm);
+    if (s->xcr0 & 4)
+        memcpy(s->fpu.ymm_high, r->ymm_high, sizeof s->fpu.ymm_high);
 }
 
 static void fx_from_state(uint8_t *fx, const struct x86_fpu *f)
@@ -359,6 +359,7 @@ void guest_run(struct guest *g, const struct cpu_case *c, struct outcome *o)
     o->out.es = s.seg[S_ES].selector;
     o->cr2 = s.cr2;
     fx_from_state(o->out.fx, &s.fpu);
+    memcpy(o->out.ymm_high, s.fpu.ymm_high, sizeof o->out.ymm_high);
     memcpy(o->memory, g->m->main_ram->hva + GPA_DATA, DATA_SIZE + READONLY_SIZE);
     memcpy(o->memory + DATA_SIZE + READONLY_SIZE, g->m->main_ram->hva + GPA_USER_STACK, STACK_SIZE);
     o->hang = atomic_exchange(&g->hang, false);

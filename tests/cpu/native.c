@@ -11,6 +11,7 @@
 
 #include <asm/ldt.h>
 #include <assert.h>
+#include <cpuid.h>
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
@@ -39,7 +40,11 @@ struct native {
     struct outcome outcomes[BATCH];
 };
 
+/* The signal frame holds an XSAVE area: its header's first byte, components */
+enum { XSTATE_BV = 512, XSTATE_X87 = 1, XSTATE_SSE = 2, XSTATE_YMM = 4 };
+
 static struct native *shared;
+static unsigned ymm_offset; /* in the XSAVE area, 0: the host has no AVX */
 static uint8_t *code_alias; /* writable view of the code pages */
 static int running = -1;    /* index of the case, or -1 */
 static unsigned ticks;
@@ -117,7 +122,11 @@ static void outcome_take(struct outcome *o, const ucontext_t *uc, bool hang)
     o->out.ss = (uint64_t)g[REG_CSGSFS] >> 48;
     __asm__ volatile("mov %%ds, %0" : "=r"(o->out.ds));
     __asm__ volatile("mov %%es, %0" : "=r"(o->out.es));
-    memcpy(o->out.fx, uc->uc_mcontext.fpregs, sizeof o->out.fx);
+    const uint8_t *fx = (const uint8_t *)uc->uc_mcontext.fpregs;
+    memcpy(o->out.fx, fx, sizeof o->out.fx);
+    memset(o->out.ymm_high, 0, sizeof o->out.ymm_high);
+    if (ymm_offset && fx[XSTATE_BV] & XSTATE_YMM)
+        memcpy(o->out.ymm_high, fx + ymm_offset, sizeof o->out.ymm_high);
     memory_fetch(o->memory);
 }
 
@@ -136,10 +145,11 @@ static void case_enter(const struct cpu_case *c, ucontext_t *uc)
     g[REG_CSGSFS] = c->in.cs | (uint64_t)c->in.ss << 48;
     uint8_t *fx = (uint8_t *)uc->uc_mcontext.fpregs;
     memcpy(fx, c->in.fx, 416);
-    uint64_t components;
-    memcpy(&components, fx + 512, 8);
-    components |= 3; /* XSTATE_BV: x87 and SSE are not in their initial state */
-    memcpy(fx + 512, &components, 8);
+    fx[XSTATE_BV] |= XSTATE_X87 | XSTATE_SSE; /* not in their initial state */
+    if (ymm_offset) {
+        fx[XSTATE_BV] |= XSTATE_YMM;
+        memcpy(fx + ymm_offset, c->in.ymm_high, sizeof c->in.ymm_high);
+    }
     __asm__ volatile("mov %0, %%ds" : : "r"(c->in.ds));
     __asm__ volatile("mov %0, %%es" : : "r"(c->in.es));
 }
@@ -234,6 +244,10 @@ static void child_main(void)
     __asm__ volatile("rdfsbase %0" : "=r"(native_fs));
     struct sigaction action = { .sa_sigaction = native_entry, .sa_flags = SA_SIGINFO | SA_ONSTACK };
     sigfillset(&action.sa_mask);
+    if (__builtin_cpu_supports("avx")) {
+        unsigned size, c, d;
+        __cpuid_count(0xd, 2, size, ymm_offset, c, d);
+    }
     static const int signals[] = { SIGSEGV, SIGBUS,  SIGILL, SIGFPE,
                                    SIGTRAP, SIGALRM, SIGSYS, SIGUSR1 };
     for (unsigned n = 0; n < sizeof signals / sizeof *signals; n++)
