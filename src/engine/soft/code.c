@@ -99,14 +99,14 @@ static unsigned jump_index(uint64_t va)
 void jump_cache_clear(struct soft_vcpu *v)
 {
     for (unsigned n = 0; n < JUMP_SIZE; n++)
-        v->run->jump[n].block = NULL;
+        v->run->jump[n] = (struct jump_entry){ 0 };
 }
 
 void jump_cache_clear_page(struct soft_vcpu *v, uint64_t va)
 {
     struct jump_entry *e = &v->run->jump[jump_page(va) << JUMP_PAGE_BITS];
     for (unsigned n = 0; n < 1u << JUMP_PAGE_BITS; n++)
-        e[n].block = NULL;
+        e[n] = (struct jump_entry){ 0 };
 }
 
 /* ---- Pages ---- */
@@ -197,6 +197,8 @@ static void block_retire(struct code_cache *c, struct block *b)
     }
     page_unmark_if_empty(p, b->ram, b->offset);
     atomic_store(&b->stale, true);
+    if (c->jit_on)
+        jit_retire(&c->jit, b);
     for (unsigned n = 0; n <= b->count; n++)
         __atomic_store_n(&b->insns[n].fn, op_stale, __ATOMIC_RELEASE);
     b->retired_next = c->retired;
@@ -270,13 +272,18 @@ void code_flush(struct soft_engine *e)
         jump_cache_clear(e->vcpus[n]);
     cache_free_retired(e);
     c->bytes = 0;
+    bool inside = false; /* a vCPU that waits in a bus access comes back into translated code */
+    for (unsigned n = 0; n < e->vcpu_count; n++)
+        inside |= e->vcpus[n]->run->in_jit;
+    if (c->jit_on && !inside)
+        jit_reset(&c->jit);
     atomic_store(&c->want_flush, false);
 }
 
 static void reclaim(void *arg)
 {
     struct soft_engine *e = arg;
-    if (e->code.bytes > e->code.limit) {
+    if (e->code.bytes > e->code.limit || (e->code.jit_on && e->code.jit.full)) {
         code_flush(e);
         return;
     }
@@ -441,6 +448,39 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint16_t
     return kept;
 }
 
+/* Translates the block when it is kept. May be called for one that has a translation, or is stale.
+ */
+void code_translate(struct soft_vcpu *v, struct block *b)
+{
+    struct code_cache *c = &soft_engine_of(v)->code;
+    LOCKED(&c->lock);
+    if (b->code || atomic_load(&b->stale) || b == v->run->scratch)
+        return;
+    jit_translate(&c->jit, b);
+    if (c->jit.full)
+        atomic_store(&c->want_flush, true);
+}
+
+/* The vCPU has just left translated code by an exit that leads into its own page: join it to what
+ * is there now. */
+void code_link(struct soft_vcpu *v)
+{
+    struct code_cache *c = &soft_engine_of(v)->code;
+    const uint8_t *slot = v->jit_link;
+    const struct block *from = v->jit_link_block;
+    v->jit_link = NULL;
+    if (atomic_load(&v->request) || atomic_load(&c->want_flush))
+        return;
+    struct block *to = code_lookup(v);
+    if (!to || !to->code) /* a fault comes again when the block is looked up to run */
+        return;
+    LOCKED(&c->lock);
+    if (!atomic_load(&to->stale) && !atomic_load(&from->stale) && !to->ram2 &&
+        to->ram == from->ram && to->offset >> PAGE_SHIFT == from->offset >> PAGE_SHIFT &&
+        to->key == from->key)
+        jit_link(&c->jit, slot, to);
+}
+
 /* Global pages keep their entries when the address space changes. */
 enum { JUMP_GLOBAL = 1 << 16 };
 
@@ -450,10 +490,14 @@ struct block *code_lookup(struct soft_vcpu *v)
     uint16_t key = code_key(v->mode, v->cpl == 0, real_mode(v), v8086_mode(v));
     uint64_t tag = (uint64_t)key << 32 | v->asid;
     uint64_t global_tag = (uint64_t)key << 32 | JUMP_GLOBAL;
+    v->jump_key = tag;
+    v->jump_key_global = global_tag;
     struct jump_entry *j = &v->run->jump[jump_index(va)];
     if (likely(j->va == va && j->block && (j->key == tag || j->key == global_tag) &&
-               !j->block->stale))
+               !j->block->stale)) {
+        j->code = j->block->code;
         return j->block;
+    }
 
     if (unlikely(atomic_load_explicit(&soft_engine_of(v)->code.want_flush, memory_order_relaxed)))
         soft_rendezvous(v->vcpu.engine, reclaim, soft_engine_of(v));
@@ -467,6 +511,8 @@ struct block *code_lookup(struct soft_vcpu *v)
     bool keep;
     struct block *b = block_get(v, &src, key, &keep);
     if (b && keep)
-        *j = (struct jump_entry){ .va = va, .key = src.global ? global_tag : tag, .block = b };
+        *j = (struct jump_entry){
+            .va = va, .key = src.global ? global_tag : tag, .block = b, .code = b->code
+        };
     return b;
 }

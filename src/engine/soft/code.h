@@ -20,6 +20,7 @@
 #define ENGINE_SOFT_CODE_H
 
 #include "engine/soft/insn.h"
+#include "engine/soft/jit.h"
 #include "machine/memory.h"
 
 #include <pthread.h>
@@ -41,6 +42,8 @@ struct block {
     uint16_t key; /* code_key */
     uint16_t count;
     _Atomic bool stale;
+    uint16_t heat;       /* how often it was interpreted; racy, only a hint */
+    const uint8_t *code; /* its translation, or NULL */
     struct insn insns[]; /* count + 1: the last is op_block_end */
 };
 
@@ -59,7 +62,10 @@ struct code_cache {
     uint64_t bytes, retired_bytes; /* lock */
     struct block *retired;         /* lock */
     uint64_t limit;
-    _Atomic bool want_flush; /* over the limit: the next block look-up flushes in a rendezvous */
+    struct jit jit;           /* lock */
+    bool jit_on;              /* fixed at create */
+    unsigned translate_after; /* times a block is interpreted before; fixed at create */
+    _Atomic bool want_flush;  /* over the limit: the next block look-up flushes in a rendezvous */
 };
 
 /* Jump cache: linear address -> block, per vCPU. Entries of one page lie together, so that INVLPG
@@ -68,6 +74,7 @@ enum { JUMP_PAGE_BITS = 6, JUMP_PAGES = 64, JUMP_SIZE = JUMP_PAGES << JUMP_PAGE_
 struct jump_entry {
     uint64_t va, key;
     struct block *block;
+    const uint8_t *code; /* the block's translation, for translated code */
 };
 
 /* Everything besides the bytes that decoding depends on. */
@@ -81,6 +88,8 @@ void code_cache_fini(struct code_cache *c);
 
 /* The block at v->rip, or NULL with v->exc set. May be a one-time block (v->run->scratch). */
 struct block *code_lookup(struct soft_vcpu *v);
+void code_translate(struct soft_vcpu *v, struct block *b);
+void code_link(struct soft_vcpu *v);
 /* Retires what overlaps. Any thread. */
 void code_written(struct soft_engine *e, struct ram *ram, uint64_t offset, uint64_t len);
 /* Forgets everything. Only inside a rendezvous. */

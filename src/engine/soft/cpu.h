@@ -20,6 +20,8 @@
 #include <stdint.h>
 
 struct soft_engine;
+struct block;
+struct jump_entry;
 
 /* RFLAGS beyond the status flags */
 enum {
@@ -126,11 +128,17 @@ struct soft_vcpu {
     /* Status flags as LAHF and SETO give them: bits 8-15 SF ZF 0 AF 0 PF 1 CF; bit 0 OF. Nothing
      * else is set. */
     uint32_t cc;
-    uint32_t flags;             /* the rest of RFLAGS, status bits zero, FL_FIXED set */
-    struct tlb_entry *tlb;      /* of the current context and mode */
-    _Atomic uint32_t request;   /* REQ_* of run.h; any thread */
-    uint32_t asid;              /* names the current address space in the other caches */
-    uint64_t seg_base[S_COUNT]; /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
+    uint32_t flags;                     /* the rest of RFLAGS, status bits zero, FL_FIXED set */
+    struct tlb_entry *tlb;              /* of the current context and mode */
+    _Atomic uint32_t request;           /* REQ_* of run.h; any thread */
+    uint32_t asid;                      /* names the current address space in the other caches */
+    struct soft_vcpu *self;             /* for translated code, which has only gs: */
+    struct jump_entry *jump;            /* run->jump */
+    uint64_t jump_key, jump_key_global; /* of the current address space and mode */
+    const struct insn *jit_insn;        /* the last one that called its handler */
+    const uint8_t *jit_link;      /* left by an exit that may be joined: its displacement... */
+    struct block *jit_link_block; /* ... and its block */
+    uint64_t seg_base[S_COUNT];   /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
 
     struct soft_fpu fpu;
 

@@ -6,6 +6,7 @@
 #include "engine/soft/engine.h"
 
 #include "base/log.h"
+#include "base/text.h"
 #include "engine/soft/mem.h"
 #include "engine/soft/run.h"
 #include "engine/soft/sys.h"
@@ -96,6 +97,8 @@ static const uint64_t FP_FEATURES = FT(FT_MMX) | FT(FT_SSE) | FT(FT_SSE2) | FT(F
 
 /* ---- Creation ---- */
 
+enum { CODE_BYTES = 32 << 20 }; /* room for translated code */
+
 static int soft_probe(bool *slow, struct err *err)
 {
     (void)err;
@@ -103,13 +106,41 @@ static int soft_probe(bool *slow, struct err *err)
     return 0;
 }
 
+struct soft_options {
+    bool jit;
+    uint64_t translate_after;
+};
+
+/* jit=off|block, hot=N (a block is interpreted N times before it is translated), separated by
+ * commas */
+static int options_parse(const char *text, struct soft_options *o, struct err *err)
+{
+    while (text && *text) {
+        const char *end = strchrnul(text, ',');
+        char word[32];
+        snprintf(word, sizeof word, "%.*s", (int)(end - text), text);
+        if (strcmp(word, "jit=off") == 0)
+            o->jit = false;
+        else if (strcmp(word, "jit=block") == 0)
+            o->jit = true;
+        else if (strncmp(word, "hot=", 4) != 0 ||
+                 number_parse(word + 4, 0, 65000, &o->translate_after, NULL) < 0)
+            return err_set(
+                err, EINVAL,
+                "engine soft: option \"%s\" is not known; there are jit=off, jit=block and hot=N",
+                word);
+        text = *end ? end + 1 : end;
+    }
+    return 0;
+}
+
 static int soft_create(struct machine *m, const struct engine_config *config, struct engine **out,
                        struct err *err)
 {
-    if (config->options && strcmp(config->options, "jit=off") != 0)
-        return err_set(err, EINVAL,
-                       "engine soft: option \"%s\" is not known; the only one is jit=off",
-                       config->options);
+    struct soft_options options = { .jit = true, .translate_after = 16 };
+    int r = options_parse(config->options, &options, err);
+    if (r < 0)
+        return r;
     if (!config->model->entries)
         return err_set(err, EINVAL,
                        "engine soft: CPU model \"%s\" needs hardware virtualization; use x86-64-v2",
@@ -126,6 +157,14 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->quiet, NULL);
     code_cache_init(&e->code);
+    e->code.jit_on = options.jit;
+    e->code.translate_after = (unsigned)options.translate_after;
+    r = options.jit ? jit_create(&e->code.jit, CODE_BYTES, err) : 0;
+    if (r < 0) {
+        free(e);
+        return r;
+    }
+    jit_table_init();
     *out = &e->engine;
     return 0;
 }
@@ -134,6 +173,7 @@ static void soft_destroy(struct engine *engine)
 {
     struct soft_engine *e = engine_of(engine);
     code_cache_fini(&e->code);
+    jit_destroy(&e->code.jit);
     pthread_cond_destroy(&e->quiet);
     pthread_mutex_destroy(&e->lock);
     free(e);
@@ -290,6 +330,8 @@ static int soft_vcpu_create(struct engine *engine, unsigned index, uint32_t apic
     }
     memset(v, 0, sizeof *v);
     v->run = run;
+    v->self = v;
+    v->jump = run->jump;
     run->scratch = scratch;
     run->tlbs = tlbs;
     run->host_hit = -1;

@@ -281,7 +281,24 @@ static int step(struct soft_vcpu *v, bool one)
     if (unlikely(!b))
         return exception_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
     const struct insn *i;
-    switch (block_run(v, b, one, &i)) {
+    int r;
+    const struct code_cache *code = &soft_engine_of(v)->code;
+    if (code->jit_on && !b->code && !one && b->heat++ >= code->translate_after)
+        code_translate(v, b);
+    if (b->code && !one && !atomic_load_explicit(&v->request, memory_order_relaxed)) {
+        v->run->in_jit = true;
+        r = code->jit.enter(b->code);
+        v->run->in_jit = false;
+        i = v->jit_insn;
+        if (r == OP_JUMP) {
+            if (v->jit_link)
+                code_link(v);
+            return STEP_ON;
+        }
+    } else {
+        r = block_run(v, b, one, &i);
+    }
+    switch (r) {
     case OP_JUMP: return STEP_ON;
     case OP_NEXT:
     case OP_END: v->rip = next_rip(v, i); return STEP_ON;
@@ -400,6 +417,8 @@ enum vcpu_exit soft_run(struct vcpu *vcpu, struct err *err)
     struct soft_vcpu *v = soft_vcpu_of(vcpu);
     enum vcpu_exit exit = VCPU_STOPPED;
     current_vcpu = v;
+    if (soft_engine_of(v)->code.jit_on)
+        jit_thread_begin(v);
     guest_enter(v);
     vcpu_lapic_changed(v);
     if (v->interrupt_shadow)

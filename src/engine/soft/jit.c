@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Translated code's home: its memory in two views, the code that enters and leaves it, and how
+ * blocks are joined.
+ *
+ * The invariants are in jit.h.
+ */
+#include "engine/soft/jit.h"
+
+#include "base/cleanup.h"
+#include "engine/soft/emit.h"
+#include "engine/soft/jit_regs.h"
+#include "engine/soft/run.h"
+
+#include <asm/prctl.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { HWCAP2_FSGSBASE_BIT = 1 << 1 };
+
+int jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b)
+{
+    v->jit_insn = i;
+    v->run->current = b;
+    int r = __atomic_load_n(&i->fn, __ATOMIC_RELAXED)(v, i);
+    /* A store of its own may have retired the block: what follows in it must not run. */
+    if (r == OP_NEXT && unlikely(atomic_load_explicit(&b->stale, memory_order_relaxed)))
+        return OP_END;
+    return r;
+}
+
+/* ---- Entry, exits, calls: made once ---- */
+
+static void registers_load(struct emit *e)
+{
+    for (unsigned g = 0; g < 16; g++)
+        if (host_of[g] != H_NONE)
+            emit_load(e, host_of[g], in_vcpu(GPR_AT(g)));
+}
+
+static void registers_store(struct emit *e)
+{
+    for (unsigned g = 0; g < 16; g++)
+        if (host_of[g] != H_NONE)
+            emit_store(e, in_vcpu(GPR_AT(g)), host_of[g]);
+}
+
+static const uint8_t kept[] = {
+    H_BX, H_BP, H_12, H_13, H_14, H_15
+}; /* callee-saved registers of the host's ABI */
+
+static void emit_push(struct emit *e, unsigned reg)
+{
+    if (reg >= 8)
+        e8(e, 0x41);
+    e8(e, 0x50 | (reg & 7));
+}
+static void emit_pop(struct emit *e, unsigned reg)
+{
+    if (reg >= 8)
+        e8(e, 0x41);
+    e8(e, 0x58 | (reg & 7));
+}
+
+/* int enter(code): rsp is a multiple of 16 while blocks run. */
+static void emit_enter(struct emit *e)
+{
+    for (unsigned n = 0; n < ARRAY_LEN(kept); n++)
+        emit_push(e, kept[n]);
+    emit_alu_imm(e, 0, 8, 5, in_reg(H_SP), 8, 0);
+    emit_store(e, in_reg(H_AX), H_DI);
+    registers_load(e);
+    emit_load(e, H_15, in_vcpu(offsetof(struct soft_vcpu, rip)));
+    emit_op(e, 0, 4, 0xff, 4, in_reg(H_AX), 0); /* jmp rax */
+}
+
+/* Returns eax to whoever called enter. */
+static void emit_leave(struct emit *e)
+{
+    emit_alu_imm(e, 0, 8, 0, in_reg(H_SP), 8, 0);
+    for (unsigned n = ARRAY_LEN(kept); n-- > 0;)
+        emit_pop(e, kept[n]);
+    e8(e, 0xc3);
+}
+
+/* rax: insn, r14: block. Comes back when the handler answered OP_NEXT; leaves with its answer
+ * otherwise. */
+static void emit_call_handler(struct emit *e)
+{
+    registers_store(e);
+    emit_store(e, in_vcpu(GPR_AT(REG_RIP)), H_15);
+    emit_load(e, H_DI, in_vcpu(offsetof(struct soft_vcpu, self)));
+    emit_store(e, in_reg(H_SI), H_AX);
+    emit_store(e, in_reg(H_DX), H_14);
+    emit_alu_imm(e, 0, 8, 5, in_reg(H_SP), 8, 0);
+    emit_imm64(e, H_AX, (uint64_t)(uintptr_t)jit_handler);
+    emit_op(e, 0, 4, 0xff, 2, in_reg(H_AX), 0);
+    emit_alu_imm(e, 0, 8, 0, in_reg(H_SP), 8, 0);
+    emit_op(e, 0, 4, 0x85, H_AX, in_reg(H_AX), 0); /* test eax, eax */
+    uint8_t *other = emit_jcc_forward(e, CC_NE);
+    registers_load(e);
+    e8(e, 0xc3);
+    emit_land(e, other);
+    emit_alu_imm(e, 0, 8, 0, in_reg(H_SP), 8, 0);
+    emit_leave(e);
+}
+
+/* r15: where to go. The jump cache as code_lookup has it (code.c). */
+static void emit_lookup(struct emit *e, const uint8_t *leave_jump)
+{
+    emit_store(e, in_reg(H_AX), H_15);
+    emit_op(e, 0, 8, 0xc1, 5, in_reg(H_AX), 0), e8(e, PAGE_SHIFT); /* shr rax, 12 */
+    emit_store(e, in_reg(H_14), H_AX);
+    emit_op(e, 0, 8, 0xc1, 5, in_reg(H_14), 0), e8(e, 6);
+    emit_op(e, 0, 4, 0x31, H_14, in_reg(H_AX), 0);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), JUMP_PAGES - 1, 0);
+    emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, JUMP_PAGE_BITS);
+    emit_store(e, in_reg(H_14), H_15);
+    emit_op(e, 0, 8, 0xc1, 5, in_reg(H_14), 0), e8(e, JUMP_PAGE_BITS);
+    emit_op(e, 0, 4, 0x31, H_15, in_reg(H_14), 0);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), (1 << JUMP_PAGE_BITS) - 1, 0);
+    emit_op(e, 0, 4, 0x09, H_14, in_reg(H_AX), 0);
+    emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, 5); /* entries of 32 bytes */
+    _Static_assert(sizeof(struct jump_entry) == 32, "the shift above");
+    emit_op(e, 0, 8, 0x03, H_AX, in_vcpu(offsetof(struct soft_vcpu, jump)), 0);
+    emit_op(e, 0, 8, 0x39, H_15, at_offset(H_AX, offsetof(struct jump_entry, va)), 0);
+    emit_jcc(e, CC_NE, leave_jump);
+    emit_load(e, H_14, at_offset(H_AX, offsetof(struct jump_entry, key)));
+    emit_op(e, 0, 8, 0x3b, H_14, in_vcpu(offsetof(struct soft_vcpu, jump_key)), 0);
+    uint8_t *hit = emit_jcc_forward(e, CC_E);
+    emit_op(e, 0, 8, 0x3b, H_14, in_vcpu(offsetof(struct soft_vcpu, jump_key_global)), 0);
+    emit_jcc(e, CC_NE, leave_jump);
+    emit_land(e, hit);
+    emit_load(e, H_AX, at_offset(H_AX, offsetof(struct jump_entry, code)));
+    emit_op(e, 0, 8, 0x85, H_AX, in_reg(H_AX), 0);
+    emit_jcc(e, CC_E, leave_jump);
+    emit_op(e, 0, 4, 0xff, 4, in_reg(H_AX), 0);
+}
+
+static void stubs_make(struct jit *j)
+{
+    struct emit e = { j->rw, j->rw + j->size, j->rx - j->rw };
+    j->enter = (int (*)(const uint8_t *))(uintptr_t)emit_exec(&e);
+    emit_enter(&e);
+    j->leave_jump = emit_exec(&e);
+    registers_store(&e);
+    emit_store(&e, in_vcpu(offsetof(struct soft_vcpu, rip)), H_15);
+    e8(&e, 0xb8), e32(&e, OP_JUMP);
+    emit_leave(&e);
+    j->call_handler = emit_exec(&e);
+    emit_call_handler(&e);
+    j->lookup = emit_exec(&e);
+    emit_lookup(&e, j->leave_jump);
+    j->first = j->used = round_up((uint64_t)(e.p - j->rw), 64);
+}
+
+int jit_create(struct jit *j, size_t size, struct err *err)
+{
+    AUTO(fd_close) int fd = memfd_create("translated-code", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
+        return err_errno(err, errno, "memory for translated code");
+    j->size = size;
+    j->rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    j->rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    if (j->rw == MAP_FAILED || j->rx == MAP_FAILED) {
+        int code = errno;
+        jit_destroy(j);
+        return err_errno(err, code,
+                         "memory for translated code; --engine soft,jit=off does without");
+    }
+    stubs_make(j);
+    return 0;
+}
+
+void jit_destroy(struct jit *j)
+{
+    if (j->rw && j->rw != MAP_FAILED)
+        munmap(j->rw, j->size);
+    if (j->rx && j->rx != MAP_FAILED)
+        munmap(j->rx, j->size);
+    j->rw = j->rx = NULL;
+}
+
+void jit_reset(struct jit *j)
+{
+    j->used = j->first;
+    j->full = false;
+}
+
+/* ---- Joining and retiring ---- */
+
+void jit_retire(struct jit *j, struct block *b)
+{
+    if (!b->code)
+        return;
+    uint8_t *start = (uint8_t *)b->code - j->rx + j->rw;
+    uint64_t bytes;
+    memcpy(&bytes, start, 8);
+    int64_t rel = j->leave_jump - (b->code + 5);
+    bytes = (bytes & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)rel << 8;
+    __atomic_store_n((uint64_t *)(void *)start, bytes, __ATOMIC_RELEASE);
+}
+
+void jit_link(struct jit *j, const uint8_t *slot, const struct block *to)
+{
+    int64_t rel = to->code - (slot + 4);
+    __atomic_store_n((int32_t *)(void *)(slot - j->rx + j->rw), (int32_t)rel, __ATOMIC_RELEASE);
+}
+
+void jit_thread_begin(struct soft_vcpu *v)
+{
+    if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT)
+        __asm__ volatile("wrgsbase %0" : : "r"(v));
+    else
+        syscall(SYS_arch_prctl, ARCH_SET_GS, v);
+}

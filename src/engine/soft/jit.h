@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The block translator: decoded blocks that run often become host code.
+ *
+ * Registers while translated code runs:
+ *   guest RCX RDX RBX RBP RSI RDI R8-R11 in the host registers of the same name, RAX in r13, RSP in
+ * r12; R12-R15 in the vCPU. r15 is the rip of the running block's start, rax and r14 are scratch,
+ * rsp is the host's stack, gs: is the vCPU.
+ *
+ * Invariants
+ *  1. Guest memory is touched only through an address that the TLB check just before has turned
+ * into a host address; the check that fails runs the interpreter's handler for the whole
+ * instruction, which has not begun yet.
+ *  2. The status flags are in the host's flags or in v->cc; the translator knows where at each
+ * instruction. Whatever may fault or leave finds them in v->cc.
+ *  3. A block begins with a look at v->request and is entered only at its start. Its first 8 bytes
+ * are aligned and can be replaced by a jump out in one store: that is how a retired block ends.
+ *  4. A block jumps straight into another one only within one page, where one mapping holds for
+ * both; all other ways lead through the jump cache, whose entries name the address space and mode.
+ *  5. Code memory is reused only by jit_reset(), in a rendezvous where no vCPU is inside translated
+ * code.
+ *  6. The memory is mapped twice: written through one view, run through the other; no page is ever
+ * both.
+ */
+#ifndef ENGINE_SOFT_JIT_H
+#define ENGINE_SOFT_JIT_H
+
+#include "base/err.h"
+#include "engine/soft/insn.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct block;
+struct soft_vcpu;
+
+struct jit {
+    uint8_t *rw, *rx;         /* the two views */
+    size_t size, used, first; /* bytes; first: where blocks begin, behind the entry and exit code */
+    bool full;
+    int (*enter)(const uint8_t *code);
+    const uint8_t *leave_jump, *call_handler, *lookup;
+    uint64_t blocks, bytes_in;
+};
+
+int jit_create(struct jit *j, size_t size, struct err *err);
+void jit_destroy(struct jit *j);
+/* Forgets all code: invariant 5. */
+void jit_reset(struct jit *j);
+
+/* Translates; b->code is set on success. The code cache's lock is held. */
+void jit_translate(struct jit *j, struct block *b);
+/* Makes the block leave at its start from now on. Lock held. */
+void jit_retire(struct jit *j, struct block *b);
+/* Joins the exit at `slot` (executable address of a displacement) to `to`. Lock held. */
+void jit_link(struct jit *j, const uint8_t *slot, const struct block *to);
+
+/* Which operations are translated how; once, before the first jit_translate. */
+void jit_table_init(void);
+/* Sets gs: for this thread; called once before translated code runs on it. */
+void jit_thread_begin(struct soft_vcpu *v);
+
+/* From translated code: runs the interpreter's handler for one instruction. */
+int jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b);
+
+#endif

@@ -1,0 +1,1194 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * From a decoded block to host code, in one pass: the instruction's own form with other registers.
+ *
+ * Each kind of instruction has a small function that writes its host form; what has none, or comes
+ * in an unusual form (high byte registers, 16-bit addresses), calls the interpreter's handler. The
+ * registers and invariants are in jit.h.
+ */
+#include "engine/soft/jit.h"
+
+#include "engine/soft/emit.h"
+#include "engine/soft/jit_regs.h"
+#include "engine/soft/run.h"
+
+#include <stdlib.h>
+
+/* ---- Which operation gets which function ---- */
+
+struct tr;
+typedef bool tr_fn(struct tr *t, const struct insn *i,
+                   unsigned param); /* false: call the handler */
+struct translation {
+    tr_fn *fn;
+    uint8_t param;
+};
+static struct translation *translations; /* by row; made once */
+
+enum flags_where { IN_CC, IN_HOST, IN_BOTH }; /* invariant 2 */
+
+enum { MAX_SLOW = BLOCK_MAX * 2 };
+struct slow { /* a check that failed: run the handler, come back behind the instruction */
+    uint8_t *site;
+    const struct insn *insn;
+    uint8_t *back;
+    enum flags_where flags; /* what the code behind expects */
+};
+struct tr {
+    struct emit e;
+    struct jit *jit;
+    struct block *block;
+    enum flags_where flags;
+    unsigned n;
+    struct slow slow[MAX_SLOW];
+    unsigned slow_count;
+    bool ended; /* an exit was written: nothing follows */
+};
+
+/* ---- Flags ---- */
+
+#define CC_AT offsetof(struct soft_vcpu, cc)
+
+/* Writes the host's flags to v->cc; they stay valid in the host, too. Uses rax. */
+static void flags_save(struct tr *t)
+{
+    if (t->flags != IN_HOST)
+        return;
+    e8(&t->e, 0x9f);                                             /* lahf */
+    emit_op(&t->e, 0, 1, OPC(OF0, 0, 0x90), 0, in_reg(H_AX), 0); /* seto al */
+    emit_op(&t->e, 0, 2, 0x89, H_AX, in_vcpu(CC_AT), 0);
+    t->flags = IN_BOTH;
+}
+/* Before something that spoils the host's flags. */
+static void flags_spill(struct tr *t)
+{
+    flags_save(t);
+    t->flags = IN_CC;
+}
+/* Brings all flags into the host's. Uses rax. */
+static void flags_fetch(struct tr *t)
+{
+    if (t->flags != IN_CC)
+        return;
+    emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xb7), H_AX, in_vcpu(CC_AT), 0); /* movzx eax, word */
+    e8(&t->e, 0x04), e8(&t->e, 127);                                  /* add al, 127: OF */
+    e8(&t->e, 0x9e);                                                  /* sahf */
+    t->flags = IN_BOTH;
+}
+/* Brings only the carry into the host's flags, without a register. */
+static void carry_fetch(struct tr *t)
+{
+    if (t->flags != IN_CC)
+        return;
+    emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xba), 4, in_vcpu(CC_AT), 0); /* bt dword, 8 */
+    e8(&t->e, 8);
+}
+
+/* ---- Registers ---- */
+
+/* The host register with guest register n: its own, or `scratch` loaded from the vCPU. */
+static unsigned reg_get(struct tr *t, unsigned n, unsigned scratch)
+{
+    if (host_of[n] != H_NONE)
+        return host_of[n];
+    emit_load(&t->e, scratch, in_vcpu(GPR_AT(n)));
+    return scratch;
+}
+/* The register to write guest register n to, when its old value does not matter. */
+static unsigned reg_new(unsigned n, unsigned scratch)
+{
+    return host_of[n] != H_NONE ? host_of[n] : scratch;
+}
+static void reg_put(struct tr *t, unsigned n, unsigned h)
+{
+    if (host_of[n] == H_NONE)
+        emit_store(&t->e, in_vcpu(GPR_AT(n)), h);
+}
+
+static bool is_mem(const struct insn *i) { return i->flags & IF_MEM; }
+static bool high_byte(unsigned offset) { return offset & 7; }
+/* Guest register numbers of the operands, false for AH..BH. */
+static bool rm_number(const struct insn *i, unsigned *n)
+{
+    if (i->size == 1 && high_byte(i->rm_off))
+        return false;
+    *n = i->size == 1 ? i->rm_off / 8u : i->rm;
+    return true;
+}
+static bool reg_number(const struct insn *i, unsigned *n)
+{
+    if (i->size == 1 && high_byte(i->reg_off))
+        return false;
+    *n = i->size == 1 ? i->reg_off / 8u : i->reg;
+    return true;
+}
+static unsigned bytes_of(const struct insn *i, unsigned which) { return i->size == 1 ? which : 0; }
+/* Opcodes come in pairs: even for bytes, odd for the other sizes. */
+static unsigned sized(const struct insn *i, unsigned opcode)
+{
+    return i->size == 1 ? opcode : opcode | 1;
+}
+
+/* ---- Memory ---- */
+
+/* Can this address be computed inline? */
+static bool plain_address(const struct insn *i)
+{
+    return !(i->flags & IF_SLOWEA) && i->disp == (int32_t)i->disp;
+}
+
+static unsigned address_reg(struct tr *t, unsigned slot, unsigned scratch)
+{
+    if (slot == REG_NONE)
+        return H_NONE;
+    if (slot == REG_RIP)
+        return H_15;
+    return reg_get(t, slot, scratch);
+}
+
+/* rax = the address in rax, checked against the TLB: a host address. Uses r14. Invariant 1. */
+static void check_rax(struct tr *t, const struct insn *i, unsigned size, bool write)
+{
+    struct emit *e = &t->e;
+    emit_op(e, 0, 4, 0x89, H_AX, in_reg(H_14), 0);
+    emit_op(e, 0, 4, 0xc1, 5, in_reg(H_14), 0), e8(e, PAGE_SHIFT - 5);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), (TLB_SIZE - 1) << 5, 0);
+    _Static_assert(sizeof(struct tlb_entry) == 32, "the shift above");
+    emit_op(e, 0, 8, 0x03, H_14, in_vcpu(offsetof(struct soft_vcpu, tlb)), 0);
+    size_t tag = write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
+    emit_op(e, 0, 8, 0x2b, H_AX, at_offset(H_14, (int32_t)tag), 0);
+    emit_alu_imm(e, 0, 8, 7, in_reg(H_AX), (int32_t)(PAGE_SIZE - size), 0);
+    assert(t->slow_count < MAX_SLOW);
+    t->slow[t->slow_count++] = (struct slow){ .site = emit_jcc_forward(e, CC_A), .insn = i };
+    emit_op(e, 0, 8, 0x03, H_AX, at_offset(H_14, offsetof(struct tlb_entry, host)), 0);
+}
+
+/* rax = host address of the memory operand. Flags go to v->cc first. */
+static void address(struct tr *t, const struct insn *i, unsigned size, bool write)
+{
+    flags_spill(t);
+    unsigned base = address_reg(t, i->base, H_AX);
+    unsigned index = address_reg(t, i->index, H_14);
+    emit_lea(&t->e, 8, H_AX, base, index, i->scale, (int32_t)i->disp);
+    if (i->seg == S_FS || i->seg == S_GS)
+        emit_op(&t->e, 0, 8, 0x03, H_AX,
+                in_vcpu(offsetof(struct soft_vcpu, seg_base) + i->seg * 8u), 0);
+    check_rax(t, i, size, write);
+}
+
+/* Marks the code behind the instruction as the place where its failed checks come back to. */
+static void slow_paths_return(struct tr *t, const struct insn *i)
+{
+    for (unsigned n = t->slow_count; n-- > 0 && t->slow[n].insn == i;) {
+        t->slow[n].back = t->e.p;
+        t->slow[n].flags = t->flags;
+    }
+}
+
+static void handler_call(struct tr *t, const struct insn *i)
+{
+    emit_imm64(&t->e, H_AX, (uint64_t)(uintptr_t)i);
+    emit_imm64(&t->e, H_14, (uint64_t)(uintptr_t)t->block);
+    emit_call(&t->e, t->jit->call_handler);
+}
+
+/* ---- Leaving ---- */
+
+/* r15 += delta and on: straight into the block there if it is in this page, through the jump cache
+ * otherwise. */
+static void exit_direct(struct tr *t, int64_t delta)
+{
+    struct emit *e = &t->e;
+    const struct block *b = t->block;
+    if (delta)
+        emit_lea(e, 8, H_15, H_15, H_NONE, 0, (int32_t)delta);
+    int64_t place = (int64_t)(b->offset & (PAGE_SIZE - 1)) + delta;
+    if (place < 0 || place >= (int64_t)PAGE_SIZE) {
+        emit_jmp(e, t->jit->lookup);
+        return;
+    }
+    while ((uintptr_t)(e->p + 1) & 3) /* the displacement is stored whole when it is linked */
+        e8(e, 0x90);
+    e8(e, 0xe9);
+    uint8_t *slot = e->p;
+    e32(e, 0);
+    emit_land(e, slot); /* not linked yet: tell the dispatcher where to */
+    emit_imm64(e, H_AX, (uint64_t)(uintptr_t)(slot + e->to_exec));
+    emit_store(e, in_vcpu(offsetof(struct soft_vcpu, jit_link)), H_AX);
+    emit_imm64(e, H_AX, (uint64_t)(uintptr_t)b);
+    emit_store(e, in_vcpu(offsetof(struct soft_vcpu, jit_link_block)), H_AX);
+    emit_jmp(e, t->jit->leave_jump);
+}
+
+static bool small(int64_t x) { return x == (int32_t)x; }
+
+/* ---- Two operands ---- */
+
+static bool tr_alu_eg(struct tr *t, const struct insn *i, unsigned n)
+{
+    unsigned reg, rm;
+    bool lock = i->flags & IF_LOCK;
+    if (!reg_number(i, &reg))
+        return false;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, n != 7);
+        unsigned h = reg_get(t, reg, H_14);
+        if (n == 2 || n == 3)
+            carry_fetch(t);
+        emit_op(&t->e, lock ? E_LOCK : 0, i->size, sized(i, n * 8), h, at(H_AX), bytes_of(i, 1));
+    } else {
+        if (!rm_number(i, &rm))
+            return false;
+        unsigned d = reg_get(t, rm, H_AX), s = reg_get(t, reg, H_14);
+        if (n == 2 || n == 3)
+            carry_fetch(t);
+        emit_op(&t->e, 0, i->size, sized(i, n * 8), s, in_reg(d), bytes_of(i, 3));
+        if (n != 7)
+            reg_put(t, rm, d);
+    }
+    t->flags = IN_HOST;
+    return true;
+}
+
+static bool tr_alu_ge(struct tr *t, const struct insn *i, unsigned n)
+{
+    unsigned reg, rm;
+    if (!reg_number(i, &reg))
+        return false;
+    unsigned d;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, false);
+        d = reg_get(t, reg, H_14);
+        if (n == 2 || n == 3)
+            carry_fetch(t);
+        emit_op(&t->e, 0, i->size, sized(i, n * 8 + 2), d, at(H_AX), bytes_of(i, 1));
+    } else {
+        if (!rm_number(i, &rm))
+            return false;
+        d = reg_get(t, reg, H_AX);
+        unsigned s = reg_get(t, rm, H_14);
+        if (n == 2 || n == 3)
+            carry_fetch(t);
+        emit_op(&t->e, 0, i->size, sized(i, n * 8 + 2), d, in_reg(s), bytes_of(i, 3));
+    }
+    if (n != 7)
+        reg_put(t, reg, d);
+    t->flags = IN_HOST;
+    return true;
+}
+
+static bool tr_alu_ei(struct tr *t, const struct insn *i, unsigned n)
+{
+    unsigned rm;
+    if (!small(i->imm))
+        return false;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, n != 7);
+        if (n == 2 || n == 3)
+            carry_fetch(t);
+        emit_alu_imm(&t->e, i->flags & IF_LOCK ? E_LOCK : 0, i->size, n, at(H_AX), (int32_t)i->imm,
+                     0);
+    } else {
+        if (!rm_number(i, &rm))
+            return false;
+        unsigned d = reg_get(t, rm, H_AX);
+        if (n == 2 || n == 3)
+            carry_fetch(t);
+        emit_alu_imm(&t->e, 0, i->size, n, in_reg(d), (int32_t)i->imm, bytes_of(i, 2));
+        if (n != 7)
+            reg_put(t, rm, d);
+    }
+    t->flags = IN_HOST;
+    return true;
+}
+
+static bool tr_test_eg(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned reg, rm;
+    if (!reg_number(i, &reg))
+        return false;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, false);
+        unsigned h = reg_get(t, reg, H_14);
+        emit_op(&t->e, 0, i->size, sized(i, 0x84), h, at(H_AX), bytes_of(i, 1));
+    } else {
+        if (!rm_number(i, &rm))
+            return false;
+        unsigned d = reg_get(t, rm, H_AX), s = reg == rm ? d : reg_get(t, reg, H_14);
+        emit_op(&t->e, 0, i->size, sized(i, 0x84), s, in_reg(d), bytes_of(i, 3));
+    }
+    t->flags = IN_HOST;
+    return true;
+}
+
+static void immediate(struct tr *t, const struct insn *i)
+{
+    if (i->size == 1)
+        e8(&t->e, (uint8_t)i->imm);
+    else if (i->size == 2)
+        e8(&t->e, (uint8_t)i->imm), e8(&t->e, (uint8_t)(i->imm >> 8));
+    else
+        e32(&t->e, (uint32_t)i->imm);
+}
+
+static bool tr_test_ei(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned rm;
+    if (!small(i->imm))
+        return false;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, false);
+        emit_op(&t->e, 0, i->size, sized(i, 0xf6), 0, at(H_AX), 0);
+    } else {
+        if (!rm_number(i, &rm))
+            return false;
+        unsigned d = reg_get(t, rm, H_AX);
+        emit_op(&t->e, 0, i->size, sized(i, 0xf6), 0, in_reg(d), bytes_of(i, 2));
+    }
+    immediate(t, i);
+    t->flags = IN_HOST;
+    return true;
+}
+
+/* ---- Moves: no flags, so the host's stay unless memory is touched ---- */
+
+static bool tr_mov_eg(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned reg, rm;
+    if (!reg_number(i, &reg))
+        return false;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, true);
+        unsigned h = reg_get(t, reg, H_14);
+        emit_op(&t->e, 0, i->size, sized(i, 0x88), h, at(H_AX), bytes_of(i, 1));
+        return true;
+    }
+    if (!rm_number(i, &rm))
+        return false;
+    unsigned s = reg_get(t, reg, H_14);
+    unsigned d = i->size < 4 ? reg_get(t, rm, H_AX) : reg_new(rm, H_AX);
+    emit_op(&t->e, 0, i->size, sized(i, 0x88), s, in_reg(d), bytes_of(i, 3));
+    reg_put(t, rm, d);
+    return true;
+}
+
+static bool tr_mov_ge(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned reg, rm;
+    if (!reg_number(i, &reg))
+        return false;
+    unsigned d;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, false);
+        d = i->size < 4 ? reg_get(t, reg, H_14) : reg_new(reg, H_14);
+        emit_op(&t->e, 0, i->size, sized(i, 0x8a), d, at(H_AX), bytes_of(i, 1));
+    } else {
+        if (!rm_number(i, &rm))
+            return false;
+        unsigned s = reg_get(t, rm, H_14);
+        d = i->size < 4 ? reg_get(t, reg, H_AX) : reg_new(reg, H_AX);
+        emit_op(&t->e, 0, i->size, sized(i, 0x8a), d, in_reg(s), bytes_of(i, 3));
+    }
+    reg_put(t, reg, d);
+    return true;
+}
+
+static bool tr_mov_ei(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned rm;
+    if (is_mem(i)) {
+        if (!plain_address(i) || !small(i->imm))
+            return false;
+        address(t, i, i->size, true);
+        emit_op(&t->e, 0, i->size, sized(i, 0xc6), 0, at(H_AX), 0);
+        immediate(t, i);
+        return true;
+    }
+    if (!rm_number(i, &rm))
+        return false;
+    unsigned d = i->size < 4 ? reg_get(t, rm, H_AX) : reg_new(rm, H_AX);
+    if (i->size == 8 && !small(i->imm)) {
+        emit_imm64(&t->e, d, (uint64_t)i->imm);
+    } else {
+        emit_op(&t->e, 0, i->size, sized(i, 0xc6), 0, in_reg(d), bytes_of(i, 2));
+        immediate(t, i);
+    }
+    reg_put(t, rm, d);
+    return true;
+}
+
+/* param: opcode behind 0F (b6, b7, be, bf), or 63 for MOVSXD */
+static bool tr_extend(struct tr *t, const struct insn *i, unsigned param)
+{
+    bool from_byte = param == 0xb6 || param == 0xbe;
+    unsigned opc = param == 0x63 ? 0x63u : OPC(OF0, 0, param);
+    unsigned from = from_byte ? 1 : param == 0x63 ? 4 : 2;
+    unsigned d;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, param == 0x63 && i->size == 2 ? 2 : from, false);
+        d = i->size < 4 ? reg_get(t, i->reg, H_14) : reg_new(i->reg, H_14);
+        emit_op(&t->e, 0, i->size, opc, d, at(H_AX), 0);
+    } else if (from_byte && high_byte(i->rm_off)) {
+        unsigned s = host_of[i->rm_off / 8];
+        if (s == H_NONE || i->size < 4)
+            return false;
+        emit_op(&t->e, 0, 4, 0x89, s, in_reg(H_AX), 0);
+        d = reg_new(i->reg, H_14);
+        /* From AH, which only an encoding without REX can name. */
+        emit_op(&t->e, 0, 4, OPC(OF0, 0, param), H_AX, in_reg(4), 0);
+        if (param == 0xbe && i->size == 8)
+            emit_op(&t->e, 0, 8, 0x63, d, in_reg(H_AX), 0);
+        else
+            emit_op(&t->e, 0, 4, 0x8b, d, in_reg(H_AX), 0);
+    } else {
+        unsigned s = reg_get(t, from_byte ? i->rm_off / 8u : i->rm, H_14);
+        d = i->size < 4 ? reg_get(t, i->reg, H_AX) : reg_new(i->reg, H_AX);
+        emit_op(&t->e, 0, i->size, opc, d, in_reg(s), from_byte ? 2 : 0);
+    }
+    reg_put(t, i->reg, d);
+    return true;
+}
+
+static bool tr_lea(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size < 4 || i->asize != 8 || !small(i->disp))
+        return false;
+    unsigned base = address_reg(t, i->base, H_AX), index = address_reg(t, i->index, H_14);
+    unsigned d = reg_new(i->reg, H_AX);
+    emit_lea(&t->e, i->size, d, base, index, i->scale, (int32_t)i->disp);
+    reg_put(t, i->reg, d);
+    return true;
+}
+
+static bool tr_xchg(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned reg, rm;
+    if (!reg_number(i, &reg))
+        return false;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, true);
+        unsigned h = reg_get(t, reg, H_14);
+        emit_op(&t->e, 0, i->size, sized(i, 0x86), h, at(H_AX), bytes_of(i, 1));
+        reg_put(t, reg, h);
+        return true;
+    }
+    if (!rm_number(i, &rm) || rm == reg)
+        return false;
+    unsigned a = reg_get(t, rm, H_AX), b = reg_get(t, reg, H_14);
+    emit_op(&t->e, 0, i->size, sized(i, 0x86), b, in_reg(a), bytes_of(i, 3));
+    reg_put(t, rm, a);
+    reg_put(t, reg, b);
+    return true;
+}
+
+/* ---- One operand ---- */
+
+/* INC and DEC keep the carry, NOT all flags */
+enum { UN_INC, UN_DEC, UN_NOT, UN_NEG };
+static bool tr_unary(struct tr *t, const struct insn *i, unsigned param)
+{
+    static const struct {
+        uint8_t opcode, ext;
+    } form[] = { { 0xfe, 0 }, { 0xfe, 1 }, { 0xf6, 2 }, { 0xf6, 3 } };
+    unsigned rm;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, true);
+        if (param == UN_INC || param == UN_DEC)
+            carry_fetch(t);
+        emit_op(&t->e, i->flags & IF_LOCK ? E_LOCK : 0, i->size, sized(i, form[param].opcode),
+                form[param].ext, at(H_AX), 0);
+    } else {
+        if (!rm_number(i, &rm))
+            return false;
+        unsigned d = reg_get(t, rm, H_AX);
+        if (param == UN_INC || param == UN_DEC)
+            carry_fetch(t);
+        emit_op(&t->e, 0, i->size, sized(i, form[param].opcode), form[param].ext, in_reg(d),
+                bytes_of(i, 2));
+        reg_put(t, rm, d);
+    }
+    if (param != UN_NOT)
+        t->flags = IN_HOST;
+    return true;
+}
+
+/* param: ModRM extension: rol ror rcl rcr shl shr - sar. Rotates keep all but CF and OF; a count of
+ * zero keeps all. */
+static bool tr_shift_i(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned count = (unsigned)i->imm & (i->size == 8 ? 63 : 31), rm;
+    bool rotate = param < 4;
+    if (!count)
+        return false;
+    if (is_mem(i)) {
+        if (!plain_address(i) || rotate)
+            return false;
+        address(t, i, i->size, true);
+        emit_op(&t->e, 0, i->size, sized(i, 0xc0), param, at(H_AX), 0);
+        e8(&t->e, count);
+    } else {
+        if (!rm_number(i, &rm))
+            return false;
+        if (rotate)
+            flags_fetch(t);
+        unsigned d = reg_get(t, rm, H_AX);
+        emit_op(&t->e, 0, i->size, sized(i, 0xc0), param, in_reg(d), bytes_of(i, 2));
+        e8(&t->e, count);
+        reg_put(t, rm, d);
+    }
+    t->flags = IN_HOST;
+    return true;
+}
+
+static bool tr_shift_1(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned rm;
+    if (is_mem(i)) {
+        if (!plain_address(i) || param < 4)
+            return false;
+        address(t, i, i->size, true);
+        emit_op(&t->e, 0, i->size, sized(i, 0xd0), param, at(H_AX), 0);
+        t->flags = IN_HOST;
+        return true;
+    }
+    if (!rm_number(i, &rm))
+        return false;
+    if (param < 4)
+        flags_fetch(t);
+    unsigned d = reg_get(t, rm, H_AX);
+    emit_op(&t->e, 0, i->size, sized(i, 0xd0), param, in_reg(d), bytes_of(i, 2));
+    reg_put(t, rm, d);
+    t->flags = IN_HOST;
+    return true;
+}
+
+static bool tr_shift_c(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned rm;
+    if (is_mem(i) || !rm_number(i, &rm))
+        return false;
+    flags_fetch(t);
+    unsigned d = reg_get(t, rm, H_AX);
+    emit_op(&t->e, 0, i->size, sized(i, 0xd2), param, in_reg(d), bytes_of(i, 2));
+    reg_put(t, rm, d);
+    t->flags = IN_HOST;
+    return true;
+}
+
+/* param: a4 SHLD, ac SHRD */
+static bool tr_double_shift(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned count = (unsigned)i->imm & (i->size == 8 ? 63 : 31);
+    if (is_mem(i) || !count || i->size < 4)
+        return false;
+    unsigned d = reg_get(t, i->rm, H_AX), s = reg_get(t, i->reg, H_14);
+    emit_op(&t->e, 0, i->size, OPC(OF0, 0, param), s, in_reg(d), 0);
+    e8(&t->e, count);
+    reg_put(t, i->rm, d);
+    t->flags = IN_HOST;
+    return true;
+}
+
+static bool tr_imul_ge(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned d;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, false);
+        d = reg_get(t, i->reg, H_14);
+        emit_op(&t->e, 0, i->size, OPC(OF0, 0, 0xaf), d, at(H_AX), 0);
+    } else {
+        d = reg_get(t, i->reg, H_AX);
+        unsigned s = reg_get(t, i->rm, H_14);
+        emit_op(&t->e, 0, i->size, OPC(OF0, 0, 0xaf), d, in_reg(s), 0);
+    }
+    reg_put(t, i->reg, d);
+    t->flags = IN_HOST;
+    return true;
+}
+
+static bool tr_imul_gei(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size < 4)
+        return false;
+    unsigned d;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, false);
+        d = reg_new(i->reg, H_14);
+        emit_op(&t->e, 0, i->size, 0x69, d, at(H_AX), 0);
+    } else {
+        unsigned s = reg_get(t, i->rm, H_14);
+        d = reg_new(i->reg, H_AX);
+        emit_op(&t->e, 0, i->size, 0x69, d, in_reg(s), 0);
+    }
+    e32(&t->e, (uint32_t)i->imm);
+    reg_put(t, i->reg, d);
+    t->flags = IN_HOST;
+    return true;
+}
+
+/* param: extension 4 MUL, 5 IMUL. Guest RDX is the host's own. */
+static bool tr_mul(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size < 4)
+        return false;
+    struct place_of factor;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, false);
+        emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
+        factor = in_reg(H_14);
+    } else {
+        factor = in_reg(reg_get(t, i->rm, H_14));
+    }
+    emit_op(&t->e, 0, 8, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
+    emit_op(&t->e, 0, i->size, 0xf7, param, factor, 0);
+    emit_op(&t->e, 0, 8, 0x8b, host_of[R_AX], in_reg(H_AX), 0);
+    t->flags = IN_HOST;
+    return true;
+}
+
+static bool tr_cbw(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned a = host_of[R_AX];
+    if (i->size == 8)
+        emit_op(&t->e, 0, 8, 0x63, a, in_reg(a), 0);
+    else if (i->size == 4)
+        emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xbf), a, in_reg(a), 0);
+    else
+        return false;
+    return true;
+}
+
+static bool tr_cwd(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size < 4)
+        return false;
+    emit_op(&t->e, 0, 8, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
+    if (i->size == 8)
+        e8(&t->e, 0x48);
+    e8(&t->e, 0x99);
+    return true;
+}
+
+static bool tr_bswap(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size < 4)
+        return false;
+    unsigned d = reg_get(t, i->rm, H_AX);
+    if (i->size == 8 || d >= 8)
+        e8(&t->e, 0x40 | (i->size == 8 ? 8 : 0) | d >> 3);
+    e8(&t->e, 0x0f);
+    e8(&t->e, 0xc8 | (d & 7));
+    reg_put(t, i->rm, d);
+    return true;
+}
+
+/* ---- Bits ---- */
+
+/* param: extension 4 BT, 5 BTS, 6 BTR, 7 BTC; registers only. They define CF and keep ZF. */
+static bool tr_bit_i(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (is_mem(i))
+        return false;
+    flags_fetch(t);
+    unsigned d = reg_get(t, i->rm, H_AX);
+    emit_op(&t->e, 0, i->size, OPC(OF0, 0, 0xba), param, in_reg(d), 0);
+    e8(&t->e, (uint8_t)i->imm);
+    if (param != 4)
+        reg_put(t, i->rm, d);
+    t->flags = IN_HOST;
+    return true;
+}
+static bool tr_bit_g(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (is_mem(i))
+        return false;
+    flags_fetch(t);
+    unsigned d = reg_get(t, i->rm, H_AX), s = reg_get(t, i->reg, H_14);
+    emit_op(&t->e, 0, i->size, OPC(OF0, 0, 0x83 | param << 3), s, in_reg(d), 0);
+    if (param != 4)
+        reg_put(t, i->rm, d);
+    t->flags = IN_HOST;
+    return true;
+}
+
+/* param: bit 7: F3 prefix; low bits: opcode - 0xb8 (popcnt 0, bsf and tzcnt 4, bsr and lzcnt 5) */
+static bool tr_scan(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned opc = OPC(OF0, param & 0x80 ? 0xf3 : 0, 0xb8 + (param & 7)), d;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, false);
+        d = reg_get(t, i->reg, H_14);
+        emit_op(&t->e, 0, i->size, opc, d, at(H_AX), 0);
+    } else {
+        d = reg_get(t, i->reg, H_AX);
+        unsigned s = reg_get(t, i->rm, H_14);
+        emit_op(&t->e, 0, i->size, opc, d, in_reg(s), 0);
+    }
+    reg_put(t, i->reg, d);
+    t->flags = IN_HOST;
+    return true;
+}
+
+static bool tr_setcc(struct tr *t, const struct insn *i, unsigned cc)
+{
+    unsigned rm;
+    if (is_mem(i) || !rm_number(i, &rm))
+        return false;
+    flags_fetch(t);
+    unsigned d = reg_get(t, rm, H_AX);
+    emit_op(&t->e, 0, 1, OPC(OF0, 0, 0x90 | cc), 0, in_reg(d), 2);
+    reg_put(t, rm, d);
+    return true;
+}
+
+static bool tr_cmov(struct tr *t, const struct insn *i, unsigned cc)
+{
+    unsigned s;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, false);
+        emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
+        s = H_14;
+        flags_fetch(t);
+    } else {
+        flags_fetch(t);
+        s = reg_get(t, i->rm, H_14);
+    }
+    unsigned d = reg_get(t, i->reg, H_AX);
+    emit_op(&t->e, 0, i->size, OPC(OF0, 0, 0x40 | cc), d, in_reg(s), 0);
+    reg_put(t, i->reg, d);
+    return true;
+}
+
+static bool tr_nop(struct tr *t, const struct insn *i, unsigned param) { return true; }
+
+/* ---- Atomics ---- */
+
+static bool tr_cmpxchg(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned reg;
+    if (!is_mem(i) || !plain_address(i) || !reg_number(i, &reg) || host_of[reg] == H_NONE)
+        return false;
+    address(t, i, i->size, true);
+    emit_op(&t->e, 0, 8, 0x8b, H_14, in_reg(H_AX), 0);
+    emit_op(&t->e, 0, 8, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
+    emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, sized(i, 0xb0)), host_of[reg], at(H_14),
+            bytes_of(i, 1));
+    emit_op(&t->e, 0, 8, 0x8b, host_of[R_AX], in_reg(H_AX), 0);
+    t->flags = IN_HOST;
+    return true;
+}
+
+static bool tr_xadd(struct tr *t, const struct insn *i, unsigned param)
+{
+    unsigned reg;
+    if (!is_mem(i) || !plain_address(i) || !reg_number(i, &reg))
+        return false;
+    address(t, i, i->size, true);
+    unsigned h = reg_get(t, reg, H_14);
+    emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, sized(i, 0xc0)), h, at(H_AX), bytes_of(i, 1));
+    reg_put(t, reg, h);
+    t->flags = IN_HOST;
+    return true;
+}
+
+/* ---- Stack ---- */
+
+static void stack_address(struct tr *t, const struct insn *i, int32_t offset, bool write)
+{
+    flags_spill(t);
+    emit_lea(&t->e, 8, H_AX, host_of[R_SP], H_NONE, 0, offset);
+    check_rax(t, i, 8, write);
+}
+static void stack_move(struct tr *t, int32_t by)
+{
+    emit_lea(&t->e, 8, host_of[R_SP], host_of[R_SP], H_NONE, 0, by);
+}
+
+static bool tr_push(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size != 8 || is_mem(i))
+        return false;
+    stack_address(t, i, -8, true);
+    emit_store(&t->e, at(H_AX), reg_get(t, i->rm, H_14));
+    stack_move(t, -8);
+    return true;
+}
+static bool tr_push_i(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size != 8)
+        return false;
+    stack_address(t, i, -8, true);
+    emit_op(&t->e, 0, 8, 0xc7, 0, at(H_AX), 0);
+    e32(&t->e, (uint32_t)i->imm);
+    stack_move(t, -8);
+    return true;
+}
+static bool tr_pop(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size != 8 || is_mem(i) || i->rm == R_SP)
+        return false;
+    stack_address(t, i, 0, false);
+    unsigned d = reg_new(i->rm, H_14);
+    emit_load(&t->e, d, at(H_AX));
+    reg_put(t, i->rm, d);
+    stack_move(t, 8);
+    return true;
+}
+static bool tr_leave(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size != 8)
+        return false;
+    flags_spill(t);
+    emit_op(&t->e, 0, 8, 0x8b, H_AX, in_reg(host_of[R_BP]), 0);
+    check_rax(t, i, 8, false);
+    emit_lea(&t->e, 8, host_of[R_SP], host_of[R_BP], H_NONE, 0, 8);
+    emit_load(&t->e, host_of[R_BP], at(H_AX));
+    return true;
+}
+
+/* ---- Branches ---- */
+
+static int64_t end_of(const struct insn *i) { return insn_end(i); }
+
+static bool tr_jmp(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (!small(i->imm))
+        return false;
+    flags_spill(t);
+    exit_direct(t, i->imm);
+    t->ended = true;
+    return true;
+}
+
+static bool tr_jcc(struct tr *t, const struct insn *i, unsigned cc)
+{
+    if (!small(i->imm))
+        return false;
+    flags_fetch(t);
+    flags_save(t);
+    uint8_t *taken = emit_jcc_forward(&t->e, cc);
+    exit_direct(t, end_of(i));
+    emit_land(&t->e, taken);
+    exit_direct(t, i->imm);
+    t->ended = true;
+    return true;
+}
+
+static bool tr_call(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size != 8 || !small(i->imm))
+        return false;
+    stack_address(t, i, -8, true);
+    emit_lea(&t->e, 8, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
+    emit_store(&t->e, at(H_AX), H_14);
+    stack_move(t, -8);
+    exit_direct(t, i->imm);
+    t->ended = true;
+    return true;
+}
+
+static bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
+{
+    if (i->size != 8)
+        return false;
+    stack_address(t, i, 0, false);
+    emit_load(&t->e, H_15, at(H_AX));
+    stack_move(t, 8 + (with_release ? (uint16_t)i->imm : 0));
+    emit_jmp(&t->e, t->jit->lookup);
+    t->ended = true;
+    return true;
+}
+
+static bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size != 8)
+        return false;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, 8, false);
+        emit_load(&t->e, H_15, at(H_AX));
+    } else {
+        flags_spill(t);
+        unsigned s = reg_get(t, i->rm, H_AX);
+        emit_op(&t->e, 0, 8, 0x8b, H_15, in_reg(s), 0);
+    }
+    emit_jmp(&t->e, t->jit->lookup);
+    t->ended = true;
+    return true;
+}
+
+static bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size != 8 || is_mem(i))
+        return false;
+    stack_address(t, i, -8, true);
+    emit_lea(&t->e, 8, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
+    emit_store(&t->e, at(H_AX), H_14);
+    unsigned s = reg_get(t, i->rm, H_AX);
+    emit_op(&t->e, 0, 8, 0x8b, H_15, in_reg(s), 0);
+    stack_move(t, -8);
+    emit_jmp(&t->e, t->jit->lookup);
+    t->ended = true;
+    return true;
+}
+
+/* ---- The table ---- */
+
+#define OPS(X)                                                                                                              \
+    X(op_add_EG, tr_alu_eg, 0)                                                                                              \
+    X(op_or_EG, tr_alu_eg, 1) X(op_adc_EG, tr_alu_eg, 2) X(op_sbb_EG, tr_alu_eg, 3) X(                                      \
+        op_and_EG, tr_alu_eg, 4) X(op_sub_EG, tr_alu_eg, 5) X(op_xor_EG, tr_alu_eg,                                         \
+                                                              6) X(op_cmp_EG, tr_alu_eg,                                    \
+                                                                   7) X(op_add_GE, tr_alu_ge,                               \
+                                                                        0) X(op_or_GE, tr_alu_ge,                           \
+                                                                             1)                                             \
+        X(op_adc_GE, tr_alu_ge, 2) X(op_sbb_GE, tr_alu_ge, 3) X(op_and_GE, tr_alu_ge, 4) X(                                 \
+            op_sub_GE,                                                                                                      \
+            tr_alu_ge,                                                                                                      \
+            5) X(op_xor_GE, tr_alu_ge,                                                                                      \
+                 6) X(op_cmp_GE, tr_alu_ge, 7)                                                                              \
+            X(op_add_EI, tr_alu_ei, 0) X(op_or_EI, tr_alu_ei, 1) X(op_adc_EI, tr_alu_ei, 2) X(                              \
+                op_sbb_EI,                                                                                                  \
+                tr_alu_ei,                                                                                                  \
+                3) X(op_and_EI, tr_alu_ei,                                                                                  \
+                     4) X(op_sub_EI, tr_alu_ei, 5)                                                                          \
+                X(op_xor_EI, tr_alu_ei, 6) X(op_cmp_EI, tr_alu_ei, 7) X(op_test_EG, tr_test_eg, 0) X(                       \
+                    op_test_EI,                                                                                             \
+                    tr_test_ei,                                                                                             \
+                    0) X(op_mov_EG, tr_mov_eg,                                                                              \
+                         0) X(op_mov_GE, tr_mov_ge, 0)                                                                      \
+                    X(op_mov_EI, tr_mov_ei, 0) X(op_movzx_GEb, tr_extend, 0xb6) X(                                          \
+                        op_movzx_GEw,                                                                                       \
+                        tr_extend, 0xb7) X(op_movsx_GEb, tr_extend, 0xbe)                                                   \
+                        X(op_movsx_GEw, tr_extend, 0xbf) X(op_movsxd_GE, tr_extend, 0x63) X(op_lea, tr_lea, 0) X(           \
+                            op_xchg_EG,                                                                                     \
+                            tr_xchg,                                                                                        \
+                            0) X(op_inc_E, tr_unary,                                                                        \
+                                 UN_INC) X(op_dec_E, tr_unary,                                                              \
+                                           UN_DEC) X(op_not_E, tr_unary,                                                    \
+                                                     UN_NOT) X(op_neg_E, tr_unary,                                          \
+                                                               UN_NEG) X(op_rol_EI, tr_shift_i, 0)                          \
+                            X(op_ror_EI, tr_shift_i,                                                                        \
+                              1) X(op_shl_EI, tr_shift_i,                                                                   \
+                                   4) X(op_shr_EI, tr_shift_i, 5)                                                           \
+                                X(op_sar_EI, tr_shift_i,                                                                    \
+                                  7) X(op_rol_E1, tr_shift_1,                                                               \
+                                       0) X(op_ror_E1, tr_shift_1, 1)                                                       \
+                                    X(op_rcl_E1, tr_shift_1,                                                                \
+                                      2) X(op_rcr_E1, tr_shift_1,                                                           \
+                                           3) X(op_shl_E1, tr_shift_1, 4)                                                   \
+                                        X(op_shr_E1, tr_shift_1,                                                            \
+                                          5) X(op_sar_E1, tr_shift_1,                                                       \
+                                               7) X(op_rol_EC, tr_shift_c, 0)                                               \
+                                            X(op_ror_EC, tr_shift_c,                                                        \
+                                              1) X(op_shl_EC, tr_shift_c,                                                   \
+                                                   4) X(op_shr_EC, tr_shift_c, 5)                                           \
+                                                X(op_sar_EC, tr_shift_c,                                                    \
+                                                  7) X(op_shld_EGI, tr_double_shift,                                        \
+                                                       0xa4) X(op_shrd_EGI, tr_double_shift,                                \
+                                                               0xac) X(op_imul_GE, tr_imul_ge,                              \
+                                                                       0) X(op_imul_GEI, tr_imul_gei, 0)                    \
+                                                    X(op_mul_E, tr_mul, 4) X(op_imul_E, tr_mul, 5) X(op_cbw, tr_cbw, 0) X(  \
+                                                        op_cwd,                                                             \
+                                                        tr_cwd,                                                             \
+                                                        0) X(op_bswap_Z, tr_bswap,                                          \
+                                                             0) X(op_bt_EI, tr_bit_i, 4)                                    \
+                                                        X(op_bts_EI, tr_bit_i, 5) X(op_btr_EI, tr_bit_i, 6) X(              \
+                                                            op_btc_EI,                                                      \
+                                                            tr_bit_i,                                                       \
+                                                            7) X(op_bt_EG, tr_bit_g,                                        \
+                                                                 4) X(op_bts_EG, tr_bit_g, 5)                               \
+                                                            X(op_btr_EG, tr_bit_g, 6) X(op_btc_EG, tr_bit_g, 7) X(          \
+                                                                op_bsf_GE,                                                  \
+                                                                tr_scan,                                                    \
+                                                                4) X(op_bsr_GE, tr_scan,                                    \
+                                                                     5) X(op_tzcnt_GE, tr_scan, 0x84)                       \
+                                                                X(op_lzcnt_GE, tr_scan, 0x85) X(                            \
+                                                                    op_popcnt_GE,                                           \
+                                                                    tr_scan, 0x80) X(op_cmpxchg_EG,                         \
+                                                                                     tr_cmpxchg,                            \
+                                                                                     0) X(op_xadd_EG, tr_xadd, 0)           \
+                                                                    X(op_nop, tr_nop, 0) X(                                 \
+                                                                        op_push_E,                                          \
+                                                                        tr_push,                                            \
+                                                                        0) X(op_push_I, tr_push_i,                          \
+                                                                             0) X(op_pop_E, tr_pop, 0)                      \
+                                                                        X(op_leave, tr_leave, 0) X(                         \
+                                                                            op_jmp_J,                                       \
+                                                                            tr_jmp,                                         \
+                                                                            0) X(op_call_J,                                 \
+                                                                                 tr_call,                                   \
+                                                                                 0) X(op_ret, tr_ret, 0)                    \
+                                                                            X(op_ret_I, tr_ret, 1) X(                       \
+                                                                                op_jmp_E,                                   \
+                                                                                tr_jmp_e,                                   \
+                                                                                0) X(op_call_E,                             \
+                                                                                     tr_call_e,                             \
+                                                                                     0) CONDITION(o, 0)                     \
+                                                                                CONDITION(no, 1) CONDITION(b, 2) CONDITION( \
+                                                                                    nb,                                     \
+                                                                                    3) CONDITION(z,                         \
+                                                                                                 4) CONDITION(nz, 5)        \
+                                                                                    CONDITION(be, 6) CONDITION(             \
+                                                                                        nbe,                                \
+                                                                                        7) CONDITION(s,                     \
+                                                                                                     8)                     \
+                                                                                        CONDITION(ns, 9) CONDITION(         \
+                                                                                            p,                              \
+                                                                                            10) CONDITION(np, 11)           \
+                                                                                            CONDITION(l, 12) CONDITION(     \
+                                                                                                nl,                         \
+                                                                                                13)                         \
+                                                                                                CONDITION(                  \
+                                                                                                    le,                     \
+                                                                                                    14)                     \
+                                                                                                    CONDITION(              \
+                                                                                                        nle,                \
+                                                                                                        15)
+
+#define CONDITION(cc, n) X_(op_j##cc) X_(op_set##cc) X_(op_cmov##cc##_GE)
+#define X_(name) extern const struct op name;
+#define X(name, fn, param) X_(name)
+OPS(X)
+#undef X
+#undef X_
+#undef CONDITION
+
+static const struct {
+    const struct op *op;
+    struct translation how;
+} by_op[] = {
+#define CONDITION(cc, n)                                            \
+    { &op_j##cc, { tr_jcc, n } }, { &op_set##cc, { tr_setcc, n } }, \
+        { &op_cmov##cc##_GE, { tr_cmov, n } },
+#define X(name, fn, param) { &name, { fn, param } },
+    OPS(X)
+#undef X
+#undef CONDITION
+};
+
+void jit_table_init(void)
+{
+    static bool done;
+    if (done)
+        return;
+    translations = calloc(insn_row_count, sizeof *translations);
+    if (!translations)
+        abort();
+    for (unsigned r = 0; r < insn_row_count; r++)
+        for (unsigned n = 0; n < ARRAY_LEN(by_op); n++)
+            if (insn_rows[r].op == by_op[n].op)
+                translations[r] = by_op[n].how;
+    done = true;
+}
+
+/* ---- The block ---- */
+
+/* Only a handler that the row itself names: a privileged instruction outside CPL 0 has another. */
+static bool own_handler(const struct insn *i)
+{
+    const struct op *op = insn_rows[i->row].op;
+    unsigned size = i->size == 8 ? 3 : i->size == 4 ? 2 : i->size == 2 ? 1 : 0;
+    insn_fn *fn = __atomic_load_n(&i->fn, __ATOMIC_RELAXED);
+    return fn == op->r[size] || fn == op->m[size];
+}
+
+static void insn_translate(struct tr *t, const struct insn *i)
+{
+    const struct translation *how = &translations[i->row];
+    unsigned before = t->slow_count;
+    uint8_t *start = t->e.p;
+    enum flags_where flags = t->flags;
+    if (how->fn && own_handler(i)) {
+        if (how->fn(t, i, how->param)) {
+            if (!t->ended)
+                slow_paths_return(t, i);
+            return;
+        }
+        t->slow_count = before;
+        t->e.p = start;
+        t->flags = flags;
+    }
+    flags_spill(t);
+    handler_call(t, i);
+}
+
+static void slow_paths_write(struct tr *t)
+{
+    for (unsigned n = 0; n < t->slow_count; n++) {
+        const struct slow *s = &t->slow[n];
+        emit_land(&t->e, s->site);
+        handler_call(t, s->insn);
+        if (!s->back) { /* a branch: its handler never answers OP_NEXT */
+            emit_jmp(&t->e, t->jit->leave_jump);
+            continue;
+        }
+        if (s->flags != IN_CC) {
+            t->flags = IN_CC;
+            flags_fetch(t);
+        }
+        emit_jmp(&t->e, s->back + t->e.to_exec);
+    }
+}
+
+/* The most a block can take: each instruction's code, its slow paths, the exits. */
+enum { INSN_ROOM = 256, BLOCK_ROOM = 256 };
+
+void jit_translate(struct jit *j, struct block *b)
+{
+    size_t room = BLOCK_ROOM + (size_t)b->count * INSN_ROOM;
+    if (j->size - j->used < room) {
+        j->full = true;
+        return;
+    }
+    jit_table_init();
+    struct tr t = { .e = { j->rw + j->used, j->rw + j->used + room, j->rx - j->rw },
+                    .jit = j,
+                    .block = b };
+    uint8_t *start = t.e.p;
+    /* Invariant 3: cmp dword gs:[request], 0; jne leave */
+    emit_alu_imm(&t.e, 0, 4, 7, in_vcpu(offsetof(struct soft_vcpu, request)), 0, 0);
+    emit_jcc(&t.e, CC_NE, j->leave_jump);
+    for (t.n = 0; t.n < b->count && !t.ended; t.n++)
+        insn_translate(&t, &b->insns[t.n]);
+    if (!t.ended) {
+        flags_spill(&t);
+        exit_direct(&t, b->bytes);
+    }
+    slow_paths_write(&t);
+    j->used = round_up((uint64_t)(t.e.p - j->rw), 16);
+    j->blocks++;
+    j->bytes_in += b->bytes;
+    __atomic_store_n(&b->code, start + t.e.to_exec, __ATOMIC_RELEASE);
+}
