@@ -102,7 +102,7 @@ const struct outcome *native_outcome(struct native *n, unsigned index);
 
 /* guest.c: the same in the soft engine */
 struct guest;
-struct guest *guest_create(void);
+struct guest *guest_create(const char *engine_options);
 void guest_destroy(struct guest *g);
 uint64_t guest_features(const struct guest *g);
 void guest_run(struct guest *g, const struct cpu_case *c, struct outcome *out);

@@ -24,6 +24,7 @@ static struct {
     uint64_t seed;
     const char *row;
     bool mutate;
+    const char *engine; /* what follows "soft," */
 } options = { .seconds = 40, .failures = 20, .seed = 1 };
 
 static struct native *native;
@@ -418,7 +419,7 @@ static unsigned mutate_all(void)
 static bool usage(void)
 {
     fprintf(stderr, "usage: cpu_test [--seconds N] [--seed S] [--bits 16|32|64] [--row NAME] "
-                    "[--failures N] [--mutate]\n");
+                    "[--failures N] [--mutate] [--engine OPTIONS]\n");
     return false;
 }
 
@@ -442,6 +443,8 @@ static bool options_parse(int argc, char **argv)
             options.row = value;
         else if (!strcmp(argv[n - 1], "--failures"))
             options.failures = atoi(value);
+        else if (!strcmp(argv[n - 1], "--engine"))
+            options.engine = value;
         else
             return usage();
     }
@@ -458,7 +461,7 @@ int main(int argc, char **argv)
         return 77;
     for (unsigned n = 0; n < BATCH; n++)
         memset(native_case(native, n)->memory + DATA_SIZE, 0x5a, READONLY_SIZE);
-    guest = guest_create();
+    guest = guest_create(options.engine);
     features = guest_features(guest);
     printf("seed %lu\n", options.seed);
     unsigned missing;

@@ -228,7 +228,7 @@ static void *watchdog_main(void *arg)
 
 uint64_t guest_features(const struct guest *g) { return soft_vcpu_of(g->vcpu)->features; }
 
-struct guest *guest_create(void)
+struct guest *guest_create(const char *engine_options)
 {
     struct guest *g = calloc(1, sizeof *g);
     struct err err = { 0 };
@@ -237,7 +237,7 @@ struct guest *guest_create(void)
     model_fill(g);
     struct machine_config config = {
         .engine = &engine_soft,
-        .engine_config = { .max_vcpus = 1, .model = &g->model },
+        .engine_config = { .max_vcpus = 1, .model = &g->model, .options = engine_options },
         .cpus = 1,
         .memory = MEMORY,
         .loop = g->loop,

@@ -917,12 +917,27 @@ static bool tr_call(struct tr *t, const struct insn *i, unsigned param)
     return true;
 }
 
+/* A target in r14 that is not canonical faults at the branch, which has not moved anything yet.
+ * Uses rax. */
+static void check_target(struct tr *t, const struct insn *i)
+{
+    struct emit *e = &t->e;
+    emit_op(e, 0, 8, 0x8b, H_AX, in_reg(H_14), 0);
+    emit_op(e, 0, 8, 0xc1, 7, in_reg(H_AX), 0), e8(e, 47); /* sar: 0 or -1 */
+    emit_alu_imm(e, 0, 4, 0, in_reg(H_AX), 1, 0);
+    emit_alu_imm(e, 0, 4, 7, in_reg(H_AX), 1, 0);
+    assert(t->slow_count < MAX_SLOW);
+    t->slow[t->slow_count++] = (struct slow){ .site = emit_jcc_forward(e, CC_A), .insn = i };
+}
+
 static bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
 {
     if (i->size != 8)
         return false;
     stack_address(t, i, 0, false);
-    emit_load(&t->e, H_15, at(H_AX));
+    emit_load(&t->e, H_14, at(H_AX));
+    check_target(t, i);
+    emit_op(&t->e, 0, 8, 0x8b, H_15, in_reg(H_14), 0);
     stack_move(t, 8 + (with_release ? (uint16_t)i->imm : 0));
     emit_jmp(&t->e, t->jit->lookup);
     t->ended = true;
@@ -937,12 +952,13 @@ static bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
         if (!plain_address(i))
             return false;
         address(t, i, 8, false);
-        emit_load(&t->e, H_15, at(H_AX));
+        emit_load(&t->e, H_14, at(H_AX));
     } else {
         flags_spill(t);
-        unsigned s = reg_get(t, i->rm, H_AX);
-        emit_op(&t->e, 0, 8, 0x8b, H_15, in_reg(s), 0);
+        emit_op(&t->e, 0, 8, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
     }
+    check_target(t, i);
+    emit_op(&t->e, 0, 8, 0x8b, H_15, in_reg(H_14), 0);
     emit_jmp(&t->e, t->jit->lookup);
     t->ended = true;
     return true;
@@ -952,6 +968,9 @@ static bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
 {
     if (i->size != 8 || is_mem(i))
         return false;
+    flags_spill(t);
+    emit_op(&t->e, 0, 8, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
+    check_target(t, i);
     stack_address(t, i, -8, true);
     emit_lea(&t->e, 8, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
     emit_store(&t->e, at(H_AX), H_14);
@@ -967,17 +986,13 @@ static bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
 
 #define OPS(X)                                                                                                              \
     X(op_add_EG, tr_alu_eg, 0)                                                                                              \
-    X(op_or_EG, tr_alu_eg, 1) X(op_adc_EG, tr_alu_eg, 2) X(op_sbb_EG, tr_alu_eg, 3) X(                                      \
-        op_and_EG, tr_alu_eg, 4) X(op_sub_EG, tr_alu_eg, 5) X(op_xor_EG, tr_alu_eg,                                         \
-                                                              6) X(op_cmp_EG, tr_alu_eg,                                    \
-                                                                   7) X(op_add_GE, tr_alu_ge,                               \
-                                                                        0) X(op_or_GE, tr_alu_ge,                           \
-                                                                             1)                                             \
-        X(op_adc_GE, tr_alu_ge, 2) X(op_sbb_GE, tr_alu_ge, 3) X(op_and_GE, tr_alu_ge, 4) X(                                 \
-            op_sub_GE,                                                                                                      \
-            tr_alu_ge,                                                                                                      \
-            5) X(op_xor_GE, tr_alu_ge,                                                                                      \
-                 6) X(op_cmp_GE, tr_alu_ge, 7)                                                                              \
+    X(op_or_EG, tr_alu_eg, 1)                                                                                               \
+    X(op_adc_EG, tr_alu_eg, 2) X(op_sbb_EG, tr_alu_eg, 3) X(op_and_EG, tr_alu_eg, 4) X(                                     \
+        op_sub_EG, tr_alu_eg, 5) X(op_xor_EG, tr_alu_eg, 6) X(op_cmp_EG, tr_alu_eg,                                         \
+                                                              7) X(op_add_GE, tr_alu_ge, 0)                                 \
+        X(op_or_GE, tr_alu_ge, 1) X(op_adc_GE, tr_alu_ge, 2) X(op_sbb_GE, tr_alu_ge, 3) X(                                  \
+            op_and_GE, tr_alu_ge, 4) X(op_sub_GE, tr_alu_ge, 5) X(op_xor_GE, tr_alu_ge,                                     \
+                                                                  6) X(op_cmp_GE, tr_alu_ge, 7)                             \
             X(op_add_EI, tr_alu_ei, 0) X(op_or_EI, tr_alu_ei, 1) X(op_adc_EI, tr_alu_ei, 2) X(                              \
                 op_sbb_EI,                                                                                                  \
                 tr_alu_ei,                                                                                                  \
