@@ -83,15 +83,15 @@ static const struct insn_row *faulting_row(const struct cpu_case *c, const struc
 /* Operands of several parts: makers differ in which part is accessed first. */
 static bool has_parts(const struct insn_row *row)
 {
-    static const char *const names[] = { "ret far", "iret",      "fldenv",   "fnstenv",
-                                         "frstor",  "fnsave",    "fxsave",   "fxsave64",
-                                         "fxrstor", "fxrstor64", "xsave",    "xsave64",
-                                         "xrstor",  "xrstor64",  "xsaveopt", "xsaveopt64" };
+    static const char *const names[] = {
+        "ret far", "iret",      "fldenv", "fnstenv", "frstor", "fnsave",   "fxsave",   "fxsave64",
+        "fxrstor", "fxrstor64", "xsave",  "xsave64", "xrstor", "xrstor64", "xsaveopt", "xsaveopt64",
+    };
     for (unsigned n = 0; n < sizeof names / sizeof *names; n++) {
         if (!strcmp(row->name, names[n]))
             return true;
     }
-    return row->args[1] == A_Mp;
+    return row->args[0] == A_Mp || row->args[1] == A_Mp;
 }
 
 /* Which of two faults of one instruction comes first differs by maker, too: a CALL's push or its
