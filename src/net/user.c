@@ -126,8 +126,8 @@ static int user_reap(struct user *user)
         pid_t r = waitpid(user->pid, &status, WNOHANG);
         if (r == user->pid || (r < 0 && errno != EINTR))
             user->pid = 0;
-        else if (i == USER_END_TRIES)
-            kill(user->pid, SIGKILL);
+        else if (i == USER_END_TRIES && kill(user->pid, SIGKILL) < 0)
+            break; /* locked down: it is left to init */
         else
             usleep(2000);
     }

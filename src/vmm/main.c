@@ -356,10 +356,18 @@ static int vmm_main(struct vmm *vmm)
         vmm_failed(vmm, &err);
 
     signals_end();
-    vmm_close(vmm); /* the last of the guest's output goes out here */
+    /* A state that is still being written (to a pipe that nobody reads?) is given up; its thread
+     * needs the machine. */
+    bool gives_up = vmm->saving.writing;
+    if (!gives_up)
+        vmm_close(vmm); /* the last of the guest's output goes out here */
     terminal_restore(&vmm->terminal);
     if (r == 0 && vmm->status != EXIT_POWEROFF && *vmm->reason)
         vmm_say("%s", vmm->reason);
+    if (gives_up) {
+        keeper_end(&vmm->keeper);
+        _exit(vmm->status);
+    }
     if (vmm->keeper.fd >= 0)
         keeper_end(&vmm->keeper);
     else

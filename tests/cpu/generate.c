@@ -408,9 +408,10 @@ static void random_regs(struct regs *r, int mode, unsigned offset)
 }
 
 /* Flags without a defined value after `row`, given those before it. */
-static uint16_t undefined_after(const struct insn_row *row, uint16_t before)
+static uint16_t undefined_after(const struct insn_row *row, uint16_t before, bool branched)
 {
-    uint16_t always = row->writes & ~row->reads; /* what may keep its value counts as read */
+    /* What may keep its value counts as read; what was jumped over wrote nothing. */
+    uint16_t always = branched ? 0 : row->writes & ~row->reads;
     return (before & ~always) | row->undefined;
 }
 
@@ -510,7 +511,7 @@ void case_generate(struct cpu_case *c, int mode, uint64_t features, int wanted)
     c->undefined = 0;
     unsigned count = one_in(2) ? 1 : 1 + random_below(INSNS_MAX);
     const struct insn_row *row = NULL;
-    bool environment = true;
+    bool environment = true, branched = false;
     unsigned tries = 0;
     while (c->count < count) {
         if (!row)
@@ -532,7 +533,8 @@ void case_generate(struct cpu_case *c, int mode, uint64_t features, int wanted)
         environment &= !loads_environment(row);
         if (stores_environment(row))
             count = c->count;
-        c->undefined = undefined_after(row, c->undefined);
+        c->undefined = undefined_after(row, c->undefined, branched);
+        branched |= has_arg(row, A_Jb, A_Jz);
         row = NULL;
     }
     c->start[c->count] = c->len;

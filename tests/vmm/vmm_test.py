@@ -615,8 +615,18 @@ def save(folder):
         os.close(writer)
         vm.type("i")
         vm.expect("00000006")
-        vm.type("p")
-        vm.ends(POWEROFF)
+        # While a stream that nobody reads is written, everything else is refused, and the VM can be ended.
+        reader, writer = os.pipe()
+        other = Client(sock)
+        client.send({"id": "stuck", "do": "save", "fd": True}, [writer])
+        while other.ok("status")["state"] != "saving":
+            pass
+        other.refused("resume", "EBUSY")
+        equal(other.ok("outcome", of="stuck")["state"], "running")
+        other.ok("quit")
+        vm.ends(QUIT)
+        os.close(reader)
+        os.close(writer)
     with restore(copy, "--kernel", ARGS.guest, *words) as vm:
         vm.type("i")
         vm.expect("00000005")

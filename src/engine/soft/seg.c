@@ -508,7 +508,7 @@ static int lar(struct soft_vcpu *v, const struct insn *i)
         uint64_t d;
         if (descriptor_read(v, selector, EXC_GP, &d))
             return OP_FAULT;
-        gpr_set(v, i->reg, i->size, (d >> 32) & 0x00f0ff00);
+        gpr_set(v, i->reg, i->size, (d >> 32) & 0x00ffff00);
     }
     zf_set(v, seen);
     return OP_NEXT;

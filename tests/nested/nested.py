@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real KVM without VT-x: QEMU's software CPU with AMD's SVM runs a stock Debian kernel with kvm_amd,
+and in it bedplate-vmm --engine kvm boots the same stock kernel in test mode.
+
+The outer guest is an initramfs made here: busybox, the KVM modules of the guest's kernel package,
+bedplate-vmm and bedplate-net with their libraries, unit tests of the engine, the inner kernel,
+initrd and disk. Its lines "NESTED name ok|FAIL why" and the inner guest's BP-TEST lines decide.
+"""
+import argparse
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, "tests/boot"))
+import boot  # noqa: E402
+
+MODULES = ("kernel/virt/lib/irqbypass.ko", "kernel/arch/x86/kvm/kvm.ko",
+           "kernel/arch/x86/kvm/kvm-amd.ko")
+
+INIT = r"""#!/bin/busybox sh
+export PATH=/bin:/sbin LD_LIBRARY_PATH=/lib
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+mkdir -p /dev/shm /tmp /run
+mount -t tmpfs tmp /tmp
+mount -t tmpfs run /run
+ip link set lo up
+for module in irqbypass kvm kvm-amd; do insmod /modules/$module.ko; done
+dmesg -n 1
+
+result()
+{
+    if [ "$2" = 0 ]; then echo "NESTED $1 ok"; else echo "NESTED $1 FAIL status $2"; fi
+}
+argument() { tr ' ' '\n' </proc/cmdline | sed -n "s/^$1=//p" | tail -n 1; }
+
+[ -c /dev/kvm ] || echo "NESTED kvm FAIL no /dev/kvm"
+for test in /tests/*; do
+    [ -e "$test" ] || continue
+    timeout 600 "$test"
+    result "$(basename "$test")" $?
+done
+httpd -p 127.0.0.1:8000 -h /www
+for cpus in $(argument nested.cpus | tr , ' '); do
+    cp /guest/disk.img /tmp/disk.img
+    echo "NESTED boots with $cpus CPUs"
+    timeout 300 /bin/bedplate-vmm --engine kvm $(argument nested.options | tr , ' ') --cpus $cpus \
+        --memory 256M --kernel /guest/vmlinuz --initrd /guest/initrd.cpio \
+        --disk /tmp/disk.img,format=raw --net user --serial stdio --cmdline "console=ttyS0 \
+$(argument nested.append | tr , ' ') \
+bp.test=cpus,clock,disk,net bp.cpus=$cpus bp.date=$(date +%s) bp.url=http://10.0.2.2:8000/file \
+bp.sha256=$(sha256sum </www/file | cut -d' ' -f1)" </dev/null
+    result boot_${cpus}cpu $?
+done
+echo "NESTED done"
+sync
+poweroff -f
+"""
+
+
+def libraries(programs):
+    """What ldd finds for them."""
+    found = set()
+    for program in programs:
+        text = subprocess.run(["ldd", program], stdout=subprocess.PIPE, text=True, check=True).stdout
+        for path in re.findall(r"(?:=> |^\s*)(/\S+) \(0x", text, re.MULTILINE):
+            found.add(path)
+    return found
+
+
+def outer_build(top, args):
+    """The outer guest's files."""
+    for folder in ("bin", "lib", "lib64", "modules", "guest", "tests", "www", "proc", "sys", "dev"):
+        os.makedirs(os.path.join(top, folder))
+    shutil.copy(shutil.which("busybox"), os.path.join(top, "bin/busybox"))
+    programs = [args.binary, os.path.join(os.path.dirname(args.binary), "../net/bedplate-net")]
+    for program in programs:
+        shutil.copy(program, os.path.join(top, "bin"))
+    for test in args.tests:
+        shutil.copy(test, os.path.join(top, "tests"))
+    for path in libraries(programs + args.tests):
+        folder = "lib64" if "ld-linux" in path else "lib"
+        shutil.copy(path, os.path.join(top, folder))
+    release = glob.glob(os.path.join(args.guest, "kernel/lib/modules/*"))[0]
+    for module in MODULES:
+        path = os.path.join(release, module)
+        if not os.path.exists(path):
+            boot.skip(f"the guest's kernel package has no {os.path.basename(module)}")
+        shutil.copy(path, os.path.join(top, "modules"))
+    for name in ("vmlinuz", "initrd.cpio"):
+        shutil.copy(os.path.join(args.guest, name), os.path.join(top, "guest"))
+    subprocess.run([os.path.join(ROOT, "tools/guest/make-disk.sh"),
+                    os.path.join(top, "guest/disk.img")], check=True)
+    with open(os.path.join(top, "www/file"), "wb") as out:
+        out.write(os.urandom(300_000))
+    with open(os.path.join(top, "init"), "w") as out:
+        out.write(INIT)
+    os.chmod(os.path.join(top, "init"), 0o755)
+
+
+def cpio_pack(top, archive):
+    names = sorted(os.path.relpath(os.path.join(where, name), top)
+                   for where, below, files in os.walk(top) for name in below + files)
+    with open(archive, "wb") as out:
+        subprocess.run(["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"], cwd=top, check=True,
+                       input="\n".join(names).encode(), stdout=out)
+
+
+def faults(text, status, args):
+    if status is None:
+        yield "did not end within the time limit"
+    for line in re.findall(r"NESTED \w+ FAIL[^\r\n]*", text):
+        yield line
+    if not re.search(r"^NESTED done\r?$", text, re.MULTILINE):
+        yield "the outer guest did not finish"
+    boots = re.split(r"NESTED boots with", text)[1:]
+    if len(boots) != len(args.cpus.split(",")):
+        yield f"{len(boots)} inner boots instead of {args.cpus}"
+    for part in boots:
+        for name in ("cpus", "clock", "disk", "net"):
+            if not re.search(rf"BP-TEST {name} ok", part):
+                yield f"the inner guest's check {name} did not pass"
+        if not re.search(r"^BP-TEST done\r?$", part, re.MULTILINE):
+            yield "the inner guest did not finish its checks"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", default=os.path.join(ROOT, "build/src/vmm/bedplate-vmm"))
+    parser.add_argument("--guest", default=os.path.join(ROOT, ".cache/guest"))
+    parser.add_argument("--cpus", default="1,2", help="one inner boot for each")
+    parser.add_argument("--outer-cpus", default="2")
+    parser.add_argument("--options", default="", help="more of bedplate-vmm, by commas")
+    parser.add_argument("--append", default="", help="more inner kernel command line, by commas")
+    parser.add_argument("--limit", type=float, default=900)
+    parser.add_argument("--log", help="where the console goes")
+    parser.add_argument("tests", nargs="*", help="programs to run in the outer guest first")
+    args = parser.parse_args()
+
+    if not shutil.which("qemu-system-x86_64"):
+        boot.skip("qemu-system-x86_64 is not installed")
+    for tool in ("busybox", "cpio"):
+        if not shutil.which(tool):
+            boot.skip(f"{tool} is not installed")
+    for name in ("vmlinuz", "initrd.cpio"):
+        if not os.path.exists(os.path.join(args.guest, name)):
+            boot.skip("the guest is not prepared; run tools/prepare-guest.sh")
+    with tempfile.TemporaryDirectory(prefix="bedplate-nested-") as tmp:
+        top, archive = os.path.join(tmp, "top"), os.path.join(tmp, "outer.cpio")
+        os.mkdir(top)
+        outer_build(top, args)
+        cpio_pack(top, archive)
+        start = time.monotonic()
+        text, status = boot.run(
+            ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt",
+             "-smp", args.outer_cpus, "-m", "1536", "-nodefaults", "-no-reboot", "-nographic",
+             "-serial", "mon:stdio", "-kernel", os.path.join(args.guest, "vmlinuz"), "-initrd", archive,
+             "-append", "console=ttyS0 quiet mitigations=off"
+             f" nested.cpus={args.cpus} nested.options={args.options} nested.append={args.append}"],
+            args.limit, args.log or os.path.join(tmp, "console.log"))
+        wrong = list(faults(text, status, args))
+    for line in re.findall(r"(?:BP-TEST|NESTED) [^\r\n]*", text):
+        print(line)
+    print(f"{time.monotonic() - start:.1f} s")
+    if wrong:
+        print("the last lines of the console:\n" + "\n".join(text.splitlines()[-60:]))
+        print("\n".join(f"FAIL {line}" for line in wrong))
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
