@@ -65,7 +65,7 @@ def run(words, limit, log_path):
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, start_new_session=True)
     text, deadline = b"", time.monotonic() + limit
-    with open(log_path, "wb") as log:
+    with open(log_path, "wb", buffering=0) as log:
         while True:
             left = deadline - time.monotonic()
             if left <= 0:

@@ -400,6 +400,10 @@ static int attend(struct soft_vcpu *v, enum vcpu_exit *exit)
             v->interrupt_shadow = 0;
         if (v->interrupt_shadow)
             vcpu_request_self(v, REQ_INTERRUPT);
+        /* Here and not behind the next block, which may close the window again: STI; NOP; CLI. */
+        if (r == STEP_ON && shadow && !v->interrupt_shadow &&
+            atomic_load(&v->request) & REQ_INTERRUPT && !interrupts_take(v))
+            goto shutdown;
         if (r == STEP_SHUTDOWN)
             goto shutdown;
         *exit = v->exit;

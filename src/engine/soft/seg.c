@@ -72,7 +72,7 @@ static int set_accessed(struct soft_vcpu *v, struct x86_segment *s)
     if (s->attr & TYPE_ACCESSED)
         return 0;
     uint64_t va;
-    uint8_t type;
+    uint8_t type = 0;
     int r = descriptor_address(v, s->selector, EXC_GP, 8, &va);
     if (!r)
         r = gva_load_system(v, va + 5, &type, 1);
