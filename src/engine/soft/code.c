@@ -448,13 +448,13 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint16_t
     return kept;
 }
 
-/* Translates the block when it is kept. May be called for one that has a translation, or is stale.
+/* Translates the block when it is kept and 64-bit code. May be called for one that has a translation, or is stale.
  */
 void code_translate(struct soft_vcpu *v, struct block *b)
 {
     struct code_cache *c = &soft_engine_of(v)->code;
     LOCKED(&c->lock);
-    if (b->code || atomic_load(&b->stale) || b == v->run->scratch)
+    if (b->code || atomic_load(&b->stale) || b == v->run->scratch || v->mode != MODE_64)
         return;
     jit_translate(&c->jit, b);
     if (c->jit.full)
