@@ -30,7 +30,7 @@ static struct {
 static struct native *native;
 static struct guest *guest;
 static uint64_t features;
-static unsigned long cases, hangs, alignment_checks, failures;
+static unsigned long cases, hangs, vague, failures;
 static unsigned long row_done[2048], row_faulted[2048], faults[256];
 
 /* ---- Comparison ---- */
@@ -102,10 +102,20 @@ static bool order_is_free(const struct cpu_case *c, const struct insn_row *row,
 {
     if (c->mode != MODE_64 && a->vector == 14 && a->cr2 >= 0xfffff000)
         return b->vector == 12 || b->vector == 13; /* an operand that wraps round 4 GiB */
-    const uint32_t choices = 1u << 12 | 1u << 13 | 1u << 14;
+    const uint32_t choices = 1u << 12 | 1u << 13 | 1u << 14 | 1u << 17;
+    if ((a->vector == 14 && b->vector == 17) || (a->vector == 17 && b->vector == 14))
+        return a->out.rip == b->out.rip;
     return row && a->out.rip == b->out.rip && choices >> a->vector & 1 &&
            choices >> b->vector & 1 &&
            (row->attr & AT_ALIGN || !strcmp(row->name, "call") || has_parts(row));
+}
+
+/* By how much ENTER's frames, far pointers, BOUND's limits and MOVSXD's source have to be aligned
+ * differs by maker. */
+static bool alignment_is_vague(const struct insn_row *row)
+{
+    return row && (!strcmp(row->name, "enter") || !strcmp(row->name, "bound") ||
+                   !strcmp(row->name, "movsxd") || has_parts(row));
 }
 
 static void compare_exceptions(struct difference *d, const struct cpu_case *c,
@@ -294,18 +304,22 @@ static bool batch_run(int mode, int row, unsigned count, bool report)
             hangs++;
             continue;
         }
+        if (a->vector == 17 && alignment_is_vague(faulting_row(c, a))) {
+            vague++;
+            continue;
+        }
         const struct insn_row *row_of_fault = faulting_row(c, a);
         if (row_of_fault &&
             (!strcmp(row_of_fault->name, "popa") || !strcmp(row_of_fault->name, "pusha")))
-            continue;          /* what is done before the fault differs by maker */
-        if (a->vector == 17) { /* alignment checks: the engine has none */
-            alignment_checks++;
-            continue;
-        }
+            continue; /* what is done before the fault differs by maker */
         count_rows(c, a);
         guest_run(guest, c, &outcome);
         if (compare(c, a, &outcome, &d))
             continue;
+        if (outcome.vector == 17 && alignment_is_vague(faulting_row(c, &outcome))) {
+            vague++;
+            continue;
+        }
         fine = false;
         if (report && failures++ < options.failures)
             print_failure(c, a, &outcome, &d);
@@ -475,8 +489,8 @@ int main(int argc, char **argv)
         compare_all();
         missing = print_rows();
     }
-    printf("%lu cases; left out: %lu that did not end, %lu alignment checks; %lu differ\n", cases,
-           hangs, alignment_checks, failures);
+    printf("%lu cases; left out: %lu that did not end, %lu vague alignments; %lu differ\n", cases,
+           hangs, vague, failures);
     guest_destroy(guest);
     native_stop(native);
     return failures || missing ? 1 : 0;

@@ -397,7 +397,8 @@ static void random_regs(struct regs *r, int mode, unsigned offset)
     for (unsigned n = 0; narrow && n < 16; n++)
         r->gpr[n] = n < 8 ? (uint32_t)r->gpr[n] : 0;
     r->rip = (mode == MODE_16 ? 0 : CODE_VA) + offset;
-    r->rflags = 0x202 | (random64() & F_ALL) | (one_in(6) ? 1 << 10 : 0);
+    r->rflags =
+        0x202 | (random64() & F_ALL) | (one_in(6) ? 1 << 10 : 0) | (one_in(16) ? 1 << 18 : 0);
     r->cs = mode == MODE_64 ? SEL_USER64 : mode == MODE_32 ? SEL_USER32 : SEL_CODE16;
     r->ss = mode == MODE_16 ? SEL_STACK16 : SEL_DATA;
     r->ds = mode == MODE_64 ? 0 : mode == MODE_32 ? SEL_DATA : SEL_DATA16;

@@ -42,7 +42,7 @@ enum {
 #define KERNEL_VA 0xffff800000000000ull
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 32, PTE_D = 64 };
 #define PTE_NX (1ull << 63)
-enum { STOP_PORT = 0xf4, STUB_BYTES = 8, HANG_MS = 200 };
+enum { STOP_PORT = 0xf4, STUB_BYTES = 8, HANG_MS = 3000 };
 enum {
     SEL_KERNEL_CS = 0x10,
     SEL_KERNEL_DS = 0x18,

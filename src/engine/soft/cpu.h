@@ -171,6 +171,7 @@ struct soft_vcpu {
     struct lapic lapic;
     struct vcpu_run *run; /* run.c: block cache, requests, statistics */
     uint8_t tlb_mode;     /* TLB_* */
+    bool align_check;     /* CPL 3, CR0.AM and EFLAGS.AC: the TLB is bypassed */
 };
 
 static inline struct soft_vcpu *soft_vcpu_of(struct vcpu *v)

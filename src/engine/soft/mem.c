@@ -272,10 +272,25 @@ static void table_clear(struct tlb_entry *e)
         e[n].read = e[n].write = tlb_none(n);
 }
 
+static struct tlb_entry empty[TLB_SIZE];
+static pthread_once_t empty_once = PTHREAD_ONCE_INIT;
+static void empty_clear(void) { table_clear(empty); }
+
+/* While alignment is checked every access takes the slow path: nothing is found in the table that
+ * is looked into. */
+static bool alignment_is_checked(const struct soft_vcpu *v)
+{
+    return unlikely(v->align_check) && v->tlb_mode == TLB_USER;
+}
+
 static void table_select(struct soft_vcpu *v, unsigned mode)
 {
     v->tlb_mode = (uint8_t)mode;
     v->tlb = v->run->tlbs[v->run->context][mode];
+    if (alignment_is_checked(v)) {
+        pthread_once(&empty_once, empty_clear);
+        v->tlb = empty;
+    }
 }
 
 static void context_use(struct soft_vcpu *v, unsigned context)
@@ -409,6 +424,7 @@ void tlb_drop_writes_of(struct soft_vcpu *v, const _Atomic uint8_t *page_flags)
 
 void tlb_mode_changed(struct soft_vcpu *v)
 {
+    v->align_check = v->cpl == 3 && v->cr0 & CR0_AM && v->flags & FL_AC;
     if (v->cpl == 3)
         table_select(v, TLB_USER);
     else if (v->cr4 & CR4_SMAP && !(v->flags & FL_AC))
@@ -420,7 +436,7 @@ void tlb_mode_changed(struct soft_vcpu *v)
 static void tlb_fill(struct soft_vcpu *v, uint64_t va, const struct walk *w, const struct place *p,
                      bool write)
 {
-    if (!p->hva || v->run->watch)
+    if (!p->hva || v->run->watch || alignment_is_checked(v))
         return;
     /* A section that ends or begins inside the page is not for the TLB. */
     struct ram *ram;
@@ -645,9 +661,19 @@ static unsigned head_size(uint64_t va, unsigned size)
     return left < size ? (unsigned)left : size;
 }
 
+/* SDM vol. 3A 6.15, table 6-7. Ten bytes count as eight; areas of several fields are not checked,
+ * as on AMD's CPUs. */
+static bool misaligned(uint64_t va, unsigned size)
+{
+    unsigned align = size == 10 ? 8 : size;
+    return align <= 16 && !(align & (align - 1)) && va & (align - 1) && is_canonical(va);
+}
+
 int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
 {
     va = linear(v, va);
+    if (alignment_is_checked(v) && misaligned(va, size))
+        return raise_error(v, EXC_AC, 0);
     unsigned head = head_size(va, size);
     struct place first, second;
     int r = translate(v, va, ACCESS_READ, &first);
@@ -666,6 +692,8 @@ int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
 int gva_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
 {
     va = linear(v, va);
+    if (alignment_is_checked(v) && misaligned(va, size))
+        return raise_error(v, EXC_AC, 0);
     unsigned head = head_size(va, size);
     struct place first, second;
     int r = translate(v, va, ACCESS_WRITE, &first);
@@ -686,6 +714,8 @@ int gva_probe_write(struct soft_vcpu *v, uint64_t va, unsigned size)
     va = linear(v, va);
     unsigned head = head_size(va, size);
     struct place p;
+    if (alignment_is_checked(v) && misaligned(va, size))
+        return raise_error(v, EXC_AC, 0);
     int r = translate(v, va, ACCESS_WRITE, &p);
     return r || head == size ? r : translate(v, linear(v, va + head), ACCESS_WRITE, &p);
 }
@@ -726,6 +756,8 @@ int rmw_begin_slow(struct soft_vcpu *v, uint64_t va, unsigned size, struct rmw *
 {
     va = linear(v, va);
     struct place p;
+    if (alignment_is_checked(v) && misaligned(va, size))
+        return raise_error(v, EXC_AC, 0);
     int fault = translate(v, va, ACCESS_WRITE, &p);
     if (fault)
         return fault;

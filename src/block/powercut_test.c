@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Power cuts: random work on an image is recorded below the format; then the disk is cut after
+ * every prefix of what reached it, with torn last writes and with random choices of the sectors
+ * written since the last flush. Every such image must open, check without corruption, and hold
+ * every flushed byte.
+ *
+ *     powercut_test [ROUNDS [SEED [DIRECTORY]]]   DIRECTORY: keep a sample for other checkers
+ *
+ * A sector of the guest's disk is filled with one number, the count of the operation that wrote it,
+ * so that the model is one history of numbers for each sector.
+ */
+#include "base/checked.h"
+#include "base/log.h"
+#include "block/image.h"
+#include "block/test_store.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { SECTOR = 512, SECTORS = 600, DISK = SECTOR * SECTORS, MAX_RUN = 96, MAX_SNAPSHOTS = 3 };
+
+static unsigned rounds = 2;
+static uint64_t seed = 0x5eed1;
+static const char *sample_dir;
+static unsigned long cases, samples, most_leaks;
+
+struct config {
+    const char *format, *options;
+    bool backing, snapshots;
+    unsigned operations;
+};
+static const struct config configs[] = {
+    { "qcow2", "cluster_size=4K", false, false, 50 },
+    { "qcow2", "cluster_size=512,refcount_bits=64", false, false, 25 },
+    { "qcow2", "cluster_size=512,refcount_bits=1", true, false, 25 },
+    { "qcow2", "cluster_size=64K,lazy_refcounts=on", true, false, 50 },
+    { "qcow2", "cluster_size=16K,extended_l2=on", true, false, 50 },
+    { "qcow2", "cluster_size=16K,extended_l2=on", false, true, 40 },
+    { "qcow2", "cluster_size=4K,compat=0.10", true, false, 40 },
+    { "qcow2", "cluster_size=2K,refcount_bits=4", true, true, 40 },
+    { "qcow2", "cluster_size=4K,compression_type=zstd", true, true, 40 },
+};
+
+/* ---- the model ---- */
+
+struct past { /* from this event on, a sector may hold this number */
+    size_t since;
+    uint64_t value;
+    bool maybe; /* a discard: the older one may stay */
+};
+struct history {
+    struct past *past;
+    size_t count, room;
+};
+struct flush { /* what was done before operation number `before` is safe from event `done` on */
+    size_t done, began;
+};
+
+struct work {
+    struct history sectors[SECTORS];
+    struct flush flushes[256];
+    size_t flush_count;
+    uint64_t now[SECTORS], snapshots[MAX_SNAPSHOTS][SECTORS];
+    unsigned snapshot_count;
+    struct recorder recorder;
+    struct image *image;
+};
+
+static void history_add(struct work *w, unsigned sector, size_t since, uint64_t value, bool maybe)
+{
+    struct history *h = &w->sectors[sector];
+    if (h->count == h->room) {
+        h->room = h->room ? h->room * 2 : 4;
+        h->past = realloc(h->past, h->room * sizeof *h->past);
+    }
+    h->past[h->count++] = (struct past){ since, value, maybe };
+    w->now[sector] = value;
+}
+
+/* May the sector hold `value` after a cut behind `count` events? */
+static bool history_allows(const struct work *w, unsigned sector, size_t count, uint64_t value)
+{
+    size_t safe = 0; /* what was done when the last good flush began */
+    for (size_t i = 0; i < w->flush_count && w->flushes[i].done <= count; i++)
+        safe = w->flushes[i].began;
+    const struct history *h = &w->sectors[sector];
+    for (size_t i = h->count; i-- > 0;) {
+        const struct past *p = &h->past[i];
+        if (p->since > count || (p->since == count && p->since > safe))
+            continue;
+        if (p->value == value)
+            return true;
+        if (!p->maybe && p->since < safe)
+            return false;
+    }
+    return false;
+}
+
+static void sector_fill(uint8_t *data, uint64_t value)
+{
+    for (unsigned i = 0; i < SECTOR; i += 8)
+        memcpy(data + i, &value, 8);
+}
+
+/* ---- opening ---- */
+
+static struct image *open_over(const struct config *config, struct store *store)
+{
+    struct err err = { 0 };
+    struct image *image;
+    struct image_options options = { .path = "cut", .format = config->format, .no_backing = true };
+    if (image_open_store(&options, store, &image, &err) < 0)
+        fail_msg("%s: %s", config->options, err.text);
+    if (!config->backing)
+        return image;
+    static uint8_t below[DISK];
+    for (unsigned i = 0; i < SECTORS; i++)
+        sector_fill(below + i * SECTOR, 0x8000000000000000ull + i);
+    struct store *raw;
+    options.format = "raw";
+    assert_int_equal(store_open_memory(below, sizeof below, sizeof below, &raw, &err), 0);
+    assert_int_equal(image_open_store(&options, raw, &image->backing, &err), 0);
+    return image;
+}
+
+/* ---- work ---- */
+
+static void work_write(struct work *w, uint64_t number, unsigned first, unsigned n)
+{
+    static uint8_t data[MAX_RUN * SECTOR];
+    for (unsigned i = 0; i < n; i++) {
+        sector_fill(data + i * SECTOR, number);
+        history_add(w, first + i, w->recorder.count, number, false);
+    }
+    assert_int_equal(image_write(w->image, data, n * SECTOR, first * SECTOR), 0);
+}
+
+static void work_zero(struct work *w, unsigned first, unsigned n, unsigned flags)
+{
+    for (unsigned i = 0; i < n; i++)
+        history_add(w, first + i, w->recorder.count, 0, false);
+    assert_int_equal(image_zero(w->image, first * SECTOR, n * SECTOR, flags), 0);
+}
+
+static void work_discard(struct work *w, unsigned first, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        history_add(w, first + i, w->recorder.count, 0, true);
+    assert_int_equal(image_discard(w->image, first * SECTOR, n * SECTOR), 0);
+    /* Which of the two it became does not change any more. */
+    uint8_t data[SECTOR];
+    for (unsigned i = 0; i < n; i++) {
+        assert_int_equal(image_read(w->image, data, SECTOR, (first + i) * SECTOR), 0);
+        memcpy(&w->now[first + i], data, 8);
+    }
+}
+
+static void work_pack(struct work *w, uint64_t number, unsigned first)
+{
+    unsigned cluster = image_cluster_size(w->image) / SECTOR;
+    first -= first % cluster;
+    unsigned n = SECTORS - first < cluster ? SECTORS - first : cluster;
+    AUTO(free) uint8_t *data = malloc(n * SECTOR);
+    for (unsigned i = 0; i < n; i++) {
+        sector_fill(data + i * SECTOR, number);
+        history_add(w, first + i, w->recorder.count, number, false);
+    }
+    assert_int_equal(image_write_compressed(w->image, data, n * SECTOR, first * SECTOR), 0);
+}
+
+static void work_flush(struct work *w)
+{
+    size_t began = w->recorder.count;
+    assert_int_equal(image_flush(w->image), 0);
+    w->flushes[w->flush_count++] = (struct flush){ w->recorder.count, began + 1 };
+}
+
+static void work_snapshot(struct work *w)
+{
+    struct err err = { 0 };
+    char name[8];
+    unsigned what = (unsigned)(test_random(&seed) % 3), n = w->snapshot_count;
+    int r;
+    if (what == 0 && n < MAX_SNAPSHOTS) {
+        snprintf(name, sizeof name, "s%u", n);
+        memcpy(w->snapshots[n], w->now, sizeof w->now);
+        r = image_snapshot_create(w->image, name, &err);
+        w->snapshot_count += r == 0;
+    } else if (what == 1 && n) {
+        snprintf(name, sizeof name, "s%u", n - 1);
+        for (unsigned i = 0; i < SECTORS; i++)
+            history_add(w, i, w->recorder.count, w->snapshots[n - 1][i], false);
+        r = image_snapshot_apply(w->image, name, &err);
+    } else if (n) {
+        snprintf(name, sizeof name, "s%u", --w->snapshot_count);
+        r = image_snapshot_delete(w->image, name, &err);
+    } else {
+        return;
+    }
+    if (r < 0)
+        fail_msg("snapshot %s: %s", name, err.text);
+}
+
+static void work_one(struct work *w, const struct config *config, uint64_t number)
+{
+    unsigned first = (unsigned)(test_random(&seed) % SECTORS);
+    unsigned most = SECTORS - first < MAX_RUN ? SECTORS - first : MAX_RUN;
+    unsigned n = 1 + (unsigned)(test_random(&seed) % most);
+    switch (test_random(&seed) % 12) {
+    case 0:
+    case 1: work_flush(w); break;
+    case 2: work_zero(w, first, n, IMAGE_UNMAP); break;
+    case 3: work_zero(w, first, n, 0); break;
+    case 4: work_discard(w, first, n); break;
+    case 5: work_pack(w, number, first); break;
+    case 6:
+        if (config->snapshots) {
+            work_snapshot(w);
+            break;
+        }
+        /* fall through */
+    default: work_write(w, number, first, n); break;
+    }
+}
+
+/* ---- cutting ---- */
+
+static void keep_sample(const struct config *config, const struct buf *content)
+{
+    char path[300];
+    snprintf(path, sizeof path, "%s/cut-%lu.%s", sample_dir, samples++, config->format);
+    int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
+    assert_true(fd >= 0);
+    assert_int_equal(write_full(fd, content->data, content->len), 0);
+    close(fd);
+}
+
+static void report(void *arg, const char *text) { print_message("  %s\n", text); }
+
+static void cut_check(const struct work *w, const struct config *config, size_t count,
+                      unsigned choice, struct buf *content)
+{
+    cases++;
+    if (sample_dir && !config->snapshots && cases % 97 == 0)
+        keep_sample(config, content);
+    struct recorder recorder;
+    struct store *store;
+    struct err err = { 0 };
+    recorder_init(&recorder, content);
+    recorder.off = true;
+    assert_int_equal(recorder_open(&recorder, &store), 0);
+    struct image *image = open_over(config, store);
+    struct image_check check = { 0 };
+    if (image_check(image, &check, &err) < 0)
+        fail_msg("%s", err.text);
+    if (check.count.corruptions || check.count.check_errors) {
+        check.report = report;
+        image_check(image, &check, &err);
+        fail_msg("%s: cut behind %zu of %zu, choice %u: %llu corruptions", config->options, count,
+                 w->recorder.count, choice, (unsigned long long)check.count.corruptions);
+    }
+    if (check.count.leaks > most_leaks)
+        most_leaks = check.count.leaks;
+    static uint8_t data[DISK];
+    int r = image_read(image, data, DISK, 0);
+    if (r < 0)
+        fail_msg("%s: cut behind %zu: cannot be read: %s", config->options, count, strerror(-r));
+    for (unsigned i = 0; i < SECTORS; i++) {
+        uint64_t value;
+        memcpy(&value, data + i * SECTOR, 8);
+        if (!history_allows(w, i, count, value)) {
+            for (size_t k = 0; k < w->sectors[i].count; k++)
+                print_message("  since %zu: %llu%s\n", w->sectors[i].past[k].since,
+                              (unsigned long long)w->sectors[i].past[k].value,
+                              w->sectors[i].past[k].maybe ? " (discard)" : "");
+            fail_msg("%s: cut behind %zu of %zu, choice %u: sector %u holds %llu", config->options,
+                     count, w->recorder.count, choice, i, (unsigned long long)value);
+        }
+    }
+    assert_int_equal(image_close(image), 0);
+    recorder_fini(&recorder);
+}
+
+static void cut_everywhere(const struct work *w, const struct config *config,
+                           const struct buf *start, size_t first)
+{
+    struct buf durable = { 0 }, out = { 0 };
+    buf_add(&durable, start->data, start->len);
+    size_t from = first;
+    for (size_t count = first; count <= w->recorder.count; count++)
+        for (unsigned choice = 0; choice < 4; choice++) {
+            /* Behind a flush there is only one thing that can be there. */
+            if (choice && (count == first || w->recorder.events[count - 1].flush))
+                continue;
+            recorder_cut(&w->recorder, count, &durable, &from, choice, &seed, &out);
+            cut_check(w, config, count, choice, &out);
+        }
+    buf_fini(&durable);
+    buf_fini(&out);
+}
+
+static void run_config(const struct config *config)
+{
+    struct work *w = calloc(1, sizeof *w);
+    struct buf content = { 0 }, start = { 0 };
+    struct err err = { 0 };
+    struct store *store;
+    recorder_init(&w->recorder, &content);
+    w->recorder.off = true;
+    assert_int_equal(recorder_open(&w->recorder, &store), 0);
+    struct image_create create = {
+        .path = "cut", .format = config->format, .size = DISK, .options = config->options
+    };
+    if (image_create_store(&create, store, &err) < 0)
+        fail_msg("%s: %s", config->options, err.text);
+    buf_add(&start, content.data, content.len);
+    w->recorder.off = false;
+    w->image = open_over(config, store);
+    for (unsigned i = 0; i < SECTORS; i++)
+        history_add(w, i, 0, config->backing ? 0x8000000000000000ull + i : 0, false);
+    for (uint64_t number = 1; number <= config->operations; number++)
+        work_one(w, config, number);
+    static uint8_t data[DISK];
+    assert_int_equal(image_read(w->image, data, DISK, 0), 0);
+    for (unsigned i = 0; i < SECTORS; i++)
+        if (memcmp(data + i * SECTOR, &w->now[i], 8))
+            fail_msg("%s: sector %u is not what was written", config->options, i);
+    work_flush(w);
+    assert_int_equal(image_close(w->image), 0);
+
+    cut_everywhere(w, config, &start, 0);
+    for (unsigned i = 0; i < SECTORS; i++)
+        free(w->sectors[i].past);
+    recorder_fini(&w->recorder);
+    buf_fini(&content);
+    buf_fini(&start);
+    free(w);
+}
+
+static void test_power_cuts(void **state)
+{
+    for (unsigned round = 0; round < rounds; round++)
+        for (unsigned i = 0; i < ARRAY_LEN(configs); i++) {
+            uint64_t before = seed;
+            unsigned long had = cases;
+            run_config(&configs[i]);
+            if (rounds <= 2)
+                print_message("%s%s%s: %lu cuts, seed %llu\n", configs[i].options,
+                              configs[i].backing ? ", backing" : "",
+                              configs[i].snapshots ? ", snapshots" : "", cases - had,
+                              (unsigned long long)before);
+        }
+    print_message("%lu cuts, at most %lu leaked clusters\n", cases, most_leaks);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1)
+        rounds = (unsigned)strtoul(argv[1], NULL, 10);
+    if (argc > 2)
+        seed = strtoull(argv[2], NULL, 0);
+    if (argc > 3)
+        sample_dir = argv[3];
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_power_cuts) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

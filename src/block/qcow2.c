@@ -1,0 +1,798 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The qcow2 format: header, opening, creating, the table. Versions 2 and 3; the other parts are
+ * listed in qcow2.h.
+ *
+ * Not supported, and refused in a sentence: encryption (LUKS and the old AES), incompatible
+ * features that we do not know, writing to images marked corrupt.
+ */
+#include "block/qcow2.h"
+
+#include "base/checked.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/text.h"
+
+#include <string.h>
+
+#define QCOW2_MAGIC 0x514649fbu
+
+enum { /* header extensions */
+       EXT_END = 0,
+       EXT_BACKING_FORMAT = 0xe2792aca,
+       EXT_FEATURE_NAMES = 0x6803f857,
+       EXT_BITMAPS = 0x23852875,
+       EXT_CRYPTO = 0x0537be77,
+       EXT_DATA_FILE = 0x44415441,
+};
+enum { MAX_BACKING_NAME = 1023, MAX_EXTENSIONS = 64 };
+
+/* ---- the header as bytes ---- */
+
+static void header_swap(struct qcow2_header *h)
+{
+    h->magic = get32(&h->magic);
+    h->version = get32(&h->version);
+    h->backing_file_offset = get64(&h->backing_file_offset);
+    h->backing_file_size = get32(&h->backing_file_size);
+    h->cluster_bits = get32(&h->cluster_bits);
+    h->size = get64(&h->size);
+    h->crypt_method = get32(&h->crypt_method);
+    h->l1_size = get32(&h->l1_size);
+    h->l1_table_offset = get64(&h->l1_table_offset);
+    h->refcount_table_offset = get64(&h->refcount_table_offset);
+    h->refcount_table_clusters = get32(&h->refcount_table_clusters);
+    h->nb_snapshots = get32(&h->nb_snapshots);
+    h->snapshots_offset = get64(&h->snapshots_offset);
+    h->incompatible_features = get64(&h->incompatible_features);
+    h->compatible_features = get64(&h->compatible_features);
+    h->autoclear_features = get64(&h->autoclear_features);
+    h->refcount_order = get32(&h->refcount_order);
+    h->header_length = get32(&h->header_length);
+}
+
+static void extension_add(struct buf *out, uint32_t type, const void *data, size_t len)
+{
+    uint8_t head[8];
+    put32(head, type);
+    put32(head + 4, (uint32_t)len);
+    buf_add(out, head, 8);
+    if (len)
+        buf_add(out, data, len);
+    buf_grow(out, round_up(len, 8) - len);
+}
+
+static void extensions_build(struct qcow2 *q, struct buf *out)
+{
+    if (q->image.backing_format)
+        extension_add(out, EXT_BACKING_FORMAT, q->image.backing_format,
+                      strlen(q->image.backing_format));
+    if (q->data_file_name)
+        extension_add(out, EXT_DATA_FILE, q->data_file_name, strlen(q->data_file_name));
+    if (q->bitmap_count) {
+        uint8_t bitmaps[24] = { 0 };
+        put32(bitmaps, q->bitmap_count);
+        put64(bitmaps + 8, q->bitmap_dir_size);
+        put64(bitmaps + 16, q->bitmap_dir_offset);
+        extension_add(out, EXT_BITMAPS, bitmaps, sizeof bitmaps);
+    }
+    if (q->unknown_len)
+        buf_add(out, q->unknown_extensions, q->unknown_len);
+    extension_add(out, EXT_END, NULL, 0);
+}
+
+/*
+ * The name of the backing file goes where the old one is not, and reaches the disk before the
+ * sector with the numbers (invariant 5). Extensions normally share that sector.
+ */
+int qcow2_write_header(struct qcow2 *q)
+{
+    struct qcow2_header *h = &q->header;
+    AUTO(buf_fini) struct buf out = { 0 };
+    size_t own = q->version == 2 ? HEADER_V2 : sizeof *h;
+    buf_grow(&out, own);
+    extensions_build(q, &out);
+
+    const char *name = q->image.backing_name;
+    size_t name_len = name ? strlen(name) : 0;
+    uint64_t name_at = 0;
+    if (name) {
+        name_at = out.len;
+        uint64_t old = h->backing_file_offset, old_len = h->backing_file_size;
+        if (ranges_overlap(name_at, name_len, old, old_len) && name_at + name_len > QCOW2_SECTOR)
+            name_at = round_up(old + old_len, 8);
+        if (name_at + name_len > q->cluster_size)
+            name_at = out.len;
+    }
+    if (out.len > q->cluster_size || name_at + name_len > q->cluster_size)
+        return -EFBIG;
+    h->backing_file_offset = name_at;
+    h->backing_file_size = (uint32_t)name_len;
+    h->header_length = (uint32_t)own;
+
+    struct qcow2_header raw = *h;
+    header_swap(&raw);
+    memcpy(out.data, &raw, own);
+    if (name && name_at + name_len > out.len)
+        buf_grow(&out, name_at + name_len - out.len);
+    if (name)
+        memcpy(out.data + name_at, name, name_len);
+    int r = 0;
+    if (out.len > QCOW2_SECTOR)
+        r = qcow2_write_meta(q, out.data + QCOW2_SECTOR, out.len - QCOW2_SECTOR, QCOW2_SECTOR);
+    if (r == 0)
+        r = store_flush(q->image.store);
+    if (r == 0)
+        r = qcow2_write_meta(q, out.data, out.len < QCOW2_SECTOR ? out.len : QCOW2_SECTOR, 0);
+    return r < 0 ? r : store_flush(q->image.store);
+}
+
+/* ---- opening: what the header says ---- */
+
+static int header_check_features(struct qcow2 *q, const struct image_options *options,
+                                 struct err *err)
+{
+    const struct qcow2_header *h = &q->header;
+    uint64_t unknown = h->incompatible_features & ~(uint64_t)INCOMPAT_KNOWN;
+    if (unknown)
+        return err_set(
+            err, ENOTSUP,
+            "unknown feature bit %d; convert the image with the program that made it, or "
+            "upgrade",
+            __builtin_ctzll(unknown));
+    if (h->crypt_method == 2)
+        return err_set(err, ENOTSUP,
+                       "is encrypted with LUKS, which is not supported; decrypt it "
+                       "with: qemu-img convert --object secret,...");
+    if (h->crypt_method)
+        return err_set(err, ENOTSUP, "is encrypted (method %u), which is not supported",
+                       h->crypt_method);
+    if ((h->incompatible_features & INCOMPAT_CORRUPT) && !options->readonly && !options->for_check)
+        return err_set(err, EUCLEAN,
+                       "is marked corrupt; repair it with: bedplate-img check --repair all");
+    return 0;
+}
+
+static int header_check_numbers(struct qcow2 *q, struct err *err)
+{
+    const struct qcow2_header *h = &q->header;
+    bool extended = h->incompatible_features & INCOMPAT_EXTENDED_L2;
+    if (h->cluster_bits < 9 || h->cluster_bits > 21)
+        return err_set(err, EINVAL, "cluster_bits is %u, not within 9 and 21", h->cluster_bits);
+    if (extended && h->cluster_bits < 14)
+        return err_set(err, EINVAL, "sub-clusters need clusters of at least 16 KiB");
+    if (h->refcount_order > 6)
+        return err_set(err, EINVAL, "refcount_order is %u, above 6", h->refcount_order);
+    if (h->version == 3 && (h->header_length < HEADER_V3 || h->header_length % 8 ||
+                            h->header_length > 1u << h->cluster_bits))
+        return err_set(err, EINVAL, "header length %u is wrong", h->header_length);
+    if (h->size > 1ull << 62)
+        return err_set(err, EFBIG, "the disk is larger than 2^62 bytes");
+    if ((h->incompatible_features & INCOMPAT_COMPRESSION) ? h->compression_type != COMPRESS_ZSTD
+                                                          : h->compression_type != COMPRESS_ZLIB)
+        return err_set(err, ENOTSUP, "compression type %u is unknown", h->compression_type);
+    if (h->compression_type > COMPRESS_ZSTD)
+        return err_set(err, ENOTSUP, "compression type %u is unknown", h->compression_type);
+    return 0;
+}
+
+bool qcow2_table_fits(const struct qcow2 *q, uint64_t offset, uint64_t len)
+{
+    return !(offset & (q->cluster_size - 1)) && range_fits(offset, len, QCOW2_MAX_OFFSET);
+}
+
+static int header_check_tables(struct qcow2 *q, struct err *err)
+{
+    const struct qcow2_header *h = &q->header;
+    uint64_t per_l1 = 1ull << (q->l2_bits + q->cluster_bits);
+    uint64_t need = h->size / per_l1 + !!(h->size % per_l1);
+    if (h->l1_size > QCOW2_MAX_L1 / 8)
+        return err_set(err, EFBIG, "the L1 table is larger than 32 MiB");
+    if (h->l1_size < need)
+        return err_set(err, EINVAL, "the L1 table is too short for the disk");
+    if (h->l1_size && !qcow2_table_fits(q, h->l1_table_offset, h->l1_size * 8ull))
+        return err_set(err, EINVAL, "the L1 table lies at a wrong offset");
+    uint64_t len = (uint64_t)h->refcount_table_clusters << q->cluster_bits;
+    if (!len || len > QCOW2_MAX_REFTABLE)
+        return err_set(err, EFBIG, "the refcount table has %u clusters",
+                       h->refcount_table_clusters);
+    if (!h->refcount_table_offset || !qcow2_table_fits(q, h->refcount_table_offset, len))
+        return err_set(err, EINVAL, "the refcount table lies at a wrong offset");
+    if (h->nb_snapshots > QCOW2_MAX_SNAPSHOTS)
+        return err_set(err, EFBIG, "has %u snapshots, more than %d", h->nb_snapshots,
+                       QCOW2_MAX_SNAPSHOTS);
+    return 0;
+}
+
+static int header_read(struct qcow2 *q, const struct image_options *options, struct err *err)
+{
+    struct qcow2_header *h = &q->header;
+    int r = store_read(q->image.store, h, sizeof *h, 0);
+    if (r < 0)
+        return err_errno(err, -r, "cannot read the header");
+    header_swap(h);
+    if (h->magic != QCOW2_MAGIC)
+        return err_set(err, EINVAL, "is not in qcow2 format");
+    if (h->version != 2 && h->version != 3)
+        return err_set(err, ENOTSUP,
+                       "is in qcow format version %u; convert it with: qemu-img "
+                       "convert -O qcow2",
+                       h->version);
+    if (h->version == 2) {
+        memset(&h->incompatible_features, 0, sizeof *h - HEADER_V2);
+        h->refcount_order = 4;
+        h->header_length = HEADER_V2;
+    } else if (h->header_length < sizeof *h) {
+        h->compression_type = 0;
+    }
+    r = header_check_features(q, options, err);
+    if (r == 0)
+        r = header_check_numbers(q, err);
+    if (r < 0)
+        return r;
+    bool extended = h->incompatible_features & INCOMPAT_EXTENDED_L2;
+    q->version = h->version;
+    q->cluster_bits = h->cluster_bits;
+    q->cluster_size = 1u << h->cluster_bits;
+    q->page_size = q->cluster_size < QCOW2_PAGE ? q->cluster_size : QCOW2_PAGE;
+    q->refcount_order = h->refcount_order;
+    q->entry_size = extended ? 16 : 8;
+    q->l2_bits = q->cluster_bits - (extended ? 4 : 3);
+    q->subclusters = extended ? 32 : 1;
+    q->sub_bits = q->cluster_bits - (extended ? 5 : 0);
+    q->compression = h->compression_type;
+    q->has_zero_flag = q->version >= 3;
+    return header_check_tables(q, err);
+}
+
+/* ---- opening: extensions and names ---- */
+
+static int extension_take(struct qcow2 *q, uint32_t type, const uint8_t *data, uint32_t len,
+                          struct buf *unknown, struct err *err)
+{
+    switch (type) {
+    case EXT_BACKING_FORMAT:
+        free(q->image.backing_format);
+        q->image.backing_format = strndup((const char *)data, len);
+        return q->image.backing_format ? 0 : err_set(err, ENOMEM, "out of memory");
+    case EXT_DATA_FILE:
+        free(q->data_file_name);
+        q->data_file_name = strndup((const char *)data, len);
+        return q->data_file_name ? 0 : err_set(err, ENOMEM, "out of memory");
+    case EXT_FEATURE_NAMES: return 0; /* for those who do not know a bit */
+    case EXT_CRYPTO: return err_set(err, ENOTSUP, "is encrypted with LUKS, which is not supported");
+    case EXT_BITMAPS:
+        if (len != 24)
+            return err_set(err, EINVAL, "the header extension of bitmaps has %u bytes", len);
+        /* Whoever changed the image without knowing bitmaps has cleared the bit. */
+        if (!(q->header.autoclear_features & AUTOCLEAR_BITMAPS))
+            return 0;
+        q->bitmap_count = get32(data);
+        q->bitmap_dir_size = get64(data + 8);
+        q->bitmap_dir_offset = get64(data + 16);
+        return 0;
+    }
+    extension_add(unknown, type, data, len);
+    return 0;
+}
+
+static int extensions_read(struct qcow2 *q, struct err *err)
+{
+    const struct qcow2_header *h = &q->header;
+    AUTO(buf_fini) struct buf unknown = { 0 };
+    AUTO(free) uint8_t *data = malloc(q->cluster_size);
+    if (!data)
+        return err_set(err, ENOMEM, "out of memory");
+    int r = store_read(q->image.store, data, q->cluster_size, 0);
+    if (r < 0)
+        return err_errno(err, -r, "cannot read the header");
+    uint64_t end = q->cluster_size, at = h->header_length;
+    if (h->backing_file_offset > at && h->backing_file_offset < end)
+        end = h->backing_file_offset;
+    for (unsigned n = 0; at + 8 <= end && n < MAX_EXTENSIONS; n++) {
+        uint32_t type = get32(data + at), len = get32(data + at + 4);
+        if (type == EXT_END)
+            break;
+        if (!range_fits(at + 8, len, end))
+            return err_set(err, EINVAL, "a header extension reaches past its place");
+        r = extension_take(q, type, data + at + 8, len, &unknown, err);
+        if (r < 0)
+            return r;
+        at += 8 + round_up(len, 8);
+    }
+    q->unknown_len = unknown.len;
+    q->unknown_extensions = TAKE(unknown.data);
+
+    if (!h->backing_file_offset)
+        return 0;
+    uint32_t len = h->backing_file_size;
+    if (len > MAX_BACKING_NAME || !range_fits(h->backing_file_offset, len, q->cluster_size))
+        return err_set(err, EINVAL, "the name of the backing file lies at a wrong place");
+    if (!len)
+        return 0;
+    q->image.backing_name = strndup((char *)data + h->backing_file_offset, len);
+    return q->image.backing_name ? 0 : err_set(err, ENOMEM, "out of memory");
+}
+
+int qcow2_read_table(struct qcow2 *q, uint64_t offset, uint64_t count, uint64_t *out)
+{
+    int r = store_read(q->image.store, out, count * 8, offset);
+    for (uint64_t i = 0; r == 0 && i < count; i++)
+        out[i] = get64(&out[i]);
+    return r;
+}
+
+static int tables_read(struct qcow2 *q, struct err *err)
+{
+    const struct qcow2_header *h = &q->header;
+    q->l1_size = h->l1_size;
+    q->reftable_entries = ((uint64_t)h->refcount_table_clusters << q->cluster_bits) / 8;
+    q->l1 = calloc(q->l1_size + 1, 8);
+    q->l1_dirty = calloc(q->l1_size / 64 + 1, 1);
+    q->reftable = calloc(q->reftable_entries, 8);
+    if (!q->l1 || !q->l1_dirty || !q->reftable)
+        return err_set(err, ENOMEM, "out of memory");
+    int r = qcow2_read_table(q, h->l1_table_offset, q->l1_size, q->l1);
+    if (r == 0)
+        r = qcow2_read_table(q, h->refcount_table_offset, q->reftable_entries, q->reftable);
+    if (r == 0)
+        r = store_size(q->image.store, &q->file_end);
+    return r < 0 ? err_errno(err, -r, "cannot read the tables") : 0;
+}
+
+/* ---- opening ---- */
+
+/* Whoever crashed with the dirty bit set had left its refcounts for later. */
+static int qcow2_undirty(struct qcow2 *q, struct err *err)
+{
+    log_warning("%s: was not closed properly; its refcounts are rebuilt", q->image.path);
+    struct image_check check = { .repair_leaks = true, .repair_all = true };
+    int r = qcow2_check(&q->image, &check, err);
+    if (r < 0)
+        return r;
+    if (check.count.corruptions > check.count.corruptions_fixed || check.count.check_errors)
+        return err_set(err, EUCLEAN, "is damaged; look at it with: bedplate-img check");
+    return 0;
+}
+
+static int qcow2_open_data_file(struct qcow2 *q, const struct image_options *options,
+                                struct err *err)
+{
+    q->data = q->image.store;
+    if (!(q->header.incompatible_features & INCOMPAT_DATA_FILE))
+        return 0;
+    if (!q->data_file_name || !q->data_file_name[0])
+        return err_set(err, EINVAL, "keeps its data in another file, but does not say which");
+    int r = image_open_part(&q->image, q->data_file_name, &q->data_file, err);
+    if (r < 0)
+        return err_prefix(err, "data file");
+    q->data = q->data_file;
+    return 0;
+}
+
+static int qcow2_start_writing(struct qcow2 *q, struct err *err)
+{
+    uint64_t known = AUTOCLEAR_BITMAPS | AUTOCLEAR_DATA_FILE_RAW;
+    int r;
+    if (q->header.incompatible_features & INCOMPAT_DIRTY) {
+        r = qcow2_undirty(q, err);
+        if (r < 0)
+            return r;
+    }
+    if (q->header.autoclear_features & ~known) {
+        q->header.autoclear_features &= known;
+        r = qcow2_write_header(q);
+        if (r < 0)
+            return err_errno(err, -r, "cannot write the header");
+    }
+    return bitmaps_start(q, err);
+}
+
+static int qcow2_open(struct image *image, const struct image_options *options, struct err *err)
+{
+    struct qcow2 *q = qcow2_of(image);
+    pthread_mutex_init(&q->lock, NULL);
+    pthread_mutex_init(&q->flush_lock, NULL);
+    pthread_cond_init(&q->hold_freed, NULL);
+    q->holds_tail = &q->holds;
+    int r = header_read(q, options, err);
+    if (r == 0)
+        r = extensions_read(q, err);
+    if (r == 0)
+        r = tables_read(q, err);
+    if (r == 0)
+        r = snapshots_load(q, err);
+    if (r == 0)
+        r = bitmaps_load(q, err);
+    if (r == 0)
+        r = qcow2_open_data_file(q, options, err);
+    if (r < 0)
+        return r;
+    image->size = q->header.size;
+    image->cluster_size = q->cluster_size;
+    image->direct_store = q->data;
+    return image->readonly || options->for_check ? 0 : qcow2_start_writing(q, err);
+}
+
+static int qcow2_close(struct image *image)
+{
+    struct qcow2 *q = qcow2_of(image);
+    int r = 0;
+    if (!image->readonly && q->data && q->l1) {
+        r = qcow2_flush(image);
+        if (r == 0)
+            r = bitmaps_store(q);
+        if (r == 0)
+            r = qcow2_flush(image); /* refcounts that the first one let go down */
+    }
+    if (r < 0)
+        log_error("%s: closing: %s; what was written since the last flush may be lost", image->path,
+                  strerror(-r));
+    snapshots_free(q);
+    bitmaps_free(q);
+    pages_free(q);
+    store_close(q->data_file);
+    free(q->data_file_name);
+    free(q->unknown_extensions);
+    free(q->l1);
+    free(q->l1_dirty);
+    free(q->reftable);
+    free(q->pending.runs);
+    free(q->unpacked);
+    pthread_cond_destroy(&q->hold_freed);
+    pthread_mutex_destroy(&q->flush_lock);
+    pthread_mutex_destroy(&q->lock);
+    return r;
+}
+
+static int qcow2_set_backing(struct image *image, const char *backing, const char *format,
+                             struct err *err)
+{
+    struct qcow2 *q = qcow2_of(image);
+    if (backing && strlen(backing) > MAX_BACKING_NAME)
+        return err_set(err, ENAMETOOLONG, "a backing file's name has at most %d bytes",
+                       MAX_BACKING_NAME);
+    AUTO(free) char *name = backing ? strdup(backing) : NULL;
+    AUTO(free) char *of = backing && format ? strdup(format) : NULL;
+    if ((backing && !name) || (backing && format && !of))
+        return err_set(err, ENOMEM, "out of memory");
+    int r = qcow2_flush(image);
+    LOCKED(&q->lock);
+    char *old_name = image->backing_name, *old_format = image->backing_format;
+    image->backing_name = name;
+    image->backing_format = of;
+    if (r == 0)
+        r = qcow2_write_header(q);
+    if (r < 0) {
+        image->backing_name = old_name;
+        image->backing_format = old_format;
+        return err_errno(err, -r, "cannot write the header");
+    }
+    name = old_name;
+    of = old_format;
+    return 0;
+}
+
+/* ---- creating ---- */
+
+struct create_options {
+    uint64_t cluster_size, refcount_bits, version;
+    bool lazy, extended, data_raw;
+    unsigned compression;
+    enum image_preallocation prealloc;
+    char data_file[1024], prealloc_name[16];
+};
+
+static int option_flag(const char *options, const char *name, bool *out, struct err *err)
+{
+    char value[16];
+    if (!image_option_get(options, name, value, sizeof value))
+        return 0;
+    *out = !strcmp(value, "on") || !strcmp(value, "true") || !strcmp(value, "yes");
+    if (!*out && strcmp(value, "off") && strcmp(value, "false") && strcmp(value, "no"))
+        return err_set(err, EINVAL, "%s=%s: say on or off", name, value);
+    return 0;
+}
+
+static int create_parse(const char *options, struct create_options *o, struct err *err)
+{
+    char value[32];
+    int r = 0;
+    *o = (struct create_options){ .cluster_size = 65536, .refcount_bits = 16, .version = 3 };
+    if (image_option_get(options, "cluster_size", value, sizeof value))
+        r = size_parse(value, 1, &o->cluster_size, err);
+    if (r < 0)
+        return r;
+    if (image_option_get(options, "refcount_bits", value, sizeof value)) {
+        r = number_parse(value, 1, 64, &o->refcount_bits, err);
+        if (r < 0)
+            return err_prefix(err, "refcount_bits");
+    }
+    if (image_option_get(options, "compat", value, sizeof value)) {
+        if (!strcmp(value, "0.10") || !strcmp(value, "v2"))
+            o->version = 2;
+        else if (strcmp(value, "1.1") && strcmp(value, "v3"))
+            return err_set(err, EINVAL, "compat=%s: there is 0.10 and 1.1", value);
+    }
+    if (image_option_get(options, "compression_type", value, sizeof value)) {
+        if (!strcmp(value, "zstd"))
+            o->compression = COMPRESS_ZSTD;
+        else if (strcmp(value, "zlib"))
+            return err_set(err, EINVAL, "compression_type=%s: there is zlib and zstd", value);
+    }
+    snprintf(o->prealloc_name, sizeof o->prealloc_name, "off");
+    image_option_get(options, "preallocation", o->prealloc_name, sizeof o->prealloc_name);
+    static const char *const names[] = { "off", "metadata", "falloc", "full" };
+    unsigned i;
+    for (i = 0; i < ARRAY_LEN(names) && strcmp(names[i], o->prealloc_name); i++)
+        ;
+    if (i == ARRAY_LEN(names))
+        return err_set(err, EINVAL, "preallocation=%s: there is off, metadata, falloc, full",
+                       o->prealloc_name);
+    o->prealloc = (enum image_preallocation)i;
+    image_option_get(options, "data_file", o->data_file, sizeof o->data_file);
+    r = option_flag(options, "lazy_refcounts", &o->lazy, err);
+    if (r == 0)
+        r = option_flag(options, "extended_l2", &o->extended, err);
+    if (r == 0)
+        r = option_flag(options, "data_file_raw", &o->data_raw, err);
+    return r;
+}
+
+static int create_check(const struct create_options *o, const struct image_create *create,
+                        struct err *err)
+{
+    if (!is_power_of_two(o->cluster_size) || o->cluster_size < 512 || o->cluster_size > 2 << 20)
+        return err_set(err, EINVAL, "cluster_size is a power of two from 512 to 2M");
+    if (!is_power_of_two(o->refcount_bits))
+        return err_set(err, EINVAL, "refcount_bits is 1, 2, 4, 8, 16, 32 or 64");
+    if (o->extended && o->cluster_size < 16384)
+        return err_set(err, EINVAL, "extended_l2 needs a cluster_size of at least 16K");
+    if (o->version == 2 &&
+        (o->refcount_bits != 16 || o->lazy || o->extended || o->compression || o->data_file[0]))
+        return err_set(err, EINVAL,
+                       "compat=0.10 has none of refcount_bits, lazy_refcounts, "
+                       "extended_l2, compression_type and data_file");
+    if (o->data_raw && !o->data_file[0])
+        return err_set(err, EINVAL, "data_file_raw needs a data_file");
+    if (o->data_raw && create->backing)
+        return err_set(err, EINVAL, "data_file_raw and a backing file exclude each other");
+    if (o->prealloc && create->backing && !o->extended)
+        return err_set(err, EINVAL, "preallocation would hide the backing file");
+    if (create->size % 512)
+        return err_set(err, EINVAL, "the size is a multiple of 512");
+    return 0;
+}
+
+/* Header, refcount table, one refcount block, L1 table: one after the other. */
+static int create_write(const struct create_options *o, const struct image_create *create,
+                        struct store *store, struct err *err)
+{
+    struct qcow2 q = { 0 }; /* as far as qcow2_write_header looks */
+    q.image.store = store;
+    q.version = (unsigned)o->version;
+    q.cluster_size = (uint32_t)o->cluster_size;
+    q.cluster_bits = (unsigned)__builtin_ctzll(o->cluster_size);
+    q.refcount_order = (unsigned)__builtin_ctzll(o->refcount_bits);
+    uint64_t per_l1 = o->cluster_size * (o->cluster_size / (o->extended ? 16 : 8));
+    uint64_t l1_size = create->size / per_l1 + !!(create->size % per_l1);
+    if (l1_size > QCOW2_MAX_L1 / 8)
+        return err_set(err, EFBIG,
+                       "clusters of %llu bytes are too small for this size; give a "
+                       "larger cluster_size",
+                       (unsigned long long)o->cluster_size);
+    if (!l1_size)
+        l1_size = 1;
+    uint64_t l1_clusters = clusters_of(&q, l1_size * 8);
+    /* Refcount blocks for header, table, blocks and L1 table. */
+    uint64_t per_block = refcounts_per_block(&q), blocks = 1, table = 1, total;
+    for (;;) {
+        total = 1 + table + blocks + l1_clusters;
+        uint64_t need = (total + per_block - 1) / per_block;
+        uint64_t need_table = clusters_of(&q, need * 8);
+        if (need <= blocks && need_table <= table)
+            break;
+        blocks = need > blocks ? need : blocks;
+        table = need_table > table ? need_table : table;
+    }
+    AUTO(free) uint8_t *area = calloc(table + blocks, o->cluster_size);
+    if (!area)
+        return err_set(err, ENOMEM, "out of memory");
+    uint8_t *block = area + table * o->cluster_size;
+    for (uint64_t i = 0; i < blocks; i++)
+        put64(area + i * 8, (1 + table + i) << q.cluster_bits);
+    for (uint64_t c = 0; c < total; c++)
+        refcount_write(&q, block + c / per_block * o->cluster_size, c % per_block, 1);
+
+    q.image.backing_name = (char *)create->backing;
+    q.image.backing_format = (char *)create->backing_format;
+    q.data_file_name = o->data_file[0] ? (char *)o->data_file : NULL;
+    q.header = (struct qcow2_header){
+        .magic = QCOW2_MAGIC,
+        .version = q.version,
+        .cluster_bits = q.cluster_bits,
+        .size = create->size,
+        .l1_size = (uint32_t)l1_size,
+        .l1_table_offset = (1 + table + blocks) << q.cluster_bits,
+        .refcount_table_offset = o->cluster_size,
+        .refcount_table_clusters = (uint32_t)table,
+        .incompatible_features = (o->extended ? INCOMPAT_EXTENDED_L2 : 0) |
+                                 (o->compression ? INCOMPAT_COMPRESSION : 0) |
+                                 (o->data_file[0] ? INCOMPAT_DATA_FILE : 0),
+        .compatible_features = o->lazy ? COMPAT_LAZY : 0,
+        .autoclear_features = o->data_raw ? AUTOCLEAR_DATA_FILE_RAW : 0,
+        .refcount_order = q.refcount_order,
+        .compression_type = (uint8_t)o->compression,
+    };
+    uint8_t zero[512] = { 0 };
+    int r = store_write(store, area, (table + blocks) * o->cluster_size, o->cluster_size);
+    if (r == 0)
+        r = store_zero(store, q.header.l1_table_offset, l1_clusters << q.cluster_bits, false);
+    if (r == 0) /* the file reaches to the end of the table */
+        r = store_write(store, zero, sizeof zero, (total << q.cluster_bits) - sizeof zero);
+    if (r == 0)
+        r = qcow2_write_header(&q);
+    return r < 0 ? err_errno(err, -r, "cannot write") : 0;
+}
+
+static int create_data_file(const struct create_options *o, const struct image_create *create,
+                            struct err *err)
+{
+    AUTO(free) char *path = image_child_path(create->path, o->data_file);
+    if (!path)
+        return err_set(err, ENOMEM, "out of memory");
+    struct image_create data = { .path = path, .format = "raw", .size = create->size };
+    int r = image_create(&data, err);
+    return r < 0 ? err_prefix(err, "data file") : 0;
+}
+
+struct borrowed_store { /* lets an image use a store that stays its owner's */
+    struct store store;
+    struct store *real;
+};
+static struct store *real_of(struct store *s) { return ((struct borrowed_store *)s)->real; }
+static int borrowed_read(struct store *s, void *data, size_t len, uint64_t offset)
+{
+    return store_read(real_of(s), data, len, offset);
+}
+static int borrowed_write(struct store *s, const void *data, size_t len, uint64_t offset)
+{
+    return store_write(real_of(s), data, len, offset);
+}
+static int borrowed_flush(struct store *s) { return store_flush(real_of(s)); }
+static int borrowed_zero(struct store *s, uint64_t offset, uint64_t len, bool keep)
+{
+    return store_zero(real_of(s), offset, len, keep);
+}
+static int borrowed_truncate(struct store *s, uint64_t size)
+{
+    return store_truncate(real_of(s), size);
+}
+static int borrowed_size(struct store *s, uint64_t *out) { return store_size(real_of(s), out); }
+static void borrowed_close(struct store *s) { free(s); }
+static const struct store_ops borrowed_ops = {
+    .read = borrowed_read,
+    .write = borrowed_write,
+    .flush = borrowed_flush,
+    .zero = borrowed_zero,
+    .truncate = borrowed_truncate,
+    .size = borrowed_size,
+    .close = borrowed_close,
+};
+
+static int create_preallocate(const struct create_options *o, const struct image_create *create,
+                              struct store *store, struct err *err)
+{
+    struct borrowed_store *borrowed = calloc(1, sizeof *borrowed);
+    if (!borrowed)
+        return err_set(err, ENOMEM, "out of memory");
+    *borrowed = (struct borrowed_store){ { &borrowed_ops, -1 }, store };
+    struct image_options options = {
+        .path = create->path, .format = "qcow2", .no_backing = true, .no_lock = true
+    };
+    struct image *image;
+    int r = image_open_store(&options, &borrowed->store, &image, err);
+    if (r < 0)
+        return r;
+    r = qcow2_preallocate(qcow2_of(image), 0, create->size, o->prealloc);
+    int closed = image_close(image);
+    if (r == 0)
+        r = closed;
+    return r < 0 ? err_errno(err, -r, "cannot preallocate") : 0;
+}
+
+static int qcow2_create(const struct image_create *create, struct store *store, struct err *err)
+{
+    struct create_options o;
+    int r = create_parse(create->options, &o, err);
+    if (r == 0)
+        r = create_check(&o, create, err);
+    if (r == 0 && o.data_file[0])
+        r = create_data_file(&o, create, err);
+    if (r == 0)
+        r = create_write(&o, create, store, err);
+    if (r == 0 && o.prealloc)
+        r = create_preallocate(&o, create, store, err);
+    return r;
+}
+
+/* ---- facts ---- */
+
+static int qcow2_info(struct image *image, json_t *into)
+{
+    struct qcow2 *q = qcow2_of(image);
+    const struct qcow2_header *h = &q->header;
+    json_object_set_new(into, "compat", json_string(q->version == 2 ? "0.10" : "1.1"));
+    json_object_set_new(into, "compression-type", json_string(q->compression ? "zstd" : "zlib"));
+    json_object_set_new(into, "refcount-bits", json_integer(1 << q->refcount_order));
+    if (q->version < 3)
+        return 0;
+    json_object_set_new(into, "lazy-refcounts", json_boolean(h->compatible_features & COMPAT_LAZY));
+    json_object_set_new(into, "corrupt", json_boolean(h->incompatible_features & INCOMPAT_CORRUPT));
+    json_object_set_new(into, "extended-l2", json_boolean(q->subclusters > 1));
+    if (q->data_file_name) {
+        json_object_set_new(into, "data-file", json_string(q->data_file_name));
+        json_object_set_new(into, "data-file-raw",
+                            json_boolean(h->autoclear_features & AUTOCLEAR_DATA_FILE_RAW));
+    }
+    json_t *bitmaps = json_array();
+    for (unsigned i = 0; i < q->bitmap_count; i++) {
+        const struct qcow2_bitmap *b = &q->bitmaps[i];
+        json_t *flags = json_array();
+        if (b->flags & BITMAP_IN_USE)
+            json_array_append_new(flags, json_string("in-use"));
+        if (b->flags & BITMAP_AUTO)
+            json_array_append_new(flags, json_string("auto"));
+        json_array_append_new(bitmaps,
+                              json_pack("{s:s, s:I, s:o}", "name", b->name, "granularity",
+                                        (json_int_t)1 << b->granularity_bits, "flags", flags));
+    }
+    if (q->bitmap_count)
+        json_object_set(into, "bitmaps", bitmaps);
+    json_decref(bitmaps);
+    return 0;
+}
+
+static const struct image_option qcow2_options[] = {
+    { "cluster_size", "512 to 2M; larger means less metadata, but more copying (64K)" },
+    { "compat", "0.10 or 1.1: the version of the format (1.1)" },
+    { "compression_type", "zlib or zstd (zlib)" },
+    { "data_file", "keep the data in this file, metadata here" },
+    { "data_file_raw", "on or off: the data file is a raw image by itself (off)" },
+    { "extended_l2", "on or off: 32 sub-clusters in a cluster (off)" },
+    { "lazy_refcounts", "on or off: the flag for QEMU; we always keep refcounts exact (off)" },
+    { "preallocation", "off, metadata, falloc or full (off)" },
+    { "refcount_bits", "1 to 64: how wide a refcount is (16)" },
+    { NULL },
+};
+
+const struct image_format image_qcow2 = {
+    .name = "qcow2",
+    .about = "grows as it is written; backing files, snapshots, compression",
+    .options = qcow2_options,
+    .can_back = true,
+    .struct_size = sizeof(struct qcow2),
+    .create = qcow2_create,
+    .open = qcow2_open,
+    .close = qcow2_close,
+    .read = qcow2_read,
+    .write = qcow2_write,
+    .zero = qcow2_zero,
+    .discard = qcow2_discard,
+    .flush = qcow2_flush,
+    .status = qcow2_status,
+    .write_compressed = qcow2_write_compressed,
+    .check = qcow2_check,
+    .resize = qcow2_resize,
+    .set_backing = qcow2_set_backing,
+    .empty = qcow2_empty,
+    .snapshot_count = qcow2_snapshot_count,
+    .snapshot_at = qcow2_snapshot_at,
+    .snapshot_create = qcow2_snapshot_create,
+    .snapshot_apply = qcow2_snapshot_apply,
+    .snapshot_delete = qcow2_snapshot_delete,
+    .info = qcow2_info,
+    .direct_map = qcow2_direct_map,
+    .direct_done = qcow2_direct_done,
+    .is_clean = qcow2_is_clean,
+};
