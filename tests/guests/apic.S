@@ -2,6 +2,14 @@
 /* The local APIC in x2APIC mode: self-IPI, priorities, MSI, HLT, its timer in three modes, ExtINT. */
 #include "guest64.h"
 #define TSC_DEADLINE 0x6e0
+/* Lets interrupts in until this vector came. */
+#define LET_IN(vector)             \
+    7: sti;                        \
+    nop;                           \
+    nop;                           \
+    cli;                           \
+    cmpl $0, taken + (vector) * 4; \
+    je 7b
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     X2APIC_ON
@@ -14,29 +22,20 @@ GUEST(LONG, 1, NEED_NOTHING)
     CHECK(%rax, 1)
     mov taken + 0x60 * 4, %eax
     CHECK(%rax, 0)
-    sti
-    nop
-    nop
-    cli
+    LET_IN(0x60)
     mov taken + 0x60 * 4, %eax
     CHECK(%rax, 1)
     /* the higher of two comes first; TPR holds back what is not above it */
     X2WRITE(0x808, 0x70)
     X2WRITE(0x83f, 0x65)
     X2WRITE(0x83f, 0x95)
-    sti
-    nop
-    nop
-    cli
+    LET_IN(0x95)
     mov last, %eax
     CHECK(%rax, 0x95)
     mov taken + 0x65 * 4, %eax
     CHECK(%rax, 0)
     X2WRITE(0x808, 0)
-    sti
-    nop
-    nop
-    cli
+    LET_IN(0x65)
     mov taken + 0x65 * 4, %eax
     CHECK(%rax, 1)
     /* CR8 is TPR's upper half */

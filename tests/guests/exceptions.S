@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Exceptions of long mode with their error codes, at CPL 0. */
 #include "guest64.h"
-GUEST(LONG, 1, NEED_CONTROL)
+GUEST(LONG, 1, NEED_CONTROL | NEED_EXACT)
     BEGIN64
     xor %edx, %edx
     mov $1, %eax

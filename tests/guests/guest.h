@@ -38,6 +38,8 @@
 #define NEED_SHUTDOWN 256
 #define NEED_DOUBLE_FAULT 512
 #define NEED_CONTROL 1024
+#define NEED_EXACT 2048
+#define NEED_REAL 4096
 #define EXPECT_SHUTDOWN 0x8000 /* a triple fault is the right answer */
 
 #define SEL_CODE64 0x08

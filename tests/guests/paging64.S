@@ -5,7 +5,7 @@
 #define PT 0x73000
 #define PAGE 0x100000               /* in the 4 KiB-mapped part */
 #define PTE PT + (PAGE >> 12) * 8
-GUEST(LONG, 1, NEED_CONTROL)
+GUEST(LONG, 1, NEED_CONTROL | NEED_EXACT)
     BEGIN64
     mov $PAGE, %rbx
     /* accessed, then dirty */

@@ -3,7 +3,7 @@
 #include "guest.h"
 #define CHECK16(value, want) movw $__LINE__, line; cmpw $(want), value; jne wrong
 .code16
-GUEST(REAL, 1, NEED_NOTHING)
+GUEST(REAL, 1, NEED_REAL)
     xor %ax, %ax
     mov %ax, %ds
     mov %ax, %es

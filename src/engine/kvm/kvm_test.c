@@ -301,8 +301,8 @@ static void state_random(struct arch_state *s, enum mode mode)
     s->kernel_gs_base = rnd_canonical();
     s->tsc_aux = rnd() & 0xffffffff;
     s->sysenter_cs = rnd() & 0xffff;
-    s->sysenter_esp = rnd_canonical();
-    s->sysenter_eip = rnd_canonical();
+    s->sysenter_esp = rnd() & 0xffffffff; /* all that AMD's have */
+    s->sysenter_eip = rnd() & 0xffffffff;
     s->mtrr_def_type = 0xc06;
     for (unsigned i = 0; i < 11; i++)
         s->mtrr_fixed[i] = 0x0606060600010405;
@@ -616,7 +616,8 @@ static void dirty_log_tells_pages(const char *options)
     guest_code(&f, 0, write_code, sizeof write_code);
     assert_int_equal(dirty_log_start(f.m, &err), 0);
     assert_int_equal(guest_run(&f, 0), VCPU_STOPPED);
-    assert_int_equal(dirty_log_fetch_clear(f.m, f.m->main_ram, bitmap), 16);
+    /* KVM may take a page that is only read for written, when it maps it the first time. */
+    assert_in_range(dirty_log_fetch_clear(f.m, f.m->main_ram, bitmap), 16, 18);
     for (unsigned i = 0; i < 16; i++) {
         unsigned page = 0x100 + 2 * i;
         assert_true(bitmap[page / 64] >> page % 64 & 1);
@@ -625,7 +626,7 @@ static void dirty_log_tells_pages(const char *options)
     guest_code(&f, 0, write_code,
                sizeof write_code); /* and again after a clear; the code's own page */
     assert_int_equal(guest_run(&f, 0), VCPU_STOPPED);
-    assert_int_equal(dirty_log_fetch_clear(f.m, f.m->main_ram, bitmap), 17);
+    assert_in_range(dirty_log_fetch_clear(f.m, f.m->main_ram, bitmap), 17, 18);
     dirty_log_stop(f.m);
     fixture_free(&f);
 }
@@ -665,22 +666,61 @@ static void time_stands_still(void **data)
 
 /* ---- the debugger ---- */
 
-static void breakpoints_and_steps(void **data)
+/* A run that ends by itself, or after ten seconds. */
+static enum vcpu_exit guest_run_limited(struct fixture *f)
+{
+    struct runner r;
+    struct timespec limit;
+    runner_start(&r, f, 0);
+    clock_gettime(CLOCK_REALTIME, &limit);
+    limit.tv_sec += 10;
+    if (pthread_timedjoin_np(r.thread, NULL, &limit))
+        runner_stop(&r);
+    return r.exit;
+}
+
+static void steps_one_instruction(void **data)
 {
     struct fixture f;
     struct err err = { 0 };
     fixture_make(&f, 1, NULL, "host");
     guest_code(&f, 0, io_code, sizeof io_code);
+    /* Not over the OUT: KVM's emulator loses a step that leaves it. */
+    static const uint16_t boundaries[] = { 0x1005, 0x1009 };
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(f.type->debug(f.m->vcpus[0], NULL, 0, true, &err), 0);
+        assert_int_equal(guest_run_limited(&f), VCPU_DEBUG);
+        assert_true(f.m->vcpus[0]->debug_hit.step);
+        assert_int_equal(guest_state(&f, 0).rip, boundaries[i]);
+    }
+    fixture_free(&f);
+}
+
+static void breakpoints_stop(void **data)
+{
+    struct fixture f;
+    struct err err = { 0 };
+    if (getenv("BEDPLATE_TEST_NO_BREAKPOINTS")) {
+        print_message("skipped: this CPU's breakpoints do not work in guests\n");
+        return;
+    }
+    fixture_make(&f, 1, NULL, "host");
+    guest_code(&f, 0, io_code, sizeof io_code);
     struct debug_point point = { .gva = 0x100a, .kind = DEBUG_EXEC, .len = 1 };
     assert_int_equal(f.type->debug(f.m->vcpus[0], &point, 1, false, &err), 0);
-    assert_int_equal(guest_run(&f, 0), VCPU_DEBUG);
+    assert_int_equal(guest_run_limited(&f), VCPU_DEBUG);
     assert_int_equal(f.m->vcpus[0]->debug_hit.point, 0);
     assert_int_equal(guest_state(&f, 0).rip, 0x100a);
 
-    assert_int_equal(f.type->debug(f.m->vcpus[0], NULL, 0, true, &err), 0);
-    assert_int_equal(guest_run(&f, 0), VCPU_DEBUG);
-    assert_true(f.m->vcpus[0]->debug_hit.step);
-    assert_int_equal(guest_state(&f, 0).rip, 0x100b);
+    /* Set again where the guest stands, it does not hit again; KVM's emulator ignores RF. */
+    if (emulated) {
+        fixture_free(&f);
+        return;
+    }
+    f.probe->on_write = kick_first;
+    assert_int_equal(f.type->debug(f.m->vcpus[0], &point, 1, false, &err), 0);
+    assert_int_equal(guest_run_limited(&f), VCPU_STOPPED);
+    assert_int_equal(guest_state(&f, 0).rip, 0x1010);
     fixture_free(&f);
 }
 
@@ -729,19 +769,13 @@ int main(void)
     if (!has_kvm())
         return 77;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(state_round_trips),
-        cmocka_unit_test(io_is_served_and_finished),
-        cmocka_unit_test(odd_mmio_is_split),
-        cmocka_unit_test(kick_reaches_a_halted_guest),
-        cmocka_unit_test(rendezvous_stops_all),
-        cmocka_unit_test(triple_fault_shuts_down),
-        cmocka_unit_test(memory_kinds),
-        cmocka_unit_test(slots_change_while_running),
-        cmocka_unit_test(dirty_log_by_ring),
-        cmocka_unit_test(dirty_log_by_bitmap),
-        cmocka_unit_test(time_stands_still),
-        cmocka_unit_test(breakpoints_and_steps),
-        cmocka_unit_test(translation_walks_the_tables),
+        cmocka_unit_test(state_round_trips),    cmocka_unit_test(io_is_served_and_finished),
+        cmocka_unit_test(odd_mmio_is_split),    cmocka_unit_test(kick_reaches_a_halted_guest),
+        cmocka_unit_test(rendezvous_stops_all), cmocka_unit_test(triple_fault_shuts_down),
+        cmocka_unit_test(memory_kinds),         cmocka_unit_test(slots_change_while_running),
+        cmocka_unit_test(dirty_log_by_ring),    cmocka_unit_test(dirty_log_by_bitmap),
+        cmocka_unit_test(time_stands_still),    cmocka_unit_test(steps_one_instruction),
+        cmocka_unit_test(breakpoints_stop),     cmocka_unit_test(translation_walks_the_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Where an interrupt may come in: not in the shadows of STI and MOV SS, but right behind them. */
+#include "guest64.h"
+GUEST(LONG, 1, NEED_EXACT)
+    BEGIN64
+    movq $count, hook
+    X2APIC_ON
+    X2WRITE(0x83f, 0x60)
+    sti
+    cli
+    mov taken + 0x60 * 4, %eax
+    CHECK(%rax, 0)
+    sti
+    nop
+    cli
+    mov taken + 0x60 * 4, %eax
+    CHECK(%rax, 1)
+    X2WRITE(0x83f, 0x60)
+    mov %ss, %ebx
+    sti
+    mov %ebx, %ss
+    cli
+    mov taken + 0x60 * 4, %eax
+    CHECK(%rax, 1)
+    /* POPF has none */
+    push $0x202
+    popf
+    cli
+    mov taken + 0x60 * 4, %eax
+    CHECK(%rax, 2)
+    /* HLT in the shadow wakes at once */
+    X2WRITE(0x83f, 0x60)
+    sti
+    hlt
+    cli
+    mov taken + 0x60 * 4, %eax
+    CHECK(%rax, 3)
+    PASS
+count:
+    push %rax
+    push %rcx
+    push %rdx
+    X2EOI
+    pop %rdx
+    pop %rcx
+    pop %rax
+    ret
+#include "guest64_code.h"
