@@ -91,6 +91,9 @@ const char *row_excluded(const struct insn_row *row, int mode, uint64_t features
 /* A random case; its first instruction is of `row` if that is not -1. */
 void case_generate(struct cpu_case *c, int mode, uint64_t features, int row);
 
+/* FNSTENV, FNSAVE and the like: always the last of a case, for what they store differs by maker. */
+bool stores_environment(const struct insn_row *row);
+
 /* native.c: a child process that runs cases on the host's CPU */
 enum { BATCH = 32 };
 struct native;

@@ -416,8 +416,7 @@ static uint16_t undefined_after(const struct insn_row *row, uint16_t before, boo
     return (before & ~always) | row->undefined;
 }
 
-/* FNSTENV, FNSAVE and FXSAVE store selectors that differ by maker: nothing may load those. */
-static bool stores_environment(const struct insn_row *row)
+bool stores_environment(const struct insn_row *row)
 {
     static const char *const names[] = { "fnstenv", "fnsave",  "fxsave",   "fxsave64",
                                          "xsave",   "xsave64", "xsaveopt", "xsaveopt64" };
