@@ -448,7 +448,8 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint16_t
     return kept;
 }
 
-/* Translates the block when it is kept and 64-bit code. May be called for one that has a translation, or is stale.
+/* Translates the block when it is kept and 64-bit code. May be called for one that has a
+ * translation, or is stale.
  */
 void code_translate(struct soft_vcpu *v, struct block *b)
 {
@@ -484,10 +485,19 @@ void code_link(struct soft_vcpu *v)
 /* Global pages keep their entries when the address space changes. */
 enum { JUMP_GLOBAL = 1 << 16 };
 
+static uint16_t key_of(const struct soft_vcpu *v)
+{
+    enum { MX_ALL_MASKED = 0x1f80 };
+    bool sse = !(v->cr0 & (CR0_EM | CR0_TS)) && v->cr4 & CR4_OSFXSR &&
+               (v->fpu.mxcsr & MX_ALL_MASKED) == MX_ALL_MASKED;
+    return (uint16_t)(v->mode | (v->cpl ? 0 : CODE_CPL0) | (real_mode(v) ? CODE_REAL : 0) |
+                      (v8086_mode(v) ? CODE_V86 : 0) | (sse ? CODE_SSE : 0));
+}
+
 struct block *code_lookup(struct soft_vcpu *v)
 {
     uint64_t va = v->mode == MODE_64 ? v->rip : (v->rip + v->seg[S_CS].base) & 0xffffffff;
-    uint16_t key = code_key(v->mode, v->cpl == 0, real_mode(v), v8086_mode(v));
+    uint16_t key = key_of(v);
     uint64_t tag = (uint64_t)key << 32 | v->asid;
     uint64_t global_tag = (uint64_t)key << 32 | JUMP_GLOBAL;
     v->jump_key = tag;

@@ -77,11 +77,14 @@ struct jump_entry {
     const uint8_t *code; /* the block's translation, for translated code */
 };
 
-/* Everything besides the bytes that decoding depends on. */
-static inline uint16_t code_key(int mode, bool cpl0, bool real, bool v86)
-{
-    return (uint16_t)(mode | cpl0 << 2 | real << 3 | v86 << 4);
-}
+/* Everything besides the bytes that decoding and translation depend on. */
+enum {
+    CODE_MODE = 3, /* MODE_* */
+    CODE_CPL0 = 4,
+    CODE_REAL = 8,
+    CODE_V86 = 16,
+    CODE_SSE = 32, /* SSE may be used and all its exceptions are masked */
+};
 
 int code_cache_init(struct code_cache *c);
 void code_cache_fini(struct code_cache *c);

@@ -8,49 +8,25 @@
  */
 #include "engine/soft/jit.h"
 
-#include "engine/soft/emit.h"
-#include "engine/soft/jit_regs.h"
 #include "engine/soft/run.h"
+#include "engine/soft/translate.h"
 
 #include <stdlib.h>
 
 /* ---- Which operation gets which function ---- */
 
-struct tr;
-typedef bool tr_fn(struct tr *t, const struct insn *i,
-                   unsigned param); /* false: call the handler */
 struct translation {
     tr_fn *fn;
     uint8_t param;
 };
 static struct translation *translations; /* by row; made once */
 
-enum flags_where { IN_CC, IN_HOST, IN_BOTH }; /* invariant 2 */
-
-enum { MAX_SLOW = BLOCK_MAX * 2 };
-struct slow { /* a check that failed: run the handler, come back behind the instruction */
-    uint8_t *site;
-    const struct insn *insn;
-    uint8_t *back;
-    enum flags_where flags; /* what the code behind expects */
-};
-struct tr {
-    struct emit e;
-    struct jit *jit;
-    struct block *block;
-    enum flags_where flags;
-    unsigned n;
-    struct slow slow[MAX_SLOW];
-    unsigned slow_count;
-    bool ended; /* an exit was written: nothing follows */
-};
-
 /* ---- Flags ---- */
 
 #define CC_AT offsetof(struct soft_vcpu, cc)
 
 /* Writes the host's flags to v->cc; they stay valid in the host, too. Uses rax. */
-static void flags_save(struct tr *t)
+void flags_save(struct tr *t)
 {
     if (t->flags != IN_HOST)
         return;
@@ -60,7 +36,7 @@ static void flags_save(struct tr *t)
     t->flags = IN_BOTH;
 }
 /* Before something that spoils the host's flags. */
-static void flags_spill(struct tr *t)
+void flags_spill(struct tr *t)
 {
     flags_save(t);
     t->flags = IN_CC;
@@ -87,7 +63,7 @@ static void carry_fetch(struct tr *t)
 /* ---- Registers ---- */
 
 /* The host register with guest register n: its own, or `scratch` loaded from the vCPU. */
-static unsigned reg_get(struct tr *t, unsigned n, unsigned scratch)
+unsigned reg_get(struct tr *t, unsigned n, unsigned scratch)
 {
     if (host_of[n] != H_NONE)
         return host_of[n];
@@ -95,17 +71,16 @@ static unsigned reg_get(struct tr *t, unsigned n, unsigned scratch)
     return scratch;
 }
 /* The register to write guest register n to, when its old value does not matter. */
-static unsigned reg_new(unsigned n, unsigned scratch)
+unsigned reg_new(unsigned n, unsigned scratch)
 {
     return host_of[n] != H_NONE ? host_of[n] : scratch;
 }
-static void reg_put(struct tr *t, unsigned n, unsigned h)
+void reg_put(struct tr *t, unsigned n, unsigned h)
 {
     if (host_of[n] == H_NONE)
         emit_store(&t->e, in_vcpu(GPR_AT(n)), h);
 }
 
-static bool is_mem(const struct insn *i) { return i->flags & IF_MEM; }
 static bool high_byte(unsigned offset) { return offset & 7; }
 /* Guest register numbers of the operands, false for AH..BH. */
 static bool rm_number(const struct insn *i, unsigned *n)
@@ -132,7 +107,7 @@ static unsigned sized(const struct insn *i, unsigned opcode)
 /* ---- Memory ---- */
 
 /* Can this address be computed inline? */
-static bool plain_address(const struct insn *i)
+bool plain_address(const struct insn *i)
 {
     return !(i->flags & IF_SLOWEA) && i->disp == (int32_t)i->disp;
 }
@@ -144,6 +119,16 @@ static unsigned address_reg(struct tr *t, unsigned slot, unsigned scratch)
     if (slot == REG_RIP)
         return H_15;
     return reg_get(t, slot, scratch);
+}
+
+void slow_if(struct tr *t, unsigned cc, const struct insn *i)
+{
+    assert(t->slow_count < MAX_SLOW);
+    t->slow[t->slow_count++] = (struct slow){
+        .site = emit_jcc_forward(&t->e, cc),
+        .insn = i,
+        .mx = t->mx,
+    };
 }
 
 /* rax = the address in rax, checked against the TLB: a host address. Uses r14. Invariant 1. */
@@ -158,13 +143,12 @@ static void check_rax(struct tr *t, const struct insn *i, unsigned size, bool wr
     size_t tag = write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
     emit_op(e, 0, 8, 0x2b, H_AX, at_offset(H_14, (int32_t)tag), 0);
     emit_alu_imm(e, 0, 8, 7, in_reg(H_AX), (int32_t)(PAGE_SIZE - size), 0);
-    assert(t->slow_count < MAX_SLOW);
-    t->slow[t->slow_count++] = (struct slow){ .site = emit_jcc_forward(e, CC_A), .insn = i };
+    slow_if(t, CC_A, i);
     emit_op(e, 0, 8, 0x03, H_AX, at_offset(H_14, offsetof(struct tlb_entry, host)), 0);
 }
 
 /* rax = host address of the memory operand. Flags go to v->cc first. */
-static void address(struct tr *t, const struct insn *i, unsigned size, bool write)
+void address(struct tr *t, const struct insn *i, unsigned size, bool write)
 {
     flags_spill(t);
     unsigned base = address_reg(t, i->base, H_AX);
@@ -182,7 +166,29 @@ static void slow_paths_return(struct tr *t, const struct insn *i)
     for (unsigned n = t->slow_count; n-- > 0 && t->slow[n].insn == i;) {
         t->slow[n].back = t->e.p;
         t->slow[n].flags = t->flags;
+        t->slow[n].mx_back = t->mx;
     }
+}
+
+/* ---- MXCSR: in the host's register while a stretch of floating point runs, in the vCPU otherwise
+ * ---- */
+
+#define MX_AT offsetof(struct soft_vcpu, fpu.mxcsr)
+static void mx_load(struct emit *e) { emit_op(e, 0, 4, OPC(OF0, 0, 0xae), 2, in_vcpu(MX_AT), 0); }
+static void mx_store(struct emit *e) { emit_op(e, 0, 4, OPC(OF0, 0, 0xae), 3, in_vcpu(MX_AT), 0); }
+
+void mx_fetch(struct tr *t)
+{
+    if (!t->mx)
+        mx_load(&t->e);
+    t->mx = true;
+}
+
+static void mx_spill(struct tr *t)
+{
+    if (t->mx)
+        mx_store(&t->e);
+    t->mx = false;
 }
 
 static void handler_call(struct tr *t, const struct insn *i)
@@ -198,6 +204,7 @@ static void handler_call(struct tr *t, const struct insn *i)
  * otherwise. */
 static void exit_direct(struct tr *t, int64_t delta)
 {
+    assert(!t->mx && t->flags != IN_HOST);
     struct emit *e = &t->e;
     const struct block *b = t->block;
     if (delta)
@@ -672,6 +679,40 @@ static bool tr_mul(struct tr *t, const struct insn *i, unsigned param)
     return true;
 }
 
+/* param: 0 DIV, 1 IDIV. What would overflow, and signed dividends wider than one word, go to the
+ * handler. */
+static bool tr_div(struct tr *t, const struct insn *i, unsigned is_signed)
+{
+    struct emit *e = &t->e;
+    if (i->size < 4)
+        return false;
+    if (is_mem(i)) {
+        if (!plain_address(i))
+            return false;
+        address(t, i, i->size, false);
+        emit_op(e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
+    } else {
+        flags_spill(t);
+        emit_op(e, 0, i->size, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_14)), 0);
+    }
+    emit_op(e, 0, i->size, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
+    if (is_signed) {
+        emit_op(e, 0, i->size, 0xc1, 7, in_reg(H_AX), 0), e8(e, i->size * 8u - 1);
+        emit_op(e, 0, i->size, 0x39, H_DX, in_reg(H_AX), 0);
+        slow_if(t, CC_NE, i);
+        emit_lea(e, i->size, H_AX, H_14, H_NONE, 0, 1); /* divisor 0 or -1 */
+        emit_alu_imm(e, 0, i->size, 7, in_reg(H_AX), 1, 0);
+        slow_if(t, CC_BE, i);
+        emit_op(e, 0, i->size, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
+    } else {
+        emit_op(e, 0, i->size, 0x39, H_14, in_reg(H_DX), 0);
+        slow_if(t, CC_AE, i);
+    }
+    emit_op(e, 0, i->size, 0xf7, is_signed ? 7 : 6, in_reg(H_14), 0);
+    emit_op(e, 0, i->size, 0x8b, host_of[R_AX], in_reg(H_AX), 0);
+    return true;
+}
+
 static bool tr_cbw(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned a = host_of[R_AX];
@@ -884,6 +925,7 @@ static bool tr_jmp(struct tr *t, const struct insn *i, unsigned param)
 {
     if (!small(i->imm))
         return false;
+    mx_spill(t);
     flags_spill(t);
     exit_direct(t, i->imm);
     t->ended = true;
@@ -894,6 +936,7 @@ static bool tr_jcc(struct tr *t, const struct insn *i, unsigned cc)
 {
     if (!small(i->imm))
         return false;
+    mx_spill(t);
     flags_fetch(t);
     flags_save(t);
     uint8_t *taken = emit_jcc_forward(&t->e, cc);
@@ -908,6 +951,7 @@ static bool tr_call(struct tr *t, const struct insn *i, unsigned param)
 {
     if (i->size != 8 || !small(i->imm))
         return false;
+    mx_spill(t);
     stack_address(t, i, -8, true);
     emit_lea(&t->e, 8, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
     emit_store(&t->e, at(H_AX), H_14);
@@ -926,14 +970,14 @@ static void check_target(struct tr *t, const struct insn *i)
     emit_op(e, 0, 8, 0xc1, 7, in_reg(H_AX), 0), e8(e, 47); /* sar: 0 or -1 */
     emit_alu_imm(e, 0, 4, 0, in_reg(H_AX), 1, 0);
     emit_alu_imm(e, 0, 4, 7, in_reg(H_AX), 1, 0);
-    assert(t->slow_count < MAX_SLOW);
-    t->slow[t->slow_count++] = (struct slow){ .site = emit_jcc_forward(e, CC_A), .insn = i };
+    slow_if(t, CC_A, i);
 }
 
 static bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
 {
     if (i->size != 8)
         return false;
+    mx_spill(t);
     stack_address(t, i, 0, false);
     emit_load(&t->e, H_14, at(H_AX));
     check_target(t, i);
@@ -948,6 +992,7 @@ static bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
 {
     if (i->size != 8)
         return false;
+    mx_spill(t);
     if (is_mem(i)) {
         if (!plain_address(i))
             return false;
@@ -968,6 +1013,7 @@ static bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
 {
     if (i->size != 8 || is_mem(i))
         return false;
+    mx_spill(t);
     flags_spill(t);
     emit_op(&t->e, 0, 8, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
     check_target(t, i);
@@ -984,114 +1030,46 @@ static bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
 
 /* ---- The table ---- */
 
-#define OPS(X)                                                                                                              \
-    X(op_add_EG, tr_alu_eg, 0)                                                                                              \
-    X(op_or_EG, tr_alu_eg, 1)                                                                                               \
-    X(op_adc_EG, tr_alu_eg, 2) X(op_sbb_EG, tr_alu_eg, 3) X(op_and_EG, tr_alu_eg, 4) X(                                     \
-        op_sub_EG, tr_alu_eg, 5) X(op_xor_EG, tr_alu_eg, 6) X(op_cmp_EG, tr_alu_eg,                                         \
-                                                              7) X(op_add_GE, tr_alu_ge, 0)                                 \
-        X(op_or_GE, tr_alu_ge, 1) X(op_adc_GE, tr_alu_ge, 2) X(op_sbb_GE, tr_alu_ge, 3) X(                                  \
-            op_and_GE, tr_alu_ge, 4) X(op_sub_GE, tr_alu_ge, 5) X(op_xor_GE, tr_alu_ge,                                     \
-                                                                  6) X(op_cmp_GE, tr_alu_ge, 7)                             \
-            X(op_add_EI, tr_alu_ei, 0) X(op_or_EI, tr_alu_ei, 1) X(op_adc_EI, tr_alu_ei, 2) X(                              \
-                op_sbb_EI,                                                                                                  \
-                tr_alu_ei,                                                                                                  \
-                3) X(op_and_EI, tr_alu_ei,                                                                                  \
-                     4) X(op_sub_EI, tr_alu_ei, 5)                                                                          \
-                X(op_xor_EI, tr_alu_ei, 6) X(op_cmp_EI, tr_alu_ei, 7) X(op_test_EG, tr_test_eg, 0) X(                       \
-                    op_test_EI,                                                                                             \
-                    tr_test_ei,                                                                                             \
-                    0) X(op_mov_EG, tr_mov_eg,                                                                              \
-                         0) X(op_mov_GE, tr_mov_ge, 0)                                                                      \
-                    X(op_mov_EI, tr_mov_ei, 0) X(op_movzx_GEb, tr_extend, 0xb6) X(                                          \
-                        op_movzx_GEw,                                                                                       \
-                        tr_extend, 0xb7) X(op_movsx_GEb, tr_extend, 0xbe)                                                   \
-                        X(op_movsx_GEw, tr_extend, 0xbf) X(op_movsxd_GE, tr_extend, 0x63) X(op_lea, tr_lea, 0) X(           \
-                            op_xchg_EG,                                                                                     \
-                            tr_xchg,                                                                                        \
-                            0) X(op_inc_E, tr_unary,                                                                        \
-                                 UN_INC) X(op_dec_E, tr_unary,                                                              \
-                                           UN_DEC) X(op_not_E, tr_unary,                                                    \
-                                                     UN_NOT) X(op_neg_E, tr_unary,                                          \
-                                                               UN_NEG) X(op_rol_EI, tr_shift_i, 0)                          \
-                            X(op_ror_EI, tr_shift_i,                                                                        \
-                              1) X(op_shl_EI, tr_shift_i,                                                                   \
-                                   4) X(op_shr_EI, tr_shift_i, 5)                                                           \
-                                X(op_sar_EI, tr_shift_i,                                                                    \
-                                  7) X(op_rol_E1, tr_shift_1,                                                               \
-                                       0) X(op_ror_E1, tr_shift_1, 1)                                                       \
-                                    X(op_rcl_E1, tr_shift_1,                                                                \
-                                      2) X(op_rcr_E1, tr_shift_1,                                                           \
-                                           3) X(op_shl_E1, tr_shift_1, 4)                                                   \
-                                        X(op_shr_E1, tr_shift_1,                                                            \
-                                          5) X(op_sar_E1, tr_shift_1,                                                       \
-                                               7) X(op_rol_EC, tr_shift_c, 0)                                               \
-                                            X(op_ror_EC, tr_shift_c,                                                        \
-                                              1) X(op_shl_EC, tr_shift_c,                                                   \
-                                                   4) X(op_shr_EC, tr_shift_c, 5)                                           \
-                                                X(op_sar_EC, tr_shift_c,                                                    \
-                                                  7) X(op_shld_EGI, tr_double_shift,                                        \
-                                                       0xa4) X(op_shrd_EGI, tr_double_shift,                                \
-                                                               0xac) X(op_imul_GE, tr_imul_ge,                              \
-                                                                       0) X(op_imul_GEI, tr_imul_gei, 0)                    \
-                                                    X(op_mul_E, tr_mul, 4) X(op_imul_E, tr_mul, 5) X(op_cbw, tr_cbw, 0) X(  \
-                                                        op_cwd,                                                             \
-                                                        tr_cwd,                                                             \
-                                                        0) X(op_bswap_Z, tr_bswap,                                          \
-                                                             0) X(op_bt_EI, tr_bit_i, 4)                                    \
-                                                        X(op_bts_EI, tr_bit_i, 5) X(op_btr_EI, tr_bit_i, 6) X(              \
-                                                            op_btc_EI,                                                      \
-                                                            tr_bit_i,                                                       \
-                                                            7) X(op_bt_EG, tr_bit_g,                                        \
-                                                                 4) X(op_bts_EG, tr_bit_g, 5)                               \
-                                                            X(op_btr_EG, tr_bit_g, 6) X(op_btc_EG, tr_bit_g, 7) X(          \
-                                                                op_bsf_GE,                                                  \
-                                                                tr_scan,                                                    \
-                                                                4) X(op_bsr_GE, tr_scan,                                    \
-                                                                     5) X(op_tzcnt_GE, tr_scan, 0x84)                       \
-                                                                X(op_lzcnt_GE, tr_scan, 0x85) X(                            \
-                                                                    op_popcnt_GE,                                           \
-                                                                    tr_scan, 0x80) X(op_cmpxchg_EG,                         \
-                                                                                     tr_cmpxchg,                            \
-                                                                                     0) X(op_xadd_EG, tr_xadd, 0)           \
-                                                                    X(op_nop, tr_nop, 0) X(                                 \
-                                                                        op_push_E,                                          \
-                                                                        tr_push,                                            \
-                                                                        0) X(op_push_I, tr_push_i,                          \
-                                                                             0) X(op_pop_E, tr_pop, 0)                      \
-                                                                        X(op_leave, tr_leave, 0) X(                         \
-                                                                            op_jmp_J,                                       \
-                                                                            tr_jmp,                                         \
-                                                                            0) X(op_call_J,                                 \
-                                                                                 tr_call,                                   \
-                                                                                 0) X(op_ret, tr_ret, 0)                    \
-                                                                            X(op_ret_I, tr_ret, 1) X(                       \
-                                                                                op_jmp_E,                                   \
-                                                                                tr_jmp_e,                                   \
-                                                                                0) X(op_call_E,                             \
-                                                                                     tr_call_e,                             \
-                                                                                     0) CONDITION(o, 0)                     \
-                                                                                CONDITION(no, 1) CONDITION(b, 2) CONDITION( \
-                                                                                    nb,                                     \
-                                                                                    3) CONDITION(z,                         \
-                                                                                                 4) CONDITION(nz, 5)        \
-                                                                                    CONDITION(be, 6) CONDITION(             \
-                                                                                        nbe,                                \
-                                                                                        7) CONDITION(s,                     \
-                                                                                                     8)                     \
-                                                                                        CONDITION(ns, 9) CONDITION(         \
-                                                                                            p,                              \
-                                                                                            10) CONDITION(np, 11)           \
-                                                                                            CONDITION(l, 12) CONDITION(     \
-                                                                                                nl,                         \
-                                                                                                13)                         \
-                                                                                                CONDITION(                  \
-                                                                                                    le,                     \
-                                                                                                    14)                     \
-                                                                                                    CONDITION(              \
-                                                                                                        nle,                \
-                                                                                                        15)
+/* clang-format off */
+#define OPS(X)                                                                                   \
+    X(op_add_EG, tr_alu_eg, 0) X(op_or_EG, tr_alu_eg, 1) X(op_adc_EG, tr_alu_eg, 2)               \
+    X(op_sbb_EG, tr_alu_eg, 3) X(op_and_EG, tr_alu_eg, 4) X(op_sub_EG, tr_alu_eg, 5)              \
+    X(op_xor_EG, tr_alu_eg, 6) X(op_cmp_EG, tr_alu_eg, 7) X(op_add_GE, tr_alu_ge, 0)              \
+    X(op_or_GE, tr_alu_ge, 1) X(op_adc_GE, tr_alu_ge, 2) X(op_sbb_GE, tr_alu_ge, 3)               \
+    X(op_and_GE, tr_alu_ge, 4) X(op_sub_GE, tr_alu_ge, 5) X(op_xor_GE, tr_alu_ge, 6)              \
+    X(op_cmp_GE, tr_alu_ge, 7) X(op_add_EI, tr_alu_ei, 0) X(op_or_EI, tr_alu_ei, 1)               \
+    X(op_adc_EI, tr_alu_ei, 2) X(op_sbb_EI, tr_alu_ei, 3) X(op_and_EI, tr_alu_ei, 4)              \
+    X(op_sub_EI, tr_alu_ei, 5) X(op_xor_EI, tr_alu_ei, 6) X(op_cmp_EI, tr_alu_ei, 7)              \
+    X(op_test_EG, tr_test_eg, 0) X(op_test_EI, tr_test_ei, 0) X(op_mov_EG, tr_mov_eg, 0)          \
+    X(op_mov_GE, tr_mov_ge, 0) X(op_mov_EI, tr_mov_ei, 0) X(op_movzx_GEb, tr_extend, 0xb6)        \
+    X(op_movzx_GEw, tr_extend, 0xb7) X(op_movsx_GEb, tr_extend, 0xbe)                             \
+    X(op_movsx_GEw, tr_extend, 0xbf) X(op_movsxd_GE, tr_extend, 0x63) X(op_lea, tr_lea, 0)        \
+    X(op_xchg_EG, tr_xchg, 0) X(op_inc_E, tr_unary, UN_INC) X(op_dec_E, tr_unary, UN_DEC)         \
+    X(op_not_E, tr_unary, UN_NOT) X(op_neg_E, tr_unary, UN_NEG) X(op_rol_EI, tr_shift_i, 0)       \
+    X(op_ror_EI, tr_shift_i, 1) X(op_shl_EI, tr_shift_i, 4) X(op_shr_EI, tr_shift_i, 5)           \
+    X(op_sar_EI, tr_shift_i, 7) X(op_rol_E1, tr_shift_1, 0) X(op_ror_E1, tr_shift_1, 1)           \
+    X(op_rcl_E1, tr_shift_1, 2) X(op_rcr_E1, tr_shift_1, 3) X(op_shl_E1, tr_shift_1, 4)           \
+    X(op_shr_E1, tr_shift_1, 5) X(op_sar_E1, tr_shift_1, 7) X(op_rol_EC, tr_shift_c, 0)           \
+    X(op_ror_EC, tr_shift_c, 1) X(op_shl_EC, tr_shift_c, 4) X(op_shr_EC, tr_shift_c, 5)           \
+    X(op_sar_EC, tr_shift_c, 7) X(op_shld_EGI, tr_double_shift, 0xa4)                             \
+    X(op_shrd_EGI, tr_double_shift, 0xac) X(op_imul_GE, tr_imul_ge, 0)                            \
+    X(op_imul_GEI, tr_imul_gei, 0) X(op_mul_E, tr_mul, 4) X(op_imul_E, tr_mul, 5)                 \
+    X(op_div_E, tr_div, 0) X(op_idiv_E, tr_div, 1) X(op_cbw, tr_cbw, 0) X(op_cwd, tr_cwd, 0)      \
+    X(op_bswap_Z, tr_bswap, 0) X(op_bt_EI, tr_bit_i, 4) X(op_bts_EI, tr_bit_i, 5)                 \
+    X(op_btr_EI, tr_bit_i, 6) X(op_btc_EI, tr_bit_i, 7) X(op_bt_EG, tr_bit_g, 4)                  \
+    X(op_bts_EG, tr_bit_g, 5) X(op_btr_EG, tr_bit_g, 6) X(op_btc_EG, tr_bit_g, 7)                 \
+    X(op_bsf_GE, tr_scan, 4) X(op_bsr_GE, tr_scan, 5) X(op_tzcnt_GE, tr_scan, 0x84)               \
+    X(op_lzcnt_GE, tr_scan, 0x85) X(op_popcnt_GE, tr_scan, 0x80) X(op_cmpxchg_EG, tr_cmpxchg, 0)  \
+    X(op_xadd_EG, tr_xadd, 0) X(op_nop, tr_nop, 0) X(op_push_E, tr_push, 0)                       \
+    X(op_push_I, tr_push_i, 0) X(op_pop_E, tr_pop, 0) X(op_leave, tr_leave, 0)                    \
+    X(op_jmp_J, tr_jmp, 0) X(op_call_J, tr_call, 0) X(op_ret, tr_ret, 0) X(op_ret_I, tr_ret, 1)   \
+    X(op_jmp_E, tr_jmp_e, 0) X(op_call_E, tr_call_e, 0) CONDITION(o, 0) CONDITION(no, 1)          \
+    CONDITION(b, 2) CONDITION(nb, 3) CONDITION(z, 4) CONDITION(nz, 5) CONDITION(be, 6)            \
+    CONDITION(nbe, 7) CONDITION(s, 8) CONDITION(ns, 9) CONDITION(p, 10) CONDITION(np, 11)         \
+    CONDITION(l, 12) CONDITION(nl, 13) CONDITION(le, 14) CONDITION(nle, 15)
+/* clang-format on */
 
+extern const struct op op_ldmxcsr, op_fxrstor, op_xrstor, op_clts;
 #define CONDITION(cc, n) X_(op_j##cc) X_(op_set##cc) X_(op_cmov##cc##_GE)
 #define X_(name) extern const struct op name;
 #define X(name, fn, param) X_(name)
@@ -1125,6 +1103,11 @@ void jit_table_init(void)
         for (unsigned n = 0; n < ARRAY_LEN(by_op); n++)
             if (insn_rows[r].op == by_op[n].op)
                 translations[r] = by_op[n].how;
+    for (unsigned r = 0; r < insn_row_count; r++) {
+        enum sse_form form = sse_form_of(&insn_rows[r]);
+        if (form)
+            translations[r] = (struct translation){ tr_sse, (uint8_t)form };
+    }
     done = true;
 }
 
@@ -1139,12 +1122,20 @@ static bool own_handler(const struct insn *i)
     return fn == op->r[size] || fn == op->m[size];
 }
 
+/* Behind these the block's key may be another: the dispatcher has to look. */
+static bool changes_mode(const struct insn *i)
+{
+    const struct op *op = insn_rows[i->row].op;
+    return op == &op_ldmxcsr || op == &op_fxrstor || op == &op_xrstor || op == &op_clts;
+}
+
 static void insn_translate(struct tr *t, const struct insn *i)
 {
     const struct translation *how = &translations[i->row];
     unsigned before = t->slow_count;
     uint8_t *start = t->e.p;
     enum flags_where flags = t->flags;
+    bool mx = t->mx;
     if (how->fn && own_handler(i)) {
         if (how->fn(t, i, how->param)) {
             if (!t->ended)
@@ -1154,9 +1145,16 @@ static void insn_translate(struct tr *t, const struct insn *i)
         t->slow_count = before;
         t->e.p = start;
         t->flags = flags;
+        t->mx = mx;
     }
     flags_spill(t);
+    mx_spill(t);
     handler_call(t, i);
+    if (changes_mode(i)) {
+        emit_lea(&t->e, 8, H_15, H_15, H_NONE, 0, (int32_t)insn_end(i));
+        emit_jmp(&t->e, t->jit->leave_jump);
+        t->ended = true;
+    }
 }
 
 static void slow_paths_write(struct tr *t)
@@ -1164,6 +1162,8 @@ static void slow_paths_write(struct tr *t)
     for (unsigned n = 0; n < t->slow_count; n++) {
         const struct slow *s = &t->slow[n];
         emit_land(&t->e, s->site);
+        if (s->mx)
+            mx_store(&t->e);
         handler_call(t, s->insn);
         if (!s->back) { /* a branch: its handler never answers OP_NEXT */
             emit_jmp(&t->e, t->jit->leave_jump);
@@ -1173,6 +1173,8 @@ static void slow_paths_write(struct tr *t)
             t->flags = IN_CC;
             flags_fetch(t);
         }
+        if (s->mx_back)
+            mx_load(&t->e);
         emit_jmp(&t->e, s->back + t->e.to_exec);
     }
 }
@@ -1199,6 +1201,7 @@ void jit_translate(struct jit *j, struct block *b)
         insn_translate(&t, &b->insns[t.n]);
     if (!t.ended) {
         flags_spill(&t);
+        mx_spill(&t);
         exit_direct(&t, b->bytes);
     }
     slow_paths_write(&t);

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * SSE in translated code: the guest's XMM registers stay in the vCPU, each instruction works on
+ * xmm0 and xmm1.
+ *
+ * Only where the block's key says that SSE may be used and all its exceptions are masked; so
+ * nothing here can raise #NM, #UD or #XM. Forms come from the row's operands; what has implicit
+ * operands is left to the handlers.
+ */
+#include "engine/soft/translate.h"
+
+#include <string.h>
+
+static bool is_v(unsigned a)
+{
+    return a == A_Vx || a == A_Vq || a == A_Vd || a == A_Vss || a == A_Vsd;
+}
+
+/* Bytes of memory of an XMM-or-memory operand; 0: not one. */
+static unsigned w_bytes(unsigned a)
+{
+    switch (a) {
+    case A_Wx:
+    case A_Mx:
+    case A_Ux: return 16;
+    case A_Wq:
+    case A_Mq: return 8;
+    case A_Wd:
+    case A_Md: return 4;
+    case A_Ww: return 2;
+    case A_Wb: return 1;
+    default: return 0;
+    }
+}
+
+/* Bytes of memory of a general-register-or-memory operand */
+static unsigned e_bytes(unsigned a, const struct insn *i)
+{
+    switch (a) {
+    case A_Ey: return i ? i->size : 8;
+    case A_Rd: return 4;
+    case A_Mb: return 1;
+    case A_Mw: return 2;
+    case A_Md: return 4;
+    default: return 0;
+    }
+}
+
+enum sse_form sse_form_of(const struct insn_row *row)
+{
+    static const char *const implicit[] = { "pblendvb",    "blendvps",  "blendvpd",  "maskmovdqu",
+                                            "pcmpestrm",   "pcmpestri", "pcmpistrm", "pcmpistri",
+                                            "sha256rnds2", "ldmxcsr",   "stmxcsr" };
+    const uint8_t *a = row->args;
+    if (!(row->attr & AT_SSE) || row->attr & AT_MMX || row->map >= V0F || a[3] ||
+        (a[2] && a[2] != A_Ib))
+        return SSE_NONE;
+    for (unsigned n = 0; n < ARRAY_LEN(implicit); n++)
+        if (strcmp(row->name, implicit[n]) == 0)
+            return SSE_NONE;
+    if (is_v(a[0]) && (a[1] == A_Ey || a[1] == A_Rd || a[1] == A_Mb || a[1] == A_Mw))
+        return SSE_VE;
+    if (is_v(a[0]) && w_bytes(a[1]))
+        return SSE_VW;
+    if (is_v(a[1]) &&
+        (a[0] == A_Ey || a[0] == A_Rd || a[0] == A_Mb || a[0] == A_Mw || (a[0] == A_Md && a[2])))
+        return SSE_EV;
+    if (is_v(a[1]) && w_bytes(a[0]) && !a[2])
+        return SSE_WV;
+    if ((a[0] == A_Gy || a[0] == A_Gd) && w_bytes(a[1]))
+        return SSE_GW;
+    if (a[0] == A_Ux && a[1] == A_Ib)
+        return SSE_UI;
+    return SSE_NONE;
+}
+
+/* Does it look at MXCSR or set flags there? Moves, logic, shuffles and integers do not. */
+static bool uses_mxcsr(const char *name)
+{
+    static const char *const quiet[] = { "mov", "p",   "unpck", "shuf",   "and",     "or",   "xor",
+                                         "aes", "sha", "blend", "insert", "extract", "lddqu" };
+    for (unsigned n = 0; n < ARRAY_LEN(quiet); n++)
+        if (strncmp(name, quiet[n], strlen(quiet[n])) == 0)
+            return false;
+    return true;
+}
+
+static struct place_of vec(unsigned n)
+{
+    return in_vcpu(offsetof(struct soft_vcpu, fpu.vec) + n * 32u);
+}
+static void vec_load(struct tr *t, unsigned x, unsigned n)
+{
+    emit_op(&t->e, 0, 4, OPC(OF0, 0, 0x28), x, vec(n), 0);
+}
+static void vec_store(struct tr *t, unsigned n, unsigned x)
+{
+    emit_op(&t->e, 0, 4, OPC(OF0, 0, 0x29), x, vec(n), 0);
+}
+
+static unsigned opcode_of(const struct insn_row *row)
+{
+    static const uint8_t prefix[] = {
+        [P_ANY] = 0, [P_NONE] = 0, [P_66] = 0x66, [P_F3] = 0xf3, [P_F2] = 0xf2
+    };
+    static const unsigned map[] = { [M1] = 0, [M0F] = OF0, [M38] = OF38, [M3A] = OF3A };
+    return OPC(map[row->map], prefix[row->pfx], row->opcode);
+}
+
+static void operate(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned reg,
+                    struct place_of o)
+{
+    if (uses_mxcsr(row->name))
+        mx_fetch(t);
+    emit_op(&t->e, 0, row->size == SZ_Y ? i->size : 4, opcode_of(row), reg, o, 0);
+    if (row->args[2] == A_Ib || row->args[1] == A_Ib)
+        e8(&t->e, (uint8_t)i->imm);
+}
+
+/* rax = the memory operand, aligned if the row wants it */
+static bool memory(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned size,
+                   bool write)
+{
+    if (!plain_address(i))
+        return false;
+    address(t, i, size, write);
+    if (row->attr & AT_ALIGN && size == 16) {
+        e8(&t->e, 0xa8), e8(&t->e, 15); /* test al, 15 */
+        slow_if(t, CC_NE, i);
+    }
+    return true;
+}
+
+bool tr_sse(struct tr *t, const struct insn *i, unsigned form)
+{
+    const struct insn_row *row = &insn_rows[i->row];
+    if (!(t->block->key & CODE_SSE))
+        return false;
+    switch (form) {
+    case SSE_VW: {
+        struct place_of source = at(H_AX);
+        if (is_mem(i)) {
+            if (!memory(t, i, row, w_bytes(row->args[1]), false))
+                return false;
+        } else {
+            vec_load(t, 1, i->rm);
+            source = in_reg(1);
+        }
+        vec_load(t, 0, i->reg);
+        operate(t, i, row, 0, source);
+        if (row->writes) /* COMISS and its kin, PTEST: flags instead of a result */
+            t->flags = IN_HOST;
+        else
+            vec_store(t, i->reg, 0);
+        return true;
+    }
+    case SSE_WV:
+        if (is_mem(i)) {
+            if (!memory(t, i, row, w_bytes(row->args[0]), true))
+                return false;
+            vec_load(t, 0, i->reg);
+            operate(t, i, row, 0, at(H_AX));
+            return true;
+        }
+        vec_load(t, 0, i->rm);
+        vec_load(t, 1, i->reg);
+        operate(t, i, row, 1, in_reg(0));
+        vec_store(t, i->rm, 0);
+        return true;
+    case SSE_VE: {
+        struct place_of source = at(H_AX);
+        if (is_mem(i)) {
+            if (!memory(t, i, row, e_bytes(row->args[1], i), false))
+                return false;
+        } else {
+            source = in_reg(reg_get(t, i->rm, H_AX));
+        }
+        vec_load(t, 0, i->reg);
+        operate(t, i, row, 0, source);
+        vec_store(t, i->reg, 0);
+        return true;
+    }
+    case SSE_EV:
+        if (is_mem(i)) {
+            if (!memory(t, i, row, e_bytes(row->args[0], i), true))
+                return false;
+            vec_load(t, 0, i->reg);
+            operate(t, i, row, 0, at(H_AX));
+            return true;
+        }
+        vec_load(t, 0, i->reg);
+        unsigned d = reg_new(i->rm, H_AX);
+        operate(t, i, row, 0, in_reg(d));
+        reg_put(t, i->rm, d);
+        return true;
+    case SSE_GW: {
+        struct place_of source = at(H_AX);
+        if (is_mem(i)) {
+            if (!memory(t, i, row, w_bytes(row->args[1]), false))
+                return false;
+        } else {
+            vec_load(t, 0, i->rm);
+            source = in_reg(0);
+        }
+        unsigned g = reg_new(i->reg, H_14);
+        operate(t, i, row, g, source);
+        reg_put(t, i->reg, g);
+        return true;
+    }
+    default: /* SSE_UI: shifts by an immediate */
+        vec_load(t, 0, i->rm);
+        operate(t, i, row, (unsigned)row->ext, in_reg(0));
+        vec_store(t, i->rm, 0);
+        return true;
+    }
+}
