@@ -292,6 +292,8 @@ void answer_print(const struct answer *a, bool ended)
         printf("%s", a->error);
     else if (a->code & 0x80000000)
         printf("exception %u", a->code & 0xff);
+    else if (!a->code)
+        printf("the right answer");
     else
         printf("wrong at line %u", a->code);
     for (unsigned i = 0; i < a->note_count && i < ARRAY_LEN(a->notes); i++)

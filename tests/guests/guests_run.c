@@ -20,9 +20,10 @@
 enum { FILES_MAX = 128, SKIPPED = 77 };
 
 /* In the order of guest.h's bits. */
-static const char *const need_names[] = { "sse",   "int3",     "legacy_paging", "cmpxchg16b", "syscall",
-                                          "xsave", "tss",      "debug",         "shutdown",
-                                          "double_fault",      "control",       "exact", "real" };
+static const char *const need_names[] = { "sse",      "int3",         "legacy_paging", "cmpxchg16b",
+                                          "syscall",  "xsave",        "tss",           "debug",
+                                          "shutdown", "double_fault", "control",       "exact",
+                                          "real" };
 enum { NEEDS = sizeof need_names / sizeof *need_names };
 
 struct suite {

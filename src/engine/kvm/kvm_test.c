@@ -631,7 +631,7 @@ static void dirty_log_tells_pages(const char *options)
     fixture_free(&f);
 }
 static void dirty_log_by_ring(void **data) { dirty_log_tells_pages("dirty-log=ring"); }
-static void dirty_log_by_bitmap(void **data) { dirty_log_tells_pages("dirty-log=bitmap"); }
+static void dirty_log_by_bitmap(void **data) { dirty_log_tells_pages(NULL); }
 
 /* ---- time ---- */
 

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Guests that are moved while they run:
+ *
+ *   moves_run bounce FILE              soft -> kvm -> soft -> ... every few milliseconds
+ *   moves_run copy ENGINE[,OPT] FILE   page by page through the dirty log
+ *
+ * bounce: the whole state of each vCPU and memory go to a machine with the other engine; the
+ * guest's answer must be right and it must have been moved often. copy: a copy kept up to date by
+ * dirty_log_fetch_clear must equal memory once the guest stands still.
+ */
+#include "base/checked.h"
+#include "engine/kvm/engine.h"
+#include "engine/soft/engine.h"
+#include "guests_machine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { SKIPPED = 77, CPUS = 2, BOUNCES_MIN = 20, COPY_ROUNDS = 40 };
+
+static void sleep_ms(unsigned ms)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = (long)ms * 1000000 }, NULL);
+}
+
+/* What every KVM and the soft engine have: no XSAVE, no PCID, no SMEP. */
+static const struct cpuid_entry plain_entries[] = {
+    { 0x0, CPUID_ANY_SUBLEAF, 0xd, 0x68747541, 0x444d4163, 0x69746e65 },
+    { 0x1, CPUID_ANY_SUBLEAF, 0x60fb1, 0x800, 0x81202000, 0x078bfbff },
+    { 0x6, CPUID_ANY_SUBLEAF, 4, 0, 0, 0 },
+    { 0x80000000, CPUID_ANY_SUBLEAF, 0x80000008, 0, 0, 0 },
+    { 0x80000001, CPUID_ANY_SUBLEAF, 0x60fb1, 0, 1, 0x20100800 },
+    { 0x80000008, CPUID_ANY_SUBLEAF, 40 | 48 << 8, 0, 0, 0 },
+    { 0xffffffff, 0, 0, 0, 0, 0 },
+};
+static const struct cpu_model plain = { "plain", "for moves", plain_entries };
+
+static bool has_engine(const struct engine_type *engine)
+{
+    struct err err = { 0 };
+    bool slow;
+    if (engine->probe(&slow, &err) == 0)
+        return true;
+    printf("skip: %s\n", err.text);
+    return false;
+}
+
+/* ---- bounce ---- */
+
+static int state_move(struct guests_machine *from, struct guests_machine *to)
+{
+    struct err err = { 0 };
+    struct arch_state states[CPUS];
+    for (unsigned i = 0; i < CPUS; i++)
+        if (from->m->engine->type->get_state(from->m->vcpus[i], &states[i], &err) < 0 ||
+            arch_state_desc.check(&states[i], &err) < 0) {
+            printf("from %s: vcpu %u: %s\n", from->m->engine->type->name, i, err.text);
+            return -1;
+        }
+    memcpy(to->m->main_ram->hva, from->m->main_ram->hva, GUEST_MEMORY);
+    ram_written(to->m, to->m->main_ram, 0, GUEST_MEMORY);
+    clock_set(to->m, guest_now_ns(from->m), guest_epoch_ns(from->m));
+    for (unsigned i = 0; i < CPUS; i++)
+        if (to->m->engine->type->set_state(to->m->vcpus[i], &states[i], &err) < 0) {
+            printf("to %s: %s\n", to->m->engine->type->name, err.text);
+            return -1;
+        }
+    return 0;
+}
+
+static void machine_go_on(struct machine *m)
+{
+    if (m->state == MACHINE_CREATED)
+        machine_start(m);
+    else
+        machine_resume(m);
+}
+
+static int bounce(const struct guest *g)
+{
+    struct guests_machine on[2];
+    if (!has_engine(&engine_kvm))
+        return SKIPPED;
+    guests_machine_open(&on[0], g, &engine_soft, NULL, &plain);
+    guests_machine_open(&on[1], g, &engine_kvm, NULL, &plain);
+
+    unsigned moves = 0, at = 0;
+    uint64_t deadline = monotonic_ns() + 120000000000ull;
+    bool answered = false, failed = false;
+    for (;;) {
+        machine_go_on(on[at].m);
+        answered = guests_machine_wait(&on[at], monotonic_ns() + 1000000 + moves % 7 * 500000);
+        machine_pause(on[at].m);
+        answered = answered || on[at].answer.given; /* while we were stopping it */
+        if (answered || monotonic_ns() > deadline)
+            break;
+        failed = state_move(&on[at], &on[1 - at]) < 0;
+        if (failed)
+            break;
+        at = 1 - at;
+        moves++;
+    }
+    printf("%u moves, on %s: ", moves, at ? "kvm" : "soft");
+    if (!failed)
+        answer_print(&on[at].answer, answered);
+    bool right = answered && on[at].answer.given && !on[at].answer.code && moves >= BOUNCES_MIN;
+    for (unsigned i = 0; i < 2; i++)
+        guests_machine_close(&on[i]);
+    printf("%s\n", right ? "passed" : "FAILED");
+    return right ? 0 : 1;
+}
+
+/* ---- copy ---- */
+
+static void pages_copy(const struct ram *ram, const uint64_t *bitmap, uint8_t *copy)
+{
+    for (uint64_t page = 0; page < ram->size / PAGE_SIZE; page++)
+        if (bitmap[page / 64] >> page % 64 & 1)
+            memcpy(copy + page * PAGE_SIZE, ram->hva + page * PAGE_SIZE, PAGE_SIZE);
+}
+
+static int copy(const struct guest *g, const struct engine_type *engine, const char *options)
+{
+    static uint8_t target[GUEST_MEMORY];
+    static uint64_t bitmap[GUEST_MEMORY / PAGE_SIZE / 64];
+    struct guests_machine gm;
+    struct err err = { 0 };
+    if (!has_engine(engine))
+        return SKIPPED;
+    guests_machine_open(&gm, g, engine, options, &plain);
+    struct ram *ram = gm.m->main_ram;
+    machine_start(gm.m);
+    sleep_ms(50);
+    if (dirty_log_start(gm.m, &err) < 0) {
+        printf("FAILED: %s\n", err.text);
+        return 1;
+    }
+    memset(bitmap, 0xff, sizeof bitmap);
+    pages_copy(ram, bitmap, target);
+    uint64_t pages = 0;
+    for (unsigned round = 0; round < COPY_ROUNDS; round++) {
+        sleep_ms(round % 5);
+        pages += dirty_log_fetch_clear(gm.m, ram, bitmap);
+        pages_copy(ram, bitmap, target);
+    }
+    machine_pause(gm.m);
+    dirty_log_fetch_clear(gm.m, ram, bitmap);
+    pages_copy(ram, bitmap, target);
+    uint64_t wrong = 0;
+    for (uint64_t page = 0; page < GUEST_MEMORY / PAGE_SIZE; page++)
+        wrong += !!memcmp(target + page * PAGE_SIZE, ram->hva + page * PAGE_SIZE, PAGE_SIZE);
+    dirty_log_stop(gm.m);
+    guests_machine_close(&gm);
+    bool right = !wrong && pages > COPY_ROUNDS;
+    printf("%llu dirty pages in %u rounds, %llu pages differ: %s\n", (unsigned long long)pages,
+           COPY_ROUNDS, (unsigned long long)wrong, right ? "passed" : "FAILED");
+    return right ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+    static struct guest g;
+    if (argc == 3 && !strcmp(argv[1], "bounce") && guest_load(argv[2], &g))
+        return bounce(&g);
+    if (argc == 4 && !strcmp(argv[1], "copy") && guest_load(argv[3], &g)) {
+        const char *comma = strchr(argv[2], ',');
+        return copy(&g, strncmp(argv[2], "kvm", 3) ? &engine_soft : &engine_kvm,
+                    comma ? comma + 1 : NULL);
+    }
+    fprintf(stderr, "usage: moves_run bounce FILE | moves_run copy ENGINE[,OPTION] FILE\n");
+    return 2;
+}
