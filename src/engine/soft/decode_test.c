@@ -38,33 +38,30 @@ static uint64_t random64(void)
 
 /* Extensions that no row has. */
 static const uint8_t not_offered[] = {
-    ZYDIS_ISA_EXT_AMD3DNOW,   ZYDIS_ISA_EXT_AMD_INVLPGB,
-    ZYDIS_ISA_EXT_AMX_BF16,   ZYDIS_ISA_EXT_AMX_INT8,
-    ZYDIS_ISA_EXT_AMX_TILE,   ZYDIS_ISA_EXT_AVX,
-    ZYDIS_ISA_EXT_AVX2,       ZYDIS_ISA_EXT_AVX2GATHER,
-    ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_EXT_AVX512VEX,
-    ZYDIS_ISA_EXT_AVXAES,     ZYDIS_ISA_EXT_AVX_VNNI,
-    ZYDIS_ISA_EXT_CET,        ZYDIS_ISA_EXT_CLZERO,
-    ZYDIS_ISA_EXT_ENQCMD,     ZYDIS_ISA_EXT_F16C,
-    ZYDIS_ISA_EXT_FMA,        ZYDIS_ISA_EXT_FMA4,
-    ZYDIS_ISA_EXT_GFNI,       ZYDIS_ISA_EXT_HRESET,
-    ZYDIS_ISA_EXT_KEYLOCKER,  ZYDIS_ISA_EXT_KEYLOCKER_WIDE,
-    ZYDIS_ISA_EXT_MCOMMIT,    ZYDIS_ISA_EXT_MONITORX,
-    ZYDIS_ISA_EXT_MOVDIR,     ZYDIS_ISA_EXT_PADLOCK,
-    ZYDIS_ISA_EXT_PCONFIG,    ZYDIS_ISA_EXT_PKU,
-    ZYDIS_ISA_EXT_PT,         ZYDIS_ISA_EXT_RDPRU,
-    ZYDIS_ISA_EXT_RTM,        ZYDIS_ISA_EXT_SERIALIZE,
-    ZYDIS_ISA_EXT_SGX,        ZYDIS_ISA_EXT_SGX_ENCLV,
-    ZYDIS_ISA_EXT_SHA,        ZYDIS_ISA_EXT_SMX,
-    ZYDIS_ISA_EXT_SNP,        ZYDIS_ISA_EXT_SSE4A,
-    ZYDIS_ISA_EXT_SVM,        ZYDIS_ISA_EXT_TBM,
-    ZYDIS_ISA_EXT_TDX,        ZYDIS_ISA_EXT_TSX_LDTRK,
-    ZYDIS_ISA_EXT_UINTR,      ZYDIS_ISA_EXT_VAES,
-    ZYDIS_ISA_EXT_VMFUNC,     ZYDIS_ISA_EXT_VPCLMULQDQ,
-    ZYDIS_ISA_EXT_VTX,        ZYDIS_ISA_EXT_WAITPKG,
-    ZYDIS_ISA_EXT_XOP,        ZYDIS_ISA_EXT_XSAVEC,
-    ZYDIS_ISA_EXT_XSAVES,     ZYDIS_ISA_EXT_KNC,
-    ZYDIS_ISA_EXT_KNCE,       ZYDIS_ISA_EXT_KNCV,
+    ZYDIS_ISA_EXT_AMD3DNOW,  ZYDIS_ISA_EXT_AMD_INVLPGB,
+    ZYDIS_ISA_EXT_AMX_BF16,  ZYDIS_ISA_EXT_AMX_INT8,
+    ZYDIS_ISA_EXT_AMX_TILE,  ZYDIS_ISA_EXT_AVX512EVEX,
+    ZYDIS_ISA_EXT_AVX512VEX, ZYDIS_ISA_EXT_AVX_VNNI,
+    ZYDIS_ISA_EXT_CET,       ZYDIS_ISA_EXT_CLZERO,
+    ZYDIS_ISA_EXT_ENQCMD,    ZYDIS_ISA_EXT_FMA4,
+    ZYDIS_ISA_EXT_GFNI,      ZYDIS_ISA_EXT_HRESET,
+    ZYDIS_ISA_EXT_KEYLOCKER, ZYDIS_ISA_EXT_KEYLOCKER_WIDE,
+    ZYDIS_ISA_EXT_MCOMMIT,   ZYDIS_ISA_EXT_MONITORX,
+    ZYDIS_ISA_EXT_MOVDIR,    ZYDIS_ISA_EXT_PADLOCK,
+    ZYDIS_ISA_EXT_PCONFIG,   ZYDIS_ISA_EXT_PKU,
+    ZYDIS_ISA_EXT_PT,        ZYDIS_ISA_EXT_RDPRU,
+    ZYDIS_ISA_EXT_RTM,       ZYDIS_ISA_EXT_SERIALIZE,
+    ZYDIS_ISA_EXT_SGX,       ZYDIS_ISA_EXT_SGX_ENCLV,
+    ZYDIS_ISA_EXT_SHA,       ZYDIS_ISA_EXT_SMX,
+    ZYDIS_ISA_EXT_SNP,       ZYDIS_ISA_EXT_SSE4A,
+    ZYDIS_ISA_EXT_SVM,       ZYDIS_ISA_EXT_TBM,
+    ZYDIS_ISA_EXT_TDX,       ZYDIS_ISA_EXT_TSX_LDTRK,
+    ZYDIS_ISA_EXT_UINTR,     ZYDIS_ISA_EXT_VAES,
+    ZYDIS_ISA_EXT_VMFUNC,    ZYDIS_ISA_EXT_VPCLMULQDQ,
+    ZYDIS_ISA_EXT_VTX,       ZYDIS_ISA_EXT_WAITPKG,
+    ZYDIS_ISA_EXT_XOP,       ZYDIS_ISA_EXT_XSAVEC,
+    ZYDIS_ISA_EXT_XSAVES,    ZYDIS_ISA_EXT_KNC,
+    ZYDIS_ISA_EXT_KNCE,      ZYDIS_ISA_EXT_KNCV,
 };
 
 /* Mnemonics of ours that Zydis splits by operand size, or calls otherwise. */
@@ -81,6 +78,9 @@ static const char *const names[][5] = {
     { "movd", "movd", "movq" },
     { "pextrd", "pextrd", "pextrq" },
     { "pinsrd", "pinsrd", "pinsrq" },
+    { "vmovd", "vmovd", "vmovq" },
+    { "vpextrd", "vpextrd", "vpextrq" },
+    { "vpinsrd", "vpinsrd", "vpinsrq" },
     { "fxsave", "fxsave", "fxsave64" },
     { "fxrstor", "fxrstor", "fxrstor64" },
     { "xsave", "xsave", "xsave64" },
@@ -172,6 +172,7 @@ static bool same_name(const struct insn_row *row, const ZydisDecodedInstruction 
 static unsigned arg_bits(unsigned arg, const struct insn *i)
 {
     unsigned z = i->size == 8 ? 4 : i->size, y = i->size == 8 ? 8 : 4;
+    unsigned x = i->vex & 2 ? 256 : 128;
     switch (arg) {
     case A_Eb:
     case A_Gb:
@@ -218,7 +219,13 @@ static unsigned arg_bits(unsigned arg, const struct insn *i)
     case A_Dy: return y * 8;
     case A_Mt: return 80;
     case A_Mx:
-    case A_Wx: return i->vex & 2 ? 256 : 128;
+    case A_Wx: return x;
+    case A_Wdq:
+    case A_Mdq: return 128;
+    case A_Wh: return x / 2;
+    case A_Wf: return x / 4;
+    case A_We: return x / 8;
+    case A_Wdd: return x == 256 ? 256 : 64;
     case A_Mp: return (i->size + 2) * 8;
     default: return 0;
     }
@@ -262,8 +269,14 @@ static const char *memory_differs(const struct insn *i, const ZydisDecodedOperan
     /* Zydis 4.0 takes R13D for the base where REX.B and 67 come with a SIB byte that has none. */
     if (i->base == REG_NONE && o->mem.base == ZYDIS_REGISTER_R13D)
         return NULL;
-    if (gpr_slot(o->mem.base) != i->base || gpr_slot(o->mem.index) != i->index)
-        return "address registers";
+    if (o->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
+        if (ZydisRegisterGetId(o->mem.index) != i->sel || i->index != REG_NONE)
+            return "vector of addresses";
+    } else if (gpr_slot(o->mem.index) != i->index) {
+        return "index register";
+    }
+    if (gpr_slot(o->mem.base) != i->base)
+        return "base register";
     if (o->mem.index && o->mem.scale != 1 << i->scale)
         return "scale";
     int64_t disp = o->mem.disp.value, mask = i->asize == 8 ? -1 : (1ll << i->asize * 8) - 1;
@@ -332,6 +345,12 @@ static const char *register_differs(const struct insn *i, unsigned arg,
     case A_Ww:
     case A_Wb:
     case A_Ux: return id != i->rm ? "vector rm" : NULL;
+    case A_Wdq:
+    case A_Wh:
+    case A_Wf:
+    case A_We:
+    case A_Wdd: return id != i->rm ? "vector rm" : NULL;
+    case A_Lx: return id != i->sel ? "vector by immediate" : NULL;
     case A_Hx: return id != i->vvvv ? "vector vvvv" : NULL;
     default: return NULL;
     }
@@ -413,7 +432,9 @@ static const char *flags_differ(const struct insn_row *row, const struct insn *i
         return row->writes && !is_nop(z) ? "flags" : NULL;
     const ZydisAccessedFlags *f = z->cpu_flags;
     unsigned written = (f->modified | f->set_0 | f->set_1 | f->undefined) & F_ALL;
-    if (written != row->writes)
+    /* Zydis 4.0 leaves out what VPTEST and its like clear. */
+    const bool test = !strncmp(row->name, "vptest", 6) || !strncmp(row->name, "vtestp", 6);
+    if (written != row->writes && !(test && written == (CF | ZF)))
         return "flags written";
     /* Zydis has OF undefined for shifts by one, AF for SBB, CF and OF for BEXTR, the SDM has not.
      */

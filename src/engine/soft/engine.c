@@ -93,7 +93,8 @@ static uint64_t features_of(const struct soft_vcpu *v)
 #define FT(f) (1ull << (f))
 static const uint64_t FP_FEATURES = FT(FT_MMX) | FT(FT_SSE) | FT(FT_SSE2) | FT(FT_SSE3) |
                                     FT(FT_SSSE3) | FT(FT_SSE41) | FT(FT_SSE42) | FT(FT_AES) |
-                                    FT(FT_PCLMUL) | FT(FT_SHA);
+                                    FT(FT_PCLMUL) | FT(FT_SHA) | FT(FT_AVX) | FT(FT_AVX2) |
+                                    FT(FT_FMA) | FT(FT_F16C);
 
 /* ---- Creation ---- */
 

@@ -22,11 +22,14 @@ struct native {
     uint64_t flags;
     const void *code; /* the instruction and a RET */
     uint64_t rsp;
-    uint64_t trapped; /* 1: SIGFPE; the registers are those at the fault */
+    uint64_t trapped; /* enum; the registers are those at the fault */
     struct fx fx;
-} __attribute__((aligned(16)));
+    uint64_t avx; /* the upper halves of `ymm` are loaded and stored, too */
+    uint8_t ymm[16][32] __attribute__((aligned(32))); /* in: only the upper halves count */
+};
+enum { TRAPPED_NOT, TRAPPED_FLOATING, TRAPPED_MEMORY /* SIGFPE, SIGSEGV */ };
 
-void native_init(void); /* takes SIGFPE */
+void native_init(void); /* takes SIGFPE and SIGSEGV */
 void native_run(struct native *n);
 
 #endif

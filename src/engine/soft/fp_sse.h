@@ -52,6 +52,7 @@ static inline const x128 *source(struct soft_vcpu *v, const struct insn *i, unsi
 enum fp_op { FP_OTHER, FP_ADD, FP_SUB, FP_MUL, FP_DIV, FP_ADDSUB, FP_HADD, FP_HSUB, FP_NARROW };
 enum fp_shape { FP_SS = 0, FP_PS = 1, FP_SD = 2, FP_PD = 3 };
 #define FP_KIND(op, shape) ((op) << 2 | (shape))
+enum { FP_256 = 128 }; /* with a packed kind: operands and result have 32 bytes */
 
 typedef void fp_fn(const x128 *d, const x128 *s, x128 *r, uint32_t *mxcsr);
 extern const uint32_t fp_host_mxcsr;
@@ -115,5 +116,12 @@ static inline __attribute__((always_inline)) int fp_apply(struct soft_vcpu *v, f
         return fp_apply(v, run_##name, kind, xmm(v, i->reg), &s);            \
     }                                                                        \
     const struct op op_sse_##name = OP_RM(sse_##name##_r, sse_##name##_m);
+
+/* ---- What the VEX forms share with the legacy ones: all but the check for the unit ---- */
+
+struct strings;
+typedef void strings_fn(struct strings *t, unsigned imm);
+strings_fn pcmpestri_run, pcmpestrm_run, pcmpistri_run, pcmpistrm_run;
+int sse_strings(struct soft_vcpu *v, const struct insn *i, strings_fn *run, bool to_mask);
 
 #endif

@@ -246,14 +246,14 @@ struct strings {
 #define ISTRI(n) STR_CASE("pcmpistri", n)
 #define ISTRM(n) STR_CASE("pcmpistrm", n)
 /* Bit 7 of the immediate means nothing. */
-#define STRINGS(name, CASE)                                 \
-    static void name##_run(struct strings *t, unsigned imm) \
-    {                                                       \
-        uint32_t cc = 0;                                    \
-        switch (imm & 127) {                                \
-            REP128(CASE)                                    \
-        }                                                   \
-        t->cc = cc & 0xffff;                                \
+#define STRINGS(name, CASE)                          \
+    void name##_run(struct strings *t, unsigned imm) \
+    {                                                \
+        uint32_t cc = 0;                             \
+        switch (imm & 127) {                         \
+            REP128(CASE)                             \
+        }                                            \
+        t->cc = cc & 0xffff;                         \
     }
 /* clang-format off */
 STRINGS(pcmpestri, ESTRI)
@@ -270,12 +270,10 @@ static int32_t string_length(const struct insn *i, uint64_t reg)
     return n > 16 ? 16 : n < -16 ? -16 : (int32_t)n;
 }
 
-static int strings(struct soft_vcpu *v, const struct insn *i,
-                   void (*run)(struct strings *, unsigned), bool to_mask)
+int sse_strings(struct soft_vcpu *v, const struct insn *i, strings_fn *run, bool to_mask)
 {
     x128 buf = { { 0, 0 } };
     struct strings t = { .d = xmm(v, i->reg), .s = xmm(v, i->rm) };
-    ENTER(sse);
     if (i->flags & IF_MEM) {
         TRY(fetch(v, i, 16, false, &buf)); /* need not be aligned */
         t.s = &buf;
@@ -292,19 +290,23 @@ static int strings(struct soft_vcpu *v, const struct insn *i,
 }
 static int pcmpestri(struct soft_vcpu *v, const struct insn *i)
 {
-    return strings(v, i, pcmpestri_run, false);
+    ENTER(sse);
+    return sse_strings(v, i, pcmpestri_run, false);
 }
 static int pcmpestrm(struct soft_vcpu *v, const struct insn *i)
 {
-    return strings(v, i, pcmpestrm_run, true);
+    ENTER(sse);
+    return sse_strings(v, i, pcmpestrm_run, true);
 }
 static int pcmpistri(struct soft_vcpu *v, const struct insn *i)
 {
-    return strings(v, i, pcmpistri_run, false);
+    ENTER(sse);
+    return sse_strings(v, i, pcmpistri_run, false);
 }
 static int pcmpistrm(struct soft_vcpu *v, const struct insn *i)
 {
-    return strings(v, i, pcmpistrm_run, true);
+    ENTER(sse);
+    return sse_strings(v, i, pcmpistrm_run, true);
 }
 const struct op op_sse_pcmpestri = OP_ALL(pcmpestri);
 const struct op op_sse_pcmpestrm = OP_ALL(pcmpestrm);

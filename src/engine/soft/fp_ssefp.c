@@ -8,7 +8,7 @@
  * means "tiny", exact or not, and unmasked overflow and underflow report inexact against an
  * unbounded exponent: the x87 unit with reduced precision gives exactly that.
  */
-#include "engine/soft/fp_sse.h"
+#include "engine/soft/fp_avx.h"
 
 const uint32_t fp_host_mxcsr = MX_INIT;
 
@@ -19,33 +19,40 @@ struct element { /* one scalar operation out of a packed one */
     enum fp_op op;
 };
 
+/* Elements in 16 bytes, and in all */
 static unsigned shape_elements(unsigned shape)
 {
     return shape == FP_PS ? 4 : shape == FP_PD ? 2 : 1;
 }
+static unsigned kind_elements(unsigned kind)
+{
+    return shape_elements(kind & 3) * (kind & FP_256 ? 2 : 1);
+}
+static enum fp_op kind_op(unsigned kind) { return (enum fp_op)((kind & ~(unsigned)FP_256) >> 2); }
 static bool shape_double(unsigned shape) { return shape >= FP_SD; }
 
-static uint64_t lane(const x128 *x, bool wide, unsigned n)
+static uint64_t lane(const void *x, bool wide, unsigned n)
 {
-    return wide ? x->q[n] : ((const uint32_t *)x)[n];
+    return wide ? ((const uint64_t *)x)[n] : ((const uint32_t *)x)[n];
 }
 
 static struct element element_of(unsigned kind, const x128 *d, const x128 *s, unsigned n)
 {
     const unsigned shape = kind & 3;
     const bool wide = shape_double(shape);
-    struct element e = { .op = (enum fp_op)(kind >> 2) };
+    struct element e = { .op = kind_op(kind) };
 
-    if (e.op == FP_HADD || e.op == FP_HSUB) {
-        const unsigned half = shape_elements(shape) / 2;
-        const x128 *from = n < half ? d : s;
-        e.a = lane(from, wide, n % half * 2);
-        e.b = lane(from, wide, n % half * 2 + 1);
+    if (e.op == FP_HADD || e.op == FP_HSUB) { /* each 16 bytes on their own */
+        const unsigned whole = shape_elements(shape), half = whole / 2;
+        const x128 *from = n % whole < half ? d : s;
+        const unsigned first = n / whole * whole + n % half * 2;
+        e.a = lane(from, wide, first);
+        e.b = lane(from, wide, first + 1);
         e.op = e.op == FP_HADD ? FP_ADD : FP_SUB;
         return e;
     }
     if (e.op == FP_NARROW) {
-        e.a = s->q[n];
+        e.a = lane(s, true, n);
         return e;
     }
     e.a = lane(d, wide, n);
@@ -56,7 +63,7 @@ static struct element element_of(unsigned kind, const x128 *d, const x128 *s, un
 }
 
 /* Is the result of element n denormal? */
-static bool lane_tiny(unsigned shape, const x128 *r, unsigned n)
+static bool lane_tiny(unsigned shape, const void *r, unsigned n)
 {
     uint64_t x = lane(r, shape_double(shape), n);
     if (shape_double(shape))
@@ -157,7 +164,7 @@ static unsigned inexact_flag(uint32_t mx, unsigned unmasked, unsigned kind, cons
 {
     const unsigned shape = kind & 3;
     const bool wide = shape_double(shape);
-    for (unsigned n = 0; n < shape_elements(shape); n++) {
+    for (unsigned n = 0; n < kind_elements(kind); n++) {
         const struct element e = element_of(kind, d, s, n);
         x128 r = { { 0, 0 } };
         unsigned flags = element_run(&e, wide, mx, &r.q[0]);
@@ -173,13 +180,13 @@ int fp_check_slow(struct soft_vcpu *v, unsigned flags, unsigned kind, const x128
                   const x128 *r)
 {
     const unsigned unmasked = ~v->fpu.mxcsr >> 7 & MX_FLAGS;
-    const bool narrow = kind >> 2 == FP_NARROW;
+    const bool narrow = kind_op(kind) == FP_NARROW;
 
     if (flags & unmasked & (MX_IE | MX_DE | MX_ZE)) {
         flags &= MX_IE | MX_DE | MX_ZE;
     } else {
         if (kind && unmasked & MX_UE)
-            for (unsigned n = 0; n < shape_elements(kind & 3); n++)
+            for (unsigned n = 0; n < kind_elements(kind); n++)
                 if (lane_tiny(narrow ? FP_PS : kind & 3, r, n))
                     flags |= MX_UE;
         if (flags & unmasked & (MX_OE | MX_UE) && kind)
@@ -352,12 +359,26 @@ const struct op op_sse_dppd = OP_ALL(dppd);
 
 /* ---- Comparisons into the flags ---- */
 
+/* Legacy and VEX form of an instruction that writes no vector register */
+#define WITH_VEX(name)                                               \
+    static int sse_##name(struct soft_vcpu *v, const struct insn *i) \
+    {                                                                \
+        ENTER(sse);                                                  \
+        return name(v, i);                                           \
+    }                                                                \
+    static int avx_##name(struct soft_vcpu *v, const struct insn *i) \
+    {                                                                \
+        ENTER(avx);                                                  \
+        return name(v, i);                                           \
+    }                                                                \
+    const struct op op_sse_##name = OP_ALL(sse_##name);              \
+    const struct op op_avx_##name = OP_ALL(avx_##name);
+
 #define COMI(name, size)                                               \
-    static int name(struct soft_vcpu *v, const struct insn *i)         \
+    static inline int name(struct soft_vcpu *v, const struct insn *i)  \
     {                                                                  \
         x128 buf;                                                      \
         uint32_t mx = fp_mxcsr(v), cc;                                 \
-        ENTER(sse);                                                    \
         const x128 *d = xmm(v, i->reg), *s = source(v, i, size, &buf); \
         if (!s)                                                        \
             return OP_FAULT;                                           \
@@ -371,7 +392,7 @@ const struct op op_sse_dppd = OP_ALL(dppd);
         v->cc = cc & 0xffff;                                           \
         return OP_NEXT;                                                \
     }                                                                  \
-    const struct op op_sse_##name = OP_ALL(name);
+    WITH_VEX(name)
 /* clang-format off */
 COMI(ucomiss, 4)
 COMI(ucomisd, 8)
@@ -421,25 +442,24 @@ CVTSI(cvtsi2sd);
     __asm__ volatile("ldmxcsr %0\n\t" text " %2, %" reg "1\n\tstmxcsr %0\n\tldmxcsr %3" \
                      : "+m"(mx), "=&r"(r)                                               \
                      : "m"(*s), "m"(fp_host_mxcsr))
-#define CVT2SI(name, bytes)                                    \
-    static int name(struct soft_vcpu *v, const struct insn *i) \
-    {                                                          \
-        x128 buf;                                              \
-        uint32_t mx = fp_mxcsr(v);                             \
-        uint64_t r;                                            \
-        ENTER(sse);                                            \
-        const x128 *s = source(v, i, bytes, &buf);             \
-        if (!s)                                                \
-            return OP_FAULT;                                   \
-        if (i->size == 8)                                      \
-            CVT2SI_RUN(#name "q", "q");                        \
-        else                                                   \
-            CVT2SI_RUN(#name "l", "k");                        \
-        TRY(fp_check(v, mx, 0, s, s, s));                      \
-        v->gpr[i->reg] = r;                                    \
-        return OP_NEXT;                                        \
-    }                                                          \
-    const struct op op_sse_##name = OP_ALL(name);
+#define CVT2SI(name, bytes)                                           \
+    static inline int name(struct soft_vcpu *v, const struct insn *i) \
+    {                                                                 \
+        x128 buf;                                                     \
+        uint32_t mx = fp_mxcsr(v);                                    \
+        uint64_t r;                                                   \
+        const x128 *s = source(v, i, bytes, &buf);                    \
+        if (!s)                                                       \
+            return OP_FAULT;                                          \
+        if (i->size == 8)                                             \
+            CVT2SI_RUN(#name "q", "q");                               \
+        else                                                          \
+            CVT2SI_RUN(#name "l", "k");                               \
+        TRY(fp_check(v, mx, 0, s, s, s));                             \
+        v->gpr[i->reg] = r;                                           \
+        return OP_NEXT;                                               \
+    }                                                                 \
+    WITH_VEX(name)
 /* clang-format off */
 CVT2SI(cvtss2si, 4)
 CVT2SI(cvttss2si, 4)

@@ -111,6 +111,16 @@ uint64_t xcr0_supported(const struct soft_vcpu *v)
     return XC_X87 | XC_SSE | (v->features >> FT_AVX & 1 ? XC_AVX : 0);
 }
 
+/* The CPU may have AVX and the host's kernel not save its registers. */
+static bool host_saves_avx(unsigned leaf_1_ecx)
+{
+    uint32_t low, high;
+    if (!(leaf_1_ecx >> 27 & 1)) /* OSXSAVE */
+        return false;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & (XC_SSE | XC_AVX)) == (XC_SSE | XC_AVX);
+}
+
 uint64_t fp_host_features(void)
 {
     unsigned a, b, c, d;
@@ -126,8 +136,16 @@ uint64_t fp_host_features(void)
     };
     for (unsigned n = 0; n < ARRAY_LEN(leaf1); n++)
         has |= (uint64_t)((leaf1[n].reg == 2 ? c : d) >> leaf1[n].bit & 1) << leaf1[n].feature;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
+    static const struct {
+        uint8_t feature, bit; /* of ECX */
+    } avx[] = { { FT_AVX, 28 }, { FT_FMA, 12 }, { FT_F16C, 29 } };
+    const bool avx_usable = host_saves_avx(c);
+    for (unsigned n = 0; avx_usable && n < ARRAY_LEN(avx); n++)
+        has |= (uint64_t)(c >> avx[n].bit & 1) << avx[n].feature;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
         has |= (uint64_t)(b >> 29 & 1) << FT_SHA;
+        has |= (uint64_t)(avx_usable && b >> 5 & 1) << FT_AVX2;
+    }
     /* These are done without the host's help. */
     return has | 1ull << FT_XSAVE | 1ull << FT_XSAVEOPT;
 }
