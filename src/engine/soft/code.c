@@ -283,6 +283,7 @@ void code_flush(struct soft_engine *e)
 static void reclaim(void *arg)
 {
     struct soft_engine *e = arg;
+    e->code.generation++;
     if (e->code.bytes > e->code.limit || (e->code.jit_on && e->code.jit.full)) {
         code_flush(e);
         return;
@@ -470,10 +471,11 @@ void code_link(struct soft_vcpu *v)
     const uint8_t *slot = v->jit_link;
     const struct block *from = v->jit_link_block;
     v->jit_link = NULL;
-    if (atomic_load(&v->request) || atomic_load(&c->want_flush))
+    uint32_t generation = c->generation;
+    if (atomic_load(&v->request))
         return;
-    struct block *to = code_lookup(v);
-    if (!to || !to->code) /* a fault comes again when the block is looked up to run */
+    struct block *to = code_lookup(v); /* a fault comes again when the block is looked up to run */
+    if (!to || !to->code || generation != c->generation)
         return;
     LOCKED(&c->lock);
     if (!atomic_load(&to->stale) && !atomic_load(&from->stale) && !to->ram2 &&
