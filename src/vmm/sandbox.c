@@ -32,8 +32,10 @@ void sandbox_begin(void)
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (capng_get_caps_process() < 0 || capng_have_capabilities(CAPNG_SELECT_CAPS) == CAPNG_NONE)
         return;
-    /* Opening somebody else's image, making a tap interface. */
-    static const unsigned keep[] = { CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_ADMIN };
+    /* Opening somebody else's image, making a tap interface, and naming the process that holds an
+     * image: the descriptors of a root with more capabilities are shown to nobody with fewer. */
+    static const unsigned keep[] = { CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_ADMIN,
+                                     CAP_SYS_PTRACE };
     bool had[ARRAY_LEN(keep)];
     for (size_t i = 0; i < ARRAY_LEN(keep); i++)
         had[i] = capng_have_capability(CAPNG_PERMITTED, keep[i]);

@@ -26,10 +26,10 @@ MODULES = ("kernel/virt/lib/irqbypass.ko", "kernel/arch/x86/kvm/kvm.ko",
            "kernel/arch/x86/kvm/kvm-amd.ko")
 
 # What QEMU's software CPU itself does otherwise than a CPU, so that it says nothing about us: no #GP
-# for upper halves of CR0 and for MXCSR's reserved bits, #GP for #SS, no breakpoints in nested guests,
-# code that changes the next instruction.
+# for upper halves of CR0 and for MXCSR's reserved bits, #GP for #SS, another error code for INT n, no
+# breakpoints in nested guests, code that changes the next instruction or that of another CPU.
 INEXACT = {"exceptions", "need_exact", "need_debug", "debug_regs", "fpu_state", "msr_cpuid", "paging64",
-           "smc"}
+           "smc", "smp_code_change", "user"}
 
 INIT = r"""#!/bin/busybox sh
 export PATH=/bin:/sbin LD_LIBRARY_PATH=/lib

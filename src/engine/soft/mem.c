@@ -301,11 +301,11 @@ static void context_use(struct soft_vcpu *v, unsigned context)
 }
 
 /* Calls `fn` for each table that may hold entries. */
-#define EACH_TABLE(v, table)                                      \
-    for (unsigned c_ = 0; c_ < TLB_CONTEXTS; c_++)                \
-        if ((v)->run->contexts[c_].cr3 != ~0ull)                  \
-            for (struct tlb_entry *table = (v)->run->tlbs[c_][0]; \
-                 table < (v)->run->tlbs[c_][0] + TLB_MODES * TLB_SIZE; table += TLB_SIZE)
+#define EACH_TABLE(v, table)                            \
+    for (unsigned c_ = 0; c_ < TLB_CONTEXTS; c_++)      \
+        if ((v)->run->contexts[c_].cr3 != ~0ull)        \
+            for (unsigned m_ = 0; m_ < TLB_MODES; m_++) \
+                for (struct tlb_entry *table = (v)->run->tlbs[c_][m_]; table; table = NULL)
 
 void tlb_flush(struct soft_vcpu *v)
 {
