@@ -11,6 +11,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "block/image.h"
 #include "block/lock.h"
 #include "block/probe.h"
 
@@ -23,14 +24,6 @@
 #include <sys/stat.h>
 
 /* ---- opening ---- */
-
-static const struct format {
-    const char *name;
-    int (*open)(const struct block_options *options, int take_fd, struct block_node **out,
-                struct err *err);
-} formats[] = {
-    { "raw", raw_open },
-};
 
 static int opener_explain(const char *path, int flags, int code, struct err *err)
 {
@@ -141,38 +134,31 @@ static int block_open_file(const struct block_options *options, int *fd, const c
     return 0;
 }
 
-static const struct format *block_find_format(const char *name)
-{
-    for (unsigned i = 0; i < ARRAY_LEN(formats); i++)
-        if (!strcmp(formats[i].name, name))
-            return &formats[i];
-    return NULL;
-}
-
 static int block_open_format(const struct block_options *options, struct block_node **out,
                              struct err *err)
 {
     /* Refused before the file is touched. */
-    if (options->format && !block_find_format(options->format))
-        return err_set(err, ENOTSUP, "format %s is not supported; there is: raw", options->format);
+    if (options->format && !image_format_find(options->format))
+        return image_no_format(options->format, err);
 
     int fd = -1;
-    const char *guess;
+    const char *guess = NULL;
     int r = block_open_file(options, &fd, &guess, err);
     if (r < 0)
         return r;
 
     const char *name = options->format ? options->format : guess ? guess : "raw";
-    const struct format *format = block_find_format(name);
-    if (!format) {
+    if (!image_format_find(name)) {
         fd_close(fd);
         return err_set(err, ENOTSUP,
                        "format %s is not supported yet; convert it with: qemu-img convert -O raw "
                        "%s NEW.raw",
                        name, options->path);
     }
+    if (strcmp(name, "raw"))
+        return format_node_open(options, name, fd, out, err);
     struct block_node *new;
-    r = format->open(options, fd, &new, err);
+    r = raw_open(options, fd, &new, err);
     if (r < 0)
         return r;
     if (!options->format && !guess) {
@@ -217,7 +203,10 @@ uint64_t block_size(const struct block_node *node) { return node->size; }
 bool block_readonly(const struct block_node *node) { return node->readonly; }
 const struct block_limits *block_limits(const struct block_node *node) { return &node->limits; }
 const char *block_path(const struct block_node *node) { return node->path; }
-const char *block_format(const struct block_node *node) { return node->driver->name; }
+const char *block_format(const struct block_node *node)
+{
+    return node->driver->format ? node->driver->format(node) : node->driver->name;
+}
 const char *block_backend(const struct block_node *node) { return node->driver->backend(node); }
 
 /* ---- completion ---- */
@@ -249,6 +238,8 @@ static void block_unbounce(struct block_request *req, int result)
 void block_complete(struct block_request *req, int result)
 {
     struct block_queue *queue = req->queue->outer;
+    if (req->finished)
+        req->finished(req, result);
     if (req->bounce)
         block_unbounce(req, result);
     free(TAKE(req->rest));
@@ -421,6 +412,8 @@ void block_submit(struct block_queue *queue, struct block_request *req)
     req->next = NULL;
     req->rest = NULL;
     req->bounce = NULL;
+    req->finished = NULL;
+    req->at = req->offset;
     req->moved = 0;
     req->step = 0;
     queue->in_flight++;

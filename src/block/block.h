@@ -49,6 +49,13 @@ enum block_status {
     BLOCK_ZERO = 2, /* known to read as zeros */
 };
 
+/* A range in use by a request that goes around a format straight to its file. Private. */
+struct block_hold {
+    uint64_t start, end;
+    bool exclusive;
+    struct block_hold *next, **prev;
+};
+
 /*
  * The submitter fills the first part and keeps the request, its iovec array and the memory alive
  * until `done`. The memory may belong to a guest that changes it meanwhile.
@@ -72,6 +79,9 @@ struct block_request {
     /* Private to this room. */
     struct block_queue *queue;
     struct block_request *next;
+    void (*finished)(struct block_request *req, int result); /* before the rest of completion */
+    struct block_hold hold;
+    uint64_t at;      /* `offset` in the file that a raw node has */
     struct iovec one; /* a single buffer in place of iov: the bounce buffer */
     struct iovec *rest;
     void *worker_queue;

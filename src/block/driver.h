@@ -27,6 +27,7 @@ struct block_driver {
     /* The event descriptor was signalled: complete what is finished. */
     void (*reap)(struct block_queue *queue);
     const char *(*backend)(const struct block_node *node);
+    const char *(*format)(const struct block_node *node); /* NULL: name */
 };
 
 struct block_node { /* all but `queues` fixed once open */
@@ -81,6 +82,9 @@ int block_bounce(struct block_request *req);
 /* The kinds. */
 int raw_open(const struct block_options *options, int take_fd, struct block_node **out,
              struct err *err);
+/* An image in another format than raw (image.h). */
+int format_node_open(const struct block_options *options, const char *format, int take_fd,
+                     struct block_node **out, struct err *err);
 /* Refuses writes that would turn a raw image of unknown content into another format (probe.h).
  * Takes the child, on failure too. */
 int guard_open(struct block_node *take_child, struct block_node **out, struct err *err);

@@ -131,7 +131,7 @@ const struct image_format *image_format_find(const char *name)
     return NULL;
 }
 
-static int image_no_format(const char *name, struct err *err)
+int image_no_format(const char *name, struct err *err)
 {
     char list[160] = "";
     for (unsigned i = 0; formats[i]; i++) {
@@ -378,10 +378,16 @@ int image_open(const struct image_options *options, struct image **out, struct e
     return r < 0 ? err_prefix(err, "%s", options->path) : 0;
 }
 
+int image_open_within(const struct image_options *options, struct store *take_store,
+                      struct image **out, struct err *err)
+{
+    return image_open_format(options, take_store, NULL, true, out, err);
+}
+
 int image_open_store(const struct image_options *options, struct store *take_store,
                      struct image **out, struct err *err)
 {
-    int r = image_open_format(options, take_store, NULL, true, out, err);
+    int r = image_open_within(options, take_store, out, err);
     return r < 0 ? err_prefix(err, "%s", options->path) : 0;
 }
 

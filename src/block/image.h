@@ -37,6 +37,9 @@ int image_open(const struct image_options *options, struct image **out, struct e
  * looked for beside options->path. */
 int image_open_store(const struct image_options *options, struct store *take_store,
                      struct image **out, struct err *err);
+/* The same, without the path before the sentence of an error. */
+int image_open_within(const struct image_options *options, struct store *take_store,
+                      struct image **out, struct err *err);
 /* Writes back what is cached and closes: 0, or -errno when something may be lost. */
 int image_close(struct image *image);
 static inline void image_drop(struct image *image) { image_close(image); }
@@ -149,13 +152,6 @@ struct image_option { /* of create; the table ends with a NULL name */
     const char *name, *about;
 };
 
-/* A range in use by a request that goes around the image straight to the file. */
-struct image_hold {
-    uint64_t start, end;
-    bool exclusive;
-    struct image_hold *next, **prev;
-};
-
 struct image_format { /* absent functions: the operation is refused by name */
     const char *name, *about;
     const struct image_option *options;
@@ -186,9 +182,9 @@ struct image_format { /* absent functions: the operation is refused by name */
     int (*info)(struct image *image, struct json_t *into);
     /* Does [offset, offset + len) lie in one piece of image->direct_store, so that a request may go
      * there? Never blocks; when true, `hold` is in use until direct_done. */
-    bool (*direct_map)(struct image *image, struct image_hold *hold, uint64_t offset, uint64_t len,
+    bool (*direct_map)(struct image *image, struct block_hold *hold, uint64_t offset, uint64_t len,
                        bool write, uint64_t *host);
-    void (*direct_done)(struct image *image, struct image_hold *hold);
+    void (*direct_done)(struct image *image, struct block_hold *hold);
     /* Would a flush of the store alone do? Never blocks. */
     bool (*is_clean)(struct image *image);
 };
@@ -208,6 +204,8 @@ struct image { /* embedded first by each format; fixed once open unless it says 
 
 extern const struct image_format image_raw, image_qcow2;
 
+/* -ENOTSUP with a sentence that lists the formats. */
+int image_no_format(const char *name, struct err *err);
 /* Opens a further file of an image (data file, extent) by its recorded name. */
 int image_open_part(const struct image *image, const char *name, struct store **out,
                     struct err *err);

@@ -142,7 +142,7 @@ struct qcow2 {
     uint64_t free_hint; /* no free cluster below, as far as known */
     uint64_t file_end;  /* bytes from here on were never written: they read as zeros */
     uint64_t pack_at;   /* where the next compressed cluster may go; 0: nowhere yet */
-    struct image_hold *holds, **holds_tail;
+    struct block_hold *holds, **holds_tail;
     unsigned exclusive_holds;
     bool corrupt_seen;
     uint64_t unpacked_key; /* of the last compressed cluster; 0: none */
@@ -212,18 +212,18 @@ int l2_set(struct qcow2 *q, uint64_t table, uint64_t guest, struct l2_entry valu
 void compressed_place(const struct qcow2 *q, uint64_t entry, uint64_t *offset, uint64_t *len);
 bool entry_has_host(const struct qcow2 *q, uint64_t entry); /* not for compressed ones */
 int entry_free(struct qcow2 *q, uint64_t entry);            /* lock; later, all that it points to */
-void hold_take(struct qcow2 *q, struct image_hold *hold, uint64_t start, uint64_t end,
+void hold_take(struct qcow2 *q, struct block_hold *hold, uint64_t start, uint64_t end,
                bool exclusive);                           /* lock, given up while waiting */
-void hold_drop(struct qcow2 *q, struct image_hold *hold); /* lock */
+void hold_drop(struct qcow2 *q, struct block_hold *hold); /* lock */
 int qcow2_read(struct image *image, void *data, size_t len, uint64_t offset);
 int qcow2_write(struct image *image, const void *data, size_t len, uint64_t offset);
 int qcow2_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags);
 int qcow2_discard(struct image *image, uint64_t offset, uint64_t len);
 int qcow2_status(struct image *image, uint64_t offset, uint64_t len, struct image_extent *out);
 int qcow2_write_compressed(struct image *image, const void *data, size_t len, uint64_t offset);
-bool qcow2_direct_map(struct image *image, struct image_hold *hold, uint64_t offset, uint64_t len,
+bool qcow2_direct_map(struct image *image, struct block_hold *hold, uint64_t offset, uint64_t len,
                       bool write, uint64_t *host);
-void qcow2_direct_done(struct image *image, struct image_hold *hold);
+void qcow2_direct_done(struct image *image, struct block_hold *hold);
 int qcow2_unallocate(struct qcow2 *q, uint64_t offset, uint64_t len); /* whole clusters */
 
 /* ---- qcow2.c ---- */

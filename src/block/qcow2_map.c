@@ -24,18 +24,18 @@
 
 /* ---- holds ---- */
 
-static bool hold_must_wait(const struct qcow2 *q, const struct image_hold *hold)
+static bool hold_must_wait(const struct qcow2 *q, const struct block_hold *hold)
 {
-    for (const struct image_hold *h = q->holds; h && h != hold; h = h->next)
+    for (const struct block_hold *h = q->holds; h && h != hold; h = h->next)
         if ((h->exclusive || hold->exclusive) && h->start < hold->end && hold->start < h->end)
             return true;
     return false;
 }
 
-static void hold_add(struct qcow2 *q, struct image_hold *hold, uint64_t start, uint64_t end,
+static void hold_add(struct qcow2 *q, struct block_hold *hold, uint64_t start, uint64_t end,
                      bool exclusive)
 {
-    *hold = (struct image_hold){ .start = round_down(start, q->cluster_size),
+    *hold = (struct block_hold){ .start = round_down(start, q->cluster_size),
                                  .end = round_up(end, q->cluster_size),
                                  .exclusive = exclusive };
     hold->prev = q->holds_tail;
@@ -44,7 +44,7 @@ static void hold_add(struct qcow2 *q, struct image_hold *hold, uint64_t start, u
     q->exclusive_holds += exclusive;
 }
 
-void hold_take(struct qcow2 *q, struct image_hold *hold, uint64_t start, uint64_t end,
+void hold_take(struct qcow2 *q, struct block_hold *hold, uint64_t start, uint64_t end,
                bool exclusive)
 {
     hold_add(q, hold, start, end, exclusive);
@@ -54,7 +54,7 @@ void hold_take(struct qcow2 *q, struct image_hold *hold, uint64_t start, uint64_
         pthread_cond_wait(&q->hold_freed, &q->lock);
 }
 
-void hold_drop(struct qcow2 *q, struct image_hold *hold)
+void hold_drop(struct qcow2 *q, struct block_hold *hold)
 {
     *hold->prev = hold->next;
     if (hold->next)
@@ -374,7 +374,7 @@ static int map_read(struct qcow2 *q, uint8_t *data, uint64_t len, uint64_t guest
 int qcow2_read(struct image *image, void *data, size_t len, uint64_t offset)
 {
     struct qcow2 *q = qcow2_of(image);
-    struct image_hold hold;
+    struct block_hold hold;
     pthread_mutex_lock(&q->lock);
     hold_take(q, &hold, offset, offset + len, false);
     pthread_mutex_unlock(&q->lock);
@@ -564,7 +564,7 @@ static int map_write_piece(struct qcow2 *q, const uint8_t *data, uint64_t len, u
                            uint64_t *done)
 {
     struct piece piece;
-    struct image_hold hold;
+    struct block_hold hold;
     pthread_mutex_lock(&q->lock);
     int r = piece_get(q, guest, len, &piece);
     if (r == 0) {
@@ -657,7 +657,7 @@ static int zap_range(struct qcow2 *q, uint64_t offset, uint64_t len, enum zap ho
         r = qcow2_balance(q);
         if (r < 0)
             return r;
-        struct image_hold hold;
+        struct block_hold hold;
         LOCKED(&q->lock);
         hold_take(q, &hold, offset, offset + part, true);
         r = zap_clusters(q, offset, part >> q->cluster_bits, how);
@@ -778,7 +778,7 @@ static int packed_enter(struct qcow2 *q, uint64_t guest, const void *packed, siz
     uint64_t table, place;
     unsigned shift = 62 - (q->cluster_bits - 8);
     struct l2_entry old;
-    struct image_hold hold;
+    struct block_hold hold;
     LOCKED(&q->lock);
     hold_take(q, &hold, guest, guest + q->cluster_size, true);
     int r = l2_table_own(q, guest, &table);
@@ -831,7 +831,7 @@ int qcow2_write_compressed(struct image *image, const void *data, size_t len, ui
 
 /* ---- around the image ---- */
 
-bool qcow2_direct_map(struct image *image, struct image_hold *hold, uint64_t offset, uint64_t len,
+bool qcow2_direct_map(struct image *image, struct block_hold *hold, uint64_t offset, uint64_t len,
                       bool write, uint64_t *host)
 {
     struct qcow2 *q = qcow2_of(image);
@@ -862,7 +862,7 @@ bool qcow2_direct_map(struct image *image, struct image_hold *hold, uint64_t off
     return ok;
 }
 
-void qcow2_direct_done(struct image *image, struct image_hold *hold)
+void qcow2_direct_done(struct image *image, struct block_hold *hold)
 {
     struct qcow2 *q = qcow2_of(image);
     LOCKED(&q->lock);

@@ -91,7 +91,7 @@ static enum raw_step raw_first_zero_step(struct raw *raw, const struct block_req
 
 void raw_next(struct raw *raw, struct block_request *req, struct raw_io *io)
 {
-    *io = (struct raw_io){ .offset = req->offset, .len = req->len };
+    *io = (struct raw_io){ .offset = req->at, .len = req->len };
     if (req->op == BLOCK_READ || req->op == BLOCK_WRITE) {
         io->call = req->op == BLOCK_READ ? RAW_READ : RAW_WRITE;
         io->flags = req->op == BLOCK_WRITE && (req->flags & BLOCK_FUA) ? RWF_DSYNC : 0;
@@ -136,7 +136,7 @@ void raw_next(struct raw *raw, struct block_request *req, struct raw_io *io)
 /* Zeros past what is there, for the rounded end; EIO for a file that became shorter. */
 static int raw_read_end(struct raw *raw, struct block_request *req)
 {
-    uint64_t at = req->offset + req->moved;
+    uint64_t at = req->at + req->moved;
     if (at < raw->file_size) {
         log_guest("%s: the image is shorter than when it was opened; reads there fail",
                   raw->node.path);
@@ -255,8 +255,8 @@ bool raw_result(struct raw *raw, struct block_request *req, int answer, int *res
 
 int raw_status(struct raw *raw, struct block_request *req)
 {
-    uint64_t end = req->offset + req->len;
-    off_t data = lseek(raw->fd, (off_t)req->offset, SEEK_DATA);
+    uint64_t end = req->at + req->len;
+    off_t data = lseek(raw->fd, (off_t)req->at, SEEK_DATA);
     if (data < 0 && errno == ENXIO) { /* a hole up to the end */
         req->status = BLOCK_ZERO;
         req->status_len = req->len;
@@ -267,11 +267,11 @@ int raw_status(struct raw *raw, struct block_request *req)
         req->status = BLOCK_DATA;
     } else if (data < 0) {
         return -errno;
-    } else if ((uint64_t)data > req->offset) {
+    } else if ((uint64_t)data > req->at) {
         req->status = BLOCK_ZERO;
         until = (uint64_t)data;
     } else {
-        off_t hole = lseek(raw->fd, (off_t)req->offset, SEEK_HOLE);
+        off_t hole = lseek(raw->fd, (off_t)req->at, SEEK_HOLE);
         req->status = BLOCK_DATA;
         if (hole > data)
             until = (uint64_t)hole;
@@ -279,11 +279,11 @@ int raw_status(struct raw *raw, struct block_request *req)
     /* Whole sectors; one that is half data is data. */
     uint32_t align = raw->node.limits.request_align;
     until = req->status == BLOCK_ZERO ? round_down(until, align) : round_up(until, align);
-    if (until <= req->offset) {
+    if (until <= req->at) {
         req->status = BLOCK_DATA;
-        until = req->offset + align;
+        until = req->at + align;
     }
-    req->status_len = (until < end ? until : end) - req->offset;
+    req->status_len = (until < end ? until : end) - req->at;
     return 0;
 }
 

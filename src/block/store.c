@@ -26,6 +26,7 @@ struct disk_store {
     struct store store;
     int fd;
     bool locked, direct, device; /* fixed at create */
+    uint32_t align;              /* of direct I/O */
     bool sync_failed;            /* lock */
     pthread_mutex_t lock;        /* read-modify-write with O_DIRECT */
 };
@@ -57,7 +58,7 @@ static int disk_read(struct store *store, void *data, size_t len, uint64_t offse
     struct disk_store *file = disk_of(store);
     if (!file->direct)
         return disk_pread(file->fd, data, len, offset);
-    uint64_t start = round_down(offset, STORE_ALIGN), end = round_up(offset + len, STORE_ALIGN);
+    uint64_t start = round_down(offset, file->align), end = round_up(offset + len, file->align);
     AUTO(free) char *buf = NULL;
     if (posix_memalign((void **)&buf, STORE_ALIGN, end - start))
         return -ENOMEM;
@@ -72,7 +73,7 @@ static int disk_read(struct store *store, void *data, size_t len, uint64_t offse
 
 static int disk_write_direct(struct disk_store *file, const void *data, size_t len, uint64_t offset)
 {
-    uint64_t start = round_down(offset, STORE_ALIGN), end = round_up(offset + len, STORE_ALIGN);
+    uint64_t start = round_down(offset, file->align), end = round_up(offset + len, file->align);
     AUTO(free) char *buf = NULL;
     if (posix_memalign((void **)&buf, STORE_ALIGN, end - start))
         return -ENOMEM;
@@ -213,6 +214,19 @@ static const struct store_ops disk_ops = {
     .close = disk_close_store,
 };
 
+/* The smallest read that works with O_DIRECT. */
+static uint32_t disk_find_align(int fd)
+{
+    void *buf;
+    uint32_t align = 512;
+    if (posix_memalign(&buf, STORE_ALIGN, STORE_ALIGN))
+        return STORE_ALIGN;
+    while (align < STORE_ALIGN && pread(fd, buf, align, 0) < 0)
+        align *= 2;
+    free(buf);
+    return align;
+}
+
 int store_open_fd(int take_fd, bool locked, struct store **out, struct err *err)
 {
     AUTO(fd_close) int fd = take_fd;
@@ -227,6 +241,7 @@ int store_open_fd(int take_fd, bool locked, struct store **out, struct err *err)
     file->store = (struct store){ &disk_ops, file->fd };
     file->locked = locked;
     file->direct = flags & O_DIRECT;
+    file->align = file->direct ? disk_find_align(file->fd) : 1;
     file->device = S_ISBLK(st.st_mode);
     pthread_mutex_init(&file->lock, NULL);
     *out = &file->store;

@@ -20,6 +20,7 @@
 #define ASK_MSI 1    /* vector 0x61 to APIC 0 */
 #define ASK_NMI 2    /* to vCPU 0 */
 #define ASK_EXTINT 3 /* the PIC's INTR with vector 0x62 */
+#define ASK_LEVEL 4  /* vector 0x63 to APIC 0, level-triggered; reading PORT_ASK counts its EOIs */
 
 #define REAL 16
 #define PROTECTED 32 /* flat, no paging */

@@ -17,7 +17,9 @@ enum {
     IDT = 0x7e000,
     GDT = 0x7f000,
     TSS = 0x7f800,
-    HEADER = 0x40
+    HEADER = 0x40,
+    LEVEL = 1 << 15, /* in a message's data */
+    ASSERT = 1 << 14,
 };
 
 /* ---- loading ---- */
@@ -59,6 +61,10 @@ static void ask(struct guests_machine *gm, uint32_t what)
         gm->pic_pending = true;
         extint_set(m, true);
         break;
+    case ASK_LEVEL:
+        irq_eoi_watch(m, 5, 0xfee00000, 0x63, true, false);
+        msi_send(m, 0xfee00000, LEVEL | ASSERT | 0x63);
+        break;
     }
 }
 
@@ -81,6 +87,11 @@ static void answer_write(struct device *dev, unsigned region, uint64_t offset, u
     }
 }
 
+static uint64_t answer_read(struct device *dev, unsigned region, uint64_t offset, unsigned size)
+{
+    return offset == PORT_ASK - PORT_EXIT ? ((struct answer_device *)dev)->gm->eois : 0;
+}
+
 static void answer_destroy(struct device *dev)
 {
     device_fini(dev);
@@ -88,10 +99,20 @@ static void answer_destroy(struct device *dev)
 }
 
 static const struct device_type answer_type = {
-    .name = "answer", .threads = DEVICE_LOCKED, .destroy = answer_destroy, .write = answer_write
+    .name = "answer",
+    .threads = DEVICE_LOCKED,
+    .destroy = answer_destroy,
+    .read = answer_read,
+    .write = answer_write,
 };
 
 static void pic_set(struct irq_chip *chip, unsigned gsi, bool level) {}
+
+static void pic_eoi(struct irq_chip *chip, uint8_t vector)
+{
+    struct guests_machine *gm = CONTAINER_OF(chip, struct guests_machine, pic);
+    gm->eois += vector == 0x63;
+}
 
 static int pic_ack(struct irq_chip *chip)
 {
@@ -213,7 +234,7 @@ void guests_machine_open(struct guests_machine *gm, const struct guest *g,
                          const struct cpu_model *model)
 {
     struct err err = { 0 };
-    *gm = (struct guests_machine){ .pic = { .set = pic_set, .ack = pic_ack } };
+    *gm = (struct guests_machine){ .pic = { .set = pic_set, .eoi = pic_eoi, .ack = pic_ack } };
     fail_if(loop_create(&gm->loop, &err), &err);
     struct machine_config config = {
         .engine = engine,

@@ -30,8 +30,9 @@ struct guests_machine {
     struct machine *m;
     struct device *device;
     struct mapping *ram, *port;
-    struct irq_chip pic; /* whose only interrupt is ASK_EXTINT */
+    struct irq_chip pic; /* whose only interrupt is ASK_EXTINT; it hears of EOIs, too */
     _Atomic bool pic_pending;
+    _Atomic unsigned eois;
     struct answer answer;
 };
 

@@ -17,7 +17,7 @@
     push $label;                  \
     iretq;                        \
     77: movq $0, resume_rip
-GUEST(LONG, 1, NEED_TSS)
+GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     BEGIN64
     movq $on_int80, hook
     movw $0xee00, 0x7e000 + 0x80 * 16 + 4
