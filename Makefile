@@ -33,7 +33,8 @@ build: packages $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
 
 run: build
-	@tools/run-guest.sh $(BUILD) $(RUN_ARGS)
+# Status 7: ended by Ctrl-A X.
+	@tools/run-guest.sh $(BUILD) $(RUN_ARGS) || [ $$? = 7 ]
 
 test: packages
 	@tests/run --build $(BUILD) $(TEST_ARGS)
