@@ -127,7 +127,7 @@ void slow_if(struct tr *t, unsigned cc, const struct insn *i)
     t->slow[t->slow_count++] = (struct slow){
         .site = emit_jcc_forward(&t->e, cc),
         .insn = i,
-        .mx = t->mx,
+        .fp = t->fp,
     };
 }
 
@@ -166,29 +166,8 @@ static void slow_paths_return(struct tr *t, const struct insn *i)
     for (unsigned n = t->slow_count; n-- > 0 && t->slow[n].insn == i;) {
         t->slow[n].back = t->e.p;
         t->slow[n].flags = t->flags;
-        t->slow[n].mx_back = t->mx;
+        t->slow[n].fp_back = t->fp;
     }
-}
-
-/* ---- MXCSR: in the host's register while a stretch of floating point runs, in the vCPU otherwise
- * ---- */
-
-#define MX_AT offsetof(struct soft_vcpu, fpu.mxcsr)
-static void mx_load(struct emit *e) { emit_op(e, 0, 4, OPC(OF0, 0, 0xae), 2, in_vcpu(MX_AT), 0); }
-static void mx_store(struct emit *e) { emit_op(e, 0, 4, OPC(OF0, 0, 0xae), 3, in_vcpu(MX_AT), 0); }
-
-void mx_fetch(struct tr *t)
-{
-    if (!t->mx)
-        mx_load(&t->e);
-    t->mx = true;
-}
-
-static void mx_spill(struct tr *t)
-{
-    if (t->mx)
-        mx_store(&t->e);
-    t->mx = false;
 }
 
 static void handler_call(struct tr *t, const struct insn *i)
@@ -204,7 +183,7 @@ static void handler_call(struct tr *t, const struct insn *i)
  * otherwise. */
 static void exit_direct(struct tr *t, int64_t delta)
 {
-    assert(!t->mx && t->flags != IN_HOST);
+    assert(!t->fp.mxcsr && !t->fp.dirty && t->flags != IN_HOST);
     struct emit *e = &t->e;
     const struct block *b = t->block;
     if (delta)
@@ -925,7 +904,7 @@ static bool tr_jmp(struct tr *t, const struct insn *i, unsigned param)
 {
     if (!small(i->imm))
         return false;
-    mx_spill(t);
+    fp_spill(t);
     flags_spill(t);
     exit_direct(t, i->imm);
     t->ended = true;
@@ -936,7 +915,7 @@ static bool tr_jcc(struct tr *t, const struct insn *i, unsigned cc)
 {
     if (!small(i->imm))
         return false;
-    mx_spill(t);
+    fp_spill(t);
     flags_fetch(t);
     flags_save(t);
     uint8_t *taken = emit_jcc_forward(&t->e, cc);
@@ -951,7 +930,7 @@ static bool tr_call(struct tr *t, const struct insn *i, unsigned param)
 {
     if (i->size != 8 || !small(i->imm))
         return false;
-    mx_spill(t);
+    fp_spill(t);
     stack_address(t, i, -8, true);
     emit_lea(&t->e, 8, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
     emit_store(&t->e, at(H_AX), H_14);
@@ -977,7 +956,7 @@ static bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
 {
     if (i->size != 8)
         return false;
-    mx_spill(t);
+    fp_spill(t);
     stack_address(t, i, 0, false);
     emit_load(&t->e, H_14, at(H_AX));
     check_target(t, i);
@@ -992,7 +971,7 @@ static bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
 {
     if (i->size != 8)
         return false;
-    mx_spill(t);
+    fp_spill(t);
     if (is_mem(i)) {
         if (!plain_address(i))
             return false;
@@ -1013,7 +992,7 @@ static bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
 {
     if (i->size != 8 || is_mem(i))
         return false;
-    mx_spill(t);
+    fp_spill(t);
     flags_spill(t);
     emit_op(&t->e, 0, 8, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
     check_target(t, i);
@@ -1135,7 +1114,7 @@ static void insn_translate(struct tr *t, const struct insn *i)
     unsigned before = t->slow_count;
     uint8_t *start = t->e.p;
     enum flags_where flags = t->flags;
-    bool mx = t->mx;
+    struct fp_state fp = t->fp;
     if (how->fn && own_handler(i)) {
         if (how->fn(t, i, how->param)) {
             if (!t->ended)
@@ -1145,10 +1124,10 @@ static void insn_translate(struct tr *t, const struct insn *i)
         t->slow_count = before;
         t->e.p = start;
         t->flags = flags;
-        t->mx = mx;
+        t->fp = fp;
     }
     flags_spill(t);
-    mx_spill(t);
+    fp_spill(t);
     handler_call(t, i);
     if (changes_mode(i)) {
         emit_lea(&t->e, 8, H_15, H_15, H_NONE, 0, (int32_t)insn_end(i));
@@ -1162,8 +1141,7 @@ static void slow_paths_write(struct tr *t)
     for (unsigned n = 0; n < t->slow_count; n++) {
         const struct slow *s = &t->slow[n];
         emit_land(&t->e, s->site);
-        if (s->mx)
-            mx_store(&t->e);
+        fp_store(t, &s->fp);
         handler_call(t, s->insn);
         if (!s->back) { /* a branch: its handler never answers OP_NEXT */
             emit_jmp(&t->e, t->jit->leave_jump);
@@ -1173,14 +1151,13 @@ static void slow_paths_write(struct tr *t)
             t->flags = IN_CC;
             flags_fetch(t);
         }
-        if (s->mx_back)
-            mx_load(&t->e);
+        fp_load(t, &s->fp_back);
         emit_jmp(&t->e, s->back + t->e.to_exec);
     }
 }
 
 /* The most a block can take: each instruction's code, its slow paths, the exits. */
-enum { INSN_ROOM = 256, BLOCK_ROOM = 256 };
+enum { INSN_ROOM = 640, BLOCK_ROOM = 512 };
 
 void jit_translate(struct jit *j, struct block *b)
 {
@@ -1201,7 +1178,7 @@ void jit_translate(struct jit *j, struct block *b)
         insn_translate(&t, &b->insns[t.n]);
     if (!t.ended) {
         flags_spill(&t);
-        mx_spill(&t);
+        fp_spill(&t);
         exit_direct(&t, b->bytes);
     }
     slow_paths_write(&t);

@@ -10,13 +10,20 @@
 
 enum flags_where { IN_CC, IN_HOST, IN_BOTH }; /* where the status flags are: invariant 2 of jit.h */
 
+/* What of the guest's SSE state is in host registers; the vCPU has the rest. */
+struct fp_state {
+    uint16_t valid; /* bit n: XMMn is in the host register of that number */
+    uint16_t dirty; /* ... and only there */
+    bool mxcsr;     /* MXCSR is in the host's, where flags may have been set */
+};
+
 enum { MAX_SLOW = BLOCK_MAX * 4 };
 struct slow { /* a check that failed: run the handler, come back behind the instruction */
     uint8_t *site;
     const struct insn *insn;
-    uint8_t *back;          /* NULL: a branch, whose handler never comes back */
-    enum flags_where flags; /* what the code behind expects */
-    bool mx, mx_back;       /* MXCSR is in the host: at the check, behind the instruction */
+    uint8_t *back;               /* NULL: a branch, whose handler never comes back */
+    enum flags_where flags;      /* what the code behind expects */
+    struct fp_state fp, fp_back; /* at the check, and what the code behind expects */
 };
 
 struct tr {
@@ -24,7 +31,7 @@ struct tr {
     struct jit *jit;
     struct block *block;
     enum flags_where flags;
-    bool mx;    /* the guest's MXCSR is in the host's register */
+    struct fp_state fp;
     bool ended; /* an exit was written: nothing follows */
     unsigned n;
     unsigned slow_count;
@@ -53,13 +60,16 @@ bool plain_address(const struct insn *i);
 void address(struct tr *t, const struct insn *i, unsigned size, bool write);
 /* Jumps to the instruction's slow path on a condition. */
 void slow_if(struct tr *t, unsigned cc, const struct insn *i);
-/* Floating point follows: the guest's MXCSR goes into the host's register. */
-void mx_fetch(struct tr *t);
 
 /* ---- translate_sse.c ---- */
 
 enum sse_form { SSE_NONE, SSE_VW, SSE_WV, SSE_VE, SSE_EV, SSE_GW, SSE_UI };
 enum sse_form sse_form_of(const struct insn_row *row);
 tr_fn tr_sse;
+/* Everything back to the vCPU: before a handler is called or the block left. */
+void fp_spill(struct tr *t);
+/* For slow paths: writes what `fp` says is only in registers; loads what it says is there. */
+void fp_store(struct tr *t, const struct fp_state *fp);
+void fp_load(struct tr *t, const struct fp_state *fp);
 
 #endif

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * SSE in translated code: the guest's XMM registers stay in the vCPU, each instruction works on
- * xmm0 and xmm1.
+ * SSE in translated code.
  *
- * Only where the block's key says that SSE may be used and all its exceptions are masked; so
- * nothing here can raise #NM, #UD or #XM. Forms come from the row's operands; what has implicit
- * operands is left to the handlers.
+ * XMM0 to XMM13 move into the host registers of the same number when a block first uses them and
+ * back before it is left or a handler is called; XMM14 and XMM15 stay in the vCPU, because their
+ * host registers are the scratch. Only where the block's key says that SSE may be used and all its
+ * exceptions are masked; so nothing here can raise #NM, #UD or #XM. Forms come from the row's
+ * operands; what has implicit operands is left to the handlers.
  */
 #include "engine/soft/translate.h"
 
@@ -85,18 +86,78 @@ static bool uses_mxcsr(const char *name)
     return true;
 }
 
+/* ---- Where the registers are ---- */
+
+enum { X_A = 14, X_B = 15 }; /* scratch */
+
 static struct place_of vec(unsigned n)
 {
     return in_vcpu(offsetof(struct soft_vcpu, fpu.vec) + n * 32u);
 }
-static void vec_load(struct tr *t, unsigned x, unsigned n)
+static void vec_load(struct emit *e, unsigned x, unsigned n)
 {
-    emit_op(&t->e, 0, 4, OPC(OF0, 0, 0x28), x, vec(n), 0);
+    emit_op(e, 0, 4, OPC(OF0, 0, 0x28), x, vec(n), 0);
 }
-static void vec_store(struct tr *t, unsigned n, unsigned x)
+static void vec_store(struct emit *e, unsigned n, unsigned x)
 {
-    emit_op(&t->e, 0, 4, OPC(OF0, 0, 0x29), x, vec(n), 0);
+    emit_op(e, 0, 4, OPC(OF0, 0, 0x29), x, vec(n), 0);
 }
+#define MX_AT offsetof(struct soft_vcpu, fpu.mxcsr)
+static void mxcsr_load(struct emit *e)
+{
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xae), 2, in_vcpu(MX_AT), 0);
+}
+static void mxcsr_store(struct emit *e)
+{
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xae), 3, in_vcpu(MX_AT), 0);
+}
+
+void fp_store(struct tr *t, const struct fp_state *fp)
+{
+    for (unsigned n = 0; n < X_A; n++)
+        if (fp->dirty >> n & 1)
+            vec_store(&t->e, n, n);
+    if (fp->mxcsr)
+        mxcsr_store(&t->e);
+}
+
+void fp_load(struct tr *t, const struct fp_state *fp)
+{
+    for (unsigned n = 0; n < X_A; n++)
+        if (fp->valid >> n & 1)
+            vec_load(&t->e, n, n);
+    if (fp->mxcsr)
+        mxcsr_load(&t->e);
+}
+
+void fp_spill(struct tr *t)
+{
+    fp_store(t, &t->fp);
+    t->fp = (struct fp_state){ 0 };
+}
+
+/* The host register with XMMn: its own, or `scratch` loaded from the vCPU. */
+static unsigned x_get(struct tr *t, unsigned n, unsigned scratch)
+{
+    if (n < X_A && t->fp.valid >> n & 1)
+        return n;
+    unsigned x = n < X_A ? n : scratch;
+    vec_load(&t->e, x, n);
+    if (n < X_A)
+        t->fp.valid |= (uint16_t)(1u << n);
+    return x;
+}
+
+/* XMMn was written, in the register that x_get gave. */
+static void x_put(struct tr *t, unsigned n, unsigned x)
+{
+    if (n < X_A)
+        t->fp.dirty |= (uint16_t)(1u << n);
+    else
+        vec_store(&t->e, n, x);
+}
+
+/* ---- Instructions ---- */
 
 static unsigned opcode_of(const struct insn_row *row)
 {
@@ -110,8 +171,10 @@ static unsigned opcode_of(const struct insn_row *row)
 static void operate(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned reg,
                     struct place_of o)
 {
-    if (uses_mxcsr(row->name))
-        mx_fetch(t);
+    if (uses_mxcsr(row->name) && !t->fp.mxcsr) {
+        mxcsr_load(&t->e);
+        t->fp.mxcsr = true;
+    }
     emit_op(&t->e, 0, row->size == SZ_Y ? i->size : 4, opcode_of(row), reg, o, 0);
     if (row->args[2] == A_Ib || row->args[1] == A_Ib)
         e8(&t->e, (uint8_t)i->imm);
@@ -136,81 +199,72 @@ bool tr_sse(struct tr *t, const struct insn *i, unsigned form)
     const struct insn_row *row = &insn_rows[i->row];
     if (!(t->block->key & CODE_SSE))
         return false;
+    unsigned d, x;
+    struct place_of other = at(H_AX);
     switch (form) {
-    case SSE_VW: {
-        struct place_of source = at(H_AX);
+    case SSE_VW:
         if (is_mem(i)) {
             if (!memory(t, i, row, w_bytes(row->args[1]), false))
                 return false;
         } else {
-            vec_load(t, 1, i->rm);
-            source = in_reg(1);
+            other = in_reg(x_get(t, i->rm, X_B));
         }
-        vec_load(t, 0, i->reg);
-        operate(t, i, row, 0, source);
+        d = x_get(t, i->reg, X_A);
+        operate(t, i, row, d, other);
         if (row->writes) /* COMISS and its kin, PTEST: flags instead of a result */
             t->flags = IN_HOST;
         else
-            vec_store(t, i->reg, 0);
+            x_put(t, i->reg, d);
         return true;
-    }
     case SSE_WV:
         if (is_mem(i)) {
             if (!memory(t, i, row, w_bytes(row->args[0]), true))
                 return false;
-            vec_load(t, 0, i->reg);
-            operate(t, i, row, 0, at(H_AX));
+            operate(t, i, row, x_get(t, i->reg, X_A), other);
             return true;
         }
-        vec_load(t, 0, i->rm);
-        vec_load(t, 1, i->reg);
-        operate(t, i, row, 1, in_reg(0));
-        vec_store(t, i->rm, 0);
+        d = x_get(t, i->rm, X_A);
+        operate(t, i, row, x_get(t, i->reg, X_B), in_reg(d));
+        x_put(t, i->rm, d);
         return true;
-    case SSE_VE: {
-        struct place_of source = at(H_AX);
+    case SSE_VE:
         if (is_mem(i)) {
             if (!memory(t, i, row, e_bytes(row->args[1], i), false))
                 return false;
         } else {
-            source = in_reg(reg_get(t, i->rm, H_AX));
+            other = in_reg(reg_get(t, i->rm, H_AX));
         }
-        vec_load(t, 0, i->reg);
-        operate(t, i, row, 0, source);
-        vec_store(t, i->reg, 0);
+        d = x_get(t, i->reg, X_A);
+        operate(t, i, row, d, other);
+        x_put(t, i->reg, d);
         return true;
-    }
     case SSE_EV:
         if (is_mem(i)) {
             if (!memory(t, i, row, e_bytes(row->args[0], i), true))
                 return false;
-            vec_load(t, 0, i->reg);
-            operate(t, i, row, 0, at(H_AX));
+            operate(t, i, row, x_get(t, i->reg, X_A), other);
             return true;
         }
-        vec_load(t, 0, i->reg);
-        unsigned d = reg_new(i->rm, H_AX);
-        operate(t, i, row, 0, in_reg(d));
+        x = x_get(t, i->reg, X_A);
+        d = reg_new(i->rm, H_AX);
+        operate(t, i, row, x, in_reg(d));
         reg_put(t, i->rm, d);
         return true;
-    case SSE_GW: {
-        struct place_of source = at(H_AX);
+    case SSE_GW:
         if (is_mem(i)) {
             if (!memory(t, i, row, w_bytes(row->args[1]), false))
                 return false;
         } else {
-            vec_load(t, 0, i->rm);
-            source = in_reg(0);
+            other = in_reg(x_get(t, i->rm, X_A));
         }
-        unsigned g = reg_new(i->reg, H_14);
-        operate(t, i, row, g, source);
-        reg_put(t, i->reg, g);
+        d = reg_new(i->reg, H_14);
+        operate(t, i, row, d, other);
+        reg_put(t, i->reg, d);
         return true;
-    }
     default: /* SSE_UI: shifts by an immediate */
-        vec_load(t, 0, i->rm);
-        operate(t, i, row, (unsigned)row->ext, in_reg(0));
-        vec_store(t, i->rm, 0);
+        d = x_get(t, i->rm, X_A);
+        operate(t, i, row, (unsigned)row->ext, in_reg(d));
+        x_put(t, i->rm, d);
         return true;
     }
 }
