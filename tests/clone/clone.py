@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The README's first command as a person meets it: `make run` in a clean clone, on a terminal.
+
+The shell, the disk, the network, the terminal's size, the keys, the end by `poweroff`, by Ctrl-A X and by a kill, and
+that a second start is quick. The clone is made of what is committed. --clone keeps and uses a folder of your choice.
+"""
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "boot"))
+import boot  # noqa: E402  (tests/boot/boot.py)
+
+try:
+    import pexpect
+except ImportError:
+    boot.skip("python3-pexpect is not installed")
+
+PROMPT = "guest:~# "
+ROWS, COLUMNS = 33, 107
+
+
+def check(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+class Terminal:
+    """A terminal in which a shell runs `make run` and tells its settings before and after."""
+
+    def __init__(self, clone, limit):
+        self.start = time.monotonic()
+        self.child = pexpect.spawn("/bin/sh", ["-c", "stty -g; make run; echo status=$?; stty -g"], cwd=clone,
+                                   dimensions=(ROWS, COLUMNS), encoding="latin-1", timeout=limit)
+        self.log = open(os.path.join(clone, "clone-test.log"), "a+", encoding="latin-1", newline="")
+        self.log.truncate(0)
+        self.child.logfile_read = self.log
+
+    def until(self, wanted):
+        got = self.child.expect([wanted, pexpect.EOF, pexpect.TIMEOUT])
+        if got:
+            raise AssertionError(f"{wanted!r} did not come; the end was:\n{self.text()[-1500:]}")
+        return self.child.before
+
+    def command(self, text):
+        self.child.sendline(text)
+        self.until("\n")
+        return self.until(PROMPT)
+
+    def text(self):
+        self.log.seek(0)
+        return self.log.read()
+
+    def end(self, status):
+        self.until(r"status=(\d+)")
+        check(self.child.match[1] == str(status), f"status {self.child.match[1]} instead of {status}")
+        self.child.expect(pexpect.EOF)
+        settings = re.findall(r"^[0-9a-f:]{40,}\r?$", self.text(), re.MULTILINE)
+        check(len(settings) == 2 and settings[0] == settings[1], f"the terminal was not given back as it was: {settings}")
+        self.child.close()
+        self.log.close()
+
+
+def silent_gaps(clone, limit):
+    """The first start, and the longest time in which it said nothing."""
+    terminal, heard, longest = Terminal(clone, limit), time.monotonic(), (0, "")
+    while True:
+        got = terminal.child.expect([PROMPT, r"[\r\n]", pexpect.EOF, pexpect.TIMEOUT])
+        now = time.monotonic()
+        longest = max(longest, (now - heard, terminal.text()[-200:].strip().splitlines()[-1] if got < 2 else ""))
+        heard = now
+        if got == 0:
+            return terminal, longest
+        check(got == 1, f"make run came to no prompt; the end was:\n{terminal.text()[-1500:]}")
+
+
+def use(terminal, server):
+    check("lies on the guest's disk" in terminal.command("cat /mnt/hello.txt"), "the disk is mounted")
+    check(f"{ROWS} {COLUMNS}" in terminal.command("stty size"), "the terminal's size reached the guest")
+    said = terminal.command(f"wget -q -O - {server.url} | sha256sum")
+    check(server.sha256 in said, f"the network: {said}")
+    terminal.child.send("\x01h")
+    terminal.until("Ctrl-A X")
+    terminal.child.send("\r")
+    terminal.until(PROMPT)
+
+
+def vmm_of(clone):
+    """The process id of the VMM that runs from this clone."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{pid}/exe") == os.path.join(clone, "build/src/vmm/bedplate-vmm"):
+                with open(f"/proc/{pid}/comm") as comm:
+                    if comm.read().strip() == "bedplate-vmm":
+                        with open(f"/proc/{pid}/cmdline") as words:
+                            if "--kernel" in words.read():
+                                return int(pid)
+        except OSError:
+            pass
+    raise AssertionError("no VMM runs")
+
+
+def run(clone, limit):
+    server = boot.Server()
+    terminal, (gap, behind) = silent_gaps(clone, limit)
+    first = time.monotonic() - terminal.start
+    print(f"the first start took {first:.0f} s; the longest silence was {gap:.0f} s, behind {behind!r}")
+    stages = re.findall(r"^== [^\r\n]*", terminal.text(), re.MULTILINE)
+    print("\n".join(stages))
+    for stage in ("configuring", "building", "guest: building the initramfs", "guest: making its disk", "starting"):
+        check(any(stage in line for line in stages), f"the stage '{stage}' says that it began")
+    use(terminal, server)
+    terminal.child.sendline("echo kept >/mnt/kept; sync; poweroff")
+    terminal.end(0)
+
+    terminal = Terminal(clone, limit)
+    terminal.until(PROMPT)
+    print(f"the second start took {time.monotonic() - terminal.start:.1f} s")
+    check(not re.search(r"^== guest", terminal.text(), re.MULTILINE), "what the first start prepared is used again")
+    check("kept" in terminal.command("cat /mnt/kept"), "what was written to the disk is there")
+    terminal.child.send("\x01x")
+    terminal.end(0)
+
+    terminal = Terminal(clone, limit)
+    terminal.until(PROMPT)
+    os.kill(vmm_of(clone), signal.SIGKILL)
+    terminal.end(2)  # make's, of a command that failed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clone", help="folder; is made if it is not there")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for each step")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bedplate-clone-") as folder:
+        clone = os.path.realpath(args.clone or os.path.join(folder, "clone"))
+        if not os.path.exists(clone):
+            done = subprocess.run(["git", "clone", "-q", boot.ROOT, clone], capture_output=True, text=True)
+            if done.returncode:
+                boot.skip(f"this tree cannot be cloned: {done.stderr.strip()}")
+        run(clone, args.limit)
+    print("good")
+
+
+if __name__ == "__main__":
+    main()
