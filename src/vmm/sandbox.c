@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 
+#include <asm/prctl.h>
 #include <cap-ng.h>
 #include <fcntl.h>
 #include <linux/landlock.h>
@@ -118,6 +119,7 @@ static const struct { int call; struct scmp_arg_cmp arg; } conditional[] = {
     { SCMP_SYS(clone), SCMP_A0_64(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD) },
     { SCMP_SYS(newfstatat), SCMP_A3_64(SCMP_CMP_MASKED_EQ, AT_EMPTY_PATH, AT_EMPTY_PATH) },
     { SCMP_SYS(prctl), SCMP_A0_64(SCMP_CMP_EQ, PR_SET_NAME) },
+    { SCMP_SYS(arch_prctl), SCMP_A0_64(SCMP_CMP_EQ, ARCH_SET_GS) }, /* soft, without FSGSBASE */
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_GETFL) },
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_SETFL) },
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_OFD_SETLK) },

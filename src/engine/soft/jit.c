@@ -209,10 +209,11 @@ void jit_link(struct jit *j, const uint8_t *slot, const struct block *to)
     __atomic_store_n((int32_t *)(void *)(slot - j->rx + j->rw), (int32_t)rel, __ATOMIC_RELEASE);
 }
 
-void jit_thread_begin(struct soft_vcpu *v)
+bool jit_thread_begin(struct soft_vcpu *v)
 {
     if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT)
         __asm__ volatile("wrgsbase %0" : : "r"(v));
-    else
-        syscall(SYS_arch_prctl, ARCH_SET_GS, v);
+    else if (syscall(SYS_arch_prctl, ARCH_SET_GS, v) < 0)
+        return false;
+    return true;
 }

@@ -58,8 +58,8 @@ void jit_link(struct jit *j, const uint8_t *slot, const struct block *to);
 
 /* Which operations are translated how; once, before the first jit_translate. */
 void jit_table_init(void);
-/* Sets gs: for this thread; called once before translated code runs on it. */
-void jit_thread_begin(struct soft_vcpu *v);
+/* Sets gs: for this thread, before translated code runs on it; false: the host does not let us. */
+bool jit_thread_begin(struct soft_vcpu *v);
 
 /* From translated code: runs the interpreter's handler for one instruction. */
 int jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b);

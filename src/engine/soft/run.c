@@ -283,9 +283,10 @@ static int step(struct soft_vcpu *v, bool one)
     const struct insn *i;
     int r;
     const struct code_cache *code = &soft_engine_of(v)->code;
-    if (code->jit_on && !b->code && !one && b->heat++ >= code->translate_after)
+    if (v->run->translate && !b->code && !one && b->heat++ >= code->translate_after)
         code_translate(v, b);
-    if (b->code && !one && !atomic_load_explicit(&v->request, memory_order_relaxed)) {
+    if (v->run->translate && b->code && !one &&
+        !atomic_load_explicit(&v->request, memory_order_relaxed)) {
         v->run->in_jit = true;
         r = code->jit.enter(b->code);
         v->run->in_jit = false;
@@ -421,8 +422,7 @@ enum vcpu_exit soft_run(struct vcpu *vcpu, struct err *err)
     struct soft_vcpu *v = soft_vcpu_of(vcpu);
     enum vcpu_exit exit = VCPU_STOPPED;
     current_vcpu = v;
-    if (soft_engine_of(v)->code.jit_on)
-        jit_thread_begin(v);
+    v->run->translate = soft_engine_of(v)->code.jit_on && jit_thread_begin(v);
     guest_enter(v);
     vcpu_lapic_changed(v);
     if (v->interrupt_shadow)

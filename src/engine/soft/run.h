@@ -74,6 +74,7 @@ struct vcpu_run {
 
     struct jump_entry jump[JUMP_SIZE];
     struct block *scratch; /* for blocks that may not be kept */
+    bool translate;        /* translated code may run on this thread */
     bool in_jit;           /* inside translated code, or called from it */
     struct block *current; /* the block being executed: not to be freed */
 
