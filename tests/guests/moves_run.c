@@ -26,10 +26,10 @@ static void sleep_ms(unsigned ms)
     nanosleep(&(struct timespec){ .tv_nsec = (long)ms * 1000000 }, NULL);
 }
 
-/* What every KVM and the soft engine have: no XSAVE, no PCID, no SMEP. */
+/* What every KVM and the soft engine have: no XSAVE, no PCID, no SMEP, no VME. */
 static const struct cpuid_entry plain_entries[] = {
     { 0x0, CPUID_ANY_SUBLEAF, 0xd, 0x68747541, 0x444d4163, 0x69746e65 },
-    { 0x1, CPUID_ANY_SUBLEAF, 0x60fb1, 0x800, 0x81202000, 0x078bfbff },
+    { 0x1, CPUID_ANY_SUBLEAF, 0x60fb1, 0x800, 0x81202000, 0x078bfbfd },
     { 0x6, CPUID_ANY_SUBLEAF, 4, 0, 0, 0 },
     { 0x80000000, CPUID_ANY_SUBLEAF, 0x80000008, 0, 0, 0 },
     { 0x80000001, CPUID_ANY_SUBLEAF, 0x60fb1, 0, 1, 0x20100800 },

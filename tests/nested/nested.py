@@ -26,10 +26,11 @@ MODULES = ("kernel/virt/lib/irqbypass.ko", "kernel/arch/x86/kvm/kvm.ko",
            "kernel/arch/x86/kvm/kvm-amd.ko")
 
 # What QEMU's software CPU itself does otherwise than a CPU, so that it says nothing about us: no #GP
-# for upper halves of CR0 and for MXCSR's reserved bits, #GP for #SS, another error code for INT n, no
-# breakpoints in nested guests, code that changes the next instruction or that of another CPU.
+# for upper halves of CR0 and for MXCSR's reserved bits, #GP for #SS, other error codes of INT n and of
+# reserved bits, no segment limits, no breakpoints in nested guests, code that changes the next
+# instruction or that of another CPU.
 INEXACT = {"exceptions", "need_exact", "need_debug", "debug_regs", "fpu_state", "msr_cpuid", "paging64",
-           "smc", "smp_code_change", "user"}
+           "paging32", "segments32", "smc", "smp_code_change", "user"}
 
 INIT = r"""#!/bin/busybox sh
 export PATH=/bin:/sbin LD_LIBRARY_PATH=/lib
@@ -62,17 +63,46 @@ if [ -e /bin/guests_run ]; then
     timeout 240 /bin/guests_run --engine kvm /guests/*.bin
     result guests $?
 fi
+if [ -e /bin/moves_run ]; then
+    timeout 240 /bin/moves_run bounce /moves/bounce.bin
+    result moves_bounce $?
+    for engine in kvm kvm,dirty-log=ring; do
+        timeout 120 /bin/moves_run copy $engine /moves/writers.bin
+        result moves_copy $?
+    done
+fi
 httpd -p 127.0.0.1:8000 -h /www
-for cpus in $(argument nested.cpus | tr , ' '); do
+boot()
+{
     cp /guest/disk.img /tmp/disk.img
-    echo "NESTED boots with $cpus CPUs"
     timeout 300 /bin/bedplate-vmm --engine kvm $(argument nested.options | tr , ' ') --cpus $cpus \
         --memory 256M --kernel /guest/vmlinuz --initrd /guest/initrd.cpio \
         --disk /tmp/disk.img,format=raw --net user --serial stdio --cmdline "console=ttyS0 \
 $(argument nested.append | tr , ' ') \
 bp.test=cpus,clock,disk,net bp.cpus=$cpus bp.date=$(date +%s) bp.url=http://10.0.2.2:8000/file \
-bp.sha256=$(sha256sum </www/file | cut -d' ' -f1)" </dev/null
+bp.sha256=$(sha256sum </www/file | cut -d' ' -f1)" "$@" </dev/null
+}
+for cpus in $(argument nested.cpus | tr , ' '); do
+    echo "NESTED boots with $cpus CPUs"
+    boot
     result boot_${cpus}cpu $?
+
+    # The same, saved in the middle of its boot and restored in another process.
+    echo "NESTED boots with $cpus CPUs, saved and restored"
+    boot --save /tmp/state >/tmp/console &
+    for i in $(seq 600); do
+        grep -q "Run /init" /tmp/console && break
+        sleep 0.1
+    done
+    kill -USR1 $(pidof bedplate-vmm)
+    wait $!
+    [ $? = 8 ] # what bedplate-vmm ends with after a save
+    result save_${cpus}cpu $?
+    cat /tmp/console
+    timeout 300 /bin/bedplate-vmm --engine kvm --cpus $cpus --memory 256M --restore /tmp/state \
+        --disk /tmp/disk.img,format=raw --net user --serial stdio </dev/null
+    result restore_${cpus}cpu $?
+    rm -f /tmp/state
 done
 echo "NESTED done"
 sync
@@ -105,6 +135,13 @@ def outer_build(top, args):
         for path in glob.glob(os.path.join(os.path.dirname(args.guests_run), "*.bin")):
             if os.path.basename(path)[:-4] not in INEXACT | {"bounce", "writers"}:
                 shutil.copy(path, os.path.join(top, "guests"))
+    if args.moves_run:
+        programs.append(args.moves_run)
+        shutil.copy(args.moves_run, os.path.join(top, "bin"))
+        os.mkdir(os.path.join(top, "moves"))
+        for name in ("bounce.bin", "writers.bin"):
+            shutil.copy(os.path.join(os.path.dirname(args.moves_run), name),
+                        os.path.join(top, "moves"))
     for test in args.tests:
         shutil.copy(test, os.path.join(top, "tests"))
     for path in libraries(programs + args.tests):
@@ -143,7 +180,7 @@ def faults(text, status, args):
     if not re.search(r"^NESTED done\r*$", text, re.MULTILINE):
         yield "the outer guest did not finish"
     boots = re.split(r"NESTED boots with", text)[1:]
-    if len(boots) != len(args.cpus.split(",") if args.cpus else []):
+    if len(boots) != 2 * len(args.cpus.split(",") if args.cpus else []):
         yield f"{len(boots)} inner boots instead of {args.cpus}"
     for part in boots:
         for name in ("cpus", "clock", "disk", "net"):
@@ -157,11 +194,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", default=os.path.join(ROOT, "build/src/vmm/bedplate-vmm"))
     parser.add_argument("--guest", default=os.path.join(ROOT, ".cache/guest"))
-    parser.add_argument("--cpus", default="1,2", help="one inner boot for each")
+    parser.add_argument("--cpus", default="1,2", help="two inner boots for each")
     parser.add_argument("--outer-cpus", default="2")
     parser.add_argument("--options", default="", help="more of bedplate-vmm, by commas")
     parser.add_argument("--append", default="", help="more inner kernel command line, by commas")
     parser.add_argument("--guests-run", help="runs the assembly guests beside it, too")
+    parser.add_argument("--moves-run", help="moves guests between engines")
     parser.add_argument("--limit", type=float, default=900)
     parser.add_argument("--log", help="where the console goes")
     parser.add_argument("tests", nargs="*", help="programs to run in the outer guest first")
