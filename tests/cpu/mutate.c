@@ -35,7 +35,7 @@ static int flipped(struct soft_vcpu *v, const struct insn *i)
     int r = original_fn(i)(v, i);
     if (r == OP_FAULT)
         v->exc.vector ^= 1;
-    else if (mutated->attr & AT_SSE)
+    else if (mutated->attr & (AT_SSE | AT_AVX))
         v->fpu.vec[i->reg][0] ^= 1;
     else if (mutated->attr & (AT_X87 | AT_MMX))
         v->fpu.st[0][2] ^= 1;

@@ -230,13 +230,45 @@ static int element_load(struct soft_vcpu *v, uint64_t va, unsigned size, void *o
     return size == 4 ? load32(v, va, out) : load64(v, va, out);
 }
 
-/* The address of the element `offset` bytes on, with the checks for that element only. */
-static int element_address(struct soft_vcpu *v, const struct insn *i, int64_t offset, unsigned size,
-                           bool write, uint64_t *va)
+/* The alignment of elements under a mask is never checked (SDM volume 2, VMASKMOV; gathers do as
+ * Intel's CPUs do): bytes are always aligned. */
+static int masked_element_load(struct soft_vcpu *v, uint64_t va, unsigned size, uint8_t *out)
 {
-    struct insn at = *i;
-    at.disp = (int64_t)((uint64_t)i->disp + (uint64_t)offset);
-    return ea(v, &at, size, write, va);
+    if (likely(!v->align_check))
+        return element_load(v, va, size, out);
+    for (unsigned n = 0; n < size; n++)
+        TRY(load8(v, va + n, out + n));
+    return 0;
+}
+static int masked_element_probe(struct soft_vcpu *v, uint64_t va, unsigned size)
+{
+    if (likely(!v->align_check))
+        return gva_probe_write(v, va, size);
+    for (unsigned n = 0; n < size; n++)
+        TRY(gva_probe_write(v, va + n, 1));
+    return 0;
+}
+static int masked_element_store(struct soft_vcpu *v, uint64_t va, unsigned size,
+                                const uint8_t *data)
+{
+    if (likely(!v->align_check))
+        return size == 4 ? store32(v, va, *(const uint32_t *)data)
+                         : store64(v, va, *(const uint64_t *)data);
+    for (unsigned n = 0; n < size; n++)
+        TRY(store8(v, va + n, data[n]));
+    return 0;
+}
+
+/* The address of the element `offset` bytes into a masked move's operand, with the checks for that
+ * element only. Address size wraps the operand's address, not what follows. */
+static int masked_address(struct soft_vcpu *v, const struct insn *i, unsigned offset, unsigned size,
+                          bool write, uint64_t *va)
+{
+    if (i->flags & IF_SLOWEA)
+        return segment_linear(v, i->seg, ea_offset(v, i) + offset, size, write, va);
+    TRY(ea(v, i, size, write, va));
+    *va += offset;
+    return 0;
 }
 
 /* Elements that are not asked for are not accessed, and cannot fault. */
@@ -248,8 +280,8 @@ static int maskmov(struct soft_vcpu *v, const struct insn *i, unsigned size)
     for (unsigned n = 0; n < vex_bytes(i) / size; n++) {
         if (!masked(ymm(v, i->vvvv), n, size))
             continue;
-        TRY(element_address(v, i, n * size, size, false, &va));
-        TRY(element_load(v, va, size, (uint8_t *)&r + n * size));
+        TRY(masked_address(v, i, n * size, size, false, &va));
+        TRY(masked_element_load(v, va, size, (uint8_t *)&r + n * size));
     }
     *ymm(v, i->reg) = r;
     return OP_NEXT;
@@ -265,16 +297,12 @@ static int maskmov_st(struct soft_vcpu *v, const struct insn *i, unsigned size)
     for (unsigned n = 0; n < count; n++) {
         if (!masked(ymm(v, i->vvvv), n, size))
             continue;
-        TRY(element_address(v, i, n * size, size, true, &va[n]));
-        TRY(gva_probe_write(v, va[n], size));
+        TRY(masked_address(v, i, n * size, size, true, &va[n]));
+        TRY(masked_element_probe(v, va[n], size));
     }
     for (unsigned n = 0; n < count; n++) {
-        if (!masked(ymm(v, i->vvvv), n, size))
-            continue;
-        if (size == 4)
-            TRY(store32(v, va[n], ((const uint32_t *)data)[n]));
-        else
-            TRY(store64(v, va[n], ((const uint64_t *)data)[n]));
+        if (masked(ymm(v, i->vvvv), n, size))
+            TRY(masked_element_store(v, va[n], size, data + n * size));
     }
     return OP_NEXT;
 }
@@ -289,19 +317,20 @@ const struct op op_avx_maskmov8_st = OP_ALL(maskmov8_st);
 
 /* ---- Gathers ---- */
 
-static int64_t gather_index(const x256 *index, unsigned n, unsigned size)
+static uint64_t gather_index(const x256 *index, unsigned n, unsigned size)
 {
-    return size == 4 ? ((const int32_t *)index)[n] : ((const int64_t *)index)[n];
+    return size == 4 ? (uint64_t)((const int32_t *)index)[n] : ((const uint64_t *)index)[n];
 }
-static void element_fill(x256 *x, unsigned n, unsigned size, bool ones)
+static void element_clear(x256 *x, unsigned n, unsigned size)
 {
-    memset((uint8_t *)x + n * size, ones ? 0xff : 0, size);
+    memset((uint8_t *)x + n * size, 0, size);
 }
 
 /*
  * `index_size` and `size`: bytes of an index and of an element; the wider says how many there are.
- * An element that has been loaded is in the destination and gone from the mask when a later one
- * faults, so the instruction goes on where it stopped (SDM volume 2, VGATHERDPS). The decoder made
+ * When an element faults, those before it are in the destination and gone from the mask, so the
+ * instruction goes on where it stopped (SDM volume 2, VGATHERDPS). The mask's other elements stay
+ * as they are: the SDM's pseudo-code extends their signs first, the CPUs do not. The decoder made
  * sure that the three registers differ.
  */
 static int gather(struct soft_vcpu *v, const struct insn *i, unsigned index_size, unsigned size)
@@ -311,16 +340,17 @@ static int gather(struct soft_vcpu *v, const struct insn *i, unsigned index_size
     const unsigned count = vex_bytes(i) / (index_size > size ? index_size : size);
     ENTER(avx);
 
-    for (unsigned n = 0; n < count; n++)
-        element_fill(mask, n, size, masked(mask, n, size));
     for (unsigned n = 0; n < count; n++) {
         uint64_t va;
-        if (!masked(mask, n, size))
+        if (!masked(mask, n, size)) {
+            element_clear(mask, n, size);
             continue;
-        const int64_t offset = (int64_t)((uint64_t)gather_index(index, n, index_size) << i->scale);
-        TRY(element_address(v, i, offset, size, false, &va));
-        TRY(element_load(v, va, size, (uint8_t *)d + n * size));
-        element_fill(mask, n, size, false);
+        }
+        struct insn at = *i;
+        at.disp = (int64_t)((uint64_t)i->disp + (gather_index(index, n, index_size) << i->scale));
+        TRY(ea(v, &at, size, false, &va));
+        TRY(masked_element_load(v, va, size, (uint8_t *)d + n * size));
+        element_clear(mask, n, size);
     }
     *mask = (x256){ { 0, 0, 0, 0 } };
     memset((uint8_t *)d + count * size, 0, 32 - count * size);

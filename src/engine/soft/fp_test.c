@@ -58,6 +58,12 @@ int ea_slow(struct soft_vcpu *v, const struct insn *i, unsigned size, bool write
     *va = ea_offset(v, i) + v->seg_base[i->seg];
     return 0;
 }
+int segment_linear(struct soft_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write,
+                   uint64_t *va)
+{
+    *va = offset + v->seg_base[seg];
+    return 0;
+}
 uint64_t ea_offset(struct soft_vcpu *v, const struct insn *i)
 {
     return v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (uint64_t)i->disp;
@@ -542,6 +548,109 @@ static void test_alignment(void **state)
     assert_int_equal(RUN(0xf3, 0x0f, 0x58, 0x07), OP_NEXT);          /* addss */
 }
 
+#define VADDPS 0xc5, 0xf4, 0x58, 0xc2     /* vaddps ymm0, ymm1, ymm2 */
+#define VADDPS_MEM 0xc5, 0xf4, 0x58, 0x07 /* vaddps ymm0, ymm1, [rdi] */
+
+static void test_avx_not_available(void **state)
+{
+    if (!host_has(FT_AVX))
+        skip();
+    vcpu_ready();
+    vcpu.cr0 |= CR0_TS;
+    assert_int_equal(RUN(VADDPS), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_NM);
+    vcpu.cr4 &= ~(uint64_t)CR4_OSXSAVE; /* comes before TS */
+    assert_int_equal(RUN(VADDPS), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_UD);
+
+    vcpu_ready();
+    vcpu.xcr0 = 3;
+    assert_int_equal(RUN(VADDPS), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_UD);
+    assert_int_equal(RUN(ADDPS), OP_NEXT);
+
+    /* What legacy SSE needs, AVX does not. */
+    vcpu_ready();
+    vcpu.cr0 |= CR0_EM;
+    vcpu.cr4 &= ~(uint64_t)CR4_OSFXSR;
+    assert_int_equal(RUN(VADDPS), OP_NEXT);
+    assert_int_equal(RUN(0xc5, 0xfc, 0x77), OP_NEXT); /* vzeroall */
+    assert_int_equal(RUN(ADDPS), OP_FAULT);
+}
+
+static void test_avx_alignment(void **state)
+{
+    if (!host_has(FT_AVX))
+        skip();
+    vcpu_ready();
+    vcpu.gpr[R_DI] += 16;
+    assert_int_equal(RUN(0xc5, 0xf8, 0x28, 0x07), OP_NEXT);  /* vmovaps xmm0, [rdi] */
+    assert_int_equal(RUN(0xc5, 0xfc, 0x28, 0x07), OP_FAULT); /* vmovaps ymm0, [rdi] */
+    assert_int_equal(vcpu.exc.vector, EXC_GP);
+    assert_int_equal(RUN(0xc5, 0xfd, 0x7f, 0x07), OP_FAULT); /* vmovdqa [rdi], ymm0 */
+    vcpu.gpr[R_DI] += 1;
+    assert_int_equal(RUN(0xc5, 0xf8, 0x28, 0x07), OP_FAULT);
+    assert_int_equal(RUN(0xc5, 0xfe, 0x6f, 0x07), OP_NEXT); /* vmovdqu ymm0, [rdi] */
+    assert_int_equal(RUN(VADDPS_MEM), OP_NEXT);
+}
+
+#define VGATHERDPS 0xc4, 0xe2, 0x6d, 0x92, 0x04, 0x8f /* ymm0, [rdi + ymm1*4], ymm2 */
+#define VMASKMOVPS_LOAD 0xc4, 0xe2, 0x6d, 0x2c, 0x07  /* ymm0, ymm2, [rdi] */
+#define VMASKMOVPS_STORE 0xc4, 0xe2, 0x6d, 0x2e, 0x07 /* [rdi], ymm2, ymm0 */
+
+/* A gather stops where an element faults, and goes on from there. */
+static void test_gather_goes_on(void **state)
+{
+    uint32_t *d = (uint32_t *)vcpu.fpu.vec[0], *index = (uint32_t *)vcpu.fpu.vec[1],
+             *mask = (uint32_t *)vcpu.fpu.vec[2], *data = (uint32_t *)pages;
+    vcpu_ready();
+    vcpu.gpr[R_DI] = (uintptr_t)pages;
+    for (uint32_t n = 0; n < 8; n++) {
+        data[n] = 100 + n;
+        d[n] = 1;
+        index[n] = 7 - n;
+        mask[n] = n == 1 ? 0x7fffffff : 0x80000000 + n;
+    }
+    index[3] = PAGE_SIZE / 4;
+    assert_int_equal(RUN(VGATHERDPS), OP_FAULT);
+    assert_int_equal(vcpu.exc.vector, EXC_PF);
+    const uint32_t half_done[8] = { 107, 1, 105, 1, 1, 1, 1, 1 }, left[8] = {
+        0, 0, 0, 0x80000003, 0x80000004, 0x80000005, 0x80000006, 0x80000007
+    };
+    assert_memory_equal(d, half_done, 32);
+    assert_memory_equal(mask, left, 32);
+    index[3] = 4;
+    assert_int_equal(RUN(VGATHERDPS), OP_NEXT);
+    const uint32_t done[8] = { 107, 1, 105, 104, 103, 102, 101, 100 }, none[8] = { 0 };
+    assert_memory_equal(d, done, 32);
+    assert_memory_equal(mask, none, 32);
+}
+
+/* Elements that are not asked for do not fault; a store that faults has stored nothing. */
+static void test_masked_moves(void **state)
+{
+    uint32_t *d = (uint32_t *)vcpu.fpu.vec[0], *mask = (uint32_t *)vcpu.fpu.vec[2];
+    uint32_t *last = (uint32_t *)(pages + PAGE_SIZE - 16);
+    vcpu_ready();
+    vcpu.gpr[R_DI] = (uintptr_t)last;
+    for (uint32_t n = 0; n < 8; n++) {
+        d[n] = 1 + n;
+        mask[n] = n < 4 && n != 2 ? 0x80000000 : 0x7fffffff;
+    }
+    memset(last, 0xcc, 16);
+    assert_int_equal(RUN(VMASKMOVPS_STORE), OP_NEXT);
+    assert_memory_equal(last, ((uint32_t[]){ 1, 2, 0xcccccccc, 4 }), 16);
+    assert_int_equal(RUN(VMASKMOVPS_LOAD), OP_NEXT);
+    assert_memory_equal(d, ((uint32_t[8]){ 1, 2, 0, 4 }), 32);
+    mask[4] = 0x80000000;
+    d[0] = 9;
+    assert_int_equal(RUN(VMASKMOVPS_STORE), OP_FAULT);
+    assert_int_equal(last[0], 1);
+    assert_int_equal(RUN(VMASKMOVPS_LOAD), OP_FAULT);
+    assert_int_equal(d[0], 9);
+    assert_int_equal(vcpu.exc.vector, EXC_PF);
+}
+
 /* A fault changes nothing: every row with a memory operand, on a page that is not there. */
 static void test_faults_change_nothing(void **state)
 {
@@ -868,7 +977,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_host),     cmocka_unit_test(test_not_available),
-        cmocka_unit_test(test_alignment),        cmocka_unit_test(test_faults_change_nothing),
+        cmocka_unit_test(test_alignment),        cmocka_unit_test(test_avx_not_available),
+        cmocka_unit_test(test_avx_alignment),    cmocka_unit_test(test_gather_goes_on),
+        cmocka_unit_test(test_masked_moves),     cmocka_unit_test(test_faults_change_nothing),
         cmocka_unit_test(test_pending),          cmocka_unit_test(test_sse_exception_vector),
         cmocka_unit_test(test_last_instruction), cmocka_unit_test(test_environment),
         cmocka_unit_test(test_fxsave),           cmocka_unit_test(test_xsave),

@@ -661,11 +661,11 @@ static unsigned head_size(uint64_t va, unsigned size)
     return left < size ? (unsigned)left : size;
 }
 
-/* SDM vol. 3A 6.15, table 6-7. Ten bytes count as eight; areas of several fields are not checked,
- * as on AMD's CPUs. */
+/* SDM vol. 3A 6.15, table 6-7. Ten bytes count as eight, 32 as 16; areas of several fields are not
+ * checked, as on AMD's CPUs. */
 static bool misaligned(uint64_t va, unsigned size)
 {
-    unsigned align = size == 10 ? 8 : size;
+    unsigned align = size == 10 ? 8 : size == 32 ? 16 : size;
     return align <= 16 && !(align & (align - 1)) && va & (align - 1) && is_canonical(va);
 }
 
