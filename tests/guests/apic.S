@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The local APIC in x2APIC mode: self-IPI, priorities, MSI, HLT, its timer in three modes, ExtINT. */
-#include "guest64.h"
+#include "guest64.inc"
 #define TSC_DEADLINE 0x6e0
 /* Lets interrupts in until this vector came. */
 #define LET_IN(vector)             \
@@ -147,4 +147,4 @@ count:
     pop %rcx
     ret
 last: .long 0
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -4,8 +4,8 @@
  * known, periodic interrupts meanwhile, then two vCPUs that hand a number to and fro with HLT and
  * IPIs, then one-shot timers out of HLT.
  */
-#include "guest64.h"
-#include "smp.h"
+#include "guest64.inc"
+#include "smp.inc"
 #define HASH_ROUNDS 2000000
 #define HASH_RESULT 0x3d83c1a3b9d9c0c5
 #define HASH_MEMORY 0x186678f962f5c8e6
@@ -107,5 +107,5 @@ on_interrupt:
 .balign 64
 pong: .long 0
 pings: .long 0
-#include "smp_code.h"
-#include "guest64_code.h"
+#include "smp_code.inc"
+#include "guest64_code.inc"

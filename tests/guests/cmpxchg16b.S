@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* CMPXCHG8B and CMPXCHG16B: both outcomes, alignment, and no write where there may be none. */
-#include "guest64.h"
+#include "guest64.inc"
 #define AT 0x100000
 GUEST(LONG, 1, NEED_CMPXCHG16B)
     BEGIN64
@@ -29,4 +29,4 @@ GUEST(LONG, 1, NEED_CMPXCHG16B)
     mov $0x40000000, %edi
     FAULTS(14, 2, lock; cmpxchg16b (%rdi))
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

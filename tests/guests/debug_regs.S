@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Debug registers: execution breakpoints are faults, data breakpoints traps; single step; RF; GD. */
-#include "guest64.h"
+#include "guest64.inc"
 #define DATA 0x100000
 GUEST(LONG, 1, NEED_DEBUG)
     BEGIN64
@@ -79,4 +79,4 @@ GUEST(LONG, 1, NEED_DEBUG)
     bts $32, %rax
     FAULTS(13, 0, mov %rax, %dr7)
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A page fault whose handler cannot be entered is a double fault, on a stack of its own. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_TSS)
     BEGIN64
     /* #DF by IST 1; #PF on a stack that is not there */
@@ -17,4 +17,4 @@ GUEST(LONG, 1, NEED_TSS)
     CHECKM(got_stack, 0x6e000 - 9 * 8)
     CHECKM(got_rsp, 0x50000000)
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Exceptions of long mode with their error codes, at CPL 0. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_CONTROL | NEED_EXACT)
     BEGIN64
     xor %edx, %edx
@@ -54,4 +54,4 @@ GUEST(LONG, 1, NEED_CONTROL | NEED_EXACT)
     FAULTS(14, 2, lock; xadd %ecx, (%rbx))
     CHECK(%rcx, 7)
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

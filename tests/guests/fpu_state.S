@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* x87 and SSE state: FXSAVE and FXRSTOR, XSAVE by component, exceptions that they raise. */
-#include "guest64.h"
+#include "guest64.inc"
 #define AREA 0x100000
 GUEST(LONG, 1, NEED_XSAVE)
     BEGIN64
@@ -133,4 +133,4 @@ GUEST(LONG, 1, NEED_XSAVE)
     mov $-1, %eax
     FAULTS(13, 0, xrstor64 (%rdi))
 1:  PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

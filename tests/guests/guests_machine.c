@@ -3,7 +3,7 @@
 #include "guests_machine.h"
 
 #include "base/checked.h"
-#include "guest.h"
+#include "guest.inc"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The bare machine of the test guests (guest.h describes it from the inside). Main thread only. */
+/* The bare machine of the test guests (guest.inc describes it from the inside). Main thread only.
+ */
 #ifndef GUESTS_MACHINE_H
 #define GUESTS_MACHINE_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The EOI of a level-triggered vector is reported, once each; that of others is not. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     movq $count, hook
@@ -48,4 +48,4 @@ count:
     pop %rcx
     pop %rax
     ret
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* From real mode to protected mode, to long mode, to compatibility mode, and all the way back. */
-#include "guest.h"
+#include "guest.inc"
 #define ANSWER(label) movl $__LINE__, %eax; jmp label
 .code16
 GUEST(REAL, 1, NEED_NOTHING)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* CPUID's leaves hang together, MSRs keep what they should and fault on what they cannot hold. */
-#include "guest64.h"
+#include "guest64.inc"
 #define KEEPS(msr, low, high)     \
     mov $(msr), %ecx;             \
     mov $(low), %eax;             \
@@ -104,4 +104,4 @@ GUEST(LONG, 1, NEED_EXACT)
     FAULTS(13, 0, mov %rax, %cr8)
     mov %cr3, %rax
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* CMPXCHG16B at CPL 0. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     mov $0x100000, %edi
@@ -12,4 +12,4 @@ GUEST(LONG, 1, NEED_NOTHING)
     mov 8(%rdi), %rax
     CHECK(%rax, 6)
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Writes to control registers are checked, and WP is obeyed at CPL 0. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     mov %cr0, %rax
@@ -14,4 +14,4 @@ GUEST(LONG, 1, NEED_NOTHING)
     invlpg (%rbx)
     FAULTS(14, 3, movl $3, (%rbx))
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Breakpoints and single steps of the guest's own. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     mov $bp, %eax
@@ -21,4 +21,4 @@ GUEST(LONG, 1, NEED_NOTHING)
     mov %rax, %dr7
     FAULTS(1, 0, mov %dr0, %rax)
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

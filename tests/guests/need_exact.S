@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The rarer rules: upper halves of control registers, stores across pages as a whole, MSR values. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     mov %cr0, %rbx
@@ -18,4 +18,4 @@ GUEST(LONG, 1, NEED_NOTHING)
     xor %edx, %edx
     FAULTS(13, 0, wrmsr)
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* INT3, INT n and ICEBP are traps: RIP is behind them. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     FAULTS(3, 0, int3; 78:)
@@ -8,4 +8,4 @@ GUEST(LONG, 1, NEED_NOTHING)
     FAULTS(4, 0, int $4; 78:)
     CHECKM(got_rip, 78b)
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

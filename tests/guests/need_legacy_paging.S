@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Paging of 32 bits. */
-#include "guest32.h"
+#include "guest32.inc"
 GUEST(PROTECTED, 1, NEED_NOTHING)
     BEGIN32
     mov %cr4, %eax
@@ -14,4 +14,4 @@ GUEST(PROTECTED, 1, NEED_NOTHING)
     mov %eax, %cr0
     FAULTS(14, 0, mov 0x400000, %eax)
     PASS
-#include "guest32_code.h"
+#include "guest32_code.inc"

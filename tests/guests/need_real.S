@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Interrupts in real mode. */
-#include "guest.h"
+#include "guest.inc"
 .code16
 GUEST(REAL, 1, NEED_NOTHING)
     movw $isr, 0x80 * 4

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SSE at CPL 0. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     mov %cr4, %rax
@@ -15,4 +15,4 @@ GUEST(LONG, 1, NEED_NOTHING)
     movd %xmm0, %eax
     CHECK(%rax, 0x2468acf0)
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SYSCALL leaves user mode. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     orq $4, 0x70000
@@ -34,4 +34,4 @@ entered:
     mov %cs, %eax
     CHECK(%rax, SEL_CODE64)
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

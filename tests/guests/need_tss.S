@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* User mode and back by an interrupt onto the stack that the TSS names. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     movq $back, hook
@@ -29,4 +29,4 @@ back:
     PASS
 user:
     int $0x80
-#include "guest64_code.h"
+#include "guest64_code.inc"

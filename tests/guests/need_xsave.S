@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* x87, SSE and their state at CPL 0. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     mov %cr0, %rax
@@ -16,4 +16,4 @@ GUEST(LONG, 1, NEED_NOTHING)
     fxsave64 (%rdi)
     fxrstor64 (%rdi)
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

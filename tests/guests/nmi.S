@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* An NMI comes with IF clear, wakes HLT, and masks further ones until IRET. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     movq $on_nmi, hook
@@ -48,4 +48,4 @@ on_nmi:
     ret
 inside: .long 0
 nested: .long 0
-#include "guest64_code.h"
+#include "guest64_code.inc"

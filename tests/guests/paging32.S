@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* 32-bit paging with 4 KiB and 4 MiB pages, then PAE with its pointers that load with CR3. */
-#include "guest32.h"
+#include "guest32.inc"
 #define DIR 0x100000
 #define TABLE 0x101000
 #define PAE_PDPT 0x102000
@@ -115,4 +115,4 @@ GUEST(PROTECTED, 1, NEED_LEGACY_PAGING)
     invlpg 0x180000
     call *%ebx
     PASS
-#include "guest32_code.h"
+#include "guest32_code.inc"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Four-level paging: error codes, WP, NX, global pages, accessed and dirty bits, reserved bits,
  * 2 MiB and 1 GiB pages, SMEP and SMAP. */
-#include "guest64.h"
+#include "guest64.inc"
 #define PT 0x73000
 #define PAGE 0x100000               /* in the 4 KiB-mapped part */
 #define PTE PT + (PAGE >> 12) * 8
@@ -133,4 +133,4 @@ GUEST(LONG, 1, NEED_CONTROL | NEED_EXACT)
     mov 0x71000 + 8, %rax
     CHECK(%rax, 0xe3)
 1:  PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Process-context identifiers: translations survive a CR3 write that says so, and INVPCID. */
-#include "guest64.h"
+#include "guest64.inc"
 #define VA 0x100000
 #define PTE 0x73000 + (VA >> 12) * 8
 GUEST(LONG, 1, NEED_EXACT)
@@ -89,4 +89,4 @@ GUEST(LONG, 1, NEED_EXACT)
     PASS
 .balign 16
 descriptor: .quad 0, 0
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Real mode: segments, interrupts by the vector table, far calls, strings that wrap, stack, flags. */
-#include "guest.h"
+#include "guest.inc"
 #define CHECK16(value, want) movw $__LINE__, line; cmpw $(want), value; jne wrong
 .code16
 GUEST(REAL, 1, NEED_REAL)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Segments in protected mode: limits both ways, types, not present, privilege, loads that fail with
  * which error, BOUND, INTO, far calls, a task state's stack. */
-#include "guest32.h"
+#include "guest32.inc"
 #define GDT 0x100000
 #define DESCRIPTOR(n, low, high) movl $(low), GDT + (n) * 8; movl $(high), GDT + (n) * 8 + 4
 GUEST(PROTECTED, 1, NEED_EXACT)
@@ -129,4 +129,4 @@ pointer:
     .long GDT
 bounds: .long 1, 10
 selector: .word 0x60
-#include "guest32_code.h"
+#include "guest32_code.inc"

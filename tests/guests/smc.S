@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Code that writes code: the next instruction, its own page, another page, a page through an alias,
  * an instruction across two pages, and a string store into a loop. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     /* the very next instruction: mov $1 becomes mov $2 */
@@ -85,4 +85,4 @@ new_code:
     mov $4, %eax
     ret
 new_end:
-#include "guest64_code.h"
+#include "guest64_code.inc"

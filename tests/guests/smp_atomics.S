@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Four vCPUs on the same words: LOCK ADD, XADD, CMPXCHG, BTS, XCHG as a spin lock. */
-#include "guest64.h"
-#include "smp.h"
+#include "guest64.inc"
+#include "smp.inc"
 #define ROUNDS 20000
 #define CPUS 4
 GUEST(LONG, CPUS, NEED_NOTHING)
@@ -64,5 +64,5 @@ bits: .quad 0
 spin: .long 0
 go: .long 0
 done: .long 0
-#include "smp_code.h"
-#include "guest64_code.h"
+#include "smp_code.inc"
+#include "guest64_code.inc"

@@ -2,8 +2,8 @@
 /* One vCPU changes code that another runs all the time. By the rules of cross-modifying code the
  * other serializes (CPUID) before it runs the new version; and one aligned byte may change at any
  * time, after which only old or new may be seen, and the new one in the end. */
-#include "guest64.h"
-#include "smp.h"
+#include "guest64.inc"
+#include "smp.inc"
 GUEST(LONG, 2, NEED_NOTHING)
     BEGIN64
     movl $0x000000b8, 0x100000      /* mov $n, %eax; ret */
@@ -52,5 +52,5 @@ version: .long 0
 seen: .long 0
 bad: .long 0
 racing: .long 0
-#include "smp_code.h"
-#include "guest64_code.h"
+#include "smp_code.inc"
+#include "guest64_code.inc"

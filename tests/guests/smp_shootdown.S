@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A page moves under another vCPU: after the shootdown IPI it must read the new one, each time. */
-#include "guest64.h"
-#include "smp.h"
+#include "guest64.inc"
+#include "smp.inc"
 #define VA 0x100000
 #define PTE 0x73000 + (VA >> 12) * 8
 GUEST(LONG, 2, NEED_NOTHING)
@@ -66,5 +66,5 @@ acked: .long 0
 ask: .long 0
 answer: .long 0
 expected: .long 0
-#include "smp_code.h"
-#include "guest64_code.h"
+#include "smp_code.inc"
+#include "guest64_code.inc"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* REP instructions: page faults in the middle leave registers at the faulting element; overlaps,
  * both directions, widths, and counts of zero. */
-#include "guest64.h"
+#include "guest64.inc"
 #define HOLE 0x40000000             /* beyond what is mapped; the last mapped byte is below */
 GUEST(LONG, 1, NEED_EXACT)
     BEGIN64
@@ -106,4 +106,4 @@ GUEST(LONG, 1, NEED_EXACT)
     CHECK(%rcx, 0)
     CHECK(%rdi, 0x100002)
     PASS
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SYSENTER and SYSEXIT in 32-bit mode: selectors from one MSR, flat segments, IF cleared. */
-#include "guest32.h"
+#include "guest32.inc"
 GUEST(PROTECTED, 1, NEED_SYSCALL)
     BEGIN32
     mov $1, %eax
@@ -67,4 +67,4 @@ kernel:
 pointer:
     .word 16 * 8 - 1
     .long 0x100000
-#include "guest32_code.h"
+#include "guest32_code.inc"

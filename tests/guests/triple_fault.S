@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Without an IDT an exception ends in shutdown. */
-#include "guest.h"
+#include "guest.inc"
 .code64
 GUEST(LONG, 1, EXPECT_SHUTDOWN)
     lidt empty

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* User mode: IRET to it, back by INT, faults with error codes, privileged instructions, the stack
  * of the TSS, SYSCALL and SYSRET, flags that a user may not change. */
-#include "guest64.h"
+#include "guest64.inc"
 #define USER_PAGE 0x100000
 #define USER_STACK 0x101800
 #define KERNEL_PAGE 0x103000
@@ -198,4 +198,4 @@ back_cs: .quad 0
 kernel_cs: .quad 0
 back_flags: .quad 0
 user_result: .quad 0
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Where an interrupt may come in: not in the shadow of STI, but right behind it. */
-#include "guest64.h"
+#include "guest64.inc"
 GUEST(LONG, 1, NEED_EXACT)
     BEGIN64
     movq $count, hook
@@ -39,4 +39,4 @@ count:
     pop %rcx
     pop %rax
     ret
-#include "guest64_code.h"
+#include "guest64_code.inc"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Two vCPUs that write all over memory above 1 MiB for ever: words, bytes across pages, strings. */
-#include "guest64.h"
-#include "smp.h"
+#include "guest64.inc"
+#include "smp.inc"
 GUEST(LONG, 2, NEED_NOTHING)
     BEGIN64
     AP_START(2)
@@ -30,5 +30,5 @@ ap:
     mov $0x300, %ecx
     rep stosq
     jmp 1b
-#include "smp_code.h"
-#include "guest64_code.h"
+#include "smp_code.inc"
+#include "guest64_code.inc"

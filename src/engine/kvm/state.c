@@ -577,6 +577,7 @@ static int events_set(struct kvm_vcpu *v, const struct arch_state *s, struct err
     struct kvm_mp_state mp = { .mp_state = mp_pack(s) };
     atomic_store(&v->nmi_wanted, false);
     v->extint_vector = -1;
+    v->run->ready_for_interrupt_injection = 0; /* it was said of another state */
     if (ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events) < 0)
         return refused(v, "pending events", -errno, err);
     if (ioctl(v->fd, KVM_SET_MP_STATE, &mp) < 0)
