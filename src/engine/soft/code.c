@@ -324,7 +324,7 @@ static void insn_bad(struct insn *i, unsigned offset, bool gp)
 }
 
 /*
- * Decodes a block into `b` (room for BLOCK_MAX + 1 instructions). Ends at a branch, at the page's
+ * Decodes a block into `b` (room for BLOCK_MAX + 1 instructions). Ends at an unconditional branch, at the page's
  * end, or before an instruction that crosses it (unless it is the first). Answers OP_FAULT when the
  * second page cannot be had.
  */
@@ -367,7 +367,7 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
         block_key_attrs(v, i);
         used += (unsigned)len;
         count++;
-        if (insn_rows[i->row].attr & AT_END || used >= room)
+        if ((insn_rows[i->row].attr & (AT_END | AT_FALLS)) == AT_END || used >= room)
             break;
     }
     b->insns[count] = (struct insn){

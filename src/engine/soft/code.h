@@ -65,8 +65,8 @@ struct code_cache {
     struct jit jit;           /* lock */
     bool jit_on;              /* fixed at create */
     unsigned translate_after; /* times a block is interpreted before; fixed at create */
-    uint32_t generation;     /* counts what has freed blocks or code; changes in a rendezvous only */
-    _Atomic bool want_flush;  /* over the limit: the next block look-up flushes in a rendezvous */
+    uint32_t generation; /* counts what has freed blocks or code; changes in a rendezvous only */
+    _Atomic bool want_flush; /* over the limit: the next block look-up flushes in a rendezvous */
 };
 
 /* Jump cache: linear address -> block, per vCPU. Entries of one page lie together, so that INVLPG

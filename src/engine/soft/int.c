@@ -1038,8 +1038,10 @@ static inline bool beyond_limit(const struct soft_vcpu *v, uint64_t target)
 
 static inline int branch(struct soft_vcpu *v, const struct insn *i, bool taken)
 {
-    uint64_t target = taken ? branch_target(v, i) : next_rip(v, i);
-    if (taken && beyond_limit(v, target))
+    if (!taken)
+        return OP_NEXT;
+    uint64_t target = branch_target(v, i);
+    if (beyond_limit(v, target))
         return raise_gp(v, 0);
     v->rip = target;
     return OP_JUMP;
@@ -1180,7 +1182,7 @@ static int loop_if(struct soft_vcpu *v, const struct insn *i, bool condition)
 {
     uint64_t count = (v->gpr[R_CX] - 1) & size_mask(i->asize);
     int r = branch(v, i, count && condition);
-    if (r == OP_JUMP)
+    if (r != OP_FAULT)
         gpr_set(v, R_CX, i->asize, count);
     return r;
 }

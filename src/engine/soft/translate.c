@@ -915,15 +915,27 @@ static bool tr_jcc(struct tr *t, const struct insn *i, unsigned cc)
 {
     if (!small(i->imm))
         return false;
-    fp_spill(t);
     flags_fetch(t);
-    flags_save(t);
-    uint8_t *taken = emit_jcc_forward(&t->e, cc);
-    exit_direct(t, end_of(i));
-    emit_land(&t->e, taken);
-    exit_direct(t, i->imm);
-    t->ended = true;
+    t->exits[t->exit_count++] = (struct side_exit){
+        .site = emit_jcc_forward(&t->e, cc),
+        .delta = i->imm,
+        .flags = t->flags,
+        .fp = t->fp,
+    };
     return true;
+}
+
+static void side_exits_write(struct tr *t)
+{
+    for (unsigned n = 0; n < t->exit_count; n++) {
+        const struct side_exit *x = &t->exits[n];
+        emit_land(&t->e, x->site);
+        t->flags = x->flags;
+        t->fp = x->fp;
+        fp_spill(t);
+        flags_spill(t);
+        exit_direct(t, x->delta);
+    }
 }
 
 static bool tr_call(struct tr *t, const struct insn *i, unsigned param)
@@ -1181,6 +1193,7 @@ void jit_translate(struct jit *j, struct block *b)
         fp_spill(&t);
         exit_direct(&t, b->bytes);
     }
+    side_exits_write(&t);
     slow_paths_write(&t);
     j->used = round_up((uint64_t)(t.e.p - j->rw), 16);
     j->blocks++;

@@ -26,6 +26,14 @@ struct slow { /* a check that failed: run the handler, come back behind the inst
     struct fp_state fp, fp_back; /* at the check, and what the code behind expects */
 };
 
+/* A conditional branch out of the block, written behind its straight way. */
+struct side_exit {
+    uint8_t *site;
+    int64_t delta;
+    enum flags_where flags;
+    struct fp_state fp;
+};
+
 struct tr {
     struct emit e;
     struct jit *jit;
@@ -36,6 +44,8 @@ struct tr {
     unsigned n;
     unsigned slow_count;
     struct slow slow[MAX_SLOW];
+    unsigned exit_count;
+    struct side_exit exits[BLOCK_MAX];
 };
 
 /* Writes the host form of one instruction; false (whatever was written is dropped): call the
