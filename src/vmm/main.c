@@ -297,7 +297,8 @@ static int vmm_run(struct vmm *vmm, struct err *err)
 static void vmm_ended(struct vmm *vmm)
 {
     struct err err = { 0 };
-    machine_stop(vmm->machine);
+    if (!vmm->saving.writing) /* that thread reads a machine that is paused */
+        machine_stop(vmm->machine);
     vmm_event(vmm, "ended",
               json_pack("{s:i, s:s, s:s}", "status", vmm->status, "name",
                         exit_statuses[vmm->status].name, "reason", vmm->reason));

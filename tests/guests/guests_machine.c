@@ -283,12 +283,12 @@ bool guests_machine_wait(struct guests_machine *gm, uint64_t deadline_ns)
     return status == 1;
 }
 
-bool guest_run(const struct guest *g, const struct engine_type *engine, unsigned seconds,
-               struct answer *out)
+bool guest_run(const struct guest *g, const struct engine_type *engine, const char *options,
+               unsigned seconds, struct answer *out)
 {
     struct guests_machine gm;
     bool kvm = !strcmp(engine->name, "kvm");
-    guests_machine_open(&gm, g, engine, NULL, cpu_model_find(kvm ? "host" : "x86-64-v2"));
+    guests_machine_open(&gm, g, engine, options, cpu_model_find(kvm ? "host" : "x86-64-v2"));
     machine_start(gm.m);
     bool ended = guests_machine_wait(&gm, monotonic_ns() + seconds * 1000000000ull);
     machine_pause(gm.m);

@@ -49,8 +49,8 @@ void guests_machine_close(struct guests_machine *gm);
 bool guests_machine_wait(struct guests_machine *gm, uint64_t deadline_ns);
 
 /* All of it; false: no answer within so many seconds. */
-bool guest_run(const struct guest *g, const struct engine_type *engine, unsigned seconds,
-               struct answer *out);
+bool guest_run(const struct guest *g, const struct engine_type *engine, const char *options,
+               unsigned seconds, struct answer *out);
 void answer_print(const struct answer *a, bool ended);
 
 #endif

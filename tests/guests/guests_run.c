@@ -2,7 +2,7 @@
 /*
  * Runs the small guests of this folder on a bare machine:
  *
- *   guests_run --engine soft|kvm FILE...
+ *   guests_run --engine soft|kvm[,OPTIONS] FILE...
  *
  * RAM at 0, the answer device on a port (guest.inc), the tables that guest.inc names, nothing else.
  * On an engine that emulates kernel code slowly and with gaps (KVM without hardware
@@ -29,6 +29,7 @@ enum { NEEDS = sizeof need_names / sizeof *need_names };
 
 struct suite {
     const struct engine_type *engine;
+    const char *options; /* the engine's; NULL: none */
     bool slow;
     struct guest guests[FILES_MAX];
     unsigned count;
@@ -52,7 +53,7 @@ static bool need_met(struct suite *s, unsigned need)
     snprintf(name, sizeof name, "need_%s", need_names[need]);
     struct guest *g = suite_find(s, name);
     struct answer a = { 0 };
-    bool met = g && guest_run(g, s->engine, 2, &a) && a.code == 0;
+    bool met = g && guest_run(g, s->engine, s->options, 2, &a) && a.code == 0;
     s->need_state[need] = met ? 1 : -1;
     return met;
 }
@@ -75,7 +76,7 @@ static void suite_run(struct suite *s, struct guest *g)
         s->skipped++;
         return;
     }
-    bool ended = guest_run(g, s->engine, 30, &a);
+    bool ended = guest_run(g, s->engine, s->options, 30, &a);
     if (g->needs & EXPECT_SHUTDOWN && a.triple_fault)
         a.code = 0;
     if (ended && a.code == GUEST_SKIP && s->engine == &engine_kvm) {
@@ -94,7 +95,7 @@ static void suite_run(struct suite *s, struct guest *g)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: guests_run --engine soft|kvm FILE...\n");
+    fprintf(stderr, "usage: guests_run --engine soft|kvm[,OPTIONS] FILE...\n");
     return 2;
 }
 
@@ -104,7 +105,9 @@ int main(int argc, char **argv)
     struct err err = { 0 };
     if (argc < 4 || strcmp(argv[1], "--engine") || argc - 3 > FILES_MAX)
         return usage();
-    s.engine = !strcmp(argv[2], "kvm") ? &engine_kvm : &engine_soft;
+    const char *comma = strchr(argv[2], ',');
+    s.engine = strncmp(argv[2], "kvm", 3) ? &engine_soft : &engine_kvm;
+    s.options = comma ? comma + 1 : NULL;
     if (s.engine->probe(&s.slow, &err) < 0) {
         printf("skip: %s\n", err.text);
         return SKIPPED;

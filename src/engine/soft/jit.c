@@ -20,6 +20,8 @@
 
 enum { HWCAP2_FSGSBASE_BIT = 1 << 1 };
 
+void (*jit_inspect)(const struct jit *j);
+
 int jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b)
 {
     v->jit_insn = i;
@@ -153,7 +155,9 @@ static void stubs_make(struct jit *j)
     emit_call_handler(&e);
     j->lookup = emit_exec(&e);
     emit_lookup(&e, j->leave_jump);
-    j->first = j->used = round_up((uint64_t)(e.p - j->rw), 64);
+    while ((e.p - j->rw) & 63)
+        e8(&e, 0xcc);
+    j->first = j->used = (size_t)(e.p - j->rw);
 }
 
 int jit_create(struct jit *j, size_t size, struct err *err)
@@ -176,6 +180,8 @@ int jit_create(struct jit *j, size_t size, struct err *err)
 
 void jit_destroy(struct jit *j)
 {
+    if (jit_inspect && j->used)
+        jit_inspect(j);
     if (j->rw && j->rw != MAP_FAILED)
         munmap(j->rw, j->size);
     if (j->rx && j->rx != MAP_FAILED)
@@ -185,6 +191,8 @@ void jit_destroy(struct jit *j)
 
 void jit_reset(struct jit *j)
 {
+    if (jit_inspect)
+        jit_inspect(j);
     j->used = j->first;
     j->full = false;
 }

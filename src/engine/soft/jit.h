@@ -46,6 +46,8 @@ struct jit {
 
 int jit_create(struct jit *j, size_t size, struct err *err);
 void jit_destroy(struct jit *j);
+/* For tests: looks at the whole cache before its code is forgotten or freed. */
+extern void (*jit_inspect)(const struct jit *j);
 /* Forgets all code: invariant 5. */
 void jit_reset(struct jit *j);
 

@@ -427,7 +427,7 @@ static bool tr_extend(struct tr *t, const struct insn *i, unsigned param)
     if (is_mem(i)) {
         if (!plain_address(i))
             return false;
-        address(t, i, param == 0x63 && i->size == 2 ? 2 : from, false);
+        address(t, i, from, false); /* MOVSXD with 16 bits: makers differ in what they read */
         d = i->size < 4 ? reg_get(t, i->reg, H_14) : reg_new(i->reg, H_14);
         emit_op(&t->e, 0, i->size, opc, d, at(H_AX), 0);
     } else if (from_byte && high_byte(i->rm_off)) {
@@ -1060,7 +1060,7 @@ static bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
     CONDITION(l, 12) CONDITION(nl, 13) CONDITION(le, 14) CONDITION(nle, 15)
 /* clang-format on */
 
-extern const struct op op_ldmxcsr, op_fxrstor, op_xrstor, op_clts;
+extern const struct op op_ldmxcsr, op_avx_ldmxcsr, op_fxrstor, op_xrstor, op_clts;
 #define CONDITION(cc, n) X_(op_j##cc) X_(op_set##cc) X_(op_cmov##cc##_GE)
 #define X_(name) extern const struct op name;
 #define X(name, fn, param) X_(name)
@@ -1117,7 +1117,8 @@ static bool own_handler(const struct insn *i)
 static bool changes_mode(const struct insn *i)
 {
     const struct op *op = insn_rows[i->row].op;
-    return op == &op_ldmxcsr || op == &op_fxrstor || op == &op_xrstor || op == &op_clts;
+    return op == &op_ldmxcsr || op == &op_avx_ldmxcsr || op == &op_fxrstor || op == &op_xrstor ||
+           op == &op_clts;
 }
 
 static void insn_translate(struct tr *t, const struct insn *i)
@@ -1195,7 +1196,10 @@ void jit_translate(struct jit *j, struct block *b)
     }
     side_exits_write(&t);
     slow_paths_write(&t);
-    j->used = round_up((uint64_t)(t.e.p - j->rw), 16);
+    do /* INT3 between blocks: nothing runs into the next, and readers see where one begins */
+        e8(&t.e, 0xcc);
+    while ((t.e.p - j->rw) & 15);
+    j->used = (size_t)(t.e.p - j->rw);
     j->blocks++;
     j->bytes_in += b->bytes;
     __atomic_store_n(&b->code, start + t.e.to_exec, __ATOMIC_RELEASE);

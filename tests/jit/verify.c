@@ -1,0 +1,519 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The verifier of translated code; verify.h says what it proves. */
+#include "verify.h"
+
+#include "engine/soft/code.h"
+#include "engine/soft/cpu.h"
+
+#include <Zydis/Zydis.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { POLL_BYTES = 9, BLOCK_INSNS_MAX = 1 << 16 };
+
+/* What a scratch register holds, as far as the straight line tells. */
+enum kind {
+    UNKNOWN,
+    SLOT,    /* TLB_SIZE entries times 32 at most: an offset into the TLB */
+    ENTRY,   /* an entry of the TLB */
+    OFFSET,  /* address - tag */
+    LIMITED, /* the same, compared with 4096 - size */
+    INSIDE,  /* the same, and at most that */
+    HOST,    /* host address of `size` checked bytes */
+};
+struct value {
+    enum kind kind;
+    unsigned size;
+    bool write;
+};
+
+struct insn_at {
+    const uint8_t *at, *target; /* target: of a jump, or NULL */
+    bool landed;                /* a jump of this block leads here */
+};
+
+struct reader {
+    const struct jit *j;
+    struct verdict *out;
+    ZydisDecoder decoder;
+    ZydisFormatter formatter;
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
+    const uint8_t *at, *block;
+    struct value ax, r14;
+    uint8_t *starts; /* a bit for each 16 bytes of the cache */
+    struct insn_at *insns;
+    unsigned count;
+};
+
+static __attribute__((format(printf, 2, 3))) void fault(struct reader *r, const char *format, ...)
+{
+    if (r->out->faults++)
+        return;
+    char text[120], what[120] = "?";
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    ZydisFormatterFormatInstruction(&r->formatter, &r->z, r->o, r->z.operand_count_visible, what,
+                                    sizeof what, (ZyanU64)(uintptr_t)r->at, NULL);
+    snprintf(r->out->first, sizeof r->out->first, "block +%#zx, instruction +%#zx: %s: %s",
+             (size_t)(r->block - r->j->rx), (size_t)(r->at - r->block), what, text);
+}
+
+static bool decode(struct reader *r, const uint8_t *at, const uint8_t *end)
+{
+    r->at = at;
+    if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&r->decoder, at, (ZyanUSize)(end - at), &r->z, r->o)))
+        return true;
+    memset(&r->z, 0, sizeof r->z);
+    fault(r, "no instruction");
+    return false;
+}
+
+/* ---- The allow-list ---- */
+
+static bool base_allowed(ZydisMnemonic m)
+{
+#define A(name) case ZYDIS_MNEMONIC_##name:
+    switch (m) {
+        A(ADD)
+        A(OR)
+        A(ADC) A(SBB) A(AND) A(SUB) A(XOR) A(CMP) A(TEST) A(MOV) A(MOVZX) A(MOVSX) A(MOVSXD) A(LEA)
+            A(XCHG) A(INC) A(DEC) A(NOT) A(NEG) A(ROL) A(ROR) A(RCL) A(RCR) A(SHL) A(SHR) A(SAR)
+                A(SHLD) A(SHRD) A(SHLX) A(SHRX) A(SARX) A(RORX) A(IMUL) A(MUL) A(MULX) A(DIV)
+                    A(IDIV) A(CDQ) A(CQO) A(CDQE) A(CWDE) A(BSWAP) A(BT) A(BTS) A(BTR) A(BTC) A(BSF)
+                        A(BSR) A(TZCNT) A(LZCNT) A(POPCNT) A(ANDN) A(BLSR) A(BLSI) A(BLSMSK)
+                            A(BEXTR) A(BZHI) A(PDEP) A(PEXT) A(ADCX) A(ADOX) A(MOVBE) A(CMPXCHG)
+                                A(XADD) A(NOP) A(LAHF) A(SAHF) A(JMP) A(CALL) A(SETO) A(SETNO)
+                                    A(SETB) A(SETNB) A(SETZ) A(SETNZ) A(SETBE) A(SETNBE) A(SETS)
+                                        A(SETNS) A(SETP) A(SETNP) A(SETL) A(SETNL) A(SETLE)
+                                            A(SETNLE) A(CMOVO) A(CMOVNO) A(CMOVB) A(CMOVNB) A(CMOVZ)
+                                                A(CMOVNZ) A(CMOVBE) A(CMOVNBE) A(CMOVS) A(CMOVNS)
+                                                    A(CMOVP) A(CMOVNP) A(CMOVL) A(CMOVNL) A(CMOVLE)
+                                                        A(CMOVNLE) A(JO) A(JNO) A(JB) A(JNB) A(JZ)
+                                                            A(JNZ) A(JBE) A(JNBE) A(JS) A(JNS) A(JP)
+                                                                A(JNP) A(JL) A(JNL) A(JLE)
+                                                                    A(JNLE) return true;
+    default: return false;
+    }
+#undef A
+}
+
+/* Vector instructions are many and alike; these few of them have a memory operand of their own, or
+ * touch more than vectors. */
+static bool vector_allowed(const ZydisDecodedInstruction *z)
+{
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU:
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_MONITOR:
+    case ZYDIS_MNEMONIC_MWAIT: return false;
+    default: break;
+    }
+    if (z->meta.category == ZYDIS_CATEGORY_GATHER || z->meta.category == ZYDIS_CATEGORY_AVX2GATHER)
+        return false;
+    switch (z->meta.isa_ext) {
+    case ZYDIS_ISA_EXT_SSE:
+    case ZYDIS_ISA_EXT_SSE2:
+    case ZYDIS_ISA_EXT_SSE3:
+    case ZYDIS_ISA_EXT_SSSE3:
+    case ZYDIS_ISA_EXT_SSE4:
+    case ZYDIS_ISA_EXT_AES:
+    case ZYDIS_ISA_EXT_PCLMULQDQ:
+    case ZYDIS_ISA_EXT_SHA:
+    case ZYDIS_ISA_EXT_AVX:
+    case ZYDIS_ISA_EXT_AVX2:
+    case ZYDIS_ISA_EXT_FMA:
+    case ZYDIS_ISA_EXT_F16C: return true;
+    default: return false;
+    }
+}
+
+/* ---- Memory ---- */
+
+static bool is_reg(const ZydisDecodedOperand *o, ZydisRegister reg)
+{
+    return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value == reg;
+}
+static bool is_mem(const ZydisDecodedOperand *o, ZydisRegister base, size_t disp)
+{
+    return o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.base == base &&
+           o->mem.index == ZYDIS_REGISTER_NONE &&
+           (o->mem.disp.has_displacement ? o->mem.disp.value : 0) == (int64_t)disp;
+}
+
+struct range {
+    size_t at, size;
+};
+#define FIELD(f)                                                        \
+    {                                                                   \
+        offsetof(struct soft_vcpu, f), sizeof((struct soft_vcpu *)0)->f \
+    }
+
+static bool vcpu_store_allowed(size_t at, size_t size)
+{
+    static const struct range stores[] = {
+        { offsetof(struct soft_vcpu, gpr), 16 * 8 }, /* neither REG_NONE nor REG_RIP */
+        FIELD(cc),
+        FIELD(jit_link),
+        FIELD(jit_link_block),
+        FIELD(fpu.vec),
+        FIELD(fpu.mxcsr),
+    };
+    for (unsigned n = 0; n < ARRAY_LEN(stores); n++)
+        if (at >= stores[n].at && at + size <= stores[n].at + stores[n].size)
+            return true;
+    return false;
+}
+
+static struct value *value_of(struct reader *r, ZydisRegister reg)
+{
+    if (reg == ZYDIS_REGISTER_RAX)
+        return &r->ax;
+    return reg == ZYDIS_REGISTER_R14 ? &r->r14 : NULL;
+}
+
+static void memory_check(struct reader *r, const ZydisDecodedOperand *o)
+{
+    unsigned size = o->size / 8;
+    int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+    bool write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+    if (o->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+        return;
+    if (o->mem.type != ZYDIS_MEMOP_TYPE_MEM || o->mem.index != ZYDIS_REGISTER_NONE || !size) {
+        fault(r, "an odd memory operand");
+    } else if (o->mem.segment == ZYDIS_REGISTER_GS) {
+        if (o->mem.base != ZYDIS_REGISTER_NONE || disp < 0 ||
+            (size_t)disp + size > sizeof(struct soft_vcpu))
+            fault(r, "outside the vCPU");
+        else if (write && !vcpu_store_allowed((size_t)disp, size))
+            fault(r, "a store to a field of the vCPU that is not its to change");
+    } else {
+        const struct value *base = value_of(r, o->mem.base);
+        if (o->mem.segment == ZYDIS_REGISTER_FS || !base)
+            fault(r, "neither gs: nor a checked address");
+        else if (base->kind == ENTRY && !write && disp >= 0 &&
+                 (size_t)disp + size <= sizeof(struct tlb_entry))
+            return;
+        else if (base->kind != HOST)
+            fault(r, "the address is not checked");
+        else if (disp < 0 || (uint64_t)disp + size > base->size)
+            fault(r, "%u bytes at +%d, %u checked", size, (int)disp, base->size);
+        else if (write && !base->write)
+            fault(r, "a store by the read tag");
+    }
+}
+
+/* An unmasked exception would be a signal here; the engine sees to it that this field has none. */
+static void mxcsr_check(struct reader *r)
+{
+    if ((r->z.mnemonic == ZYDIS_MNEMONIC_LDMXCSR || r->z.mnemonic == ZYDIS_MNEMONIC_VLDMXCSR) &&
+        (r->o[0].mem.segment != ZYDIS_REGISTER_GS ||
+         !is_mem(&r->o[0], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, fpu.mxcsr))))
+        fault(r, "MXCSR from somewhere else");
+}
+
+static void operands_check(struct reader *r)
+{
+    for (unsigned n = 0; n < r->z.operand_count; n++) {
+        const ZydisDecodedOperand *o = &r->o[n];
+        if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+            /* The one call there is pushes its return address. */
+            if (r->z.mnemonic != ZYDIS_MNEMONIC_CALL)
+                memory_check(r, o);
+        } else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
+            ZydisRegister full =
+                ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o->reg.value);
+            if (full == ZYDIS_REGISTER_RSP && r->z.mnemonic != ZYDIS_MNEMONIC_CALL)
+                fault(r, "the host's stack pointer");
+            if (ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_SEGMENT)
+                fault(r, "a segment register");
+        }
+    }
+}
+
+/* ---- What rax and r14 become ---- */
+
+static bool is_imm(const ZydisDecodedOperand *o, uint64_t *value)
+{
+    *value = o->imm.value.u;
+    return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+}
+
+/* The check's own instructions lead from one kind to the next. */
+static bool check_step(struct reader *r)
+{
+    const ZydisDecodedOperand *o = r->o;
+    uint64_t imm;
+    switch (r->z.mnemonic) {
+    case ZYDIS_MNEMONIC_AND:
+        if (!is_reg(&o[0], ZYDIS_REGISTER_R14D) || !is_imm(&o[1], &imm) ||
+            (imm & ~(uint64_t)((TLB_SIZE - 1) * sizeof(struct tlb_entry))))
+            return false;
+        r->r14 = (struct value){ SLOT };
+        return true;
+    case ZYDIS_MNEMONIC_ADD:
+        if (is_reg(&o[0], ZYDIS_REGISTER_R14) && r->r14.kind == SLOT &&
+            o[1].mem.segment == ZYDIS_REGISTER_GS &&
+            is_mem(&o[1], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, tlb))) {
+            r->r14 = (struct value){ ENTRY };
+            return true;
+        }
+        if (is_reg(&o[0], ZYDIS_REGISTER_RAX) && r->ax.kind == INSIDE && r->r14.kind == ENTRY &&
+            is_mem(&o[1], ZYDIS_REGISTER_R14, offsetof(struct tlb_entry, host))) {
+            r->ax.kind = HOST;
+            return true;
+        }
+        return false;
+    case ZYDIS_MNEMONIC_SUB:
+        if (!is_reg(&o[0], ZYDIS_REGISTER_RAX) || r->r14.kind != ENTRY)
+            return false;
+        if (is_mem(&o[1], ZYDIS_REGISTER_R14, offsetof(struct tlb_entry, write)))
+            r->ax = (struct value){ OFFSET, 0, true };
+        else if (is_mem(&o[1], ZYDIS_REGISTER_R14, offsetof(struct tlb_entry, read)))
+            r->ax = (struct value){ OFFSET, 0, false };
+        else
+            return false;
+        return true;
+    case ZYDIS_MNEMONIC_CMP:
+        if (!is_reg(&o[0], ZYDIS_REGISTER_RAX) || r->ax.kind != OFFSET || !is_imm(&o[1], &imm) ||
+            imm >= PAGE_SIZE)
+            return false;
+        r->ax.kind = LIMITED;
+        r->ax.size = (unsigned)(PAGE_SIZE - imm);
+        return true;
+    case ZYDIS_MNEMONIC_JNBE:
+        if (r->ax.kind != LIMITED)
+            return false;
+        r->ax.kind = INSIDE;
+        return true;
+    case ZYDIS_MNEMONIC_MOV:
+        if (!is_reg(&o[0], ZYDIS_REGISTER_R14) || !is_reg(&o[1], ZYDIS_REGISTER_RAX))
+            return false;
+        r->r14 = r->ax;
+        return true;
+    default: return false;
+    }
+}
+
+static void values_step(struct reader *r)
+{
+    /* The comparison counts only for the jump right behind it. */
+    bool limited = r->ax.kind == LIMITED;
+    if (check_step(r))
+        return;
+    if (limited)
+        r->ax = (struct value){ UNKNOWN };
+    for (unsigned n = 0; n < r->z.operand_count; n++) {
+        const ZydisDecodedOperand *o = &r->o[n];
+        if (o->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+            !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+            continue;
+        struct value *v =
+            value_of(r, ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o->reg.value));
+        if (v)
+            *v = (struct value){ UNKNOWN };
+    }
+    if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL)
+        r->ax = r->r14 = (struct value){ UNKNOWN };
+}
+
+/* ---- One block ---- */
+
+static bool is_jump(const ZydisDecodedInstruction *z)
+{
+    return z->meta.category == ZYDIS_CATEGORY_COND_BR ||
+           z->meta.category == ZYDIS_CATEGORY_UNCOND_BR || z->mnemonic == ZYDIS_MNEMONIC_CALL;
+}
+
+static bool is_start(const struct reader *r, const uint8_t *at)
+{
+    uint64_t offset = (uint64_t)(at - r->j->rx);
+    return at >= r->j->rx && offset < r->j->used && offset % 16 == 0 &&
+           r->starts[offset / 128] >> (offset / 16 % 8) & 1;
+}
+
+static struct insn_at *insn_find(struct reader *r, const uint8_t *at)
+{
+    unsigned low = 0, high = r->count;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (r->insns[middle].at < at)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < r->count && r->insns[low].at == at ? &r->insns[low] : NULL;
+}
+
+/* Behind the look at `request`, or what a retired block has in its place. Answers its end. */
+static const uint8_t *block_begin(struct reader *r, const uint8_t *at, const uint8_t *end)
+{
+    r->block = at;
+    if (!decode(r, at, end))
+        return NULL;
+    if (r->z.mnemonic == ZYDIS_MNEMONIC_JMP) {
+        int32_t rel;
+        memcpy(&rel, at + 1, 4);
+        if (at[0] != 0xe9 || at + 5 + rel != r->j->leave_jump)
+            fault(r, "a retired block that does not leave");
+        r->out->retired++;
+    } else {
+        uint64_t imm;
+        if (r->z.mnemonic != ZYDIS_MNEMONIC_CMP || r->z.length != POLL_BYTES ||
+            !is_mem(&r->o[0], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, request)) ||
+            r->o[0].mem.segment != ZYDIS_REGISTER_GS || !is_imm(&r->o[1], &imm) || imm)
+            fault(r, "does not look at the requests");
+    }
+    at += POLL_BYTES;
+    if (!decode(r, at, end))
+        return NULL;
+    int32_t rel;
+    memcpy(&rel, at + 2, 4);
+    if (r->z.mnemonic != ZYDIS_MNEMONIC_JNZ || r->z.length != 6 || at + 6 + rel != r->j->leave_jump)
+        fault(r, "does not leave when something is requested");
+    return at + r->z.length;
+}
+
+/* Lists the instructions up to the INT3 behind the block. */
+static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint8_t *end)
+{
+    bool flows = true;
+    r->count = 0;
+    for (; at < end && *at != 0xcc; at += r->z.length) {
+        if (!decode(r, at, end) || r->count == BLOCK_INSNS_MAX)
+            return NULL;
+        struct insn_at *i = &r->insns[r->count++];
+        *i = (struct insn_at){ .at = at };
+        if (is_jump(&r->z) && r->o[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+            i->target = at + r->z.length + r->o[0].imm.value.s;
+        flows = r->z.mnemonic != ZYDIS_MNEMONIC_JMP;
+    }
+    if (flows)
+        fault(r, "falls out of the block");
+    for (unsigned n = 0; n < r->count; n++) {
+        struct insn_at *to = r->insns[n].target ? insn_find(r, r->insns[n].target) : NULL;
+        if (to)
+            to->landed = true;
+    }
+    return at;
+}
+
+static void jump_check(struct reader *r, const uint8_t *target)
+{
+    if (!target)
+        fault(r, "an indirect jump");
+    else if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL) {
+        if (target != r->j->call_handler)
+            fault(r, "calls something else than a handler");
+    } else if (target == r->block || (is_start(r, target) && !insn_find(r, target))) {
+        r->out->joined++;
+        if (((uintptr_t)r->at + r->z.length) % 4)
+            fault(r, "its displacement cannot be stored whole");
+    } else if (target != r->j->leave_jump && target != r->j->lookup && !insn_find(r, target))
+        fault(r, "leads nowhere");
+}
+
+static void block_check(struct reader *r, const uint8_t *end)
+{
+    r->ax = r->r14 = (struct value){ UNKNOWN };
+    for (unsigned n = 0; n < r->count; n++) {
+        const struct insn_at *i = &r->insns[n];
+        if (!decode(r, i->at, end))
+            return;
+        if (i->landed)
+            r->ax = r->r14 = (struct value){ UNKNOWN };
+        if (!base_allowed(r->z.mnemonic) && !vector_allowed(&r->z))
+            fault(r, "not in the allow-list");
+        if (r->z.attributes &
+            (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
+            fault(r, "a repeat prefix");
+        operands_check(r);
+        mxcsr_check(r);
+        if (is_jump(&r->z))
+            jump_check(r, i->target);
+        values_step(r);
+        r->out->insns++;
+    }
+}
+
+/* ---- All ---- */
+
+/* Where blocks begin: behind each run of INT3. Within a block no INT3 is allowed, so that reading
+ * in line finds them all. */
+static void starts_find(struct reader *r, const uint8_t *end)
+{
+    for (const uint8_t *at = r->j->rx + r->j->first; at && at < end && !r->out->faults;) {
+        r->starts[(at - r->j->rx) / 128] |= (uint8_t)(1 << (at - r->j->rx) / 16 % 8);
+        r->out->blocks++;
+        at = block_begin(r, at, end);
+        while (at && at < end && *at != 0xcc)
+            at = decode(r, at, end) ? at + r->z.length : NULL;
+        if (!at)
+            return;
+        if (at == end)
+            fault(r, "nothing behind the block");
+        while (at < end && *at == 0xcc)
+            at++;
+        if ((at - r->j->rx) % 16)
+            fault(r, "something behind the block");
+    }
+}
+
+void verify_cache(const struct jit *j, struct verdict *out)
+{
+    struct reader r = { .j = j, .out = out };
+    memset(out, 0, sizeof *out);
+    ZydisDecoderInit(&r.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    ZydisFormatterInit(&r.formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    r.starts = calloc(1, j->size / 128 + 1);
+    r.insns = calloc(BLOCK_INSNS_MAX, sizeof *r.insns);
+    if (!r.starts || !r.insns)
+        abort();
+    const uint8_t *end = j->rx + j->used;
+    starts_find(&r, end);
+    for (uint64_t offset = j->first; offset < j->used && !out->faults; offset += 16) {
+        if (!is_start(&r, j->rx + offset))
+            continue;
+        const uint8_t *at = block_begin(&r, j->rx + offset, end);
+        if (at && block_list(&r, at, end))
+            block_check(&r, end);
+    }
+    free(r.starts);
+    free(r.insns);
+}
+
+static struct verdict total;
+static unsigned long caches;
+
+void verify_or_die(const struct jit *j)
+{
+    struct verdict v;
+    verify_cache(j, &v);
+    if (v.faults) {
+        fprintf(stderr, "translated code is wrong: %s\n", v.first);
+        _exit(99);
+    }
+    caches++;
+    total.blocks += v.blocks;
+    total.insns += v.insns;
+    total.retired += v.retired;
+    total.joined += v.joined;
+}
+
+void verify_print_total(void)
+{
+    fprintf(stderr,
+            "verified %lu caches: %lu blocks (%lu retired), %lu instructions, %lu joined exits\n",
+            caches, total.blocks, total.retired, total.insns, total.joined);
+}

@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Blocks of random instructions are translated and verified; then every instruction of some blocks
+ * is spoilt in each way that would be an escape, and the verifier must notice all of them.
+ */
+#include "verify.h"
+
+#include "base/checked.h"
+#include "engine/soft/code.h"
+#include "engine/soft/cpu.h"
+
+#include <Zydis/Zydis.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CACHE = 8 << 20, RANDOM_BLOCKS = 30000, SPOILT_BLOCKS = 60 };
+
+static uint64_t random_state = 88172645463325252ull;
+static unsigned random_below(unsigned n)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (unsigned)((random_state * 0x2545f4914f6cdd1d) >> 33) % n;
+}
+
+/* ---- Blocks ---- */
+
+static struct block *block_new(void)
+{
+    struct block *b = calloc(1, sizeof *b + (BLOCK_MAX + 1) * sizeof(struct insn));
+    if (!b)
+        abort();
+    b->key = MODE_64 | CODE_SSE | CODE_CPL0;
+    b->offset = random_below(4096);
+    return b;
+}
+
+/* One more instruction; false: it is none, or the block has its end. */
+static bool block_add(struct block *b, const uint8_t *bytes, unsigned len)
+{
+    bool gp = false;
+    int r = insn_decode(bytes, len, MODE_64, ~0ull, b->bytes, &b->insns[b->count], &gp);
+    if (r <= 0)
+        return true;
+    bool end = insn_rows[b->insns[b->count].row].attr & AT_END;
+    b->bytes += (unsigned)r;
+    return !end && ++b->count < BLOCK_MAX;
+}
+
+/* Prefixes and opcodes as compilers choose them, so that most bytes are an instruction. */
+static void random_insn(uint8_t *bytes)
+{
+    static const uint8_t prefixes[] = { 0x66, 0xf2, 0xf3, 0xf0, 0x64, 0x65, 0x67 };
+    unsigned n = 0;
+    for (unsigned k = 0; k < 16; k++)
+        bytes[k] = (uint8_t)random_below(256);
+    if (random_below(3) == 0)
+        bytes[n++] = prefixes[random_below(sizeof prefixes)];
+    if (random_below(2))
+        bytes[n++] = (uint8_t)(0x40 + random_below(16));
+    if (random_below(2))
+        bytes[n++] = 0x0f;
+    if (random_below(4) == 0)
+        memset(bytes + n + 3, 0, 5);
+}
+
+static void random_block(struct jit *j)
+{
+    struct block *b = block_new();
+    uint8_t bytes[16];
+    unsigned want = 1 + random_below(20);
+    do
+        random_insn(bytes);
+    while (block_add(b, bytes, 15) && b->count < want);
+    if (b->count)
+        jit_translate(j, b);
+    free(b);
+}
+
+static bool random_blocks(void)
+{
+    struct jit j = { 0 };
+    struct err err = { 0 };
+    if (jit_create(&j, CACHE, &err) < 0) {
+        printf("%s\n", err.text);
+        return false;
+    }
+    jit_inspect = verify_or_die;
+    for (unsigned n = 0; n < RANDOM_BLOCKS; n++) {
+        random_block(&j);
+        if (j.full)
+            jit_reset(&j);
+    }
+    printf("%u random blocks, %llu translated\n", RANDOM_BLOCKS, (unsigned long long)j.blocks);
+    bool many = j.blocks > RANDOM_BLOCKS / 2;
+    jit_destroy(&j);
+    jit_inspect = NULL;
+    return many;
+}
+
+/* ---- Spoiling ---- */
+
+struct spoiler {
+    struct jit *j;
+    uint8_t *at; /* in the writable view */
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
+    const uint8_t *block;
+};
+
+static bool overwrite(struct spoiler *s, const uint8_t *bytes, unsigned len)
+{
+    if (s->z.length < len)
+        return false;
+    memset(s->at, 0x90, s->z.length);
+    memcpy(s->at, bytes, len);
+    return true;
+}
+#define FORBIDDEN(name, ...)                            \
+    static bool put_##name(struct spoiler *s)           \
+    {                                                   \
+        static const uint8_t bytes[] = { __VA_ARGS__ }; \
+        return overwrite(s, bytes, sizeof bytes);       \
+    }
+FORBIDDEN(syscall, 0x0f, 0x05)
+FORBIDDEN(sysenter, 0x0f, 0x34)
+FORBIDDEN(int80, 0xcd, 0x80)
+FORBIDDEN(in, 0xec)
+FORBIDDEN(ret, 0xc3)
+FORBIDDEN(pop, 0x58)
+FORBIDDEN(popf, 0x9d)
+FORBIDDEN(std, 0xfd)
+FORBIDDEN(movs, 0xa4)
+FORBIDDEN(hlt, 0xf4)
+FORBIDDEN(int3, 0xcc)
+FORBIDDEN(wrgsbase, 0xf3, 0x48, 0x0f, 0xae, 0xd8)
+FORBIDDEN(wrfsbase, 0xf3, 0x0f, 0xae, 0xd0)
+FORBIDDEN(wrpkru, 0x0f, 0x01, 0xef)
+FORBIDDEN(mov_fs, 0x8e, 0xe0)
+FORBIDDEN(gather, 0xc4, 0xe2, 0x69, 0x90, 0x04, 0x08)
+FORBIDDEN(maskmov, 0x66, 0x0f, 0xf7, 0xc1)
+FORBIDDEN(fxrstor, 0x65, 0x0f, 0xae, 0x0c, 0x25, 0, 0, 0, 0)
+FORBIDDEN(ldmxcsr, 0x0f, 0xae, 0x10)
+FORBIDDEN(mov_rsp, 0x48, 0x89, 0xc4)
+FORBIDDEN(load_rsp, 0x48, 0x8b, 0x04, 0x24)
+FORBIDDEN(load_rcx, 0x48, 0x8b, 0x01)
+FORBIDDEN(load_fs, 0x64, 0x48, 0x8b, 0x00)
+FORBIDDEN(load_absolute, 0x8b, 0x04, 0x25, 0, 0, 0, 0)
+FORBIDDEN(load_rip, 0x8b, 0x05, 0, 0, 0, 0)
+FORBIDDEN(store_indexed, 0x89, 0x04, 0x08)
+FORBIDDEN(gs_indexed, 0x65, 0x8b, 0x01)
+FORBIDDEN(store_tlb, 0x65, 0x48, 0x89, 0x04, 0x25, (uint8_t)offsetof(struct soft_vcpu, tlb),
+          offsetof(struct soft_vcpu, tlb) >> 8, 0, 0)
+FORBIDDEN(gs_beyond, 0x65, 0x8b, 0x04, 0x25, (uint8_t)sizeof(struct soft_vcpu),
+          (uint8_t)(sizeof(struct soft_vcpu) >> 8), (uint8_t)(sizeof(struct soft_vcpu) >> 16), 0)
+FORBIDDEN(gs_before, 0x65, 0x8b, 0x04, 0x25, 0xf8, 0xff, 0xff, 0xff)
+FORBIDDEN(jmp_rax, 0xff, 0xe0)
+FORBIDDEN(call_rax, 0xff, 0xd0)
+
+static bool is_rax(const ZydisDecodedOperand *o)
+{
+    return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value == ZYDIS_REGISTER_RAX;
+}
+static bool is_entry_field(const ZydisDecodedOperand *o, size_t field)
+{
+    return o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.base == ZYDIS_REGISTER_R14 &&
+           (size_t)o->mem.disp.value == field;
+}
+static bool after_tag(const struct spoiler *s, unsigned back)
+{
+    const uint8_t *p = s->at - back; /* sub rax, [r14] or [r14 + 8] */
+    return (p[0] == 0x49 && p[1] == 0x2b && p[2] == 0x06) ||
+           (p[-1] == 0x49 && p[0] == 0x2b && p[1] == 0x46);
+}
+
+/* One byte more than was checked. */
+static bool limit_raised(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_CMP || !is_rax(&s->o[0]) || !after_tag(s, 3) ||
+        s->z.length != 7)
+        return false;
+    uint32_t limit;
+    memcpy(&limit, s->at + 3, 4);
+    limit++;
+    memcpy(s->at + 3, &limit, 4);
+    return true;
+}
+static bool check_ignored(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_JNBE || !after_tag(s, 10))
+        return false;
+    memset(s->at, 0x90, s->z.length);
+    return true;
+}
+static bool check_reversed(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_JNBE || !after_tag(s, 10))
+        return false;
+    s->at[1] ^= 1;
+    return true;
+}
+static bool host_not_added(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_ADD || !is_rax(&s->o[0]) ||
+        !is_entry_field(&s->o[1], offsetof(struct tlb_entry, host)))
+        return false;
+    memset(s->at, 0x90, s->z.length);
+    return true;
+}
+static bool read_for_write(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_SUB || !is_rax(&s->o[0]) ||
+        !is_entry_field(&s->o[1], offsetof(struct tlb_entry, write)))
+        return false;
+    s->at[3] = offsetof(struct tlb_entry, read);
+    return true;
+}
+static bool mask_widened(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_AND || s->o[0].reg.value != ZYDIS_REGISTER_R14D ||
+        s->z.length != 7)
+        return false;
+    s->at[5] = 1;
+    return true;
+}
+static bool jump_moved(struct spoiler *s)
+{
+    if (s->z.meta.category != ZYDIS_CATEGORY_COND_BR &&
+        s->z.meta.category != ZYDIS_CATEGORY_UNCOND_BR && s->z.mnemonic != ZYDIS_MNEMONIC_CALL)
+        return false;
+    int32_t rel = (int32_t)(s->block + 2 - (s->at + s->z.length));
+    memcpy(s->at + s->z.length - 4, &rel, 4);
+    return true;
+}
+static bool jump_outside(struct spoiler *s)
+{
+    if (!jump_moved(s))
+        return false;
+    s->at[s->z.length - 1] = 0x7f;
+    return true;
+}
+
+#define P(name)           \
+    {                     \
+#name, put_##name \
+    }
+static const struct {
+    const char *name;
+    bool (*spoil)(struct spoiler *s);
+} spoilers[] = {
+    P(syscall),
+    P(sysenter),
+    P(int80),
+    P(in),
+    P(ret),
+    P(pop),
+    P(popf),
+    P(std),
+    P(movs),
+    P(hlt),
+    P(int3),
+    P(wrgsbase),
+    P(wrfsbase),
+    P(wrpkru),
+    P(mov_fs),
+    P(gather),
+    P(maskmov),
+    P(fxrstor),
+    P(ldmxcsr),
+    P(mov_rsp),
+    P(load_rsp),
+    P(load_rcx),
+    P(load_fs),
+    P(load_absolute),
+    P(load_rip),
+    P(store_indexed),
+    P(gs_indexed),
+    P(store_tlb),
+    P(gs_beyond),
+    P(gs_before),
+    P(jmp_rax),
+    P(call_rax),
+    { "limit raised", limit_raised },
+    { "check ignored", check_ignored },
+    { "check reversed", check_reversed },
+    { "host not added", host_not_added },
+    { "read tag for write", read_for_write },
+    { "mask widened", mask_widened },
+    { "jump into an instruction", jump_moved },
+    { "jump outside", jump_outside },
+};
+
+static bool spoil_all(void)
+{
+    static unsigned done[ARRAY_LEN(spoilers)], missed[ARRAY_LEN(spoilers)];
+    struct jit j = { 0 };
+    struct err err = { 0 };
+    ZydisDecoder decoder;
+    bool fine = true;
+    ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    for (unsigned n = 0; n < SPOILT_BLOCKS; n++) {
+        if (jit_create(&j, 1 << 20, &err) < 0)
+            abort();
+        struct verdict v;
+        /* Loads and stores first, so that there is something to spoil: 8, 2, 16 and 1 bytes. */
+        static const uint8_t moves[][4] = { { 0x48, 0x89, 0x51, 8 }, { 0x48, 0x8b, 0x53, 16 },
+                                            { 0x66, 0x89, 0x51, 8 }, { 0xf, 0x10, 0x01 },
+                                            { 0xf, 0x11, 0x09 },     { 0x88, 0x11 } };
+        struct block *b = block_new();
+        uint8_t bytes[16];
+        for (unsigned k = 0; k < 3; k++) {
+            memset(bytes, 0, sizeof bytes);
+            memcpy(bytes, moves[random_below(ARRAY_LEN(moves))], 4);
+            block_add(b, bytes, 15);
+        }
+        do
+            random_insn(bytes);
+        while (block_add(b, bytes, 15) && b->count < 8);
+        jit_translate(&j, b);
+        verify_cache(&j, &v);
+        if (v.faults) {
+            printf("unspoilt: %s\n", v.first);
+            fine = false;
+        }
+        uint8_t *block = j.rw + j.first, *end = j.rw + j.used;
+        struct spoiler s = { .j = &j, .at = block, .block = block };
+        for (; s.at < end && *s.at != 0xcc; s.at += s.z.length) {
+            if (!ZYAN_SUCCESS(
+                    ZydisDecoderDecodeFull(&decoder, s.at, (ZyanUSize)(end - s.at), &s.z, s.o)))
+                abort();
+            uint8_t saved[16];
+            memcpy(saved, s.at, sizeof saved);
+            for (unsigned k = 0; k < ARRAY_LEN(spoilers); k++) {
+                if (spoilers[k].spoil(&s)) {
+                    done[k]++;
+                    verify_cache(&j, &v);
+                    if (!v.faults && !missed[k]++)
+                        printf("not noticed: %s at +%#tx\n", spoilers[k].name, s.at - block);
+                }
+                memcpy(s.at, saved, sizeof saved);
+            }
+        }
+        jit_destroy(&j);
+        j = (struct jit){ 0 };
+        free(b);
+    }
+    unsigned total = 0;
+    for (unsigned k = 0; k < ARRAY_LEN(spoilers); k++) {
+        total += done[k];
+        fine &= done[k] && !missed[k];
+        if (!done[k] || missed[k])
+            printf("%s: %u times, %u not noticed\n", spoilers[k].name, done[k], missed[k]);
+    }
+    printf("%u spoilt blocks\n", total);
+    return fine;
+}
+
+int main(void)
+{
+    insn_table_init();
+    jit_table_init();
+    bool fine = random_blocks();
+    verify_print_total();
+    fine &= spoil_all();
+    printf("%s\n", fine ? "passed" : "FAILED");
+    return fine ? 0 : 1;
+}
