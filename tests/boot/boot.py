@@ -116,10 +116,19 @@ def faults(text, status, checks, disk, want_status):
         yield from disk_faults(disk, written[1])
 
 
+V3_FLAGS = {"avx", "avx2", "fma", "f16c"}
+
+
+def host_flags():
+    with open("/proc/cpuinfo", encoding="ascii") as info:
+        return set(re.search(r"^flags\s*:(.*)", info.read(), re.MULTILINE)[1].split())
+
+
 def add_arguments(parser):
     """Which VMM boots which guest."""
     parser.add_argument("--binary", default=os.path.join(ROOT, "build/src/vmm/bedplate-vmm"))
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--cpu", help="the CPU model, where it is not to be the default")
     parser.add_argument("--vmm", help="another VMM's command; {cpus} {memory} {kernel} {initrd} {disk}"
                         " {cmdline} are filled in")
     parser.add_argument("--qemu", action="store_true", help="QEMU's software CPU as the VMM")
@@ -141,7 +150,9 @@ def template(args):
         if not os.path.exists(os.path.join(ROOT, "src/vmm/meson.build")):
             skip("this tree has no bedplate-vmm")
         sys.exit(f"{args.binary} is not built")
-    return OURS
+    if args.cpu == "x86-64-v3" and not V3_FLAGS <= host_flags():
+        skip("this host's CPU lacks what x86-64-v3 offers")
+    return OURS + (f" --cpu {args.cpu}" if args.cpu else "")
 
 
 def command(text, args, disk, cmdline):
@@ -156,6 +167,7 @@ def main():
     add_arguments(parser)
     parser.add_argument("--checks", default="cpus,clock,disk,net")
     parser.add_argument("--append", default="", help="more kernel command line")
+    parser.add_argument("--expect", help="what the console has to say, too")
     parser.add_argument("--limit", type=float, default=180, help="seconds for the boot")
     parser.add_argument("--status", type=int, default=0, help="the expected exit status")
     parser.add_argument("--log", help="where the console goes (a temporary file)")
@@ -172,6 +184,8 @@ def main():
         text, status = run(command(vmm, args, disk, cmdline), args.limit,
                            args.log or os.path.join(tmp, "console.log"))
         wrong = list(faults(text, status, args.checks.split(","), disk, args.status))
+        if args.expect and args.expect not in text:
+            wrong.append(f"the console never said \"{args.expect}\"")
 
     for line in re.findall(r"BP-TEST [^\r\n]*", text):
         print(line)
