@@ -341,8 +341,7 @@ static int half_check(struct soft_vcpu *v, unsigned flags, const x256 *s, const 
     return v->cr4 & CR4_OSXMMEXCPT ? raise(v, EXC_XM) : raise_ud(v);
 }
 
-/* The destination is W. A store that faults has still raised its flags on some CPUs and not on
- * others: here not. */
+/* The destination is W: a store that cannot be done faults before anything is converted. */
 static int cvtps2ph(struct soft_vcpu *v, const struct insn *i)
 {
     const bool wide = vex_wide(i);

@@ -242,6 +242,8 @@ static int masked_element_load(struct soft_vcpu *v, uint64_t va, unsigned size, 
 }
 static int masked_element_probe(struct soft_vcpu *v, uint64_t va, unsigned size)
 {
+    if (likely(tlb_hit(tlb_slot(v, va), tlb_slot(v, va)->write, va, size)))
+        return 0;
     if (likely(!v->align_check))
         return gva_probe_write(v, va, size);
     for (unsigned n = 0; n < size; n++)

@@ -2,9 +2,9 @@
 /*
  * The instruction table and the decoded instruction.
  *
- * One row per encoding form (insn_int.def, insn_fp.def, insn_sys.def) feeds the decoder, the
- * interpreter, the tests and later the translator. A row names its `struct op`: the handlers, one
- * for each operand size, for a register or a memory operand.
+ * One row per encoding form (insn_int.def, insn_fp.def, insn_avx.def, insn_sys.def) feeds the
+ * decoder, the interpreter, the tests and the translator. A row names its `struct op`: the
+ * handlers, one for each operand size, for a register or a memory operand.
  */
 #ifndef ENGINE_SOFT_INSN_H
 #define ENGINE_SOFT_INSN_H
