@@ -10,6 +10,7 @@
  */
 #include "case.h"
 #include "engine/soft/insn.h"
+#include "verify.h"
 
 #include <Zydis/Zydis.h>
 #include <stdio.h>
@@ -487,6 +488,7 @@ int main(int argc, char **argv)
         return 77;
     for (unsigned n = 0; n < BATCH; n++)
         memset(native_case(native, n)->memory + DATA_SIZE, 0x5a, READONLY_SIZE);
+    jit_inspect = verify_or_die;
     guest = guest_create(options.engine);
     features = guest_features(guest);
     printf("seed %lu\n", options.seed);
@@ -500,6 +502,7 @@ int main(int argc, char **argv)
     printf("%lu cases; left out: %lu that did not end, %lu vague alignments; %lu differ\n", cases,
            hangs, vague, failures);
     guest_destroy(guest);
+    verify_print_total();
     native_stop(native);
     return failures || missing ? 1 : 0;
 }
