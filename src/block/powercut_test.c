@@ -223,7 +223,7 @@ static void work_one(struct work *w, const struct config *config, uint64_t numbe
             work_snapshot(w);
             break;
         }
-        /* fall through */
+        __attribute__((fallthrough));
     default: work_write(w, number, first, n); break;
     }
 }

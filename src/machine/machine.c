@@ -95,7 +95,8 @@ static void event_post(struct machine *m, enum machine_event event, unsigned vcp
     loop_post(m->loop, event_deliver, post);
 }
 
-/* A guest runs on until the main loop halts it, and may ask again and again: one reset is one reset. */
+/* A guest runs on until the main loop halts it, and may ask again and again: one reset is one
+ * reset. */
 void machine_post_event(struct machine *m, enum machine_event event, const char *detail)
 {
     unsigned bit = 1u << event;

@@ -111,7 +111,8 @@ struct machine_priv {
     bool run, quit;               /* run_lock */
     struct vcpu_thread threads[255];
     struct event_box *events; /* a reference */
-    _Atomic unsigned asked;   /* resets and power-offs posted since the machine last went: 1 << event */
+    _Atomic unsigned
+        asked; /* resets and power-offs posted since the machine last went: 1 << event */
     void (*reset_prepare)(void *arg);
     void *reset_arg;
 };
