@@ -14,6 +14,7 @@
 #include "block/lock.h"
 #include "block/probe.h"
 
+#include <assert.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -391,6 +392,12 @@ int image_open_store(const struct image_options *options, struct store *take_sto
     return r < 0 ? err_prefix(err, "%s", options->path) : 0;
 }
 
+void image_attach_backing(struct image *image, struct image *take_backing)
+{
+    assert(!image->backing);
+    image->backing = take_backing;
+}
+
 int image_close(struct image *image)
 {
     if (!image)
@@ -594,6 +601,18 @@ int image_snapshot_delete(struct image *image, const char *name, struct err *err
     if (r < 0)
         return r;
     r = image->format->snapshot_delete(image, n, err);
+    return r < 0 ? err_prefix(err, "%s", image->path) : 0;
+}
+
+int image_snapshot_view(struct image *image, const char *name, struct err *err)
+{
+    unsigned n;
+    if (!image->format->snapshot_view)
+        return image_cannot(image, "hold snapshots", err);
+    int r = image_find_snapshot(image, name, &n, err);
+    if (r < 0)
+        return r;
+    r = image->format->snapshot_view(image, n, err);
     return r < 0 ? err_prefix(err, "%s", image->path) : 0;
 }
 

@@ -40,6 +40,8 @@ int image_open_store(const struct image_options *options, struct store *take_sto
 /* The same, without the path before the sentence of an error. */
 int image_open_within(const struct image_options *options, struct store *take_store,
                       struct image **out, struct err *err);
+/* For an image opened with no_backing: takes the image below. */
+void image_attach_backing(struct image *image, struct image *take_backing);
 /* Writes back what is cached and closes: 0, or -errno when something may be lost. */
 int image_close(struct image *image);
 static inline void image_drop(struct image *image) { image_close(image); }
@@ -114,6 +116,8 @@ const struct image_snapshot *image_snapshot_at(struct image *image, unsigned n);
 int image_snapshot_create(struct image *image, const char *name, struct err *err);
 int image_snapshot_apply(struct image *image, const char *name_or_id, struct err *err);
 int image_snapshot_delete(struct image *image, const char *name_or_id, struct err *err);
+/* A read-only image shows the snapshot from now on. */
+int image_snapshot_view(struct image *image, const char *name_or_id, struct err *err);
 
 /* ---- creation ---- */
 
@@ -179,6 +183,7 @@ struct image_format { /* absent functions: the operation is refused by name */
     int (*snapshot_create)(struct image *image, const char *name, struct err *err);
     int (*snapshot_apply)(struct image *image, unsigned n, struct err *err);
     int (*snapshot_delete)(struct image *image, unsigned n, struct err *err);
+    int (*snapshot_view)(struct image *image, unsigned n, struct err *err);
     int (*info)(struct image *image, struct json_t *into);
     /* Does [offset, offset + len) lie in one piece of image->direct_store, so that a request may go
      * there? Never blocks; when true, `hold` is in use until direct_done. */

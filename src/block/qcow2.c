@@ -791,6 +791,7 @@ const struct image_format image_qcow2 = {
     .snapshot_create = qcow2_snapshot_create,
     .snapshot_apply = qcow2_snapshot_apply,
     .snapshot_delete = qcow2_snapshot_delete,
+    .snapshot_view = qcow2_snapshot_view,
     .info = qcow2_info,
     .direct_map = qcow2_direct_map,
     .direct_done = qcow2_direct_done,

@@ -241,6 +241,7 @@ const struct image_snapshot *qcow2_snapshot_at(struct image *image, unsigned n);
 int qcow2_snapshot_create(struct image *image, const char *name, struct err *err);
 int qcow2_snapshot_apply(struct image *image, unsigned n, struct err *err);
 int qcow2_snapshot_delete(struct image *image, unsigned n, struct err *err);
+int qcow2_snapshot_view(struct image *image, unsigned n, struct err *err);
 int qcow2_resize(struct image *image, uint64_t size, enum image_preallocation prealloc,
                  struct err *err);
 int qcow2_empty(struct image *image, struct err *err);

@@ -515,6 +515,26 @@ int qcow2_snapshot_apply(struct image *image, unsigned n, struct err *err)
     return r < 0 ? err_errno(err, -r, "cannot give back the space of the old state") : 0;
 }
 
+int qcow2_snapshot_view(struct image *image, unsigned n, struct err *err)
+{
+    struct qcow2 *q = qcow2_of(image);
+    const struct qcow2_snapshot *s = &q->snapshots[n];
+    uint64_t per_l1 = 1ull << (q->l2_bits + q->cluster_bits), *l1;
+    if (!image->readonly)
+        return err_set(err, EINVAL, "a snapshot can only be looked at read-only");
+    if (s->pub.disk_size / per_l1 + !!(s->pub.disk_size % per_l1) > s->l1_size)
+        return err_set(err, EINVAL, "the snapshot's L1 table is too short");
+    int r = l1_load(q, s, &l1);
+    if (r < 0)
+        return err_errno(err, -r, "cannot read the snapshot's L1 table");
+    LOCKED(&q->lock);
+    free(q->l1);
+    q->l1 = l1;
+    q->l1_size = s->l1_size;
+    image->size = s->pub.disk_size;
+    return 0;
+}
+
 /* ---- size ---- */
 
 static int resize_grow(struct qcow2 *q, uint64_t size, struct err *err)
