@@ -107,7 +107,7 @@ static unsigned sized(const struct insn *i, unsigned opcode)
 /* ---- Memory ---- */
 
 /* Can this address be computed inline? */
-bool plain_address(const struct insn *i)
+static bool plain_address(const struct insn *i)
 {
     return !(i->flags & IF_SLOWEA) && i->disp == (int32_t)i->disp;
 }
@@ -147,9 +147,10 @@ static void check_rax(struct tr *t, const struct insn *i, unsigned size, bool wr
     emit_op(e, 0, 8, 0x03, H_AX, at_offset(H_14, offsetof(struct tlb_entry, host)), 0);
 }
 
-/* rax = host address of the memory operand. Flags go to v->cc first. */
-void address(struct tr *t, const struct insn *i, unsigned size, bool write)
+bool address(struct tr *t, const struct insn *i, unsigned size, bool write)
 {
+    if (!plain_address(i))
+        return false;
     flags_spill(t);
     unsigned base = address_reg(t, i->base, H_AX);
     unsigned index = address_reg(t, i->index, H_14);
@@ -158,6 +159,7 @@ void address(struct tr *t, const struct insn *i, unsigned size, bool write)
         emit_op(&t->e, 0, 8, 0x03, H_AX,
                 in_vcpu(offsetof(struct soft_vcpu, seg_base) + i->seg * 8u), 0);
     check_rax(t, i, size, write);
+    return true;
 }
 
 /* Marks the code behind the instruction as the place where its failed checks come back to. */
@@ -217,9 +219,8 @@ static bool tr_alu_eg(struct tr *t, const struct insn *i, unsigned n)
     if (!reg_number(i, &reg))
         return false;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, n != 7))
             return false;
-        address(t, i, i->size, n != 7);
         unsigned h = reg_get(t, reg, H_14);
         if (n == 2 || n == 3)
             carry_fetch(t);
@@ -245,9 +246,8 @@ static bool tr_alu_ge(struct tr *t, const struct insn *i, unsigned n)
         return false;
     unsigned d;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, false))
             return false;
-        address(t, i, i->size, false);
         d = reg_get(t, reg, H_14);
         if (n == 2 || n == 3)
             carry_fetch(t);
@@ -273,9 +273,8 @@ static bool tr_alu_ei(struct tr *t, const struct insn *i, unsigned n)
     if (!small(i->imm))
         return false;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, n != 7))
             return false;
-        address(t, i, i->size, n != 7);
         if (n == 2 || n == 3)
             carry_fetch(t);
         emit_alu_imm(&t->e, i->flags & IF_LOCK ? E_LOCK : 0, i->size, n, at(H_AX), (int32_t)i->imm,
@@ -300,9 +299,8 @@ static bool tr_test_eg(struct tr *t, const struct insn *i, unsigned param)
     if (!reg_number(i, &reg))
         return false;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, false))
             return false;
-        address(t, i, i->size, false);
         unsigned h = reg_get(t, reg, H_14);
         emit_op(&t->e, 0, i->size, sized(i, 0x84), h, at(H_AX), bytes_of(i, 1));
     } else {
@@ -331,9 +329,8 @@ static bool tr_test_ei(struct tr *t, const struct insn *i, unsigned param)
     if (!small(i->imm))
         return false;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, false))
             return false;
-        address(t, i, i->size, false);
         emit_op(&t->e, 0, i->size, sized(i, 0xf6), 0, at(H_AX), 0);
     } else {
         if (!rm_number(i, &rm))
@@ -354,9 +351,8 @@ static bool tr_mov_eg(struct tr *t, const struct insn *i, unsigned param)
     if (!reg_number(i, &reg))
         return false;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, true))
             return false;
-        address(t, i, i->size, true);
         unsigned h = reg_get(t, reg, H_14);
         emit_op(&t->e, 0, i->size, sized(i, 0x88), h, at(H_AX), bytes_of(i, 1));
         return true;
@@ -377,9 +373,8 @@ static bool tr_mov_ge(struct tr *t, const struct insn *i, unsigned param)
         return false;
     unsigned d;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, false))
             return false;
-        address(t, i, i->size, false);
         d = i->size < 4 ? reg_get(t, reg, H_14) : reg_new(reg, H_14);
         emit_op(&t->e, 0, i->size, sized(i, 0x8a), d, at(H_AX), bytes_of(i, 1));
     } else {
@@ -397,9 +392,8 @@ static bool tr_mov_ei(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned rm;
     if (is_mem(i)) {
-        if (!plain_address(i) || !small(i->imm))
+        if (!small(i->imm) || !address(t, i, i->size, true))
             return false;
-        address(t, i, i->size, true);
         emit_op(&t->e, 0, i->size, sized(i, 0xc6), 0, at(H_AX), 0);
         immediate(t, i);
         return true;
@@ -425,9 +419,8 @@ static bool tr_extend(struct tr *t, const struct insn *i, unsigned param)
     unsigned from = from_byte ? 1 : param == 0x63 ? 4 : 2;
     unsigned d;
     if (is_mem(i)) {
-        if (!plain_address(i))
-            return false;
-        address(t, i, from, false); /* MOVSXD with 16 bits: makers differ in what they read */
+        if (!address(t, i, from, false))
+            return false; /* MOVSXD with 16 bits: makers differ in what they read */
         d = i->size < 4 ? reg_get(t, i->reg, H_14) : reg_new(i->reg, H_14);
         emit_op(&t->e, 0, i->size, opc, d, at(H_AX), 0);
     } else if (from_byte && high_byte(i->rm_off)) {
@@ -468,9 +461,8 @@ static bool tr_xchg(struct tr *t, const struct insn *i, unsigned param)
     if (!reg_number(i, &reg))
         return false;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, true))
             return false;
-        address(t, i, i->size, true);
         unsigned h = reg_get(t, reg, H_14);
         emit_op(&t->e, 0, i->size, sized(i, 0x86), h, at(H_AX), bytes_of(i, 1));
         reg_put(t, reg, h);
@@ -496,9 +488,8 @@ static bool tr_unary(struct tr *t, const struct insn *i, unsigned param)
     } form[] = { { 0xfe, 0 }, { 0xfe, 1 }, { 0xf6, 2 }, { 0xf6, 3 } };
     unsigned rm;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, true))
             return false;
-        address(t, i, i->size, true);
         if (param == UN_INC || param == UN_DEC)
             carry_fetch(t);
         emit_op(&t->e, i->flags & IF_LOCK ? E_LOCK : 0, i->size, sized(i, form[param].opcode),
@@ -527,9 +518,8 @@ static bool tr_shift_i(struct tr *t, const struct insn *i, unsigned param)
     if (!count)
         return false;
     if (is_mem(i)) {
-        if (!plain_address(i) || rotate)
+        if (rotate || !address(t, i, i->size, true))
             return false;
-        address(t, i, i->size, true);
         emit_op(&t->e, 0, i->size, sized(i, 0xc0), param, at(H_AX), 0);
         e8(&t->e, count);
     } else {
@@ -550,9 +540,8 @@ static bool tr_shift_1(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned rm;
     if (is_mem(i)) {
-        if (!plain_address(i) || param < 4)
+        if (param < 4 || !address(t, i, i->size, true))
             return false;
-        address(t, i, i->size, true);
         emit_op(&t->e, 0, i->size, sized(i, 0xd0), param, at(H_AX), 0);
         t->flags = IN_HOST;
         return true;
@@ -599,9 +588,8 @@ static bool tr_imul_ge(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned d;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, false))
             return false;
-        address(t, i, i->size, false);
         d = reg_get(t, i->reg, H_14);
         emit_op(&t->e, 0, i->size, OPC(OF0, 0, 0xaf), d, at(H_AX), 0);
     } else {
@@ -620,9 +608,8 @@ static bool tr_imul_gei(struct tr *t, const struct insn *i, unsigned param)
         return false;
     unsigned d;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, false))
             return false;
-        address(t, i, i->size, false);
         d = reg_new(i->reg, H_14);
         emit_op(&t->e, 0, i->size, 0x69, d, at(H_AX), 0);
     } else {
@@ -643,9 +630,8 @@ static bool tr_mul(struct tr *t, const struct insn *i, unsigned param)
         return false;
     struct place_of factor;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, false))
             return false;
-        address(t, i, i->size, false);
         emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
         factor = in_reg(H_14);
     } else {
@@ -666,9 +652,8 @@ static bool tr_div(struct tr *t, const struct insn *i, unsigned is_signed)
     if (i->size < 4)
         return false;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, false))
             return false;
-        address(t, i, i->size, false);
         emit_op(e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
     } else {
         flags_spill(t);
@@ -762,9 +747,8 @@ static bool tr_scan(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned opc = OPC(OF0, param & 0x80 ? 0xf3 : 0, 0xb8 + (param & 7)), d;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, false))
             return false;
-        address(t, i, i->size, false);
         d = reg_get(t, i->reg, H_14);
         emit_op(&t->e, 0, i->size, opc, d, at(H_AX), 0);
     } else {
@@ -793,9 +777,8 @@ static bool tr_cmov(struct tr *t, const struct insn *i, unsigned cc)
 {
     unsigned s;
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, i->size, false))
             return false;
-        address(t, i, i->size, false);
         emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
         s = H_14;
         flags_fetch(t);
@@ -816,9 +799,9 @@ static bool tr_nop(struct tr *t, const struct insn *i, unsigned param) { return 
 static bool tr_cmpxchg(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned reg;
-    if (!is_mem(i) || !plain_address(i) || !reg_number(i, &reg) || host_of[reg] == H_NONE)
+    if (!is_mem(i) || !reg_number(i, &reg) || host_of[reg] == H_NONE ||
+        !address(t, i, i->size, true))
         return false;
-    address(t, i, i->size, true);
     emit_op(&t->e, 0, 8, 0x8b, H_14, in_reg(H_AX), 0);
     emit_op(&t->e, 0, 8, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
     emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, sized(i, 0xb0)), host_of[reg], at(H_14),
@@ -831,9 +814,8 @@ static bool tr_cmpxchg(struct tr *t, const struct insn *i, unsigned param)
 static bool tr_xadd(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned reg;
-    if (!is_mem(i) || !plain_address(i) || !reg_number(i, &reg))
+    if (!is_mem(i) || !reg_number(i, &reg) || !address(t, i, i->size, true))
         return false;
-    address(t, i, i->size, true);
     unsigned h = reg_get(t, reg, H_14);
     emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, sized(i, 0xc0)), h, at(H_AX), bytes_of(i, 1));
     reg_put(t, reg, h);
@@ -985,9 +967,8 @@ static bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
         return false;
     fp_spill(t);
     if (is_mem(i)) {
-        if (!plain_address(i))
+        if (!address(t, i, 8, false))
             return false;
-        address(t, i, 8, false);
         emit_load(&t->e, H_14, at(H_AX));
     } else {
         flags_spill(t);

@@ -64,10 +64,9 @@ unsigned reg_get(struct tr *t, unsigned n, unsigned scratch);
 unsigned reg_new(unsigned n, unsigned scratch);
 void reg_put(struct tr *t, unsigned n, unsigned h);
 static inline bool is_mem(const struct insn *i) { return i->flags & IF_MEM; }
-/* Can this address be computed inline? */
-bool plain_address(const struct insn *i);
-/* rax = checked host address of the memory operand. Spills the flags, uses r14. */
-void address(struct tr *t, const struct insn *i, unsigned size, bool write);
+/* rax = checked host address of the memory operand. Spills the flags, uses r14. False: an address
+ * that is left to the handler. */
+bool address(struct tr *t, const struct insn *i, unsigned size, bool write);
 /* Jumps to the instruction's slow path on a condition. */
 void slow_if(struct tr *t, unsigned cc, const struct insn *i);
 

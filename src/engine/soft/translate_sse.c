@@ -184,9 +184,8 @@ static void operate(struct tr *t, const struct insn *i, const struct insn_row *r
 static bool memory(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned size,
                    bool write)
 {
-    if (!plain_address(i))
+    if (!address(t, i, size, write))
         return false;
-    address(t, i, size, write);
     if (row->attr & AT_ALIGN && size == 16) {
         e8(&t->e, 0xa8), e8(&t->e, 15); /* test al, 15 */
         slow_if(t, CC_NE, i);
