@@ -76,33 +76,28 @@ static bool decode(struct reader *r, const uint8_t *at, const uint8_t *end)
 
 /* ---- The allow-list ---- */
 
+/* clang-format off */
 static bool base_allowed(ZydisMnemonic m)
 {
 #define A(name) case ZYDIS_MNEMONIC_##name:
     switch (m) {
-        A(ADD)
-        A(OR)
-        A(ADC)
-        A(SBB) A(AND) A(SUB) A(XOR) A(CMP) A(TEST) A(MOV) A(MOVZX) A(MOVSX) A(MOVSXD) A(LEA) A(XCHG)
-            A(INC) A(DEC) A(NOT) A(NEG) A(ROL) A(ROR) A(RCL) A(RCR) A(SHL) A(SHR) A(SAR) A(SHLD)
-                A(SHRD) A(SHLX) A(SHRX) A(SARX) A(RORX) A(IMUL) A(MUL) A(MULX) A(DIV) A(IDIV) A(CDQ)
-                    A(CQO) A(CDQE) A(CWDE) A(BSWAP) A(BT) A(BTS) A(BTR) A(BTC) A(BSF) A(BSR)
-                        A(TZCNT) A(LZCNT) A(POPCNT) A(ANDN) A(BLSR) A(BLSI) A(BLSMSK) A(BEXTR)
-                            A(BZHI) A(PDEP) A(PEXT) A(ADCX) A(ADOX) A(MOVBE) A(CMPXCHG) A(XADD)
-                                A(NOP) A(LAHF) A(SAHF) A(JMP) A(CALL) A(SETO) A(SETNO) A(SETB)
-                                    A(SETNB) A(SETZ) A(SETNZ) A(SETBE) A(SETNBE) A(SETS) A(SETNS)
-                                        A(SETP) A(SETNP) A(SETL) A(SETNL) A(SETLE) A(SETNLE)
-                                            A(CMOVO) A(CMOVNO) A(CMOVB) A(CMOVNB) A(CMOVZ) A(CMOVNZ)
-                                                A(CMOVBE) A(CMOVNBE) A(CMOVS) A(CMOVNS) A(CMOVP)
-                                                    A(CMOVNP) A(CMOVL) A(CMOVNL) A(CMOVLE)
-                                                        A(CMOVNLE) A(JO) A(JNO) A(JB) A(JNB) A(JZ)
-                                                            A(JNZ) A(JBE) A(JNBE) A(JS) A(JNS) A(JP)
-                                                                A(JNP) A(JL) A(JNL) A(JLE)
-                                                                    A(JNLE) return true;
+        A(ADD) A(OR) A(ADC) A(SBB) A(AND) A(SUB) A(XOR) A(CMP) A(TEST) A(MOV) A(MOVZX) A(MOVSX)
+        A(MOVSXD) A(LEA) A(XCHG) A(INC) A(DEC) A(NOT) A(NEG) A(ROL) A(ROR) A(RCL) A(RCR) A(SHL)
+        A(SHR) A(SAR) A(SHLD) A(SHRD) A(SHLX) A(SHRX) A(SARX) A(RORX) A(IMUL) A(MUL) A(MULX)
+        A(DIV) A(IDIV) A(CDQ) A(CQO) A(CDQE) A(CWDE) A(BSWAP) A(BT) A(BTS) A(BTR) A(BTC) A(BSF)
+        A(BSR) A(TZCNT) A(LZCNT) A(POPCNT) A(ANDN) A(BLSR) A(BLSI) A(BLSMSK) A(BEXTR) A(BZHI)
+        A(PDEP) A(PEXT) A(ADCX) A(ADOX) A(MOVBE) A(CMPXCHG) A(XADD) A(NOP) A(LAHF) A(SAHF) A(JMP)
+        A(CALL) A(SETO) A(SETNO) A(SETB) A(SETNB) A(SETZ) A(SETNZ) A(SETBE) A(SETNBE) A(SETS)
+        A(SETNS) A(SETP) A(SETNP) A(SETL) A(SETNL) A(SETLE) A(SETNLE) A(CMOVO) A(CMOVNO) A(CMOVB)
+        A(CMOVNB) A(CMOVZ) A(CMOVNZ) A(CMOVBE) A(CMOVNBE) A(CMOVS) A(CMOVNS) A(CMOVP) A(CMOVNP)
+        A(CMOVL) A(CMOVNL) A(CMOVLE) A(CMOVNLE) A(JO) A(JNO) A(JB) A(JNB) A(JZ) A(JNZ) A(JBE)
+        A(JNBE) A(JS) A(JNS) A(JP) A(JNP) A(JL) A(JNL) A(JLE) A(JNLE)
+        return true;
     default: return false;
     }
 #undef A
 }
+/* clang-format on */
 
 /* Vector instructions are many and alike; these few of them have a memory operand of their own, or
  * touch more than vectors. */

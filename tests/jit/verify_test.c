@@ -88,6 +88,7 @@ static bool random_blocks(void)
         return false;
     }
     jit_inspect = verify_or_die;
+    j.link = j.sse = true;
     for (unsigned n = 0; n < RANDOM_BLOCKS; n++) {
         random_block(&j);
         if (j.full)
@@ -303,6 +304,7 @@ static bool spoil_all(void)
     for (unsigned n = 0; n < SPOILT_BLOCKS; n++) {
         if (jit_create(&j, 1 << 20, &err) < 0)
             abort();
+        j.link = j.sse = true;
         struct verdict v;
         /* Loads and stores first, so that there is something to spoil: 8, 2, 16 and 1 bytes. */
         static const uint8_t moves[][4] = { { 0x48, 0x89, 0x51, 8 }, { 0x48, 0x8b, 0x53, 16 },

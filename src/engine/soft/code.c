@@ -6,13 +6,12 @@
 
 #include "engine/soft/mem.h"
 #include "engine/soft/run.h"
+#include "engine/soft/trace.h"
 #include "machine/machine.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { CACHE_BYTES = 64 << 20 };
 
 static size_t block_size(unsigned count)
 {
@@ -53,7 +52,6 @@ static int op_undefined(struct soft_vcpu *v, const struct insn *i)
 int code_cache_init(struct code_cache *c)
 {
     pthread_mutex_init(&c->lock, NULL);
-    c->limit = CACHE_BYTES;
     return 0;
 }
 
@@ -324,9 +322,9 @@ static void insn_bad(struct insn *i, unsigned offset, bool gp)
 }
 
 /*
- * Decodes a block into `b` (room for BLOCK_MAX + 1 instructions). Ends at an unconditional branch, at the page's
- * end, or before an instruction that crosses it (unless it is the first). Answers OP_FAULT when the
- * second page cannot be had.
+ * Decodes a block into `b` (room for BLOCK_MAX + 1 instructions). Ends at an unconditional branch,
+ * at the page's end, or before an instruction that crosses it (unless it is the first). Answers
+ * OP_FAULT when the second page cannot be had.
  */
 static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b)
 {
@@ -459,6 +457,9 @@ void code_translate(struct soft_vcpu *v, struct block *b)
     if (b->code || atomic_load(&b->stale) || b == v->run->scratch || v->mode != MODE_64)
         return;
     jit_translate(&c->jit, b);
+    if (b->code)
+        trace_translated(soft_engine_of(v)->trace, v, b->code,
+                         (size_t)(c->jit.rx + c->jit.used - b->code));
     if (c->jit.full)
         atomic_store(&c->want_flush, true);
 }
@@ -472,7 +473,7 @@ void code_link(struct soft_vcpu *v)
     const struct block *from = v->jit_link_block;
     v->jit_link = NULL;
     uint32_t generation = c->generation;
-    if (atomic_load(&v->request))
+    if (atomic_load(&v->request) || !c->jit.link)
         return;
     struct block *to = code_lookup(v); /* a fault comes again when the block is looked up to run */
     if (!to || !to->code || generation != c->generation)

@@ -10,6 +10,7 @@
 #include "engine/soft/mem.h"
 #include "engine/soft/run.h"
 #include "engine/soft/sys.h"
+#include "engine/soft/trace.h"
 #include "machine/machine.h"
 
 #include <assert.h>
@@ -98,7 +99,7 @@ static const uint64_t FP_FEATURES = FT(FT_MMX) | FT(FT_SSE) | FT(FT_SSE2) | FT(F
 
 /* ---- Creation ---- */
 
-enum { CODE_BYTES = 32 << 20 }; /* room for translated code */
+enum { CODE_BYTES = 32 << 20, CODE_BYTES_MIN = 64 << 10 }; /* room for translated code */
 
 static int soft_probe(bool *slow, struct err *err)
 {
@@ -108,37 +109,86 @@ static int soft_probe(bool *slow, struct err *err)
 }
 
 struct soft_options {
-    bool jit;
+    bool jit, link, lookup, sse, perf;
     uint64_t translate_after;
+    uint64_t code; /* bytes of translated code; decoded blocks may take twice that */
+    char trace[256];
 };
 
-/* jit=off|block, hot=N (a block is interpreted N times before it is translated), separated by
- * commas */
+static const char OPTIONS_HELP[] =
+    "there are jit=off|block, hot=N, code=SIZE, link=off, lookup=off, sse=off, trace=FILE and "
+    "perf=on";
+
+static bool option_switch(const char *word, struct soft_options *o)
+{
+    const struct {
+        const char *word;
+        bool *which, value;
+    } switches[] = {
+        { "jit=off", &o->jit, false },   { "jit=block", &o->jit, true },
+        { "link=off", &o->link, false }, { "lookup=off", &o->lookup, false },
+        { "sse=off", &o->sse, false },   { "perf=on", &o->perf, true },
+    };
+    for (unsigned n = 0; n < ARRAY_LEN(switches); n++) {
+        if (strcmp(word, switches[n].word) == 0) {
+            *switches[n].which = switches[n].value;
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * Separated by commas: jit=off|block; hot=N: a block is interpreted N times before it is
+ * translated; code=SIZE; trace=FILE: executed blocks, each by way of the dispatcher; perf=on: a map
+ * for perf. link=off (blocks joined within a page), lookup=off (jump cache in translated code) and
+ * sse=off do without one optimisation each.
+ */
 static int options_parse(const char *text, struct soft_options *o, struct err *err)
 {
     while (text && *text) {
         const char *end = strchrnul(text, ',');
-        char word[32];
+        char word[sizeof o->trace + 8];
+        int r = 0;
         snprintf(word, sizeof word, "%.*s", (int)(end - text), text);
-        if (strcmp(word, "jit=off") == 0)
-            o->jit = false;
-        else if (strcmp(word, "jit=block") == 0)
-            o->jit = true;
-        else if (strncmp(word, "hot=", 4) != 0 ||
-                 number_parse(word + 4, 0, 65000, &o->translate_after, NULL) < 0)
-            return err_set(
-                err, EINVAL,
-                "engine soft: option \"%s\" is not known; there are jit=off, jit=block and hot=N",
-                word);
+        if (strncmp(word, "hot=", 4) == 0)
+            r = number_parse(word + 4, 0, 65000, &o->translate_after, err);
+        else if (strncmp(word, "code=", 5) == 0)
+            r = size_parse(word + 5, 1, &o->code, err);
+        else if (strncmp(word, "trace=", 6) == 0 && word[6])
+            snprintf(o->trace, sizeof o->trace, "%s", word + 6);
+        else if (!option_switch(word, o))
+            return err_set(err, EINVAL, "engine soft: option \"%s\" is not known; %s", word,
+                           OPTIONS_HELP);
+        if (r == 0 && (o->code < CODE_BYTES_MIN || o->code > 1u << 30))
+            r = err_set(err, EINVAL, "code=SIZE is from 64K to 1G");
+        if (r < 0)
+            return err_prefix(err, "engine soft: option \"%s\"", word);
         text = *end ? end + 1 : end;
     }
     return 0;
 }
 
+static void soft_destroy(struct engine *engine)
+{
+    struct soft_engine *e = engine_of(engine);
+    code_cache_fini(&e->code);
+    jit_destroy(&e->code.jit);
+    trace_destroy(e->trace);
+    pthread_cond_destroy(&e->quiet);
+    pthread_mutex_destroy(&e->lock);
+    free(e);
+}
+
 static int soft_create(struct machine *m, const struct engine_config *config, struct engine **out,
                        struct err *err)
 {
-    struct soft_options options = { .jit = true, .translate_after = 16 };
+    struct soft_options options = { .jit = true,
+                                    .link = true,
+                                    .lookup = true,
+                                    .sse = true,
+                                    .translate_after = 16,
+                                    .code = CODE_BYTES };
     int r = options_parse(config->options, &options, err);
     if (r < 0)
         return r;
@@ -160,24 +210,22 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     code_cache_init(&e->code);
     e->code.jit_on = options.jit;
     e->code.translate_after = (unsigned)options.translate_after;
-    r = options.jit ? jit_create(&e->code.jit, CODE_BYTES, err) : 0;
+    e->code.limit = 2 * options.code;
+    r = options.jit ? jit_create(&e->code.jit, round_up(options.code, PAGE_SIZE), err) : 0;
+    if (r == 0)
+        r = trace_create(*options.trace ? options.trace : NULL, options.perf, &e->trace, err);
     if (r < 0) {
-        free(e);
+        soft_destroy(&e->engine);
         return r;
     }
+    bool traced = *options.trace;
+    e->code.jit.link = options.link && !traced;
+    e->code.jit.sse = options.sse;
+    if (!options.lookup || traced)
+        e->code.jit.lookup = e->code.jit.leave_jump;
     jit_table_init();
     *out = &e->engine;
     return 0;
-}
-
-static void soft_destroy(struct engine *engine)
-{
-    struct soft_engine *e = engine_of(engine);
-    code_cache_fini(&e->code);
-    jit_destroy(&e->code.jit);
-    pthread_cond_destroy(&e->quiet);
-    pthread_mutex_destroy(&e->lock);
-    free(e);
 }
 
 static void timer_fired(void *arg)

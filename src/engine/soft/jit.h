@@ -39,6 +39,7 @@ struct jit {
     uint8_t *rw, *rx;         /* the two views */
     size_t size, used, first; /* bytes; first: where blocks begin, behind the entry and exit code */
     bool full;
+    bool link, sse; /* optimisations, to be switched off one by one; fixed at create */
     int (*enter)(const uint8_t *code);
     const uint8_t *leave_jump, *call_handler, *lookup;
     uint64_t blocks, bytes_in;

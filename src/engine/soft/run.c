@@ -16,6 +16,7 @@
 
 #include "engine/soft/mem.h"
 #include "engine/soft/sys.h"
+#include "engine/soft/trace.h"
 #include "machine/machine.h"
 
 #include <assert.h>
@@ -285,6 +286,7 @@ static int step(struct soft_vcpu *v, bool one)
     const struct code_cache *code = &soft_engine_of(v)->code;
     if (v->run->translate && !b->code && !one && b->heat++ >= code->translate_after)
         code_translate(v, b);
+    trace_block(soft_engine_of(v)->trace, v, b);
     if (v->run->translate && b->code && !one &&
         !atomic_load_explicit(&v->request, memory_order_relaxed)) {
         v->run->in_jit = true;

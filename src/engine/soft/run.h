@@ -103,6 +103,7 @@ struct soft_engine {
     uint64_t features;
     _Atomic bool extint; /* the PIC's INTR */
     struct code_cache code;
+    struct trace *trace; /* or NULL */
 };
 
 static inline struct soft_engine *soft_engine_of(const struct soft_vcpu *v)

@@ -196,7 +196,7 @@ static bool memory(struct tr *t, const struct insn *i, const struct insn_row *ro
 bool tr_sse(struct tr *t, const struct insn *i, unsigned form)
 {
     const struct insn_row *row = &insn_rows[i->row];
-    if (!(t->block->key & CODE_SSE))
+    if (!(t->block->key & CODE_SSE) || !t->jit->sse)
         return false;
     unsigned d, x;
     struct place_of other = at(H_AX);
