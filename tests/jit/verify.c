@@ -129,6 +129,7 @@ static bool vector_allowed(const ZydisDecodedInstruction *z)
     case ZYDIS_ISA_EXT_SHA:
     case ZYDIS_ISA_EXT_AVX:
     case ZYDIS_ISA_EXT_AVX2:
+    case ZYDIS_ISA_EXT_AVXAES:
     case ZYDIS_ISA_EXT_FMA:
     case ZYDIS_ISA_EXT_F16C: return true;
     default: return false;

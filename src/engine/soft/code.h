@@ -85,6 +85,7 @@ enum {
     CODE_REAL = 8,
     CODE_V86 = 16,
     CODE_SSE = 32, /* SSE may be used and all its exceptions are masked */
+    CODE_AVX = 64, /* the same for AVX */
 };
 
 int code_cache_init(struct code_cache *c);

@@ -165,6 +165,27 @@ static inline void emit_op(struct emit *e, unsigned flags, unsigned size, unsign
     emit_modrm(e, reg, o);
 }
 
+enum { VEX_L = 1, VEX_NO_MODRM = 16 };
+
+/* The same with a VEX prefix of three bytes. vvvv: the register, 0 where there is none. size 8 sets
+ * VEX.W. */
+static inline void emit_vex(struct emit *e, unsigned size, unsigned l, unsigned opc, unsigned reg,
+                            unsigned vvvv, struct place_of o)
+{
+    assert(e->end - e->p >= 24);
+    unsigned prefix = opc >> 8 & 0xff;
+    unsigned pp = prefix == 0x66 ? 1 : prefix == 0xf3 ? 2 : prefix == 0xf2 ? 3 : 0;
+    bool b = (o.where == W_REG || o.where == W_AT) && o.reg & 8;
+    if (o.where == W_GS)
+        e8(e, 0x65);
+    e8(e, 0xc4);
+    e8(e, (reg & 8 && reg != VEX_NO_MODRM ? 0 : 0x80u) | 0x40 | (b ? 0 : 0x20u) | opc >> 16);
+    e8(e, (size == 8 ? 0x80u : 0) | (~vvvv & 15) << 3 | (l & 1) << 2 | pp);
+    e8(e, opc & 0xff);
+    if (reg != VEX_NO_MODRM)
+        emit_modrm(e, reg, o);
+}
+
 /* mov host register <- operand and back, 8 bytes unless said */
 static inline void emit_load(struct emit *e, unsigned reg, struct place_of o)
 {

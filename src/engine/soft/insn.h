@@ -110,10 +110,10 @@ enum {
     AT_IO = 1 << 13,        /* IOPL and the I/O bitmap decide */
     AT_VVVV = 1 << 14,      /* uses VEX.vvvv (else it must be 1111) */
     AT_NORAND = 1 << 15,    /* not for the random comparison with the host CPU (time, serial numbers, host state) */
-    AT_FALLS = 1 << 16,     /* a conditional branch: a block goes on behind it */
     AT_VEXL1 = 1 << 16,     /* VEX.L must be 1 */
     AT_VEXW0 = 1 << 17, AT_VEXW1 = 1 << 18, /* VEX.W must be 0, 1 (in all modes) */
     AT_L1AVX2 = 1 << 19,    /* VEX.L = 1 came with AVX2 only */
+    AT_FALLS = 1 << 20,     /* a conditional branch: a block goes on behind it */
 };
 
 /* CPUID features a row depends on: decode fails (#UD) when the vCPU's model lacks it */

@@ -1079,6 +1079,9 @@ void jit_table_init(void)
         enum sse_form form = sse_form_of(&insn_rows[r]);
         if (form)
             translations[r] = (struct translation){ tr_sse, (uint8_t)form };
+        enum avx_form avx = avx_form_of(&insn_rows[r]);
+        if (avx)
+            translations[r] = (struct translation){ tr_avx, (uint8_t)avx };
     }
     done = true;
 }
@@ -1153,6 +1156,16 @@ static void slow_paths_write(struct tr *t)
 /* The most a block can take: each instruction's code, its slow paths, the exits. */
 enum { INSN_ROOM = 640, BLOCK_ROOM = 512 };
 
+static bool has_avx(const struct block *b)
+{
+    if (!(b->key & CODE_AVX))
+        return false;
+    for (unsigned n = 0; n < b->count; n++)
+        if (insn_rows[b->insns[n].row].attr & AT_AVX)
+            return true;
+    return false;
+}
+
 void jit_translate(struct jit *j, struct block *b)
 {
     size_t room = BLOCK_ROOM + (size_t)b->count * INSN_ROOM;
@@ -1164,6 +1177,7 @@ void jit_translate(struct jit *j, struct block *b)
     struct tr t = { .e = { j->rw + j->used, j->rw + j->used + room, j->rx - j->rw },
                     .jit = j,
                     .block = b };
+    t.wide = has_avx(b);
     uint8_t *start = t.e.p;
     /* Invariant 3: cmp dword gs:[request], 0; jne leave */
     emit_alu_imm(&t.e, 0, 4, 7, in_vcpu(offsetof(struct soft_vcpu, request)), 0, 0);

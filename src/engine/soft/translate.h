@@ -12,7 +12,8 @@ enum flags_where { IN_CC, IN_HOST, IN_BOTH }; /* where the status flags are: inv
 
 /* What of the guest's SSE state is in host registers; the vCPU has the rest. */
 struct fp_state {
-    uint16_t valid; /* bit n: XMMn is in the host register of that number */
+    uint16_t
+        valid; /* bit n: XMMn is in the host register of that number; 14, 15: scratch was used */
     uint16_t dirty; /* ... and only there */
     bool mxcsr;     /* MXCSR is in the host's, where flags may have been set */
 };
@@ -40,6 +41,7 @@ struct tr {
     struct block *block;
     enum flags_where flags;
     struct fp_state fp;
+    bool wide;  /* the block has AVX: whole YMM registers move between vCPU and host; fixed */
     bool ended; /* an exit was written: nothing follows */
     unsigned n;
     unsigned slow_count;
@@ -75,10 +77,29 @@ void slow_if(struct tr *t, unsigned cc, const struct insn *i);
 enum sse_form { SSE_NONE, SSE_VW, SSE_WV, SSE_VE, SSE_EV, SSE_GW, SSE_UI };
 enum sse_form sse_form_of(const struct insn_row *row);
 tr_fn tr_sse;
+bool is_v(unsigned arg); /* is the operand a vector register? */
+unsigned e_bytes(unsigned arg,
+                 const struct insn *i); /* general register or memory: bytes; 0: neither */
+bool uses_mxcsr(const char *name);      /* legacy mnemonic */
+void mxcsr_fetch(struct tr *t);
+enum {
+    X_A = 14,
+    X_B = 15
+}; /* scratch vector registers of the host; XMM14 and XMM15 stay in the vCPU */
+/* The host register with XMMn: its own, or `scratch` loaded from the vCPU. */
+unsigned x_get(struct tr *t, unsigned n, unsigned scratch);
+unsigned x_new(struct tr *t, unsigned n, unsigned scratch); /* when its old value does not matter */
+void x_put(struct tr *t, unsigned n, unsigned x);           /* it was written there */
 /* Everything back to the vCPU: before a handler is called or the block left. */
 void fp_spill(struct tr *t);
 /* For slow paths: writes what `fp` says is only in registers; loads what it says is there. */
 void fp_store(struct tr *t, const struct fp_state *fp);
 void fp_load(struct tr *t, const struct fp_state *fp);
+
+/* ---- translate_avx.c ---- */
+
+enum avx_form { AVX_NONE, AVX_VHX, AVX_VX, AVX_XV, AVX_GX, AVX_HUI };
+enum avx_form avx_form_of(const struct insn_row *row);
+tr_fn tr_avx;
 
 #endif

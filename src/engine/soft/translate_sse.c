@@ -12,10 +12,7 @@
 
 #include <string.h>
 
-static bool is_v(unsigned a)
-{
-    return a == A_Vx || a == A_Vq || a == A_Vd || a == A_Vss || a == A_Vsd;
-}
+bool is_v(unsigned a) { return a == A_Vx || a == A_Vq || a == A_Vd || a == A_Vss || a == A_Vsd; }
 
 /* Bytes of memory of an XMM-or-memory operand; 0: not one. */
 static unsigned w_bytes(unsigned a)
@@ -35,7 +32,7 @@ static unsigned w_bytes(unsigned a)
 }
 
 /* Bytes of memory of a general-register-or-memory operand */
-static unsigned e_bytes(unsigned a, const struct insn *i)
+unsigned e_bytes(unsigned a, const struct insn *i)
 {
     switch (a) {
     case A_Ey: return i ? i->size : 8;
@@ -76,7 +73,7 @@ enum sse_form sse_form_of(const struct insn_row *row)
 }
 
 /* Does it look at MXCSR or set flags there? Moves, logic, shuffles and integers do not. */
-static bool uses_mxcsr(const char *name)
+bool uses_mxcsr(const char *name)
 {
     static const char *const quiet[] = { "mov", "p",   "unpck", "shuf",   "and",     "or",   "xor",
                                          "aes", "sha", "blend", "insert", "extract", "lddqu" };
@@ -88,19 +85,23 @@ static bool uses_mxcsr(const char *name)
 
 /* ---- Where the registers are ---- */
 
-enum { X_A = 14, X_B = 15 }; /* scratch */
-
 static struct place_of vec(unsigned n)
 {
     return in_vcpu(offsetof(struct soft_vcpu, fpu.vec) + n * 32u);
 }
-static void vec_load(struct emit *e, unsigned x, unsigned n)
+static void vec_load(struct tr *t, unsigned x, unsigned n)
 {
-    emit_op(e, 0, 4, OPC(OF0, 0, 0x28), x, vec(n), 0);
+    if (t->wide)
+        emit_vex(&t->e, 4, VEX_L, OPC(OF0, 0, 0x28), x, 0, vec(n));
+    else
+        emit_op(&t->e, 0, 4, OPC(OF0, 0, 0x28), x, vec(n), 0);
 }
-static void vec_store(struct emit *e, unsigned n, unsigned x)
+static void vec_store(struct tr *t, unsigned n, unsigned x)
 {
-    emit_op(e, 0, 4, OPC(OF0, 0, 0x29), x, vec(n), 0);
+    if (t->wide)
+        emit_vex(&t->e, 4, VEX_L, OPC(OF0, 0, 0x29), x, 0, vec(n));
+    else
+        emit_op(&t->e, 0, 4, OPC(OF0, 0, 0x29), x, vec(n), 0);
 }
 #define MX_AT offsetof(struct soft_vcpu, fpu.mxcsr)
 static void mxcsr_load(struct emit *e)
@@ -116,16 +117,18 @@ void fp_store(struct tr *t, const struct fp_state *fp)
 {
     for (unsigned n = 0; n < X_A; n++)
         if (fp->dirty >> n & 1)
-            vec_store(&t->e, n, n);
+            vec_store(t, n, n);
     if (fp->mxcsr)
         mxcsr_store(&t->e);
+    if (t->wide && fp->valid) /* C code may use SSE */
+        emit_vex(&t->e, 4, 0, OPC(OF0, 0, 0x77), VEX_NO_MODRM, 0, in_reg(0));
 }
 
 void fp_load(struct tr *t, const struct fp_state *fp)
 {
     for (unsigned n = 0; n < X_A; n++)
         if (fp->valid >> n & 1)
-            vec_load(&t->e, n, n);
+            vec_load(t, n, n);
     if (fp->mxcsr)
         mxcsr_load(&t->e);
 }
@@ -136,25 +139,38 @@ void fp_spill(struct tr *t)
     t->fp = (struct fp_state){ 0 };
 }
 
+void mxcsr_fetch(struct tr *t)
+{
+    if (!t->fp.mxcsr)
+        mxcsr_load(&t->e);
+    t->fp.mxcsr = true;
+}
+
+/* The host register for XMMn when its old value does not matter. */
+unsigned x_new(struct tr *t, unsigned n, unsigned scratch)
+{
+    unsigned x = n < X_A ? n : scratch;
+    t->fp.valid |= (uint16_t)(1u << x); /* bits of the scratch registers: somebody used them */
+    return x;
+}
+
 /* The host register with XMMn: its own, or `scratch` loaded from the vCPU. */
-static unsigned x_get(struct tr *t, unsigned n, unsigned scratch)
+unsigned x_get(struct tr *t, unsigned n, unsigned scratch)
 {
     if (n < X_A && t->fp.valid >> n & 1)
         return n;
-    unsigned x = n < X_A ? n : scratch;
-    vec_load(&t->e, x, n);
-    if (n < X_A)
-        t->fp.valid |= (uint16_t)(1u << n);
+    unsigned x = x_new(t, n, scratch);
+    vec_load(t, x, n);
     return x;
 }
 
 /* XMMn was written, in the register that x_get gave. */
-static void x_put(struct tr *t, unsigned n, unsigned x)
+void x_put(struct tr *t, unsigned n, unsigned x)
 {
     if (n < X_A)
         t->fp.dirty |= (uint16_t)(1u << n);
     else
-        vec_store(&t->e, n, x);
+        vec_store(t, n, x);
 }
 
 /* ---- Instructions ---- */
@@ -171,10 +187,8 @@ static unsigned opcode_of(const struct insn_row *row)
 static void operate(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned reg,
                     struct place_of o)
 {
-    if (uses_mxcsr(row->name) && !t->fp.mxcsr) {
-        mxcsr_load(&t->e);
-        t->fp.mxcsr = true;
-    }
+    if (uses_mxcsr(row->name))
+        mxcsr_fetch(t);
     emit_op(&t->e, 0, row->size == SZ_Y ? i->size : 4, opcode_of(row), reg, o, 0);
     if (row->args[2] == A_Ib || row->args[1] == A_Ib)
         e8(&t->e, (uint8_t)i->imm);

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * AVX, AVX2, FMA and F16C in translated code: as in translate_sse.c, with whole YMM registers and
+ * VEX prefixes.
+ *
+ * Only where the block's key says that AVX may be used and all exceptions are masked. Gathers,
+ * masked moves, string comparisons and blends by a fourth register are left to the handlers.
+ */
+#include "engine/soft/translate.h"
+
+#include <string.h>
+
+/* Bytes of a vector-or-memory operand; `l`: VEX.L. 0: not one. */
+static unsigned x_bytes(unsigned a, unsigned l)
+{
+    switch (a) {
+    case A_Wx:
+    case A_Mx: return l ? 32 : 16;
+    case A_Ux: return 16;
+    case A_Wdq:
+    case A_Mdq: return 16;
+    case A_Wdd: return l ? 32 : 8;
+    case A_Wh: return l ? 16 : 8;
+    case A_Wf: return l ? 8 : 4;
+    case A_We: return l ? 4 : 2;
+    case A_Wq:
+    case A_Mq: return 8;
+    case A_Wd: return 4;
+    case A_Ww: return 2;
+    case A_Wb: return 1;
+    default: return 0;
+    }
+}
+static bool is_x(unsigned a) { return x_bytes(a, 0); }
+static bool is_e(unsigned a)
+{
+    return a == A_Ey || a == A_Rd || a == A_Mb || a == A_Mw || a == A_Md;
+}
+
+enum avx_form avx_form_of(const struct insn_row *row)
+{
+    static const char *const left[] = { "gather",   "maskmov", "pcmpestr",
+                                        "pcmpistr", "mxcsr",   "vzero" };
+    const uint8_t *a = row->args;
+    if (!(row->attr & AT_AVX) || row->map < V0F)
+        return AVX_NONE;
+    for (unsigned n = 0; n < ARRAY_LEN(left); n++)
+        if (strstr(row->name, left[n]))
+            return AVX_NONE;
+    bool imm2 = !a[2] || a[2] == A_Ib, imm3 = !a[3] || a[3] == A_Ib;
+    if (is_v(a[0]) && a[1] == A_Hx && (is_x(a[2]) || is_e(a[2])) && imm3)
+        return AVX_VHX;
+    if (a[3])
+        return AVX_NONE;
+    if (is_v(a[0]) && (is_x(a[1]) || is_e(a[1])) && imm2)
+        return AVX_VX;
+    if ((is_x(a[0]) || is_e(a[0])) && is_v(a[1]) && imm2)
+        return AVX_XV;
+    if ((a[0] == A_Gy || a[0] == A_Gd) && is_x(a[1]) && imm2)
+        return AVX_GX;
+    if (a[0] == A_Hx && a[1] == A_Ux && a[2] == A_Ib)
+        return AVX_HUI;
+    return AVX_NONE;
+}
+
+static void operate(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned reg,
+                    unsigned vvvv, struct place_of o)
+{
+    static const uint8_t prefix[] = {
+        [P_ANY] = 0, [P_NONE] = 0, [P_66] = 0x66, [P_F3] = 0xf3, [P_F2] = 0xf2
+    };
+    static const unsigned map[] = { [V0F] = OF0, [V38] = OF38, [V3A] = OF3A };
+    bool has_imm = false;
+    for (unsigned n = 1; n < 4; n++)
+        has_imm |= row->args[n] == A_Ib;
+    if (uses_mxcsr(row->name + 1))
+        mxcsr_fetch(t);
+    emit_vex(&t->e, i->vex & 4 ? 8 : 4, i->vex >> 1 & 1,
+             OPC(map[row->map], prefix[row->pfx], row->opcode), reg, vvvv, o);
+    if (has_imm)
+        e8(&t->e, (uint8_t)i->imm);
+}
+
+/* The vector-or-memory or general-register-or-memory operand, ready to be named. */
+static bool operand(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned arg,
+                    bool write, unsigned scratch, struct place_of *o)
+{
+    if (is_mem(i)) {
+        unsigned size = is_e(arg) ? e_bytes(arg, i) : x_bytes(arg, i->vex >> 1 & 1);
+        if (!size || !address(t, i, size, write))
+            return false;
+        if (row->attr & AT_ALIGN) {
+            e8(&t->e, 0xa8), e8(&t->e, size - 1); /* test al */
+            slow_if(t, CC_NE, i);
+        }
+        *o = at(H_AX);
+        return true;
+    }
+    if (is_e(arg))
+        *o = in_reg(write ? reg_new(i->rm, H_AX) : reg_get(t, i->rm, H_AX));
+    else
+        *o = in_reg(write ? x_new(t, i->rm, scratch) : x_get(t, i->rm, scratch));
+    return true;
+}
+
+static bool reads_destination(const struct insn_row *row)
+{
+    return strncmp(row->name, "vfm", 3) == 0 || strncmp(row->name, "vfn", 3) == 0;
+}
+
+bool tr_avx(struct tr *t, const struct insn *i, unsigned form)
+{
+    const struct insn_row *row = &insn_rows[i->row];
+    struct place_of o;
+    unsigned d, h;
+    if (!t->wide)
+        return false;
+    switch (form) {
+    case AVX_VHX:
+        /* YMM14 and YMM15 need a scratch register each: X_B for a source, X_A for the destination.
+         */
+        if (!is_mem(i) && !is_e(row->args[2]) && i->rm >= X_A && i->vvvv >= X_A)
+            return false;
+        if (!operand(t, i, row, row->args[2], false, X_B, &o))
+            return false;
+        h = x_get(t, i->vvvv, X_B);
+        d = reads_destination(row) ? x_get(t, i->reg, X_A) : x_new(t, i->reg, X_A);
+        operate(t, i, row, d, h, o);
+        x_put(t, i->reg, d);
+        return true;
+    case AVX_VX:
+        if (!operand(t, i, row, row->args[1], false, X_B, &o))
+            return false;
+        if (row->writes) { /* VCOMISS and its kin, VPTEST, VTESTPS: flags instead of a result */
+            operate(t, i, row, x_get(t, i->reg, X_A), 0, o);
+            t->flags = IN_HOST;
+            return true;
+        }
+        d = x_new(t, i->reg, X_A);
+        operate(t, i, row, d, 0, o);
+        x_put(t, i->reg, d);
+        return true;
+    case AVX_XV:
+        d = x_get(t, i->reg, X_A);
+        if (!operand(t, i, row, row->args[0], true, X_B, &o))
+            return false;
+        operate(t, i, row, d, 0, o);
+        if (is_mem(i))
+            return true;
+        if (is_e(row->args[0]))
+            reg_put(t, i->rm, o.reg);
+        else
+            x_put(t, i->rm, o.reg);
+        return true;
+    case AVX_GX:
+        if (!operand(t, i, row, row->args[1], false, X_B, &o))
+            return false;
+        d = reg_new(i->reg, H_14);
+        operate(t, i, row, d, 0, o);
+        reg_put(t, i->reg, d);
+        return true;
+    default: /* AVX_HUI: shifts by an immediate, the destination is in VEX.vvvv */
+        h = x_get(t, i->rm, X_B);
+        d = x_new(t, i->vvvv, X_A);
+        operate(t, i, row, (unsigned)row->ext, d, in_reg(h));
+        x_put(t, i->vvvv, d);
+        return true;
+    }
+}
