@@ -6,9 +6,9 @@
  */
 #include "guest64.inc"
 #include "smp.inc"
-#define HASH_ROUNDS 2000000
-#define HASH_RESULT 0x3d83c1a3b9d9c0c5
-#define HASH_MEMORY 0x186678f962f5c8e6
+#define HASH_ROUNDS 40000000
+#define HASH_RESULT 0x26504027780911e2
+#define HASH_MEMORY 0x8e277396eb37feb7
 GUEST(LONG, 2, NEED_NOTHING)
     BEGIN64
     movq $on_interrupt, hook

@@ -2,12 +2,12 @@
 /*
  * Guests that are moved while they run:
  *
- *   moves_run bounce FILE              soft -> kvm -> soft -> ... every few milliseconds
- *   moves_run copy ENGINE[,OPT] FILE   page by page through the dirty log
+ *   moves_run bounce ENGINE[,OPT] ENGINE[,OPT] FILE   to and fro every few milliseconds
+ *   moves_run copy ENGINE[,OPT] FILE                  page by page through the dirty log
  *
- * bounce: the whole state of each vCPU and memory go to a machine with the other engine; the
- * guest's answer must be right and it must have been moved often. copy: a copy kept up to date by
- * dirty_log_fetch_clear must equal memory once the guest stands still.
+ * bounce: the whole state of each vCPU and memory go to a machine with the other engine or other
+ * options; the guest's answer must be right and it must have been moved often. copy: a copy kept up
+ * to date by dirty_log_fetch_clear must equal memory once the guest stands still.
  */
 #include "base/checked.h"
 #include "engine/kvm/engine.h"
@@ -79,13 +79,24 @@ static void machine_go_on(struct machine *m)
         machine_resume(m);
 }
 
-static int bounce(const struct guest *g)
+static const struct engine_type *engine_named(const char *text)
+{
+    return strncmp(text, "kvm", 3) ? &engine_soft : &engine_kvm;
+}
+static const char *options_of(const char *text)
+{
+    const char *comma = strchr(text, ',');
+    return comma ? comma + 1 : NULL;
+}
+
+static int bounce(const struct guest *g, char **engines)
 {
     struct guests_machine on[2];
-    if (!has_engine(&engine_kvm))
-        return SKIPPED;
-    guests_machine_open(&on[0], g, &engine_soft, NULL, &plain);
-    guests_machine_open(&on[1], g, &engine_kvm, NULL, &plain);
+    for (unsigned i = 0; i < 2; i++)
+        if (!has_engine(engine_named(engines[i])))
+            return SKIPPED;
+    for (unsigned i = 0; i < 2; i++)
+        guests_machine_open(&on[i], g, engine_named(engines[i]), options_of(engines[i]), &plain);
 
     unsigned moves = 0, at = 0;
     uint64_t deadline = monotonic_ns() + 120000000000ull;
@@ -103,7 +114,7 @@ static int bounce(const struct guest *g)
         at = 1 - at;
         moves++;
     }
-    printf("%u moves, on %s: ", moves, at ? "kvm" : "soft");
+    printf("%u moves, on %s: ", moves, engines[at]);
     if (!failed)
         answer_print(&on[at].answer, answered);
     bool right = answered && on[at].answer.given && !on[at].answer.code && moves >= BOUNCES_MIN;
@@ -163,13 +174,11 @@ static int copy(const struct guest *g, const struct engine_type *engine, const c
 int main(int argc, char **argv)
 {
     static struct guest g;
-    if (argc == 3 && !strcmp(argv[1], "bounce") && guest_load(argv[2], &g))
-        return bounce(&g);
-    if (argc == 4 && !strcmp(argv[1], "copy") && guest_load(argv[3], &g)) {
-        const char *comma = strchr(argv[2], ',');
-        return copy(&g, strncmp(argv[2], "kvm", 3) ? &engine_soft : &engine_kvm,
-                    comma ? comma + 1 : NULL);
-    }
-    fprintf(stderr, "usage: moves_run bounce FILE | moves_run copy ENGINE[,OPTION] FILE\n");
+    if (argc == 5 && !strcmp(argv[1], "bounce") && guest_load(argv[4], &g))
+        return bounce(&g, argv + 2);
+    if (argc == 4 && !strcmp(argv[1], "copy") && guest_load(argv[3], &g))
+        return copy(&g, engine_named(argv[2]), options_of(argv[2]));
+    fprintf(stderr, "usage: moves_run bounce ENGINE[,OPTION] ENGINE[,OPTION] FILE | "
+                    "moves_run copy ENGINE[,OPTION] FILE\n");
     return 2;
 }

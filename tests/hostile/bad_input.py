@@ -230,11 +230,10 @@ def main():
     global ARGS
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", choices=CASES)
-    parser.add_argument("--binary", required=True)
     parser.add_argument("--small-guest", required=True)
-    parser.add_argument("--guest", default=os.path.join(boot.ROOT, ".cache/guest"))
+    boot.add_arguments(parser)
     ARGS = parser.parse_args()
-    boot.template(argparse.Namespace(guest=ARGS.guest, binary=ARGS.binary, qemu=False, vmm=None))
+    boot.template(ARGS)
     if ARGS.case.startswith("full") and "BEDPLATE_OWN_MOUNTS" not in os.environ:
         flags = "-m" if os.getuid() == 0 else "-rm"
         if subprocess.run(["unshare", flags, "true"], stderr=subprocess.DEVNULL).returncode:

@@ -364,7 +364,6 @@ static const uint8_t *block_begin(struct reader *r, const uint8_t *at, const uin
         memcpy(&rel, at + 1, 4);
         if (at[0] != 0xe9 || at + 5 + rel != r->j->leave_jump)
             fault(r, "a retired block that does not leave");
-        r->out->retired++;
     } else {
         uint64_t imm;
         if (r->z.mnemonic != ZYDIS_MNEMONIC_CMP || r->z.length != POLL_BYTES ||
@@ -385,6 +384,7 @@ static const uint8_t *block_begin(struct reader *r, const uint8_t *at, const uin
 /* Lists the instructions up to the INT3 behind the block. */
 static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint8_t *end)
 {
+    r->out->retired += *r->block == 0xe9;
     bool flows = true;
     r->count = 0;
     for (; at < end && *at != 0xcc; at += r->z.length) {

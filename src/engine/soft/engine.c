@@ -642,6 +642,7 @@ static void soft_counters(struct engine *engine,
     add(arg, "soft_interrupts_total", interrupts);
     add(arg, "soft_mmio_total", mmio);
     add(arg, "soft_code_bytes", e->code.bytes);
+    add(arg, "soft_code_flushes_total", e->code.generation);
 }
 
 const struct engine_type engine_soft = {

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A guest with four vCPUs and much code on the soft engine, in conditions that its protocols have
+ * to stand:
+ *
+ *   litmus_run flush OPTIONS FILE   a code cache that is flushed all the time (code=SIZE)
+ *   litmus_run storm OPTIONS FILE   dirty log rounds, rendezvous, pauses and state read and
+ *                                   written back, one after the other, while it runs
+ *
+ * The guest checks its sums; the verifier reads each cache before it is forgotten.
+ */
+#include "base/checked.h"
+#include "engine/soft/engine.h"
+#include "guests/guests_machine.h"
+#include "verify.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { FLUSHES_MIN = 100, ROUNDS_MIN = 50, LIMIT_SECONDS = 120 };
+
+static uint64_t flushes;
+static void counter_add(void *arg, const char *name, uint64_t value)
+{
+    (void)arg;
+    if (!strcmp(name, "soft_code_flushes_total"))
+        flushes += value;
+}
+
+static void nothing(void *arg) { ++*(unsigned *)arg; }
+
+static int state_renew(struct machine *m)
+{
+    struct err err = { 0 };
+    for (unsigned i = 0; i < m->cpus; i++) {
+        static struct arch_state s;
+        if (m->engine->type->get_state(m->vcpus[i], &s, &err) < 0 ||
+            m->engine->type->set_state(m->vcpus[i], &s, &err) < 0) {
+            printf("vcpu %u: %s\n", i, err.text);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* One of the things that happen to a running guest; false when it failed. */
+static bool trouble(struct guests_machine *gm, unsigned round)
+{
+    static uint64_t bitmap[GUEST_MEMORY / PAGE_SIZE / 64];
+    unsigned ran = 0;
+    switch (round % 4) {
+    case 0: dirty_log_fetch_clear(gm->m, gm->m->main_ram, bitmap); return true;
+    case 1: gm->m->engine->type->rendezvous(gm->m->engine, nothing, &ran); return ran == 1;
+    case 2: gm->m->engine->type->map_changed(gm->m->engine); return true;
+    default:
+        machine_pause(gm->m);
+        if (state_renew(gm->m) < 0)
+            return false;
+        machine_resume(gm->m);
+        return true;
+    }
+}
+
+static bool run(struct guests_machine *gm, bool storm)
+{
+    struct err err = { 0 };
+    uint64_t deadline = monotonic_ns() + LIMIT_SECONDS * 1000000000ull;
+    unsigned rounds = 0;
+    bool fine = true, answered = false;
+    machine_start(gm->m);
+    if (!storm) {
+        answered = guests_machine_wait(gm, deadline);
+    } else if (dirty_log_start(gm->m, &err) < 0) {
+        printf("%s\n", err.text);
+        fine = false;
+    }
+    for (; storm && fine && !answered && monotonic_ns() < deadline; rounds++) {
+        answered = guests_machine_wait(gm, monotonic_ns() + rounds % 5 * 200000);
+        fine = answered || trouble(gm, rounds);
+    }
+    machine_pause(gm->m);
+    gm->m->engine->type->counters(gm->m->engine, counter_add, NULL);
+    printf("%u rounds, %llu flushes: ", rounds, (unsigned long long)flushes);
+    answer_print(&gm->answer, answered);
+    return fine && answered && gm->answer.given && !gm->answer.code &&
+           (storm ? rounds >= ROUNDS_MIN : flushes >= FLUSHES_MIN);
+}
+
+int main(int argc, char **argv)
+{
+    static struct guest g;
+    static struct guests_machine gm;
+    if (argc != 4 || !guest_load(argv[3], &g)) {
+        fprintf(stderr, "usage: litmus_run flush|storm OPTIONS FILE\n");
+        return 2;
+    }
+    jit_inspect = verify_or_die;
+    guests_machine_open(&gm, &g, &engine_soft, argv[2], cpu_model_find("x86-64-v2"));
+    bool right = run(&gm, !strcmp(argv[1], "storm"));
+    guests_machine_close(&gm);
+    verify_print_total();
+    printf("%s\n", right ? "passed" : "FAILED");
+    return right ? 0 : 1;
+}
