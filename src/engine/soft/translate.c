@@ -23,6 +23,10 @@ static struct translation *translations; /* by row; made once */
 
 /* ---- Flags ---- */
 
+/* rax, or rax and r14, no longer hold what t->held says. */
+static void held_drop_ax(struct tr *t) { t->held[0] = REG_NONE; }
+static void held_drop(struct tr *t) { t->held[0] = t->held[1] = REG_NONE; }
+
 #define CC_AT offsetof(struct soft_vcpu, cc)
 
 /* Writes the host's flags to v->cc; they stay valid in the host, too. Uses rax. */
@@ -30,6 +34,7 @@ void flags_save(struct tr *t)
 {
     if (t->flags != IN_HOST)
         return;
+    held_drop_ax(t);
     e8(&t->e, 0x9f);                                             /* lahf */
     emit_op(&t->e, 0, 1, OPC(OF0, 0, 0x90), 0, in_reg(H_AX), 0); /* seto al */
     emit_op(&t->e, 0, 2, 0x89, H_AX, in_vcpu(CC_AT), 0);
@@ -46,6 +51,7 @@ static void flags_fetch(struct tr *t)
 {
     if (t->flags != IN_CC)
         return;
+    held_drop_ax(t);
     emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xb7), H_AX, in_vcpu(CC_AT), 0); /* movzx eax, word */
     e8(&t->e, 0x04), e8(&t->e, 127);                                  /* add al, 127: OF */
     e8(&t->e, 0x9e);                                                  /* sahf */
@@ -62,23 +68,34 @@ static void carry_fetch(struct tr *t)
 
 /* ---- Registers ---- */
 
-/* The host register with guest register n: its own, or `scratch` loaded from the vCPU. */
+/* R12 to R15 live in the vCPU. What simple instructions leave of them in rax and r14 is remembered,
+ * because a load that waits for the store before it costs five cycles. */
+
 unsigned reg_get(struct tr *t, unsigned n, unsigned scratch)
 {
     if (host_of[n] != H_NONE)
         return host_of[n];
-    emit_load(&t->e, scratch, in_vcpu(GPR_AT(n)));
+    unsigned mine = scratch == H_14, other = !mine;
+    if (t->held[mine] == n)
+        return scratch;
+    if (t->held[other] == n)
+        emit_op(&t->e, 0, 8, 0x8b, scratch, in_reg(other ? H_14 : H_AX), 0);
+    else
+        emit_load(&t->e, scratch, in_vcpu(GPR_AT(n)));
+    t->held[mine] = (uint8_t)n;
     return scratch;
 }
-/* The register to write guest register n to, when its old value does not matter. */
 unsigned reg_new(unsigned n, unsigned scratch)
 {
     return host_of[n] != H_NONE ? host_of[n] : scratch;
 }
 void reg_put(struct tr *t, unsigned n, unsigned h)
 {
-    if (host_of[n] == H_NONE)
-        emit_store(&t->e, in_vcpu(GPR_AT(n)), h);
+    if (host_of[n] != H_NONE)
+        return;
+    emit_store(&t->e, in_vcpu(GPR_AT(n)), h);
+    held_drop(t);
+    t->held[h == H_14] = (uint8_t)n;
 }
 
 static bool high_byte(unsigned offset) { return offset & 7; }
@@ -135,6 +152,7 @@ void slow_if(struct tr *t, unsigned cc, const struct insn *i)
 static void check_rax(struct tr *t, const struct insn *i, unsigned size, bool write)
 {
     struct emit *e = &t->e;
+    held_drop(t);
     emit_op(e, 0, 4, 0x89, H_AX, in_reg(H_14), 0);
     emit_op(e, 0, 4, 0xc1, 5, in_reg(H_14), 0), e8(e, PAGE_SHIFT - 5);
     emit_alu_imm(e, 0, 4, 4, in_reg(H_14), (TLB_SIZE - 1) << 5, 0);
@@ -427,6 +445,7 @@ static bool tr_extend(struct tr *t, const struct insn *i, unsigned param)
         unsigned s = host_of[i->rm_off / 8];
         if (s == H_NONE || i->size < 4)
             return false;
+        held_drop(t);
         emit_op(&t->e, 0, 4, 0x89, s, in_reg(H_AX), 0);
         d = reg_new(i->reg, H_14);
         /* From AH, which only an encoding without REX can name. */
@@ -1105,6 +1124,21 @@ static bool changes_mode(const struct insn *i)
            op == &op_clts;
 }
 
+/* These touch rax and r14 by reg_get and reg_put only, so t->held is true behind them. */
+static bool keeps_held(tr_fn *fn)
+{
+    static tr_fn *const simple[] = {
+        tr_alu_eg,  tr_alu_ge,   tr_alu_ei, tr_test_eg, tr_test_ei, tr_mov_eg,       tr_mov_ge,
+        tr_mov_ei,  tr_extend,   tr_lea,    tr_unary,   tr_shift_i, tr_shift_1,      tr_shift_c,
+        tr_imul_ge, tr_imul_gei, tr_bswap,  tr_bit_i,   tr_bit_g,   tr_double_shift, tr_scan,
+        tr_setcc,   tr_cmov,     tr_jcc,    tr_nop,
+    };
+    for (unsigned n = 0; n < ARRAY_LEN(simple); n++)
+        if (simple[n] == fn)
+            return true;
+    return false;
+}
+
 static void insn_translate(struct tr *t, const struct insn *i)
 {
     const struct translation *how = &translations[i->row];
@@ -1116,16 +1150,21 @@ static void insn_translate(struct tr *t, const struct insn *i)
         if (how->fn(t, i, how->param)) {
             if (!t->ended)
                 slow_paths_return(t, i);
+            /* A handler in between leaves nothing in rax and r14. */
+            if (t->slow_count > before || !keeps_held(how->fn))
+                held_drop(t);
             return;
         }
         t->slow_count = before;
         t->e.p = start;
         t->flags = flags;
         t->fp = fp;
+        held_drop(t);
     }
     flags_spill(t);
     fp_spill(t);
     handler_call(t, i);
+    held_drop(t);
     if (changes_mode(i)) {
         emit_lea(&t->e, 8, H_15, H_15, H_NONE, 0, (int32_t)insn_end(i));
         emit_jmp(&t->e, t->jit->leave_jump);
@@ -1178,6 +1217,7 @@ void jit_translate(struct jit *j, struct block *b)
                     .jit = j,
                     .block = b };
     t.wide = has_avx(b);
+    held_drop(&t);
     uint8_t *start = t.e.p;
     /* Invariant 3: cmp dword gs:[request], 0; jne leave */
     emit_alu_imm(&t.e, 0, 4, 7, in_vcpu(offsetof(struct soft_vcpu, request)), 0, 0);

@@ -41,6 +41,7 @@ struct tr {
     struct block *block;
     enum flags_where flags;
     struct fp_state fp;
+    uint8_t held[2]; /* which of R12 to R15 rax and r14 still hold after a simple instruction, or REG_NONE */
     bool wide;  /* the block has AVX: whole YMM registers move between vCPU and host; fixed */
     bool ended; /* an exit was written: nothing follows */
     unsigned n;
