@@ -120,12 +120,15 @@ const struct image_format image_raw = {
 
 /* ---- formats ---- */
 
-static const struct image_format *const formats[] = { &image_raw, &image_qcow2, NULL };
+static const struct image_format *const formats[] = { &image_raw, &image_qcow2, &image_vdi,
+                                                      &image_vhd, &image_vmdk,  NULL };
 
 const struct image_format *const *image_formats(void) { return formats; }
 
 const struct image_format *image_format_find(const char *name)
 {
+    if (!strcmp(name, "vpc")) /* as qemu-img calls it */
+        name = "vhd";
     for (unsigned i = 0; formats[i]; i++)
         if (!strcmp(formats[i]->name, name))
             return formats[i];

@@ -44,6 +44,8 @@ static const struct config configs[] = {
     { "qcow2", "cluster_size=4K,compat=0.10", true, false, 40 },
     { "qcow2", "cluster_size=2K,refcount_bits=4", true, true, 40 },
     { "qcow2", "cluster_size=4K,compression_type=zstd", true, true, 40 },
+    { "vhd", "subformat=dynamic", false, false, 40 },
+    { "vmdk", "subformat=monolithicSparse", false, false, 40 },
 };
 
 /* ---- the model ---- */
@@ -217,7 +219,13 @@ static void work_one(struct work *w, const struct config *config, uint64_t numbe
     case 2: work_zero(w, first, n, IMAGE_UNMAP); break;
     case 3: work_zero(w, first, n, 0); break;
     case 4: work_discard(w, first, n); break;
-    case 5: work_pack(w, number, first); break;
+    case 5:
+        if (!strcmp(config->format, "qcow2")) {
+            work_pack(w, number, first);
+            break;
+        }
+        work_write(w, number, first, n);
+        break;
     case 6:
         if (config->snapshots) {
             work_snapshot(w);

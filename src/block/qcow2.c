@@ -395,6 +395,8 @@ static int qcow2_open(struct image *image, const struct image_options *options, 
     pthread_mutex_init(&q->flush_lock, NULL);
     pthread_cond_init(&q->hold_freed, NULL);
     q->holds_tail = &q->holds;
+    if (pages_init(q) < 0)
+        return err_set(err, ENOMEM, "out of memory");
     int r = header_read(q, options, err);
     if (r == 0)
         r = extensions_read(q, err);

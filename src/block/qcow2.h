@@ -176,6 +176,7 @@ int page_get(struct qcow2 *q, uint64_t offset, enum page_kind kind, struct page 
 bool page_cached(struct qcow2 *q, uint64_t offset); /* page_get would not read the file */
 void page_dirty(struct qcow2 *q, struct page *page);
 void pages_forget(struct qcow2 *q, uint64_t offset, uint64_t len); /* dirty or not */
+int pages_init(struct qcow2 *q);
 void pages_free(struct qcow2 *q);
 
 int refcount_get(struct qcow2 *q, uint64_t cluster, uint64_t *out);

@@ -19,6 +19,7 @@
 
 enum { COUNT_PAGE = 65536 };
 #define CHECK_MAX_CLUSTERS (1ull << 40)
+#define CHECK_BEYOND (64ull << 20)
 
 struct counts { /* of references, by cluster; pages of zeros are absent */
     uint32_t **pages;
@@ -82,11 +83,11 @@ static bool check_count(struct checker *c, uint64_t offset, uint64_t len, const 
     struct qcow2 *q = c->q;
     uint64_t first = offset >> q->cluster_bits,
              n = clusters_of(q, (offset & (q->cluster_size - 1)) + len);
-    /* A cluster may reach past the end of the file, but begins within or right behind it. */
     if (!len)
         return true;
-    if (offset >= round_up(c->file_size, q->cluster_size) + (1ull << 40) ||
-        first + n > CHECK_MAX_CLUSTERS || counts_reach(&c->counts, first + n) < 0) {
+    /* What was allocated but never written may lie behind the end of the file. */
+    if (offset > c->file_size + CHECK_BEYOND || first + n > CHECK_MAX_CLUSTERS ||
+        counts_reach(&c->counts, first + n) < 0) {
         check_say(c, "%s at %#llx lies far outside of the file", what, (unsigned long long)offset);
         c->check->count.corruptions++;
         return false;
@@ -168,6 +169,12 @@ static void check_tree(struct checker *c, uint64_t l1_offset, const uint64_t *l1
         if (!at || !check_aligned(c, at, "an L2 table") ||
             !check_count(c, at, q->cluster_size, "an L2 table"))
             continue;
+        /* Once in the active tree and once in each snapshot's. */
+        if (count_get(&c->counts, at >> q->cluster_bits) > q->snapshot_count + 1) {
+            check_say(c, "the L2 table at %#llx is used more than once", (unsigned long long)at);
+            c->check->count.corruptions++;
+            continue;
+        }
         c->error = store_read(q->image.store, table, q->cluster_size, at);
         for (uint64_t k = 0; !c->error && k < 1ull << q->l2_bits; k++)
             check_entry(c, table + k * q->entry_size, active, &last);
@@ -281,14 +288,15 @@ static void compare_refcounts(struct checker *c)
 {
     struct qcow2 *q = c->q;
     uint64_t per_block = refcounts_per_block(q);
-    uint64_t slots = c->counts.clusters / per_block + 1;
+    /* Refcounts of what lies beyond all references and the file are of no use to anybody. */
+    uint64_t most = clusters_of(q, c->file_size);
+    most = most > c->counts.clusters ? most : c->counts.clusters;
+    uint64_t slots = most / per_block + 1;
     AUTO(free) uint8_t *block = malloc(q->cluster_size);
     if (!block) {
         c->error = -ENOMEM;
         return;
     }
-    if (slots < q->reftable_entries)
-        slots = q->reftable_entries;
     for (uint64_t slot = 0; slot < slots && !c->error; slot++) {
         uint64_t at = slot < q->reftable_entries ? q->reftable[slot] & REFT_OFFSET_MASK : 0;
         memset(block, 0, q->cluster_size);

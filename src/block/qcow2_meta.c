@@ -109,6 +109,12 @@ void pages_forget(struct qcow2 *q, uint64_t offset, uint64_t len)
     }
 }
 
+int pages_init(struct qcow2 *q)
+{
+    q->page_hash = calloc(HASH_SIZE, sizeof(struct page *));
+    return q->page_hash ? 0 : -ENOMEM;
+}
+
 void pages_free(struct qcow2 *q)
 {
     while (q->oldest)
@@ -118,7 +124,7 @@ void pages_free(struct qcow2 *q)
 
 bool page_cached(struct qcow2 *q, uint64_t offset)
 {
-    return q->page_hash && *page_slot(q, round_down(offset, q->page_size));
+    return *page_slot(q, round_down(offset, q->page_size));
 }
 
 /* Makes room; beyond the bound when all old pages are dirty (invariant 6), until the next
@@ -139,8 +145,6 @@ static struct page *page_new(struct qcow2 *q)
 int page_get(struct qcow2 *q, uint64_t offset, enum page_kind kind, struct page **out)
 {
     offset = round_down(offset, q->page_size);
-    if (!q->page_hash && !(q->page_hash = calloc(HASH_SIZE, sizeof(struct page *))))
-        return -ENOMEM;
     struct page *page = *page_slot(q, offset);
     if (page) {
         if (page->kind != kind)

@@ -254,6 +254,37 @@ def bitmaps(b, text):
     b.check_both(img, "qcow2")
 
 
+def other_ours(b, text):
+    """Other formats: we make it, they use it."""
+    fmt, name, opts = text
+    raw, img, kind = b.make_source("source.raw"), b.path("a." + fmt), ["-o", opts] if opts else []
+    b.ours("convert", "-q", "-O", fmt, *kind, raw, img)
+    b.ours("check", "-q", img)
+    b.compare_both(img, name, raw, "raw")
+    b.write_patterns(img, name, raw)
+    b.ours("check", "-q", img)
+    b.compare_both(img, name, raw, "raw")
+
+
+def other_theirs(b, text):
+    """They make it, we read it, and write where we can."""
+    fmt, name, opts = text
+    raw, img, kind = b.make_source("source.raw"), b.path("a." + fmt), ["-o", opts] if opts else []
+    b.qemu("convert", "-O", name, *kind, raw, img)
+    b.ours("compare", "-q", img, raw)
+    b.ours("convert", "-q", "-O", "raw", img, b.path("back.raw"))
+    b.qemu("compare", "-q", b.path("back.raw"), raw)
+    if fmt == "vdi" or "stream" in opts:
+        return
+    b.ours("convert", "-q", "-n", "-O", fmt, b.make_source("other.raw"), img)
+    b.ours("check", "-q", img)
+    b.compare_both(img, name, b.path("other.raw"), "raw")
+
+
+OTHER_OURS = [("vhd", "vpc", "subformat=dynamic"), ("vhd", "vpc", "subformat=fixed"), ("vmdk", "vmdk", "")]
+OTHER_THEIRS = [("vhd", "vpc", "subformat=dynamic,force_size=on"), ("vhd", "vpc", "subformat=fixed,force_size=on"),
+                ("vmdk", "vmdk", "subformat=monolithicSparse"), ("vmdk", "vmdk", "subformat=streamOptimized"),
+                ("vdi", "vdi", ""), ("vdi", "vdi", "static=on")]
 OPERATIONS = [ours_to_theirs, theirs_to_ours, packed, snapshots, chains, resizing, same_facts, bitmaps]
 
 
@@ -263,8 +294,11 @@ def mistakes(b):
     b.qemu("create", "-q", "-f", "qcow2", b.path("loop.qcow2"), "1M")
     b.qemu("rebase", "-u", "-f", "qcow2", "-b", "loop.qcow2", "-F", "qcow2", b.path("loop.qcow2"))
     b.qemu("create", "-q", "-f", "qcow2", "-u", "-b", "gone.raw", "-F", "raw", b.path("orphan.qcow2"), "1M")
-    b.run("qemu-img", "create", "-q", "--object", "secret,id=s,data=x", "-f", "qcow2", "-o",
-          "encrypt.format=luks,encrypt.key-secret=s", b.path("luks.qcow2"), "1M")
+    for _ in range(10):  # it measures the CPU, which fails on a busy host
+        b.run("qemu-img", "create", "-q", "--object", "secret,id=s,data=x", "-f", "qcow2", "-o",
+              "encrypt.format=luks,encrypt.key-secret=s", b.path("luks.qcow2"), "1M", status=(0, 1))
+        if b.run("qemu-img", "info", b.path("luks.qcow2"), status=(0, 1)).count("encrypted: yes"):
+            break
     with open(b.path("unknown.qcow2"), "wb") as f:
         with open(b.path("loop.qcow2"), "rb") as g:
             data = bytearray(g.read())
@@ -312,6 +346,12 @@ def in_use(b):
         raise Failed(f"said {said!r}")
 
 
+def label(text):
+    if text is None:
+        return ""
+    return f"{text[0]} {text[2]}" if isinstance(text, tuple) else f"qcow2 {text}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", required=True)
@@ -323,7 +363,8 @@ def main():
         print("skipped: qemu-utils is not installed")
         return 77
     bad = 0
-    rows = [(op, text) for op in OPERATIONS for text in QCOW2] + [(mistakes, None), (in_use, None)]
+    rows = [(op, text) for op in OPERATIONS for text in QCOW2] + [(other_ours, t) for t in OTHER_OURS]
+    rows += [(other_theirs, t) for t in OTHER_THEIRS] + [(mistakes, None), (in_use, None)]
     for op, text in rows:
         if args.only and op.__name__ != args.only:
             continue
@@ -336,7 +377,7 @@ def main():
                 result, bad = f"FAILED {e}", bad + 1
                 if args.keep:
                     shutil.copytree(folder, f"/tmp/img-test-kept-{bad}")
-        print(f"{op.__name__:16} {'qcow2 ' + text if text is not None else '':48} {result}", flush=True)
+        print(f"{op.__name__:16} {label(text):48} {result}", flush=True)
     print(f"{bad} failed")
     return 1 if bad else 0
 

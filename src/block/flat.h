@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What VHD, VDI and VMDK have in common: a disk cut into blocks of one size, and one flat table
+ * that says where each block lies in the file. Blocks are only ever added at the file's end.
+ *
+ * A block is made whole, with what the backing image has around the data, before its entry is
+ * written; entries reach the disk on a flush, after the data: data, flush, entries, flush. Since no
+ * block moves or goes, a cut leaves at worst a block that no entry names.
+ */
+#ifndef BLOCK_FLAT_H
+#define BLOCK_FLAT_H
+
+#include "block/image.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define FLAT_NONE 0ull /* not in this image */
+#define FLAT_ZERO 1ull /* reads as zeros */
+#define FLAT_MAX_BLOCKS (8ull << 20)
+
+struct flat {
+    struct image image;
+    /* Set by the format's open. */
+    uint64_t block_size, blocks;
+    uint64_t *host; /* by block: offset of its data in the file, or one of the above. lock */
+    /* Makes room for a block at the end of the file; answers where its data goes, reading as zeros.
+     * lock. NULL: no blocks can be added. */
+    int (*add)(struct flat *flat, uint64_t block, uint64_t *host);
+    /* Writes the entry of a block whose data is durable. No lock. */
+    int (*enter)(struct flat *flat, uint64_t block, uint64_t host);
+    /* Reads from a block that is not stored plain; NULL: all are. */
+    int (*read_packed)(struct flat *flat, uint64_t host, void *data, size_t len, uint64_t in_block);
+
+    pthread_mutex_t lock, flush_lock;
+    uint64_t *dirty; /* blocks whose entry is not written. lock */
+    size_t dirty_count, dirty_room;
+    atomic_uint unclean;
+    uint64_t end; /* where the next block goes. lock */
+};
+
+static inline struct flat *flat_of(struct image *image) { return (struct flat *)image; }
+
+/* First thing in open. */
+void flat_init(struct flat *flat);
+/* When the fields above are known: allocates host, all FLAT_NONE. */
+int flat_setup(struct flat *flat, uint64_t blocks, struct err *err);
+int flat_close(struct image *image);
+int flat_read(struct image *image, void *data, size_t len, uint64_t offset);
+int flat_write(struct image *image, const void *data, size_t len, uint64_t offset);
+int flat_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags);
+int flat_flush(struct image *image);
+int flat_status(struct image *image, uint64_t offset, uint64_t len, struct image_extent *out);
+/* No two entries may name the same place, none lies outside the file. */
+int flat_check(struct image *image, struct image_check *check, struct err *err);
+bool flat_direct_map(struct image *image, struct block_hold *hold, uint64_t offset, uint64_t len,
+                     bool write, uint64_t *host);
+void flat_direct_done(struct image *image, struct block_hold *hold);
+bool flat_is_clean(struct image *image);
+
+#endif
