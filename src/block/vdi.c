@@ -58,12 +58,12 @@ static int vdi_open(struct image *image, const struct image_options *options, st
     image->size = round_down(size, 512);
     image->cluster_size = block;
     image->direct_store = image->store;
-    r = flat_setup(flat, blocks, err);
-    AUTO(free) uint8_t *map = malloc(blocks * 4ull + 4);
-    if (r == 0 && !map)
-        r = err_set(err, ENOMEM, "out of memory");
+    r = flat_setup(flat, blocks, err); /* bounds them */
     if (r < 0)
         return r;
+    AUTO(free) uint8_t *map = malloc(blocks * 4ull + 4);
+    if (!map)
+        return err_set(err, ENOMEM, "out of memory");
     r = store_read(image->store, map, blocks * 4ull, le32(h + VDI_MAP));
     if (r < 0)
         return err_errno(err, -r, "cannot read the block map");
