@@ -248,7 +248,11 @@ static void keep_sample(const struct config *config, const struct buf *content)
     close(fd);
 }
 
-static void report(void *arg, const char *text) { print_message("  %s\n", text); }
+static void report(void *arg, const char *text)
+{
+    if (strncmp(text, "leak", 4))
+        print_message("  %s\n", text);
+}
 
 static void cut_check(const struct work *w, const struct config *config, size_t count,
                       unsigned choice, struct buf *content)
@@ -366,6 +370,115 @@ static void test_power_cuts(void **state)
     print_message("%lu cuts, at most %lu leaked clusters\n", cases, most_leaks);
 }
 
+/* ---- failures ---- */
+
+/* Values that each sector may hold: what is sure, and what failed operations may have left. */
+struct doubt {
+    uint64_t sure[SECTORS], maybe[SECTORS][64];
+    unsigned count[SECTORS];
+};
+
+static void doubt_note(struct doubt *d, unsigned first, unsigned n, uint64_t value, int result)
+{
+    for (unsigned i = first; i < first + n; i++) {
+        if (!result) {
+            d->sure[i] = value;
+            d->count[i] = 0;
+        } else if (d->count[i] < 64) {
+            d->maybe[i][d->count[i]++] = value;
+        }
+    }
+}
+
+static void doubt_check(const struct doubt *d, struct image *image, const char *what)
+{
+    static uint8_t data[DISK];
+    int r = image_read(image, data, DISK, 0);
+    if (r < 0)
+        fail_msg("%s: cannot be read: %s", what, strerror(-r));
+    for (unsigned i = 0; i < SECTORS; i++) {
+        uint64_t value;
+        memcpy(&value, data + i * SECTOR, 8);
+        bool good = value == d->sure[i];
+        for (unsigned k = 0; k < d->count[i]; k++)
+            good |= value == d->maybe[i][k];
+        if (!good)
+            fail_msg("%s: sector %u holds %llu instead of %llu", what, i, (unsigned long long)value,
+                     (unsigned long long)d->sure[i]);
+    }
+}
+
+/* Every few calls to the file one fails, or the file system is full; what succeeded stays. */
+static void fail_config(const struct config *config)
+{
+    struct doubt *d = calloc(1, sizeof *d);
+    struct recorder recorder;
+    struct buf content = { 0 };
+    struct err err = { 0 };
+    struct store *store;
+    recorder_init(&recorder, &content);
+    recorder.off = true;
+    recorder_open(&recorder, &store);
+    struct image_create create = {
+        .path = "cut", .format = config->format, .size = DISK, .options = config->options
+    };
+    assert_int_equal(image_create_store(&create, store, &err), 0);
+    struct image *image = open_over(config, store);
+    for (unsigned i = 0; i < SECTORS; i++)
+        d->sure[i] = config->backing ? 0x8000000000000000ull + i : 0;
+    bool full = test_random(&seed) & 1;
+    static uint8_t data[MAX_RUN * SECTOR];
+    for (uint64_t number = 1; number <= 120; number++) {
+        unsigned first = (unsigned)(test_random(&seed) % SECTORS);
+        unsigned most = SECTORS - first < MAX_RUN ? SECTORS - first : MAX_RUN;
+        unsigned n = 1 + (unsigned)(test_random(&seed) % most);
+        if (full)
+            recorder.size_max = test_random(&seed) % 3 ? content.len : 0;
+        else
+            recorder.fail_in = (int64_t)(test_random(&seed) % 12);
+        recorder.fail_kinds = 7;
+        recorder.fail_code = test_random(&seed) & 1 ? EIO : ENOSPC;
+        int r;
+        switch (test_random(&seed) % 6) {
+        case 0: image_flush(image); break;
+        case 1:
+            r = image_zero(image, first * SECTOR, n * SECTOR, IMAGE_UNMAP);
+            doubt_note(d, first, n, 0, r);
+            break;
+        default:
+            for (unsigned i = 0; i < n; i++)
+                sector_fill(data + i * SECTOR, number);
+            r = image_write(image, data, n * SECTOR, first * SECTOR);
+            doubt_note(d, first, n, number, r);
+        }
+        recorder.fail_in = -1;
+        recorder.size_max = 0;
+        if (number % 30 == 0)
+            doubt_check(d, image, config->options);
+    }
+    assert_int_equal(image_close(image), 0);
+    recorder_open(&recorder, &store);
+    image = open_over(config, store);
+    struct image_check check = { .report = report };
+    assert_int_equal(image_check(image, &check, &err), 0);
+    if (check.count.corruptions)
+        fail_msg("%s: failures left %llu corruptions", config->options,
+                 (unsigned long long)check.count.corruptions);
+    doubt_check(d, image, config->options);
+    assert_int_equal(image_close(image), 0);
+    recorder_fini(&recorder);
+    buf_fini(&content);
+    free(d);
+}
+
+static void test_failures(void **state)
+{
+    log_set_level(LOG_ERROR - 1, LOG_ERROR - 1);
+    for (unsigned round = 0; round < rounds * 10; round++)
+        for (unsigned i = 0; i < ARRAY_LEN(configs); i++)
+            fail_config(&configs[i]);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1)
@@ -374,6 +487,7 @@ int main(int argc, char **argv)
         seed = strtoull(argv[2], NULL, 0);
     if (argc > 3)
         sample_dir = argv[3];
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_power_cuts) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_power_cuts),
+                                        cmocka_unit_test(test_failures) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
