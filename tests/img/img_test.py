@@ -355,19 +355,21 @@ def label(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", required=True)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=random.randrange(1000))
     parser.add_argument("--only", help="an operation's name")
+    parser.add_argument("--share", type=int, default=1, help="one of so many rows; which ones, the seed says")
     parser.add_argument("--keep", action="store_true")
     args = parser.parse_args()
     if not shutil.which("qemu-img") or not shutil.which("qemu-io"):
-        print("skipped: qemu-utils is not installed")
+        print("skip: qemu-utils is not installed")
         return 77
     bad = 0
+    print(f"seed {args.seed}")
     rows = [(op, text) for op in OPERATIONS for text in QCOW2] + [(other_ours, t) for t in OTHER_OURS]
     rows += [(other_theirs, t) for t in OTHER_THEIRS] + [(mistakes, None), (in_use, None)]
-    for op, text in rows:
-        if args.only and op.__name__ != args.only:
-            continue
+    if args.only:
+        rows = [row for row in rows if row[0].__name__ == args.only]
+    for op, text in rows[args.seed % args.share::args.share]:
         with tempfile.TemporaryDirectory(prefix="img-test-") as folder:
             bench = Bench(args.binary, folder, args.seed)
             try:
