@@ -12,6 +12,7 @@
 #include "engine/soft/translate.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- Which operation gets which function ---- */
 
@@ -30,7 +31,7 @@ static void held_drop(struct tr *t) { t->held[0] = t->held[1] = REG_NONE; }
 #define CC_AT offsetof(struct soft_vcpu, cc)
 
 /* Writes the host's flags to v->cc; they stay valid in the host, too. Uses rax. */
-void flags_save(struct tr *t)
+static void flags_save(struct tr *t)
 {
     if (t->flags != IN_HOST)
         return;
@@ -40,15 +41,39 @@ void flags_save(struct tr *t)
     emit_op(&t->e, 0, 2, 0x89, H_AX, in_vcpu(CC_AT), 0);
     t->flags = IN_BOTH;
 }
-/* Before something that spoils the host's flags. */
+void flags_new(struct tr *t)
+{
+    t->flags = IN_HOST;
+    t->flag_writes++;
+    t->producer.kind = PRODUCER_NONE;
+}
+
 void flags_spill(struct tr *t)
 {
+    if (t->flags == IN_HOST && t->producer.kind)
+        t->flags = IN_PRODUCER;
+    else if (t->flags != IN_PRODUCER) {
+        flags_save(t);
+        t->flags = IN_CC;
+    }
+}
+
+static void producer_run(struct tr *t);
+
+/* The flags go to v->cc: before a handler is called or the block left. Uses rax and r14. */
+static void flags_commit(struct tr *t)
+{
+    if (t->flags == IN_PRODUCER)
+        producer_run(t);
     flags_save(t);
     t->flags = IN_CC;
 }
-/* Brings all flags into the host's. Uses rax. */
+
+/* Brings all flags into the host's. Uses rax (and r14 with a producer). */
 static void flags_fetch(struct tr *t)
 {
+    if (t->flags == IN_PRODUCER)
+        producer_run(t);
     if (t->flags != IN_CC)
         return;
     held_drop_ax(t);
@@ -60,6 +85,7 @@ static void flags_fetch(struct tr *t)
 /* Brings only the carry into the host's flags, without a register. */
 static void carry_fetch(struct tr *t)
 {
+    assert(t->flags != IN_PRODUCER);
     if (t->flags != IN_CC)
         return;
     emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xba), 4, in_vcpu(CC_AT), 0); /* bt dword, 8 */
@@ -121,6 +147,76 @@ static unsigned sized(const struct insn *i, unsigned opcode)
     return i->size == 1 ? opcode : opcode | 1;
 }
 
+/* ---- Producers of flags ---- */
+
+static void producer_set(struct tr *t, enum producer_kind kind, const struct insn *i, unsigned a,
+                         unsigned b)
+{
+    flags_new(t);
+    if ((kind == PRODUCER_ADD || kind == PRODUCER_SUB) && a == b)
+        return;
+    t->producer = (struct producer){ kind, i->size, (uint8_t)a, (uint8_t)b,
+                                     b == REG_NONE ? (int32_t)i->imm : 0 };
+}
+
+/* ADD or adc sbb AND SUB XOR CMP, by their numbers; a is the destination. */
+static void alu_producer(struct tr *t, const struct insn *i, unsigned n, unsigned a, unsigned b)
+{
+    static const uint8_t kinds[] = { PRODUCER_ADD, PRODUCER_LOGIC, 0,           0, PRODUCER_LOGIC,
+                                     PRODUCER_SUB, PRODUCER_LOGIC, PRODUCER_CMP };
+    producer_set(t, kinds[n], i, a, b);
+}
+
+static unsigned producer_regs(const struct producer *p)
+{
+    unsigned regs = p->kind ? 1u << p->a : 0;
+    return regs | (p->kind && p->b != REG_NONE ? 1u << p->b : 0);
+}
+
+/* a `n`-th ALU operation with the producer's second operand */
+static void producer_alu(struct tr *t, const struct producer *p, unsigned n, unsigned a, unsigned b)
+{
+    unsigned bytes = p->size == 1 ? 3 : 0;
+    if (p->b == REG_NONE)
+        emit_alu_imm(&t->e, 0, p->size, n, in_reg(a), p->imm, bytes & 2);
+    else
+        emit_op(&t->e, 0, p->size, n * 8 + (p->size > 1), b, in_reg(a), bytes);
+}
+
+static void producer_run(struct tr *t)
+{
+    const struct producer p = t->producer;
+    struct emit *e = &t->e;
+    unsigned bytes = p.size == 1 ? 3 : 0;
+    held_drop(t);
+    unsigned b = p.b == REG_NONE ? H_NONE : reg_get(t, p.b, H_14);
+    unsigned a = p.a == p.b ? b : reg_get(t, p.a, H_AX);
+    switch (p.kind) {
+    case PRODUCER_CMP: producer_alu(t, &p, 7, a, b); break;
+    case PRODUCER_TEST:
+        if (p.b != REG_NONE) {
+            emit_op(e, 0, p.size, 0x84 + (p.size > 1), b, in_reg(a), bytes);
+            break;
+        }
+        emit_op(e, 0, p.size, 0xf6 + (p.size > 1), 0, in_reg(a), bytes & 2);
+        if (p.size == 1)
+            e8(e, (uint8_t)p.imm);
+        else if (p.size == 2)
+            e8(e, (uint8_t)p.imm), e8(e, (uint8_t)(p.imm >> 8));
+        else
+            e32(e, (uint32_t)p.imm);
+        break;
+    case PRODUCER_LOGIC: emit_op(e, 0, p.size, 0x84 + (p.size > 1), a, in_reg(a), bytes); break;
+    default: /* undo it, and do it again */
+        if (a != H_AX)
+            emit_load(e, H_AX, in_reg(a));
+        producer_alu(t, &p, p.kind == PRODUCER_ADD ? 5 : 0, H_AX, b);
+        producer_alu(t, &p, p.kind == PRODUCER_ADD ? 0 : 7, H_AX, b);
+    }
+    held_drop(t);
+    t->flags = IN_HOST;
+}
+
 /* ---- Memory ---- */
 
 /* Can this address be computed inline? */
@@ -145,6 +241,8 @@ void slow_if(struct tr *t, unsigned cc, const struct insn *i)
         .site = emit_jcc_forward(&t->e, cc),
         .insn = i,
         .fp = t->fp,
+        .flags_at = t->flags,
+        .producer = t->producer,
     };
 }
 
@@ -232,10 +330,12 @@ static bool small(int64_t x) { return x == (int32_t)x; }
 
 static bool tr_alu_eg(struct tr *t, const struct insn *i, unsigned n)
 {
-    unsigned reg, rm;
+    unsigned reg, rm = 0;
     bool lock = i->flags & IF_LOCK;
     if (!reg_number(i, &reg))
         return false;
+    if (n == 2 || n == 3)
+        flags_commit(t);
     if (is_mem(i)) {
         if (!address(t, i, i->size, n != 7))
             return false;
@@ -253,16 +353,21 @@ static bool tr_alu_eg(struct tr *t, const struct insn *i, unsigned n)
         if (n != 7)
             reg_put(t, rm, d);
     }
-    t->flags = IN_HOST;
+    if (is_mem(i))
+        flags_new(t);
+    else
+        alu_producer(t, i, n, rm, reg);
     return true;
 }
 
 static bool tr_alu_ge(struct tr *t, const struct insn *i, unsigned n)
 {
-    unsigned reg, rm;
+    unsigned reg, rm = 0;
     if (!reg_number(i, &reg))
         return false;
     unsigned d;
+    if (n == 2 || n == 3)
+        flags_commit(t);
     if (is_mem(i)) {
         if (!address(t, i, i->size, false))
             return false;
@@ -281,15 +386,20 @@ static bool tr_alu_ge(struct tr *t, const struct insn *i, unsigned n)
     }
     if (n != 7)
         reg_put(t, reg, d);
-    t->flags = IN_HOST;
+    if (is_mem(i))
+        flags_new(t);
+    else
+        alu_producer(t, i, n, reg, rm);
     return true;
 }
 
 static bool tr_alu_ei(struct tr *t, const struct insn *i, unsigned n)
 {
-    unsigned rm;
+    unsigned rm = 0;
     if (!small(i->imm))
         return false;
+    if (n == 2 || n == 3)
+        flags_commit(t);
     if (is_mem(i)) {
         if (!address(t, i, i->size, n != 7))
             return false;
@@ -307,13 +417,16 @@ static bool tr_alu_ei(struct tr *t, const struct insn *i, unsigned n)
         if (n != 7)
             reg_put(t, rm, d);
     }
-    t->flags = IN_HOST;
+    if (is_mem(i))
+        flags_new(t);
+    else
+        alu_producer(t, i, n, rm, REG_NONE);
     return true;
 }
 
 static bool tr_test_eg(struct tr *t, const struct insn *i, unsigned param)
 {
-    unsigned reg, rm;
+    unsigned reg, rm = 0;
     if (!reg_number(i, &reg))
         return false;
     if (is_mem(i)) {
@@ -327,7 +440,10 @@ static bool tr_test_eg(struct tr *t, const struct insn *i, unsigned param)
         unsigned d = reg_get(t, rm, H_AX), s = reg == rm ? d : reg_get(t, reg, H_14);
         emit_op(&t->e, 0, i->size, sized(i, 0x84), s, in_reg(d), bytes_of(i, 3));
     }
-    t->flags = IN_HOST;
+    if (is_mem(i))
+        flags_new(t);
+    else
+        producer_set(t, PRODUCER_TEST, i, rm, reg);
     return true;
 }
 
@@ -343,7 +459,7 @@ static void immediate(struct tr *t, const struct insn *i)
 
 static bool tr_test_ei(struct tr *t, const struct insn *i, unsigned param)
 {
-    unsigned rm;
+    unsigned rm = 0;
     if (!small(i->imm))
         return false;
     if (is_mem(i)) {
@@ -357,7 +473,10 @@ static bool tr_test_ei(struct tr *t, const struct insn *i, unsigned param)
         emit_op(&t->e, 0, i->size, sized(i, 0xf6), 0, in_reg(d), bytes_of(i, 2));
     }
     immediate(t, i);
-    t->flags = IN_HOST;
+    if (is_mem(i))
+        flags_new(t);
+    else
+        producer_set(t, PRODUCER_TEST, i, rm, REG_NONE);
     return true;
 }
 
@@ -506,6 +625,8 @@ static bool tr_unary(struct tr *t, const struct insn *i, unsigned param)
         uint8_t opcode, ext;
     } form[] = { { 0xfe, 0 }, { 0xfe, 1 }, { 0xf6, 2 }, { 0xf6, 3 } };
     unsigned rm;
+    if (param == UN_INC || param == UN_DEC)
+        flags_commit(t);
     if (is_mem(i)) {
         if (!address(t, i, i->size, true))
             return false;
@@ -524,7 +645,7 @@ static bool tr_unary(struct tr *t, const struct insn *i, unsigned param)
         reg_put(t, rm, d);
     }
     if (param != UN_NOT)
-        t->flags = IN_HOST;
+        flags_new(t);
     return true;
 }
 
@@ -551,7 +672,7 @@ static bool tr_shift_i(struct tr *t, const struct insn *i, unsigned param)
         e8(&t->e, count);
         reg_put(t, rm, d);
     }
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 
@@ -562,7 +683,7 @@ static bool tr_shift_1(struct tr *t, const struct insn *i, unsigned param)
         if (param < 4 || !address(t, i, i->size, true))
             return false;
         emit_op(&t->e, 0, i->size, sized(i, 0xd0), param, at(H_AX), 0);
-        t->flags = IN_HOST;
+        flags_new(t);
         return true;
     }
     if (!rm_number(i, &rm))
@@ -572,7 +693,7 @@ static bool tr_shift_1(struct tr *t, const struct insn *i, unsigned param)
     unsigned d = reg_get(t, rm, H_AX);
     emit_op(&t->e, 0, i->size, sized(i, 0xd0), param, in_reg(d), bytes_of(i, 2));
     reg_put(t, rm, d);
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 
@@ -585,7 +706,7 @@ static bool tr_shift_c(struct tr *t, const struct insn *i, unsigned param)
     unsigned d = reg_get(t, rm, H_AX);
     emit_op(&t->e, 0, i->size, sized(i, 0xd2), param, in_reg(d), bytes_of(i, 2));
     reg_put(t, rm, d);
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 
@@ -599,7 +720,7 @@ static bool tr_double_shift(struct tr *t, const struct insn *i, unsigned param)
     emit_op(&t->e, 0, i->size, OPC(OF0, 0, param), s, in_reg(d), 0);
     e8(&t->e, count);
     reg_put(t, i->rm, d);
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 
@@ -617,7 +738,7 @@ static bool tr_imul_ge(struct tr *t, const struct insn *i, unsigned param)
         emit_op(&t->e, 0, i->size, OPC(OF0, 0, 0xaf), d, in_reg(s), 0);
     }
     reg_put(t, i->reg, d);
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 
@@ -638,7 +759,7 @@ static bool tr_imul_gei(struct tr *t, const struct insn *i, unsigned param)
     }
     e32(&t->e, (uint32_t)i->imm);
     reg_put(t, i->reg, d);
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 
@@ -659,7 +780,7 @@ static bool tr_mul(struct tr *t, const struct insn *i, unsigned param)
     emit_op(&t->e, 0, 8, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
     emit_op(&t->e, 0, i->size, 0xf7, param, factor, 0);
     emit_op(&t->e, 0, 8, 0x8b, host_of[R_AX], in_reg(H_AX), 0);
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 
@@ -745,7 +866,7 @@ static bool tr_bit_i(struct tr *t, const struct insn *i, unsigned param)
     e8(&t->e, (uint8_t)i->imm);
     if (param != 4)
         reg_put(t, i->rm, d);
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 static bool tr_bit_g(struct tr *t, const struct insn *i, unsigned param)
@@ -757,7 +878,7 @@ static bool tr_bit_g(struct tr *t, const struct insn *i, unsigned param)
     emit_op(&t->e, 0, i->size, OPC(OF0, 0, 0x83 | param << 3), s, in_reg(d), 0);
     if (param != 4)
         reg_put(t, i->rm, d);
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 
@@ -776,7 +897,7 @@ static bool tr_scan(struct tr *t, const struct insn *i, unsigned param)
         emit_op(&t->e, 0, i->size, opc, d, in_reg(s), 0);
     }
     reg_put(t, i->reg, d);
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 
@@ -796,6 +917,7 @@ static bool tr_cmov(struct tr *t, const struct insn *i, unsigned cc)
 {
     unsigned s;
     if (is_mem(i)) {
+        flags_commit(t); /* bringing them back needs nothing but rax then */
         if (!address(t, i, i->size, false))
             return false;
         emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
@@ -826,7 +948,7 @@ static bool tr_cmpxchg(struct tr *t, const struct insn *i, unsigned param)
     emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, sized(i, 0xb0)), host_of[reg], at(H_14),
             bytes_of(i, 1));
     emit_op(&t->e, 0, 8, 0x8b, host_of[R_AX], in_reg(H_AX), 0);
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 
@@ -838,7 +960,7 @@ static bool tr_xadd(struct tr *t, const struct insn *i, unsigned param)
     unsigned h = reg_get(t, reg, H_14);
     emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, sized(i, 0xc0)), h, at(H_AX), bytes_of(i, 1));
     reg_put(t, reg, h);
-    t->flags = IN_HOST;
+    flags_new(t);
     return true;
 }
 
@@ -906,7 +1028,7 @@ static bool tr_jmp(struct tr *t, const struct insn *i, unsigned param)
     if (!small(i->imm))
         return false;
     fp_spill(t);
-    flags_spill(t);
+    flags_commit(t);
     exit_direct(t, i->imm);
     t->ended = true;
     return true;
@@ -932,9 +1054,11 @@ static void side_exits_write(struct tr *t)
         const struct side_exit *x = &t->exits[n];
         emit_land(&t->e, x->site);
         t->flags = x->flags;
+        t->producer.kind = PRODUCER_NONE;
+        held_drop(t);
         t->fp = x->fp;
         fp_spill(t);
-        flags_spill(t);
+        flags_commit(t);
         exit_direct(t, x->delta);
     }
 }
@@ -944,6 +1068,7 @@ static bool tr_call(struct tr *t, const struct insn *i, unsigned param)
     if (i->size != 8 || !small(i->imm))
         return false;
     fp_spill(t);
+    flags_commit(t);
     stack_address(t, i, -8, true);
     emit_lea(&t->e, 8, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
     emit_store(&t->e, at(H_AX), H_14);
@@ -970,6 +1095,7 @@ static bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
     if (i->size != 8)
         return false;
     fp_spill(t);
+    flags_commit(t);
     stack_address(t, i, 0, false);
     emit_load(&t->e, H_14, at(H_AX));
     check_target(t, i);
@@ -985,6 +1111,7 @@ static bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
     if (i->size != 8)
         return false;
     fp_spill(t);
+    flags_commit(t);
     if (is_mem(i)) {
         if (!address(t, i, 8, false))
             return false;
@@ -1005,6 +1132,7 @@ static bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
     if (i->size != 8 || is_mem(i))
         return false;
     fp_spill(t);
+    flags_commit(t);
     flags_spill(t);
     emit_op(&t->e, 0, 8, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
     check_target(t, i);
@@ -1139,29 +1267,74 @@ static bool keeps_held(tr_fn *fn)
     return false;
 }
 
+/* Which guest registers it writes; all, where nobody has looked. */
+static unsigned regs_written(const struct translation *how, const struct insn *i)
+{
+    tr_fn *fn = how->fn;
+    unsigned reg = 1u << (i->size == 1 ? i->reg_off / 8u : i->reg);
+    unsigned rm = is_mem(i) ? 0 : 1u << (i->size == 1 ? i->rm_off / 8u : i->rm);
+    if (fn == tr_test_eg || fn == tr_test_ei || fn == tr_nop || fn == tr_jcc)
+        return 0;
+    if (fn == tr_alu_eg || fn == tr_alu_ei)
+        return how->param == 7 ? 0 : rm;
+    if (fn == tr_alu_ge)
+        return how->param == 7 ? 0 : reg;
+    if (fn == tr_mov_eg || fn == tr_mov_ei)
+        return rm;
+    if (fn == tr_mov_ge || fn == tr_extend || fn == tr_lea || fn == tr_cmov || fn == tr_imul_ge ||
+        fn == tr_imul_gei)
+        return fn == tr_mov_ge ? reg : 1u << i->reg;
+    if (fn == tr_push || fn == tr_push_i)
+        return 1u << R_SP;
+    if (fn == tr_pop)
+        return 1u << R_SP | rm;
+    return ~0u;
+}
+
+/* Does it leave no old status flag, whatever its operands are? */
+static bool sets_all_flags(const struct insn *i)
+{
+    const struct insn_row *row = &insn_rows[i->row];
+    return row->writes == F_ALL && !row->reads;
+}
+
 static void insn_translate(struct tr *t, const struct insn *i)
 {
     const struct translation *how = &translations[i->row];
-    unsigned before = t->slow_count;
+    /* Will the registers that the flags could be made from again be others behind this instruction?
+     */
+    bool spoils = regs_written(how, i) & producer_regs(&t->producer);
+    bool checks = is_mem(i) || how->fn == tr_push || how->fn == tr_push_i || how->fn == tr_pop ||
+                  how->fn == tr_leave;
+    if (spoils && !sets_all_flags(i) && (checks || t->flags == IN_PRODUCER))
+        flags_commit(t);
+
     uint8_t *start = t->e.p;
+    unsigned slow_count = t->slow_count, exit_count = t->exit_count, flag_writes = t->flag_writes;
     enum flags_where flags = t->flags;
+    struct producer producer = t->producer;
     struct fp_state fp = t->fp;
     if (how->fn && own_handler(i)) {
         if (how->fn(t, i, how->param)) {
+            if (spoils && t->flag_writes == flag_writes)
+                t->producer.kind = PRODUCER_NONE;
             if (!t->ended)
                 slow_paths_return(t, i);
             /* A handler in between leaves nothing in rax and r14. */
-            if (t->slow_count > before || !keeps_held(how->fn))
+            if (t->slow_count > slow_count || !keeps_held(how->fn))
                 held_drop(t);
             return;
         }
-        t->slow_count = before;
         t->e.p = start;
+        t->slow_count = slow_count;
+        t->exit_count = exit_count;
         t->flags = flags;
+        t->producer = producer;
         t->fp = fp;
         held_drop(t);
     }
-    flags_spill(t);
+    flags_commit(t);
+    t->producer.kind = PRODUCER_NONE;
     fp_spill(t);
     handler_call(t, i);
     held_drop(t);
@@ -1178,12 +1351,16 @@ static void slow_paths_write(struct tr *t)
         const struct slow *s = &t->slow[n];
         emit_land(&t->e, s->site);
         fp_store(t, &s->fp);
+        held_drop(t);
+        t->flags = s->flags_at;
+        t->producer = s->producer;
+        flags_commit(t);
         handler_call(t, s->insn);
         if (!s->back) { /* a branch: its handler never answers OP_NEXT */
             emit_jmp(&t->e, t->jit->leave_jump);
             continue;
         }
-        if (s->flags != IN_CC) {
+        if (s->flags == IN_HOST || s->flags == IN_BOTH) {
             t->flags = IN_CC;
             flags_fetch(t);
         }
@@ -1225,7 +1402,7 @@ void jit_translate(struct jit *j, struct block *b)
     for (t.n = 0; t.n < b->count && !t.ended; t.n++)
         insn_translate(&t, &b->insns[t.n]);
     if (!t.ended) {
-        flags_spill(&t);
+        flags_commit(&t);
         fp_spill(&t);
         exit_direct(&t, b->bytes);
     }

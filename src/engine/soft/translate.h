@@ -8,7 +8,30 @@
 #include "engine/soft/jit.h"
 #include "engine/soft/jit_regs.h"
 
-enum flags_where { IN_CC, IN_HOST, IN_BOTH }; /* where the status flags are: invariant 2 of jit.h */
+/* Where the status flags are: invariant 2 of jit.h. */
+enum flags_where {
+    IN_CC,
+    IN_HOST,
+    IN_BOTH,
+    IN_PRODUCER /* nowhere: the producer can make them again */
+};
+
+/* An instruction whose flags follow from what is still in registers: computing them again where
+ * they are really needed (a fault, an exit) is cheaper than saving them before every memory access.
+ */
+enum producer_kind {
+    PRODUCER_NONE,
+    PRODUCER_CMP,
+    PRODUCER_TEST,
+    PRODUCER_LOGIC,
+    PRODUCER_ADD,
+    PRODUCER_SUB
+};
+struct producer {
+    uint8_t kind, size;
+    uint8_t a, b; /* guest registers; b REG_NONE: imm */
+    int32_t imm;
+};
 
 /* What of the guest's SSE state is in host registers; the vCPU has the rest. */
 struct fp_state {
@@ -22,9 +45,10 @@ enum { MAX_SLOW = BLOCK_MAX * 4 };
 struct slow { /* a check that failed: run the handler, come back behind the instruction */
     uint8_t *site;
     const struct insn *insn;
-    uint8_t *back;               /* NULL: a branch, whose handler never comes back */
-    enum flags_where flags;      /* what the code behind expects */
-    struct fp_state fp, fp_back; /* at the check, and what the code behind expects */
+    uint8_t *back;                    /* NULL: a branch, whose handler never comes back */
+    enum flags_where flags_at, flags; /* at the check; what the code behind expects */
+    struct producer producer;         /* at the check */
+    struct fp_state fp, fp_back;      /* at the check, and what the code behind expects */
 };
 
 /* A conditional branch out of the block, written behind its straight way. */
@@ -40,10 +64,13 @@ struct tr {
     struct jit *jit;
     struct block *block;
     enum flags_where flags;
+    struct producer producer; /* of the current flags */
+    unsigned flag_writes;     /* instructions so far that set flags */
     struct fp_state fp;
-    uint8_t held[2]; /* which of R12 to R15 rax and r14 still hold after a simple instruction, or REG_NONE */
-    bool wide;  /* the block has AVX: whole YMM registers move between vCPU and host; fixed */
-    bool ended; /* an exit was written: nothing follows */
+    uint8_t held[2]; /* which of R12 to R15 rax and r14 still hold after a simple instruction, or
+                        REG_NONE */
+    bool wide;       /* the block has AVX: whole YMM registers move between vCPU and host; fixed */
+    bool ended;      /* an exit was written: nothing follows */
     unsigned n;
     unsigned slow_count;
     struct slow slow[MAX_SLOW];
@@ -57,10 +84,10 @@ typedef bool tr_fn(struct tr *t, const struct insn *i, unsigned param);
 
 /* ---- translate.c ---- */
 
-/* Writes the host's flags to v->cc; they stay valid in the host, too. Uses rax. */
-void flags_save(struct tr *t);
-/* The same, before something that spoils the host's flags. */
+/* Something follows that spoils the host's flags. May use rax. */
 void flags_spill(struct tr *t);
+/* The instruction just written has set the host's flags. */
+void flags_new(struct tr *t);
 /* The host register with guest register n: its own, or `scratch` loaded from the vCPU. */
 unsigned reg_get(struct tr *t, unsigned n, unsigned scratch);
 /* The register to write guest register n to, when its old value does not matter; then reg_put. */

@@ -133,7 +133,7 @@ bool tr_avx(struct tr *t, const struct insn *i, unsigned form)
             return false;
         if (row->writes) { /* VCOMISS and its kin, VPTEST, VTESTPS: flags instead of a result */
             operate(t, i, row, x_get(t, i->reg, X_A), 0, o);
-            t->flags = IN_HOST;
+            flags_new(t);
             return true;
         }
         d = x_new(t, i->reg, X_A);

@@ -225,7 +225,7 @@ bool tr_sse(struct tr *t, const struct insn *i, unsigned form)
         d = x_get(t, i->reg, X_A);
         operate(t, i, row, d, other);
         if (row->writes) /* COMISS and its kin, PTEST: flags instead of a result */
-            t->flags = IN_HOST;
+            flags_new(t);
         else
             x_put(t, i->reg, d);
         return true;
