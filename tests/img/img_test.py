@@ -330,6 +330,16 @@ def mistakes(b):
             raise Failed(f"{' '.join(args)}: said {said!r}, which lacks {want!r} or is more than a line")
 
 
+def power_cuts(b):
+    """Images that were cut off while written to: qemu-img finds nothing worse than leaks."""
+    b.run(b.powercut, "2", str(b.random.randrange(1, 1 << 60)), b.dir)
+    samples = [name for name in os.listdir(b.dir) if name.endswith(".qcow2")]
+    if len(samples) < 20:
+        raise Failed(f"only {len(samples)} samples")
+    for name in samples:
+        b.qemu("check", "-q", "-f", "qcow2", b.path(name), status=(0, 3))
+
+
 def in_use(b):
     """An image that another program has open for writing is refused, and the other way round."""
     img = b.path("a.qcow2")
@@ -355,6 +365,7 @@ def label(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", required=True)
+    parser.add_argument("--powercut", help="the program powercut_test; without it, its cuts are left out")
     parser.add_argument("--seed", type=int, default=random.randrange(1000))
     parser.add_argument("--only", help="an operation's name")
     parser.add_argument("--share", type=int, default=1, help="one of so many rows; which ones, the seed says")
@@ -367,11 +378,13 @@ def main():
     print(f"seed {args.seed}")
     rows = [(op, text) for op in OPERATIONS for text in QCOW2] + [(other_ours, t) for t in OTHER_OURS]
     rows += [(other_theirs, t) for t in OTHER_THEIRS] + [(mistakes, None), (in_use, None)]
+    rows += [(power_cuts, None)] if args.powercut else []
     if args.only:
         rows = [row for row in rows if row[0].__name__ == args.only]
     for op, text in rows[args.seed % args.share::args.share]:
         with tempfile.TemporaryDirectory(prefix="img-test-") as folder:
             bench = Bench(args.binary, folder, args.seed)
+            bench.powercut = args.powercut
             try:
                 op(bench, *([text] if text is not None else []))
                 result = "ok"
