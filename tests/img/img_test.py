@@ -342,6 +342,22 @@ def power_cuts(b):
         b.qemu("check", "-q", "-f", "qcow2", b.path(name), status=(0, 3))
 
 
+def left_dirty(b):
+    """QEMU dies with lazy refcounts: opening for writing rebuilds them."""
+    for size in ("64K", "512"):
+        img = b.path("a.qcow2")
+        b.remove("a.qcow2")
+        b.qemu("create", "-q", "-f", "qcow2", "-o", f"lazy_refcounts=on,cluster_size={size}", img, "8M")
+        b.run("qemu-io", "-c", "write -P 5 0 3M", "-c", "write -P 6 5M 1M", "-c", "flush", "-c", "abort", img,
+              status=(-6, 134))
+        b.ours("check", "-q", img, status=(2,))
+        b.ours("bench", "-q", "-w", "-c", "1", img)
+        b.check_both(img, "qcow2")
+        said = b.run("qemu-io", "-r", "-c", "read -P 5 4096 2M", "-c", "read -P 6 5M 1M", img)
+        if "failed" in said:
+            raise Failed(said)
+
+
 def killed(b):
     """kill -9 under load, again and again: never worse than leaks."""
     for opts in ("cluster_size=4K", "extended_l2=on", "compat=0.10"):
@@ -396,7 +412,7 @@ def main():
     bad = 0
     print(f"seed {args.seed}")
     rows = [(op, text) for op in OPERATIONS for text in QCOW2] + [(other_ours, t) for t in OTHER_OURS]
-    rows += [(other_theirs, t) for t in OTHER_THEIRS] + [(mistakes, None), (in_use, None), (killed, None)]
+    rows += [(other_theirs, t) for t in OTHER_THEIRS] + [(mistakes, None), (in_use, None), (left_dirty, None), (killed, None)]
     rows += [(power_cuts, None)] if args.powercut else []
     if args.only:
         rows = [row for row in rows if row[0].__name__ == args.only]
