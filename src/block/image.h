@@ -207,7 +207,8 @@ struct image { /* embedded first by each format; fixed once open unless it says 
     const struct image_options *opening; /* while opening only */
 };
 
-extern const struct image_format image_raw, image_qcow2, image_vdi, image_vhd, image_vmdk;
+extern const struct image_format image_raw, image_qcow2, image_vdi, image_vhd, image_vhdx,
+    image_vmdk;
 
 /* -ENOTSUP with a sentence that lists the formats. */
 int image_no_format(const char *name, struct err *err);

@@ -487,6 +487,14 @@ int qcow2_snapshot_apply(struct image *image, unsigned n, struct err *err)
     uint64_t per_l1 = 1ull << (q->l2_bits + q->cluster_bits);
     if (s->pub.disk_size / per_l1 + !!(s->pub.disk_size % per_l1) > s->l1_size)
         return err_set(err, EINVAL, "the snapshot's L1 table is too short");
+    if (q->bitmap_count && s->pub.disk_size != image->size)
+        return err_set(err, ENOTSUP,
+                       "the snapshot has another size, which its dirty bitmaps would "
+                       "not fit; remove them first");
+    /* Whatever differs from the present content is a change. */
+    pthread_mutex_lock(&q->lock);
+    bitmaps_mark(q, 0, image->size);
+    pthread_mutex_unlock(&q->lock);
     uint64_t *l1 = NULL;
     r = qcow2_flush(image);
     if (r == 0)

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 MIB = 1 << 20
 SIZE = 24 * MIB
@@ -274,7 +275,7 @@ def other_theirs(b, text):
     b.ours("compare", "-q", img, raw)
     b.ours("convert", "-q", "-O", "raw", img, b.path("back.raw"))
     b.qemu("compare", "-q", b.path("back.raw"), raw)
-    if fmt == "vdi" or "stream" in opts:
+    if fmt in ("vdi", "vhdx") or "stream" in opts:
         return
     b.ours("convert", "-q", "-n", "-O", fmt, b.make_source("other.raw"), img)
     b.ours("check", "-q", img)
@@ -284,7 +285,8 @@ def other_theirs(b, text):
 OTHER_OURS = [("vhd", "vpc", "subformat=dynamic"), ("vhd", "vpc", "subformat=fixed"), ("vmdk", "vmdk", "")]
 OTHER_THEIRS = [("vhd", "vpc", "subformat=dynamic,force_size=on"), ("vhd", "vpc", "subformat=fixed,force_size=on"),
                 ("vmdk", "vmdk", "subformat=monolithicSparse"), ("vmdk", "vmdk", "subformat=streamOptimized"),
-                ("vdi", "vdi", ""), ("vdi", "vdi", "static=on")]
+                ("vdi", "vdi", ""), ("vdi", "vdi", "static=on"),
+                ("vhdx", "vhdx", ""), ("vhdx", "vhdx", "subformat=fixed,block_size=1M")]
 OPERATIONS = [ours_to_theirs, theirs_to_ours, packed, snapshots, chains, resizing, same_facts, bitmaps]
 
 
@@ -330,6 +332,49 @@ def mistakes(b):
             raise Failed(f"{' '.join(args)}: said {said!r}, which lacks {want!r} or is more than a line")
 
 
+def power_cuts(b):
+    """Images that were cut off while written to: qemu-img finds nothing worse than leaks."""
+    b.run(b.powercut, "2", str(b.random.randrange(1, 1 << 60)), b.dir)
+    samples = [name for name in os.listdir(b.dir) if name.endswith(".qcow2")]
+    if len(samples) < 20:
+        raise Failed(f"only {len(samples)} samples")
+    for name in samples:
+        b.qemu("check", "-q", "-f", "qcow2", b.path(name), status=(0, 3))
+
+
+def left_dirty(b):
+    """QEMU dies with lazy refcounts: opening for writing rebuilds them."""
+    for size in ("64K", "512"):
+        img = b.path("a.qcow2")
+        b.remove("a.qcow2")
+        b.qemu("create", "-q", "-f", "qcow2", "-o", f"lazy_refcounts=on,cluster_size={size}", img, "8M")
+        b.run("qemu-io", "-c", "write -P 5 0 3M", "-c", "write -P 6 5M 1M", "-c", "flush", "-c", "abort", img,
+              status=(-6, 134))
+        b.ours("check", "-q", img, status=(2,))
+        b.ours("bench", "-q", "-w", "-c", "1", img)
+        b.check_both(img, "qcow2")
+        said = b.run("qemu-io", "-r", "-c", "read -P 5 4096 2M", "-c", "read -P 6 5M 1M", img)
+        if "failed" in said:
+            raise Failed(said)
+
+
+def killed(b):
+    """kill -9 under load, again and again: never worse than leaks."""
+    for opts in ("cluster_size=4K", "extended_l2=on", "compat=0.10"):
+        img = b.path("a.qcow2")
+        b.remove("a.qcow2")
+        b.ours("create", "-q", "-f", "qcow2", "-o", opts, img, "256M")
+        for _ in range(4):
+            writer = subprocess.Popen([b.binary, "bench", "-q", "-w", "--random", "-c", "4000000", "-s", "12K", img])
+            time.sleep(b.random.uniform(0.02, 0.2))
+            writer.kill()
+            writer.wait()
+            b.ours("check", "-q", img, status=(0, 3))
+            b.qemu("check", "-q", img, status=(0, 3))
+        b.ours("check", "-q", "--repair", "leaks", img)
+        b.check_both(img, "qcow2")
+
+
 def in_use(b):
     """An image that another program has open for writing is refused, and the other way round."""
     img = b.path("a.qcow2")
@@ -355,6 +400,7 @@ def label(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", required=True)
+    parser.add_argument("--powercut", help="the program powercut_test; without it, its cuts are left out")
     parser.add_argument("--seed", type=int, default=random.randrange(1000))
     parser.add_argument("--only", help="an operation's name")
     parser.add_argument("--share", type=int, default=1, help="one of so many rows; which ones, the seed says")
@@ -366,12 +412,14 @@ def main():
     bad = 0
     print(f"seed {args.seed}")
     rows = [(op, text) for op in OPERATIONS for text in QCOW2] + [(other_ours, t) for t in OTHER_OURS]
-    rows += [(other_theirs, t) for t in OTHER_THEIRS] + [(mistakes, None), (in_use, None)]
+    rows += [(other_theirs, t) for t in OTHER_THEIRS] + [(mistakes, None), (in_use, None), (left_dirty, None), (killed, None)]
+    rows += [(power_cuts, None)] if args.powercut else []
     if args.only:
         rows = [row for row in rows if row[0].__name__ == args.only]
     for op, text in rows[args.seed % args.share::args.share]:
         with tempfile.TemporaryDirectory(prefix="img-test-") as folder:
             bench = Bench(args.binary, folder, args.seed)
+            bench.powercut = args.powercut
             try:
                 op(bench, *([text] if text is not None else []))
                 result = "ok"
