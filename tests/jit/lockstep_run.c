@@ -2,8 +2,8 @@
 /*
  * Interpreter and translator side by side, block by block:
  *
- *   lockstep_run [--options OPT] [--steps N] guest FILE
- *   lockstep_run [--options OPT] [--steps N] [--until TEXT] linux KERNEL INITRD CMDLINE
+ *   lockstep_run [--options OPT] [--cpu MODEL] [--steps N] guest FILE
+ *   lockstep_run [...] [--until TEXT] linux KERNEL INITRD CMDLINE
  *
  * Two machines with one vCPU each start from the same state and memory. The leader interprets, the
  * follower translates (OPT; blocks are not joined, so that each begins with the dispatcher). At the
@@ -480,6 +480,7 @@ static int pair_run(struct machine *a, struct machine *b, unsigned seconds)
 }
 
 static char engine_options[200];
+static const char *cpu = "x86-64-v2";
 
 static void event_ignored(void *arg, enum machine_event event, unsigned vcpu, const char *detail) {}
 
@@ -508,9 +509,7 @@ static int linux_open(char **argv, const char *options, bool leads, struct machi
         return -1;
     struct machine_config config = {
         .engine = &engine_soft,
-        .engine_config = { .max_vcpus = 1,
-                           .model = cpu_model_find("x86-64-v2"),
-                           .options = options },
+        .engine_config = { .max_vcpus = 1, .model = cpu_model_find(cpu), .options = options },
         .cpus = 1,
         .memory = 256 << 20,
         .loop = loop,
@@ -542,7 +541,7 @@ static int guest_pair(const char *path)
         printf("a guest with one vCPU, please\n");
         return 2;
     }
-    const struct cpu_model *model = cpu_model_find("x86-64-v2");
+    const struct cpu_model *model = cpu_model_find(cpu);
     guests_machine_open(&gm[0], &g, &engine_soft, "jit=off", model);
     guests_machine_open(&gm[1], &g, &engine_soft, engine_options, model);
     end_port = PORT_EXIT;
@@ -558,6 +557,8 @@ int main(int argc, char **argv)
             options = argv[1];
         else if (!strcmp(*argv, "--steps"))
             steps_max = strtoull(argv[1], NULL, 0);
+        else if (!strcmp(*argv, "--cpu"))
+            cpu = argv[1];
         else if (!strcmp(*argv, "--spoil"))
             spoil_at = strtoull(argv[1], NULL, 0);
         else if (!strcmp(*argv, "--until"))
