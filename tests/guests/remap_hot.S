@@ -32,8 +32,14 @@ GUEST(LONG, 1, NEED_NOTHING)
     movq $0x201003, 0x115000
     mov $0x70000, %eax
     mov %rax, %cr3
-    /* INVLPG: the loop changes its own entry */
+    /* INVLPG: hot while it changes nothing, then the loop changes its own entry */
     mov $0x114000, %edx
+    mov $0x200003, %r8d
+    mov $0x200003, %r9d
+    mov $VA, %r10d
+    mov $ROUNDS, %ecx
+    mov $VA + (by_invlpg - page_a), %eax
+    call *%rax
     mov $0x201003, %r8d
     mov $0x200003, %r9d
     mov $VA, %r10d

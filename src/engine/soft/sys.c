@@ -683,7 +683,7 @@ static int sidt(struct soft_vcpu *v, const struct insn *i) { return store_table(
 static int invlpg(struct soft_vcpu *v, const struct insn *i)
 {
     tlb_flush_page(v, ea_offset(v, i) + v->seg_base[i->seg]);
-    return OP_NEXT;
+    return OP_END; /* the page may be this block's own: what follows has to be looked up */
 }
 
 static int invpcid(struct soft_vcpu *v, const struct insn *i)
