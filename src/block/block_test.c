@@ -197,14 +197,14 @@ static void model_apply(struct model_op *m, uint8_t *model, struct disk *disk)
     free(m->data);
 }
 
-static void model_run(struct disk *disk, const char *path)
+static void model_run_for(struct disk *disk, const char *path, unsigned rounds)
 {
     uint8_t *model = calloc(1, MODEL_SIZE), *whole = malloc(MODEL_SIZE);
     uint32_t align = block_limits(disk->node)->request_align;
     seed = monotonic_ns() | 1;
     print_message("model: seed %llu, %s, align %u\n", (unsigned long long)seed,
                   block_backend(disk->node), align);
-    for (unsigned round = 0; round < MODEL_ROUNDS; round++) {
+    for (unsigned round = 0; round < rounds; round++) {
         struct model_op ops[MODEL_DEPTH];
         unsigned count = 0;
         for (unsigned tries = 0; tries < MODEL_DEPTH; tries++) {
@@ -228,6 +228,11 @@ static void model_run(struct disk *disk, const char *path)
     }
     free(model);
     free(whole);
+}
+
+static void model_run(struct disk *disk, const char *path)
+{
+    model_run_for(disk, path, MODEL_ROUNDS);
 }
 
 static void test_model(void **state)
@@ -276,7 +281,7 @@ static void model_format(const char *options, enum block_cache cache, const char
         fail_msg("%s", err.text);
     struct disk disk = disk_open_with((struct block_options){ .path = path, .cache = cache });
     assert_string_equal(block_format(disk.node), "qcow2");
-    model_run(&disk, NULL);
+    model_run_for(&disk, NULL, MODEL_ROUNDS / 10);
     assert_int_equal(run(&disk, BLOCK_FLUSH, 0, NULL, 0, 0), 0);
     disk_close(&disk);
 

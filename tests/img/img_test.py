@@ -229,8 +229,11 @@ def same_facts(b, text):
                 out.append([row["start"], row["length"]])
         return out
     if "preallocation" not in text and "data_file" not in text:
-        if data_map(b.ours("map", "--json", img)) != data_map(b.qemu("map", "--output=json", img)):
-            raise Failed("map: our data is elsewhere than qemu-img's")
+        # qemu-img looks for holes inside of clusters, too.
+        have = data_map(b.ours("map", "--json", img))
+        for at, length in data_map(b.qemu("map", "--output=json", img)):
+            if not any(start <= at and at + length <= start + n for start, n in have):
+                raise Failed(f"map: qemu-img has data at {at}, we have none")
 
 
 def bitmaps(b, text):
