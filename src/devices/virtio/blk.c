@@ -61,6 +61,8 @@ struct blk {
     struct block_queue *queue; /* owned */
     struct blk_request *full, *late, *spare;
     bool full_posted; /* MACHINE_DISK_FULL was sent since the last resume */
+    struct block_request settle;
+    bool settling;
 };
 
 static struct blk *blk_of(struct virtio_device *vdev) { return (struct blk *)vdev; }
@@ -329,10 +331,33 @@ static void blk_reset(struct virtio_device *vdev)
     blk->regs.writeback = 1;
 }
 
+static void blk_settled(struct block_request *req, int result)
+{
+    struct blk *blk = CONTAINER_OF(req, struct blk, settle);
+    blk->settling = false;
+    if (result < 0)
+        log_warning("%s: the disk could not be flushed: %s", blk->vdev.pci.dev.id,
+                    strerror(-result));
+}
+
+/* A format keeps tables in memory until it is flushed; a state saved next has to find them in the
+ * file. */
+static void blk_settle(struct blk *blk)
+{
+    if (blk->readonly || blk->settling)
+        return;
+    blk->settling = true;
+    blk->settle = (struct block_request){ .op = BLOCK_FLUSH, .done = blk_settled };
+    block_submit(blk->queue, &blk->settle);
+    block_kick(blk->queue);
+}
+
 static void blk_pause(struct virtio_device *vdev)
 {
     struct blk *blk = blk_of(vdev);
-    if (block_drain(blk->queue, BLK_DRAIN_MS) < 0)
+    block_drain(blk->queue, BLK_DRAIN_MS / 2);
+    blk_settle(blk);
+    if (block_drain(blk->queue, BLK_DRAIN_MS / 2) < 0)
         log_warning("%s: %u requests did not finish in time; they stay listed", vdev->pci.dev.id,
                     block_in_flight(blk->queue));
     for (struct blk_request *req = blk->full; req; req = req->next)
