@@ -103,7 +103,10 @@ static int bounce(const struct guest *g, char **engines)
     bool answered = false, failed = false;
     for (;;) {
         machine_go_on(on[at].m);
-        answered = guests_machine_wait(&on[at], monotonic_ns() + 1000000 + moves % 7 * 500000);
+        /* A slow KVM has to get on between moves; the soft engine would be done before many. */
+        uint64_t slice_ns = strncmp(engines[at], "kvm", 3) ? 150000 : 1000000;
+        answered =
+            guests_machine_wait(&on[at], monotonic_ns() + slice_ns + moves % 7 * slice_ns / 2);
         machine_pause(on[at].m);
         answered = answered || on[at].answer.given; /* while we were stopping it */
         if (answered || monotonic_ns() > deadline)

@@ -101,6 +101,59 @@ static bool random_blocks(void)
     return many;
 }
 
+/* The longest code that a block can become must fit the room that the translator sets aside: all
+ * vector registers changed, and every instruction with two checks. */
+static bool fullest_blocks(void)
+{
+    static const struct {
+        uint8_t bytes[9], len, reg; /* reg: where the register's number goes, shifted by 3 */
+    } insns[] = {
+        { { 0xc5, 0xfc, 0x28, 0x81, 0, 1, 0, 0 }, 8, 3 },       /* vmovaps disp32(%rcx), %ymmN */
+        { { 0xc5, 0xfc, 0x29, 0x81, 0, 1, 0, 0 }, 8, 3 },       /* and back */
+        { { 0x0f, 0x28, 0x81, 0, 1, 0, 0 }, 7, 2 },             /* movaps */
+        { { 0x0f, 0x58, 0x81, 0, 1, 0, 0 }, 7, 2 },             /* addps */
+        { { 0xc5, 0xfc, 0x58, 0x81, 0, 1, 0, 0 }, 8, 3 },       /* vaddps */
+        { { 0x0f, 0x84, 0, 1, 0, 0 }, 6, 0 },                   /* jz */
+        { { 0x0f, 0x2e, 0x81, 0, 1, 0, 0 }, 7, 2 },             /* ucomiss */
+        { { 0x66, 0x0f, 0x38, 0x17, 0x81, 0, 1, 0, 0 }, 9, 4 }, /* ptest */
+        { { 0x48, 0xf7, 0xb1, 0, 1, 0, 0 }, 7, 0 },             /* div */
+        { { 0x48, 0xf7, 0xb9, 0, 1, 0, 0 }, 7, 0 },             /* idiv */
+    };
+    for (unsigned first = 0; first < ARRAY_LEN(insns); first++)
+        for (unsigned second = 0; second < ARRAY_LEN(insns); second++) {
+            struct jit j = { 0 };
+            struct err err = { 0 };
+            struct verdict v;
+            if (jit_create(&j, 1 << 20, &err) < 0)
+                abort();
+            j.link = j.sse = true;
+            struct block *b = block_new();
+            b->key |= CODE_AVX;
+            b->offset = 0;
+            for (unsigned n = 0; n < BLOCK_MAX; n++) {
+                /* 8 registers by themselves, those behind them with a prefix */
+                unsigned k = n < 14 ? first % 2 : n % 3 ? first : second;
+                uint8_t bytes[16] = { 0 };
+                memcpy(bytes, insns[k].bytes, insns[k].len);
+                if (insns[k].reg)
+                    bytes[insns[k].reg] |= (uint8_t)((n & 7) << 3);
+                if (insns[k].reg == 3 && n % 14 >= 8)
+                    bytes[1] &= 0x7f;
+                block_add(b, bytes, 15);
+            }
+            jit_translate(&j, b);
+            verify_cache(&j, &v);
+            if (v.faults || !v.blocks)
+                printf("full block: %s\n", v.first);
+            bool fine = v.blocks && !v.faults;
+            jit_destroy(&j);
+            free(b);
+            if (!fine)
+                return false;
+        }
+    return true;
+}
+
 /* ---- Spoiling ---- */
 
 struct spoiler {
@@ -364,6 +417,7 @@ int main(void)
     insn_table_init();
     jit_table_init();
     bool fine = random_blocks();
+    fine &= fullest_blocks();
     verify_print_total();
     fine &= spoil_all();
     printf("%s\n", fine ? "passed" : "FAILED");

@@ -99,7 +99,7 @@ static const uint64_t FP_FEATURES = FT(FT_MMX) | FT(FT_SSE) | FT(FT_SSE2) | FT(F
 
 /* ---- Creation ---- */
 
-enum { CODE_BYTES = 32 << 20, CODE_BYTES_MIN = 64 << 10 }; /* room for translated code */
+enum { CODE_BYTES = 32 << 20, CODE_BYTES_MIN = 128 << 10 }; /* room for translated code */
 
 static int soft_probe(bool *slow, struct err *err)
 {
@@ -161,7 +161,7 @@ static int options_parse(const char *text, struct soft_options *o, struct err *e
             return err_set(err, EINVAL, "engine soft: option \"%s\" is not known; %s", word,
                            OPTIONS_HELP);
         if (r == 0 && (o->code < CODE_BYTES_MIN || o->code > 1u << 30))
-            r = err_set(err, EINVAL, "code=SIZE is from 64K to 1G");
+            r = err_set(err, EINVAL, "code=SIZE is from 128K to 1G");
         if (r < 0)
             return err_prefix(err, "engine soft: option \"%s\"", word);
         text = *end ? end + 1 : end;

@@ -1369,12 +1369,13 @@ static void slow_paths_write(struct tr *t)
     }
 }
 
-/* The most a block can take: each instruction's code, its slow paths, the exits. */
-enum { INSN_ROOM = 640, BLOCK_ROOM = 512 };
+/* The most a block can take: each instruction's code, its slow paths (IDIV has three, each of which
+ * may store and load all vector registers), the exits. verify_test writes such blocks. */
+enum { INSN_ROOM = 1536, BLOCK_ROOM = 1024 };
 
-static bool has_avx(const struct block *b)
+static bool has_avx(const struct jit *j, const struct block *b)
 {
-    if (!(b->key & CODE_AVX))
+    if (!(b->key & CODE_AVX) || !j->sse)
         return false;
     for (unsigned n = 0; n < b->count; n++)
         if (insn_rows[b->insns[n].row].attr & AT_AVX)
@@ -1393,7 +1394,7 @@ void jit_translate(struct jit *j, struct block *b)
     struct tr t = { .e = { j->rw + j->used, j->rw + j->used + room, j->rx - j->rw },
                     .jit = j,
                     .block = b };
-    t.wide = has_avx(b);
+    t.wide = has_avx(j, b);
     held_drop(&t);
     uint8_t *start = t.e.p;
     /* Invariant 3: cmp dword gs:[request], 0; jne leave */
