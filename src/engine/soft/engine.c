@@ -523,6 +523,8 @@ static void vcpu_state_install(struct soft_vcpu *v, const struct arch_state *s)
     v->interrupt_shadow = s->interrupt_shadow;
     uint32_t requests =
         REQ_INTERRUPT | (s->init_pending ? REQ_INIT : 0) | (s->sipi_pending ? REQ_SIPI : 0);
+    /* What had arrived before this state is not of it, e.g. when a VM comes back to this engine. */
+    atomic_fetch_and(&v->request, ~(uint32_t)(REQ_INIT | REQ_SIPI));
     atomic_fetch_or(&v->request, requests);
     v->cpl = v->cr0 & CR0_PE ? v->seg[S_SS].attr >> SEG_DPL_SHIFT & 3 : 0;
     vcpu_mode_update(v);
