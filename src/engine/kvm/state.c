@@ -560,12 +560,14 @@ static int controls_set(struct kvm_vcpu *v, const struct arch_state *s, struct e
     return 0;
 }
 
-/* INIT and SIPI that wait behind something else come as the messages that they were. */
+/* INIT and SIPI that wait behind something else come as the messages that they were. A vCPU that
+ * waits for SIPI is as INIT leaves it: another would only take back the SIPI that mp_state carries.
+ */
 static void inits_send(struct kvm_vcpu *v, const struct arch_state *s)
 {
     enum { MODE_INIT = 5 << 8, MODE_STARTUP = 6 << 8, ASSERT = 1 << 14 };
     uint64_t address = 0xfee00000u | (uint64_t)(v->vcpu.apic_id & 0xff) << 12;
-    if (s->init_pending)
+    if (s->init_pending && s->activity != X86_WAIT_SIPI)
         irqs_msi(v->vcpu.engine, address, MODE_INIT | ASSERT);
     if (s->sipi_pending && s->activity != X86_WAIT_SIPI)
         irqs_msi(v->vcpu.engine, address, MODE_STARTUP | ASSERT | s->sipi_vector);
