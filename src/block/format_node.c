@@ -12,81 +12,30 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "block/image.h"
+#include "block/workers.h"
 
 #include <fcntl.h>
 #include <limits.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/eventfd.h>
 
 enum {
-    FORMAT_THREADS = 8,
-    FORMAT_STACK = 512 << 10,
     FORMAT_MAX_TRANSFER = 16 << 20,
     FORMAT_MAX_RANGE = 1 << 30,
 };
-
-struct list {
-    struct block_request *first, **tail;
-};
-
-struct format_pool;
 
 struct format_node {
     struct block_node node;
     struct image *image;
     atomic_bool flush_failed;
-    pthread_mutex_t lock; /* of pool, which the first queue makes */
-    struct format_pool *pool;
+    struct workers workers;
 };
-
-struct format_queue {
-    struct block_queue queue;
-    struct list submitted; /* on the loop, until the kick */
-    struct list finished;  /* pool->lock */
-};
-
-struct format_pool {
-    struct format_node *format;
-    pthread_mutex_t lock;
-    pthread_cond_t work;
-    struct list todo; /* lock */
-    bool stop;        /* lock */
-    unsigned count;
-    pthread_t threads[FORMAT_THREADS];
-};
-
-static void list_init(struct list *list) { *list = (struct list){ NULL, &list->first }; }
-
-static void list_add(struct list *list, struct block_request *req)
-{
-    req->next = NULL;
-    *list->tail = req;
-    list->tail = &req->next;
-}
-
-static struct block_request *list_pop(struct list *list)
-{
-    struct block_request *req = list->first;
-    if (req) {
-        list->first = req->next;
-        if (!list->first)
-            list->tail = &list->first;
-    }
-    return req;
-}
 
 static struct format_node *format_of(struct block_node *node)
 {
     return CONTAINER_OF(node, struct format_node, node);
 }
 
-static struct format_queue *queue_of(struct block_queue *queue)
-{
-    return CONTAINER_OF(queue, struct format_queue, queue);
-}
-
-/* ---- the workers ---- */
+/* ---- on the workers ---- */
 
 /* After one failed flush every later one fails: what it should have saved may be gone. */
 static int format_flush(struct format_node *format)
@@ -113,8 +62,9 @@ static int format_status(struct image *image, struct block_request *req)
     return 0;
 }
 
-static int format_execute(struct format_node *format, struct block_request *req)
+static int format_execute(struct block_node *node, struct block_request *req)
 {
+    struct format_node *format = format_of(node);
     struct image *image = format->image;
     unsigned count;
     const struct iovec *iov = block_iov(req, &count);
@@ -134,75 +84,11 @@ static int format_execute(struct format_node *format, struct block_request *req)
     return r == 0 && durable ? format_flush(format) : r;
 }
 
-static void *format_worker(void *arg)
-{
-    struct format_pool *pool = arg;
-    pthread_setname_np(pthread_self(), "image");
-    pthread_mutex_lock(&pool->lock);
-    for (;;) {
-        struct block_request *req = list_pop(&pool->todo);
-        if (!req && pool->stop)
-            break;
-        if (!req) {
-            pthread_cond_wait(&pool->work, &pool->lock);
-            continue;
-        }
-        pthread_mutex_unlock(&pool->lock);
-        req->result = format_execute(pool->format, req);
-        pthread_mutex_lock(&pool->lock);
-        struct format_queue *queue = req->worker_queue;
-        list_add(&queue->finished, req);
-        eventfd_write(queue->queue.event_fd, 1);
-    }
-    pthread_mutex_unlock(&pool->lock);
-    return NULL;
-}
-
-static void pool_destroy(struct format_pool *pool)
-{
-    if (!pool)
-        return;
-    pthread_mutex_lock(&pool->lock);
-    pool->stop = true;
-    pthread_cond_broadcast(&pool->work);
-    pthread_mutex_unlock(&pool->lock);
-    for (unsigned i = 0; i < pool->count; i++)
-        pthread_join(pool->threads[i], NULL);
-    pthread_cond_destroy(&pool->work);
-    pthread_mutex_destroy(&pool->lock);
-    free(pool);
-}
-
-static int pool_create(struct format_node *format, struct format_pool **out, struct err *err)
-{
-    struct format_pool *pool = calloc(1, sizeof *pool);
-    if (!pool)
-        return err_set(err, ENOMEM, "out of memory");
-    pool->format = format;
-    list_init(&pool->todo);
-    pthread_mutex_init(&pool->lock, NULL);
-    pthread_cond_init(&pool->work, NULL);
-    /* Signals are for the threads that want them. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    pthread_attr_t attr;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, FORMAT_STACK);
-    int r = 0;
-    while (pool->count < FORMAT_THREADS && !r) {
-        r = pthread_create(&pool->threads[pool->count], &attr, format_worker, pool);
-        pool->count += !r;
-    }
-    pthread_attr_destroy(&attr);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (!pool->count) { /* fewer do as well */
-        pool_destroy(pool);
-        return err_errno(err, r, "cannot start a thread for the image");
-    }
-    *out = pool;
-    return 0;
-}
+static const struct workers_kind format_workers = {
+    .name = "image",
+    .stack = 512 << 10,
+    .execute = format_execute,
+};
 
 /* ---- straight to the file ---- */
 
@@ -255,76 +141,47 @@ static void format_submit(struct block_queue *queue, struct block_request *req)
             return;
         }
     }
-    req->worker_queue = queue_of(queue);
-    list_add(&queue_of(queue)->submitted, req);
+    workers_submit(queue, req);
 }
 
 static void format_kick(struct block_queue *queue)
 {
-    struct format_queue *format = queue_of(queue);
-    struct format_pool *pool = format_of(queue->node)->pool;
     if (queue->child)
         queue->child->node->driver->kick(queue->child);
-    unsigned count = 0;
-    if (!format->submitted.first)
-        return;
-    LOCKED(&pool->lock);
-    for (struct block_request *req; (req = list_pop(&format->submitted)); count++)
-        list_add(&pool->todo, req);
-    if (count > 1)
-        pthread_cond_broadcast(&pool->work);
-    else
-        pthread_cond_signal(&pool->work);
+    workers_kick(queue);
 }
 
 static void format_reap(struct block_queue *queue)
 {
-    struct format_pool *pool = format_of(queue->node)->pool;
     if (queue->child)
         queue->child->node->driver->reap(queue->child);
-    for (;;) {
-        pthread_mutex_lock(&pool->lock);
-        struct block_request *req = list_pop(&queue_of(queue)->finished);
-        pthread_mutex_unlock(&pool->lock);
-        if (!req)
-            return;
-        block_complete(req, req->result);
-    }
+    workers_reap(queue);
 }
 
 static int format_queue_create(struct block_node *node, const struct block_queue *init,
                                struct block_queue **out, struct err *err)
 {
-    struct format_node *format = format_of(node);
-    struct format_queue *queue = calloc(1, sizeof *queue);
-    if (!queue)
-        return err_set(err, ENOMEM, "out of memory");
-    block_queue_init(&queue->queue, init);
-    list_init(&queue->submitted);
-    list_init(&queue->finished);
-    pthread_mutex_lock(&format->lock);
-    int r = format->pool ? 0 : pool_create(format, &format->pool, err);
-    pthread_mutex_unlock(&format->lock);
-    if (r == 0 && node->child)
-        r = block_queue_open_child(&queue->queue, err);
+    struct block_queue *queue;
+    int r = workers_queue_create(&format_of(node)->workers, init, &queue, err);
+    if (r < 0)
+        return r;
+    if (node->child)
+        r = block_queue_open_child(queue, err);
     if (r < 0) {
-        free(queue);
+        workers_queue_destroy(queue);
         return r;
     }
-    *out = &queue->queue;
+    *out = queue;
     return 0;
 }
-
-static void format_queue_destroy(struct block_queue *queue) { free(queue_of(queue)); }
 
 /* ---- the node ---- */
 
 static void format_close(struct block_node *node)
 {
     struct format_node *format = format_of(node);
-    pool_destroy(format->pool);
+    workers_fini(&format->workers);
     image_close(format->image);
-    pthread_mutex_destroy(&format->lock);
     free(format);
 }
 
@@ -343,7 +200,7 @@ static const struct block_driver format_driver = {
     .about = "an image in a format",
     .close = format_close,
     .queue_create = format_queue_create,
-    .queue_destroy = format_queue_destroy,
+    .queue_destroy = workers_queue_destroy,
     .submit = format_submit,
     .kick = format_kick,
     .reap = format_reap,
@@ -386,7 +243,7 @@ int format_node_open(const struct block_options *options, const char *name, int 
         store_close(store);
         return err_set(err, ENOMEM, "out of memory");
     }
-    pthread_mutex_init(&format->lock, NULL);
+    workers_init(&format->workers, &format_workers, &format->node);
     AUTO(block_close) struct block_node *node = &format->node;
     r = block_node_init(node, &format_driver, options->path, err);
     if (r < 0) {

@@ -345,11 +345,10 @@ static int raw_inspect(struct raw *raw, struct err *err)
 void raw_close(struct block_node *node)
 {
     struct raw *raw = raw_of(node);
-    raw_pool_destroy(raw->pool);
+    workers_fini(&raw->workers);
     if (raw->locked)
         lock_release(raw->fd);
     fd_close(raw->fd);
-    pthread_mutex_destroy(&raw->lock);
     free(raw);
 }
 
@@ -365,7 +364,7 @@ int raw_open(const struct block_options *options, int take_fd, struct block_node
     struct raw *raw = calloc(1, sizeof *raw);
     if (!raw)
         return err_set(err, ENOMEM, "out of memory");
-    pthread_mutex_init(&raw->lock, NULL);
+    workers_init(&raw->workers, &raw_workers, &raw->node);
     raw->fd = TAKE_FD(fd);
     raw->direct = flags & O_DIRECT;
     raw->locked = !options->no_lock;

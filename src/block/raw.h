@@ -9,9 +9,7 @@
 #ifndef BLOCK_RAW_H
 #define BLOCK_RAW_H
 
-#include "block/driver.h"
-
-#include <pthread.h>
+#include "block/workers.h"
 
 enum raw_call { RAW_READ, RAW_WRITE, RAW_SYNC, RAW_FALLOCATE };
 
@@ -24,8 +22,6 @@ struct raw_io {
     unsigned count;
 };
 
-struct raw_pool;
-
 struct raw {
     struct block_node node;
     int fd;
@@ -37,8 +33,7 @@ struct raw {
     /* Learned while running, from any thread. */
     atomic_bool no_punch, no_zero_range;
     atomic_bool sync_failed;
-    pthread_mutex_t lock; /* of pool, which the first queue makes */
-    struct raw_pool *pool;
+    struct workers workers; /* idle with io_uring */
 };
 
 static inline struct raw *raw_of(struct block_node *node) { return (struct raw *)node; }
@@ -52,9 +47,9 @@ bool raw_result(struct raw *raw, struct block_request *req, int answer, int *res
 int raw_status(struct raw *raw, struct block_request *req);
 
 extern const struct block_driver raw_uring_driver, raw_threads_driver;
+extern const struct workers_kind raw_workers;
 /* May this process use io_uring with all that we need? */
 bool raw_uring_works(void);
-void raw_pool_destroy(struct raw_pool *pool);
 void raw_close(struct block_node *node);
 
 #endif
