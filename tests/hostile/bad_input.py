@@ -95,6 +95,23 @@ def files(folder):
         check("may only be read; add readonly or" in done.stderr, done.stderr)
 
 
+def start_qemu(disk, marker):
+    """Comes back when QEMU holds the disk. The kernel gives back the lock of a VM that was killed a moment later, and QEMU,
+    unlike us, does not wait for it."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        qemu = subprocess.Popen(["qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-pidfile", marker,
+                                 "-drive", f"file={disk},format=raw,if=virtio"], stdin=subprocess.DEVNULL)
+        while qemu.poll() is None and time.monotonic() < deadline:
+            if os.path.exists(marker):
+                return qemu
+            time.sleep(0.05)
+        qemu.kill()
+        qemu.wait()
+        time.sleep(0.2)
+    sys.exit("QEMU could not open the disk in 30 s")
+
+
 def locks(folder):
     disk = os.path.join(folder, "disk")
     with open(disk, "wb") as file:
@@ -113,13 +130,8 @@ def locks(folder):
         vm.communicate()
     if not shutil.which("qemu-system-x86_64"):
         boot.skip("qemu-system-x86_64 is not installed; the rest passed")
-    marker = os.path.join(folder, "pid")
-    qemu = subprocess.Popen(["qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-pidfile", marker,
-                             "-drive", f"file={disk},format=raw,if=virtio"], stdin=subprocess.DEVNULL)
+    qemu = start_qemu(disk, os.path.join(folder, "pid"))
     try:
-        deadline = time.monotonic() + 30
-        while not os.path.exists(marker) and time.monotonic() < deadline:
-            time.sleep(0.1)
         refused(rf"in use by process {qemu.pid} \(qemu-system-", *words)
     finally:
         qemu.kill()
