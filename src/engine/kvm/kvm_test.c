@@ -453,7 +453,7 @@ static void kick_reaches_a_halted_guest(void **data)
     for (unsigned i = 0; i < 1000 && halted < 20; i++) {
         runner_start(&r, &f, 0);
         if (i % 2)
-            sleep_ms(1);
+            sleep_ms(1 + i / 20); /* longer and longer: some hosts need milliseconds to get there */
         runner_stop(&r);
         assert_int_equal(r.exit, VCPU_STOPPED);
         halted += guest_state(&f, 0).activity == X86_HALTED; /* not yet, on a busy host */
