@@ -21,6 +21,7 @@ struct machine;
 struct device;
 struct pci_bus;
 struct board;
+struct input;
 
 /* What it points to is borrowed until board_destroy: a guest that resets gets its kernel loaded
  * again. */
@@ -36,6 +37,7 @@ struct board_config {
     void (*serial_output)(void *arg, const uint8_t *data, size_t len);
     void (*serial_room)(void *arg);
     void *serial_arg;
+    struct input *input; /* where keyboards and pointers of the board get their events */
 };
 
 /* The names above, NULL-terminated. */

@@ -493,7 +493,11 @@ static int board_open(struct vmm *vmm, struct err *err)
         return err_errno(err, errno, "no random numbers for a UUID");
     config.uuid[6] = (uint8_t)((config.uuid[6] & 0x0f) | 0x40); /* RFC 4122, 4.4 */
     config.uuid[8] = (uint8_t)((config.uuid[8] & 0x3f) | 0x80);
-    int r = board_create(vmm->machine, &config, &vmm->board, err);
+    int r = input_create(&vmm->input, err);
+    if (r < 0)
+        return r;
+    config.input = vmm->input;
+    r = board_create(vmm->machine, &config, &vmm->board, err);
     if (r < 0)
         return r;
     vmm->serial_dev = board_serial(vmm->board);
@@ -600,6 +604,7 @@ void vmm_close(struct vmm *vmm)
     snapshot_close(vmm->restore);
     machine_destroy(vmm->machine);
     board_destroy(vmm->board);
+    input_destroy(vmm->input);
     for (unsigned i = 0; i < vmm->options.disk_count; i++)
         block_close(vmm->disks[i]);
     control_destroy(vmm->control);

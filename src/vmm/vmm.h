@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "block/block.h"
+#include "devices/input.h"
 #include "machine/machine.h"
 #include "migrate/snapshot.h"
 #include "net/net.h"
@@ -61,6 +62,7 @@ struct vmm {
     const char *cpu_name;
     struct machine *machine;
     struct board *board;
+    struct input *input; /* keys and pointer on their way to the guest */
     struct block_node *disks[OPTIONS_MAX_DISKS];
     struct net_backend *nets[OPTIONS_MAX_NETS];
     struct snapshot *restore;
