@@ -8,53 +8,23 @@
 #include "net/driver.h"
 
 #include "base/checked.h"
+#include "base/helper.h"
 #include "base/log.h"
 #include "net/user.h"
 
 #include <arpa/inet.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <poll.h>
-#include <signal.h>
-#include <spawn.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-enum { USER_START_MS = 10000, USER_MAX_FORWARDS = 64, USER_END_TRIES = 100 };
+enum { USER_START_MS = 10000, USER_MAX_FORWARDS = 64 };
 
 struct user {
     struct port port;
     pid_t pid; /* 0 once reaped */
 };
 
-/* ---- finding and starting the helper ---- */
-
-static bool user_try(char *path, size_t len, const char *dir, size_t dir_len, const char *below)
-{
-    snprintf(path, len, "%.*s%s/" USER_HELPER, (int)dir_len, dir, below);
-    return !access(path, X_OK);
-}
-
-static int user_find_helper(char *path, size_t len, struct err *err)
-{
-    const char *libexec = getenv("BEDPLATE_LIBEXEC");
-    if (libexec && user_try(path, len, libexec, strlen(libexec), ""))
-        return 0;
-    char self[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n > 0) {
-        self[n] = 0;
-        size_t dir_len = (size_t)(strrchr(self, '/') - self);
-        static const char *const below[] = { "", "/../net", "/../libexec/bedplate" };
-        for (unsigned i = 0; i < ARRAY_LEN(below); i++)
-            if (user_try(path, len, self, dir_len, below[i]))
-                return 0;
-    }
-    return err_set(err, ENOENT,
-                   "the program " USER_HELPER " is missing; reinstall, or set "
-                   "BEDPLATE_LIBEXEC to its directory");
-}
+/* ---- starting the helper ---- */
 
 static void user_forward_text(const struct net_hostfwd *fwd, char *text, size_t len)
 {
@@ -65,44 +35,14 @@ static void user_forward_text(const struct net_hostfwd *fwd, char *text, size_t 
              fwd->guest_port);
 }
 
-static int user_spawn(const char *path, char *const *argv, int socket, pid_t *pid)
+static int user_start(const struct net_user_options *options, int *fd, pid_t *pid, struct err *err)
 {
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0);
-    posix_spawn_file_actions_adddup2(&actions, 0, 1);
-    posix_spawn_file_actions_adddup2(&actions, socket, USER_HELPER_FD);
-
-    /* A process group of its own: Ctrl-C on the terminal is the VM's. Signals as they come. */
-    sigset_t none, all;
-    sigemptyset(&none);
-    sigfillset(&all);
-    posix_spawnattr_init(&attr);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
-                                        POSIX_SPAWN_SETSIGDEF);
-    posix_spawnattr_setsigmask(&attr, &none);
-    posix_spawnattr_setsigdefault(&attr, &all);
-    char *const environment[] = { NULL };
-    int r = posix_spawn(pid, path, &actions, &attr, argv, environment);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
-    return -r;
-}
-
-static int user_start(const struct net_user_options *options, int socket, pid_t *pid,
-                      struct err *err)
-{
-    char path[PATH_MAX], parent[24], forwards[USER_MAX_FORWARDS][80];
-    int r = user_find_helper(path, sizeof path, err);
-    if (r < 0)
-        return r;
+    char forwards[USER_MAX_FORWARDS][80];
     if (options->hostfwd_count > USER_MAX_FORWARDS)
         return err_set(err, EINVAL, "at most %d ports can be forwarded", USER_MAX_FORWARDS);
 
-    const char *argv[2 * USER_MAX_FORWARDS + 8] = { USER_HELPER, "--parent", parent };
-    unsigned n = 3;
-    snprintf(parent, sizeof parent, "%d", (int)getpid());
+    const char *argv[2 * USER_MAX_FORWARDS + 8];
+    unsigned n = 0;
     if (options->restrict_host)
         argv[n++] = "--restrict";
     argv[n++] = "--hostname";
@@ -112,33 +52,17 @@ static int user_start(const struct net_user_options *options, int socket, pid_t 
         argv[n++] = "--hostfwd";
         argv[n++] = forwards[i];
     }
-    r = user_spawn(path, (char *const *)argv, socket, pid);
-    return r < 0 ? err_errno(err, -r, "cannot start %s", path) : 0;
+    argv[n] = NULL;
+    return helper_start(USER_HELPER, "net", argv, fd, pid, err);
 }
 
 /* ---- its end ---- */
-
-/* Waits for a process that is about to end; kills one that is not. Returns how it ended. */
-static int user_reap(struct user *user)
-{
-    int status = 0;
-    for (unsigned i = 0; user->pid; i++) {
-        pid_t r = waitpid(user->pid, &status, WNOHANG);
-        if (r == user->pid || (r < 0 && errno != EINTR))
-            user->pid = 0;
-        else if (i == USER_END_TRIES && kill(user->pid, SIGKILL) < 0)
-            break; /* locked down: it is left to init */
-        else
-            usleep(2000);
-    }
-    return status;
-}
 
 static void user_lost(struct port *port, char *why, size_t len)
 {
     struct user *user = CONTAINER_OF(port, struct user, port);
     shutdown(port->fd, SHUT_RDWR); /* if it is alive, it now ends */
-    int status = user_reap(user);
+    int status = helper_end(&user->pid);
     if (WIFSIGNALED(status))
         snprintf(why, len, USER_HELPER " was killed by signal %d", WTERMSIG(status));
     else
@@ -151,7 +75,7 @@ static void user_destroy(struct net_backend *backend)
     if (user->port.fd >= 0)
         shutdown(user->port.fd, SHUT_RDWR);
     port_fini(&user->port);
-    user_reap(user);
+    helper_end(&user->pid);
     free(user);
 }
 
@@ -165,50 +89,21 @@ static const struct net_driver user_driver = {
 
 /* ---- creation ---- */
 
-/* Reads the helper's first line, byte by byte: frames follow it. */
-static int user_hello(int fd, struct err *err)
-{
-    char line[256];
-    size_t n = 0;
-    uint64_t deadline = monotonic_ns() + USER_START_MS * 1000000ull;
-    while (n < sizeof line - 1) {
-        uint64_t now = monotonic_ns();
-        struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
-        int r = now < deadline ? poll(&poll_fd, 1, (int)((deadline - now) / 1000000) + 1) : 0;
-        if (r < 0 && errno == EINTR)
-            continue;
-        if (!r)
-            return err_set(err, ETIMEDOUT, USER_HELPER " does not answer");
-        if (read(fd, &line[n], 1) != 1)
-            return err_set(err, EIO, USER_HELPER " ended while starting");
-        if (line[n] == '\n')
-            break;
-        n++;
-    }
-    line[n] = 0;
-    if (strncmp(line, USER_HELLO, strlen(USER_HELLO)))
-        return err_set(err, EIO, "%s", line);
-    log_info("user network: the helper is confined by %s", line + strlen(USER_HELLO));
-    return 0;
-}
-
 static int user_create(struct loop *loop, const struct net_user_options *options,
                        struct net_backend **out, struct err *err)
 {
-    int pair[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-        return err_errno(err, errno, "socketpair");
-    AUTO(fd_close) int ours = pair[0];
-    AUTO(fd_close) int theirs = pair[1];
+    char confined[256];
+    AUTO(fd_close) int ours = -1;
     struct user *user = calloc(1, sizeof *user);
     if (!user)
         return err_set(err, ENOMEM, "out of memory");
 
     user->port.fd = -1;
-    int r = user_start(options, theirs, &user->pid, err);
-    fd_close(TAKE_FD(theirs));
+    int r = user_start(options, &ours, &user->pid, err);
     if (!r)
-        r = user_hello(ours, err);
+        r = helper_wait(USER_HELPER, ours, USER_START_MS, confined, sizeof confined, err);
+    if (!r)
+        log_info("user network: the helper is confined by %s", confined);
     if (!r)
         r = port_init(&user->port, &user_driver, loop, "user", ours, PORT_STREAM, err);
     if (r < 0) {

@@ -12,6 +12,8 @@
  */
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/confine.h"
+#include "base/helper.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/text.h"
@@ -20,22 +22,12 @@
 #include "net/user.h"
 
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <grp.h>
 #include <libslirp.h>
-#include <linux/capability.h>
-#include <linux/landlock.h>
 #include <poll.h>
-#include <sched.h>
-#include <seccomp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -45,8 +37,6 @@ enum {
     OUT_SIZE = 1 << 20,
     OUT_BUSY = 128 << 10, /* behind so much for the VMM, sockets have to wait */
     MAX_FILES = 4096,
-    MAX_RESOLV_CONF = 64 << 10,
-    NOBODY = 65534,
     READ_BUDGET = 16,
 };
 
@@ -76,7 +66,7 @@ struct settings {
 static void out_flush(struct helper *helper)
 {
     while (helper->out_start < helper->out_end) {
-        ssize_t n = send(USER_HELPER_FD, helper->out + helper->out_start,
+        ssize_t n = send(HELPER_FD, helper->out + helper->out_start,
                          helper->out_end - helper->out_start, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR)
             continue;
@@ -131,8 +121,8 @@ static void in_frames(struct helper *helper)
 static void in_read(struct helper *helper)
 {
     for (unsigned i = 0; i < READ_BUDGET; i++) {
-        ssize_t n = recv(USER_HELPER_FD, helper->in + helper->in_len, IN_SIZE - helper->in_len,
-                         MSG_DONTWAIT);
+        ssize_t n =
+            recv(HELPER_FD, helper->in + helper->in_len, IN_SIZE - helper->in_len, MSG_DONTWAIT);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN)
@@ -219,7 +209,7 @@ static void helper_round(struct helper *helper)
     bool busy = helper->out_end - helper->out_start > OUT_BUSY;
     uint32_t timeout_ms = 60000;
     helper->poll_count = 0;
-    add_poll(USER_HELPER_FD, SLIRP_POLL_IN | (helper->out_end ? SLIRP_POLL_OUT : 0), helper);
+    add_poll(HELPER_FD, SLIRP_POLL_IN | (helper->out_end ? SLIRP_POLL_OUT : 0), helper);
     slirp_pollfds_fill(helper->slirp, &timeout_ms, add_poll, helper);
 
     int64_t now_ms = clock_get_ns(helper) / 1000000;
@@ -247,165 +237,40 @@ static void helper_round(struct helper *helper)
 
 /* ---- confinement ---- */
 
-/* A root with one file in it. The pieces that fail are refused by the host: the caller goes on. */
-static bool confine_root(const struct buf *resolv_conf)
-{
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-        mount("bedplate-net", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
-              "mode=755,size=256k,nr_inodes=8") < 0 ||
-        chdir("/tmp") < 0 || mkdir("etc", 0755) < 0)
-        return false;
-    int fd = open("etc/resolv.conf", O_CREAT | O_WRONLY | O_CLOEXEC, 0444);
-    bool good = fd >= 0 && !write_full(fd, resolv_conf->data, resolv_conf->len);
-    fd_close(fd);
-    if (!good)
-        return false;
-    /* A root that is no mount (an initramfs, a chroot) cannot be pivoted. */
-    if (!syscall(SYS_pivot_root, ".", "."))
-        umount2(".", MNT_DETACH);
-    else if (chroot(".") < 0)
-        return false;
-    mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
-          NULL);
-    return chdir("/") == 0;
-}
-
-/* No file but this one, to read. */
-static bool confine_landlock(const char *allowed)
-{
-    struct landlock_ruleset_attr all = { .handled_access_fs = LANDLOCK_ACCESS_FS_MAKE_SYM * 2 - 1 };
-    int rules = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof all, 0);
-    if (rules < 0)
-        return false;
-    struct landlock_path_beneath_attr file = {
-        .allowed_access = LANDLOCK_ACCESS_FS_READ_FILE,
-        .parent_fd = open(allowed, O_PATH | O_CLOEXEC),
-    };
-    bool good = file.parent_fd < 0 ||
-                !syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &file, 0);
-    good = good && !syscall(SYS_landlock_restrict_self, rules, 0);
-    fd_close(file.parent_fd);
-    close(rules);
-    return good;
-}
-
-static void write_file(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd >= 0)
-        (void)write_full(fd, text, strlen(text));
-    fd_close(fd);
-}
-
-/* Name spaces: as root directly, otherwise behind a user name space that maps us to ourselves. */
-static bool confine_namespaces(void)
-{
-    char map[64];
-    uid_t uid = geteuid();
-    gid_t gid = getegid();
-    if (!uid && !unshare(CLONE_NEWNS | CLONE_NEWIPC))
-        return true;
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC) < 0)
-        return false;
-    write_file("/proc/self/setgroups", "deny");
-    snprintf(map, sizeof map, "%u %u 1", uid, uid);
-    write_file("/proc/self/uid_map", map);
-    snprintf(map, sizeof map, "%u %u 1", gid, gid);
-    write_file("/proc/self/gid_map", map);
-    return true;
-}
-
-static void confine_ids(void)
-{
-    if (!geteuid()) {
-        /* Refused in a user name space without that id: then seccomp has to do. */
-        (void)!setgroups(0, NULL);
-        (void)!setresgid(NOBODY, NOBODY, NOBODY);
-        (void)!setresuid(NOBODY, NOBODY, NOBODY);
-    }
-    struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
-    struct __user_cap_data_struct none[2] = { 0 };
-    syscall(SYS_capset, &head, none);
-}
-
-static void confine_limits(void)
-{
-    struct rlimit files = { MAX_FILES, MAX_FILES }, none = { 0, 0 };
-    setrlimit(RLIMIT_NOFILE, &files);
-    setrlimit(RLIMIT_CORE, &none);
-    setrlimit(RLIMIT_NPROC, &none);
-}
-
 /* clang-format off */
 static const int allowed_calls[] = {
-    SCMP_SYS(read), SCMP_SYS(readv), SCMP_SYS(write), SCMP_SYS(writev), SCMP_SYS(close),
-    SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg),
-    SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(restart_syscall),
     SCMP_SYS(connect), SCMP_SYS(bind), SCMP_SYS(listen), SCMP_SYS(accept), SCMP_SYS(accept4),
     SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(setsockopt), SCMP_SYS(getsockopt),
-    SCMP_SYS(shutdown), SCMP_SYS(fcntl), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(stat),
-    SCMP_SYS(lseek), SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time),
-    SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(futex),
-    SCMP_SYS(getrandom), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigprocmask), SCMP_SYS(getpid),
-    SCMP_SYS(gettid), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(sigaltstack), /* sanitizers */
+};
+static const struct confine_call conditional_calls[] = {
+    { SCMP_SYS(socket), SCMP_A0_64(SCMP_CMP_EQ, AF_INET) },
+    { SCMP_SYS(socket), SCMP_A0_64(SCMP_CMP_EQ, AF_INET6) },
+    { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, FIONBIO) },
+    { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, FIONREAD) },
 };
 /* clang-format on */
 
-static bool confine_seccomp(void)
+static int helper_confine(pid_t parent, char *summary, size_t len, struct err *err)
 {
-    /* Anything else does not exist: libraries fall back, and an attacker gets no further. */
-    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
-    if (!filter)
-        return false;
-    int r = 0;
-    for (unsigned i = 0; i < ARRAY_LEN(allowed_calls); i++)
-        r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed_calls[i], 0);
-    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-                          SCMP_A0(SCMP_CMP_EQ, AF_INET));
-    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-                          SCMP_A0(SCMP_CMP_EQ, AF_INET6));
-    r |=
-        seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, FIONBIO));
-    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                          SCMP_A1(SCMP_CMP_EQ, FIONREAD));
-    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
-                          SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY));
-    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-                          SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-    r |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
-                          SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-    r = r ? r : seccomp_load(filter);
-    seccomp_release(filter);
-    return r == 0;
-}
-
-/* Answers with what was put on, for the VMM's log. Only seccomp is a must. */
-static int confine(pid_t parent, char *summary, size_t len, struct err *err)
-{
-    AUTO(buf_fini) struct buf resolv_conf = { 0 };
-    (void)file_read("/etc/resolv.conf", MAX_RESOLV_CONF, &resolv_conf, NULL);
-
-    bool root = confine_namespaces() && confine_root(&resolv_conf);
-    confine_limits();
-    confine_ids();
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-        return err_errno(err, errno, "cannot renounce new privileges");
-    bool landlock = confine_landlock("/etc/resolv.conf");
-    /* Last, because changing ids cancels it; and a parent that died before has left a new one. */
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    prctl(PR_SET_DUMPABLE, 0);
-    if (getppid() != parent)
-        return err_set(err, ESRCH, "the VM that started it is gone");
-    if (!confine_seccomp())
-        return err_set(err, EPERM, "cannot load a seccomp filter");
-    snprintf(summary, len, USER_HELLO "seccomp%s%s", root ? ", own root" : "",
-             landlock ? ", Landlock" : "");
-    return 0;
+    static const struct confine_file files[] = { { "/etc/resolv.conf", "etc/resolv.conf" } };
+    const struct confine_plan plan = {
+        .name = USER_HELPER,
+        .parent = parent,
+        .files = files,
+        .file_count = ARRAY_LEN(files),
+        .open_files = MAX_FILES,
+        .calls = allowed_calls,
+        .call_count = ARRAY_LEN(allowed_calls),
+        .conditional = conditional_calls,
+        .conditional_count = ARRAY_LEN(conditional_calls),
+    };
+    bool own_root;
+    return confine(&plan, &own_root, summary, len, err);
 }
 
 /* ---- start ---- */
 
-static int helper_start(struct helper *helper, const struct settings *settings, struct err *err)
+static int slirp_start(struct helper *helper, const struct settings *settings, struct err *err)
 {
     helper->in = malloc(IN_SIZE);
     helper->out = malloc(OUT_SIZE);
@@ -479,25 +344,23 @@ int main(int argc, char **argv)
     static struct helper helper;
     struct settings settings = { 0 };
     struct err err;
-    char hello[520];
+    char summary[64], hello[520];
     struct stat st;
 
-    if (fstat(USER_HELPER_FD, &st) < 0 || !S_ISSOCK(st.st_mode)) {
+    if (fstat(HELPER_FD, &st) < 0 || !S_ISSOCK(st.st_mode)) {
         fprintf(stderr, "bedplate-net is started by bedplate-vmm --net user, not by hand\n");
         return 2;
     }
-    syscall(SYS_close_range, USER_HELPER_FD + 1, ~0u, 0);
+    syscall(SYS_close_range, HELPER_FD + 1, ~0u, 0);
     signal(SIGPIPE, SIG_IGN);
     int r = settings_parse(argc, argv, &settings, &err);
     if (!r)
-        r = helper_start(&helper, &settings, &err);
+        r = slirp_start(&helper, &settings, &err);
     free(settings.forwards);
     if (!r)
-        r = confine(settings.parent, hello, sizeof hello, &err);
-    if (r < 0)
-        snprintf(hello, sizeof hello, "%s", err.text);
-    strcat(hello, "\n"); /* err.text and the summary are shorter than that */
-    if (write_full(USER_HELPER_FD, hello, strlen(hello)) < 0 || r < 0)
+        r = helper_confine(settings.parent, summary, sizeof summary, &err);
+    snprintf(hello, sizeof hello, "%s%s\n", r < 0 ? "" : HELPER_HELLO, r < 0 ? err.text : summary);
+    if (write_full(HELPER_FD, hello, strlen(hello)) < 0 || r < 0)
         return 1;
     for (;;)
         helper_round(&helper);
