@@ -189,6 +189,26 @@ int block_node_init(struct block_node *node, const struct block_driver *driver, 
     return node->path ? 0 : err_set(err, ENOMEM, "out of memory");
 }
 
+int block_node_init_filter(struct block_node *node, const struct block_driver *driver,
+                           struct block_node *child, struct err *err)
+{
+    int r = block_node_init(node, driver, child->path, err);
+    if (r < 0)
+        return r;
+    node->size = child->size;
+    node->readonly = child->readonly;
+    node->limits = child->limits;
+    node->child = child;
+    child->parent = node;
+    return 0;
+}
+
+void block_node_resize(struct block_node *node, uint64_t size)
+{
+    for (; node; node = node->parent)
+        atomic_store(&node->size, size);
+}
+
 void block_close(struct block_node *node)
 {
     if (!node)
@@ -335,6 +355,8 @@ int block_drain(struct block_queue *queue, uint64_t timeout_ms)
     uint64_t now = monotonic_ns();
     uint64_t deadline =
         timeout_ms > (UINT64_MAX - now) / 1000000 ? UINT64_MAX : now + timeout_ms * 1000000;
+    int r = 0;
+    queue->draining = true;
     block_kick(queue);
     while (queue->in_flight) {
         now = monotonic_ns();
@@ -343,11 +365,14 @@ int block_drain(struct block_queue *queue, uint64_t timeout_ms)
         int n = poll(&poll_fd, 1, left_ms > 1000 ? 1000 : (int)left_ms);
         if (n > 0)
             block_queue_event(queue, LOOP_READ);
-        else if (!left_ms)
-            return -ETIMEDOUT;
+        else if (!left_ms) {
+            r = -ETIMEDOUT;
+            break;
+        }
         block_kick(queue);
     }
-    return 0;
+    queue->draining = false;
+    return r;
 }
 
 void block_queue_destroy(struct block_queue *queue)

@@ -30,11 +30,12 @@ struct block_driver {
     const char *(*format)(const struct block_node *node); /* NULL: name */
 };
 
-struct block_node { /* all but `queues` fixed once open */
+struct block_node { /* all but `queues` and `size` fixed once open */
     const struct block_driver *driver;
-    struct block_node *child; /* owned; NULL at the bottom */
+    struct block_node *child;  /* owned; NULL at the bottom */
+    struct block_node *parent; /* the filter above */
     char *path;
-    uint64_t size;
+    _Atomic uint64_t size;
     bool readonly;
     struct block_limits limits;
     atomic_uint queues;
@@ -49,11 +50,17 @@ struct block_queue { /* fields on the loop */
     struct loop_watch *watch;                  /* outermost only */
     struct block_request *ready, **ready_tail; /* outermost only: completed inside submit */
     unsigned in_flight;                        /* outermost only */
+    bool draining;                             /* outermost only: nothing may be held back */
 };
 
 /* Fills the common part; takes path by copy. The driver sets size, readonly and limits. */
 int block_node_init(struct block_node *node, const struct block_driver *driver, const char *path,
                     struct err *err);
+/* The same for a filter, over a child that becomes its own: what it asks is what the child asks. */
+int block_node_init_filter(struct block_node *node, const struct block_driver *driver,
+                           struct block_node *child, struct err *err);
+/* The node and the filters above it have that size from now on. While nothing is in flight. */
+void block_node_resize(struct block_node *node, uint64_t size);
 /* For drivers' queue_create: copies *init. */
 void block_queue_init(struct block_queue *queue, const struct block_queue *init);
 int block_queue_open_child(struct block_queue *queue, struct err *err);

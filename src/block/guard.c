@@ -90,18 +90,15 @@ int guard_open(struct block_node *take_child, struct block_node **out, struct er
     struct guard *guard = calloc(1, sizeof *guard);
     if (!guard)
         return err_set(err, ENOMEM, "out of memory");
-    int r = block_node_init(&guard->node, &guard_driver, child->path, err);
+    int r = block_node_init_filter(&guard->node, &guard_driver, child, err);
     if (r < 0) {
         free(guard);
         return r;
     }
-    guard->node.size = child->size;
-    guard->node.readonly = child->readonly;
-    guard->node.limits = child->limits;
+    child = NULL;
     /* Whole sectors, so that a magic cannot be assembled from pieces. */
     if (guard->node.limits.request_align < PROBE_SECTOR)
         guard->node.limits.request_align = PROBE_SECTOR;
-    guard->node.child = TAKE(child);
     *out = &guard->node;
     return 0;
 }

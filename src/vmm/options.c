@@ -882,6 +882,7 @@ void options_fini(struct options *o)
     for (unsigned i = 0; i < o->disk_count; i++) {
         free(o->disks[i].path);
         free(o->disks[i].format);
+        free(o->disks[i].throttle_group);
     }
     for (unsigned i = 0; i < o->net_count; i++) {
         free(o->nets[i].tap);

@@ -11,6 +11,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "block/throttle.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -29,6 +30,8 @@ struct disk_options {
     char *format; /* NULL: found out by its magic */
     bool readonly, pause_when_full;
     unsigned queues; /* 0: the device's default */
+    struct throttle_limits limits;
+    char *throttle_group; /* NULL: the limits are this disk's own */
 };
 
 enum net_kind { NET_OPTION_USER, NET_OPTION_TAP, NET_OPTION_FD };

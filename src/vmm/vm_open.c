@@ -311,20 +311,6 @@ static int device_plug(struct vmm *vmm, struct pci_device *pci, struct err *err)
     return r;
 }
 
-static int disks_open(struct vmm *vmm, struct err *err)
-{
-    for (unsigned i = 0; i < vmm->options.disk_count; i++) {
-        const struct disk_options *disk = &vmm->options.disks[i];
-        struct block_options options = { .path = disk->path,
-                                         .format = disk->format,
-                                         .readonly = disk->readonly };
-        int r = block_open(&options, &vmm->disks[i], err);
-        if (r < 0)
-            return err_prefix(err, "--disk");
-    }
-    return vmm->restore ? restore_check_disks(vmm, err) : 0;
-}
-
 static int disks_plug(struct vmm *vmm, struct err *err)
 {
     for (unsigned i = 0; i < vmm->options.disk_count; i++) {
@@ -560,6 +546,8 @@ int vmm_open(struct vmm *vmm, enum exit_status *status, struct err *err)
         r = restore_open(vmm, err);
     if (r == 0)
         r = disks_open(vmm, err);
+    if (r == 0 && vmm->restore)
+        r = restore_check_disks(vmm, err);
     if (r == 0)
         r = save_file_open(vmm, err);
     if (r == 0 && (r = options_check_host(o, err)) < 0)
@@ -605,8 +593,7 @@ void vmm_close(struct vmm *vmm)
     machine_destroy(vmm->machine);
     board_destroy(vmm->board);
     input_destroy(vmm->input);
-    for (unsigned i = 0; i < vmm->options.disk_count; i++)
-        block_close(vmm->disks[i]);
+    disks_close(vmm);
     control_destroy(vmm->control);
     if (vmm->serial != vmm->stdio)
         stream_destroy(vmm->serial);

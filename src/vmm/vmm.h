@@ -5,6 +5,7 @@
  *   main.c      open, lock down, run; how it ends        commands.c  what the control socket can do
  *   vm_open.c   makes the machine from the options       save.c      saving the state
  *   debugger.c  gdb's target                             inspect.c   states as JSON
+ *   disks.c     opening and closing disks
  */
 #ifndef VMM_VMM_H
 #define VMM_VMM_H
@@ -12,6 +13,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "block/block.h"
+#include "block/throttle.h"
 #include "devices/input.h"
 #include "machine/machine.h"
 #include "migrate/snapshot.h"
@@ -64,6 +66,7 @@ struct vmm {
     struct board *board;
     struct input *input; /* keys and pointer on their way to the guest */
     struct block_node *disks[OPTIONS_MAX_DISKS];
+    struct throttle_group *throttles[OPTIONS_MAX_DISKS]; /* of each disk */
     struct net_backend *nets[OPTIONS_MAX_NETS];
     struct snapshot *restore;
     struct sandbox sandbox;
@@ -102,6 +105,10 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out);
 
 void vmm_machine_event(struct vmm *vmm, enum machine_event event, unsigned vcpu,
                        const char *detail);
+
+/* disks.c */
+int disks_open(struct vmm *vmm, struct err *err);
+void disks_close(struct vmm *vmm);
 
 /* commands.c */
 extern const struct control_command vmm_commands[];
