@@ -170,6 +170,17 @@ static void dsdt_isa(struct buf *b, const char *name, const char *id, struct por
     aml_end(b, device);
 }
 
+/* The mouse behind the keyboard's controller: an interrupt, no ports of its own. */
+static void dsdt_mouse(struct buf *b)
+{
+    size_t device = aml_begin_device(b, "MOU");
+    dsdt_hid(b, "PNP0F13");
+    size_t crs = aml_begin_crs(b);
+    aml_irq(b, 12);
+    aml_end_crs(b, crs);
+    aml_end(b, device);
+}
+
 static void dsdt_cpus(struct buf *b, unsigned cpus)
 {
     for (unsigned i = 0; i < cpus; i++) {
@@ -195,6 +206,9 @@ static void build_dsdt(struct buf *b, const struct acpi_config *config)
                  (struct port_range){ 0xa0, 2 }, 2);
         dsdt_isa(b, "TIMR", "PNP0100", (struct port_range){ 0x40, 4 }, (struct port_range){ 0 }, 0);
         dsdt_isa(b, "RTC", "PNP0B00", (struct port_range){ 0x70, 2 }, (struct port_range){ 0 }, 8);
+        dsdt_isa(b, "KBD", "PNP0303", (struct port_range){ 0x60, 1 },
+                 (struct port_range){ 0x64, 1 }, 1);
+        dsdt_mouse(b);
     }
     if (config->serial)
         dsdt_isa(b, "COM1", "PNP0501", (struct port_range){ 0x3f8, 8 }, (struct port_range){ 0 },
@@ -226,6 +240,7 @@ static void generic_address(uint8_t *at, uint16_t port, uint8_t bytes)
 
 enum { /* IA-PC boot architecture flags */
        BOOT_LEGACY_DEVICES = 1 << 0,
+       BOOT_8042 = 1 << 1,
        BOOT_NO_VGA = 1 << 2,
        BOOT_NO_CMOS_RTC = 1 << 5
 };
@@ -261,7 +276,8 @@ static void build_fadt(struct buf *b, const struct acpi_config *config, uint32_t
     store(t + 96, 0xfff, 2); /* latencies beyond the limits: no C2, no C3 */
     store(t + 98, 0xfff, 2);
     t[108] = config->legacy ? 0x32 : 0; /* CMOS byte of the century */
-    store(t + 109, BOOT_NO_VGA | (config->legacy ? BOOT_LEGACY_DEVICES : BOOT_NO_CMOS_RTC), 2);
+    store(t + 109,
+          BOOT_NO_VGA | (config->legacy ? BOOT_LEGACY_DEVICES | BOOT_8042 : BOOT_NO_CMOS_RTC), 2);
     store(t + 112,
           FADT_WBINVD | FADT_C1 | FADT_NO_SLEEP_BUTTON | FADT_NO_FIXED_RTC | FADT_TIMER_32 |
               FADT_RESET_REGISTER,

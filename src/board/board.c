@@ -12,6 +12,7 @@
 #include "board/layout.h"
 #include "board/linux_boot.h"
 #include "board/smbios.h"
+#include "devices/i8042.h"
 #include "devices/ioapic.h"
 #include "devices/pci_host.h"
 #include "devices/pic.h"
@@ -128,6 +129,8 @@ static int board_add_legacy(struct board *board, struct err *err)
         r = rtc_create(m, &board->rtc, err);
     if (r == 0)
         board_fill_cmos(board);
+    if (r == 0)
+        r = i8042_create(m, board->config.input, err);
     return r;
 }
 

@@ -8,6 +8,8 @@
  */
 #include "base/checked.h"
 #include "devices/i6300esb.h"
+#include "devices/i8042.h"
+#include "devices/input.h"
 #include "devices/ioapic.h"
 #include "devices/pci_host.h"
 #include "devices/pic.h"
@@ -24,6 +26,7 @@ static uint64_t seed = 1;
 static unsigned rounds = 200;
 static struct pci_bus *bus;
 static struct device *serial, *pm;
+static struct input *input;
 
 static uint64_t random_u64(void)
 {
@@ -43,6 +46,8 @@ static int setup(void **state)
     const struct pci_windows windows = {
         .mem32 = 0xc0000000, .mem32_size = 0x10000, .io = 0xc000, .io_size = 0x1000
     };
+    if (input_create(&input, &err) < 0 || i8042_create(m, input, &err) < 0)
+        return -1;
     if (ioapic_create(m, &err) < 0 || pic_create(m, &err) < 0 || pit_create(m, &err) < 0 ||
         rtc_create(m, &rtc, &err) < 0 || pm_create(m, &pm, &err) < 0 ||
         serial_create(m, &config, &serial, &err) < 0 || pci_host_create(m, &bus, &err) < 0 ||
@@ -54,6 +59,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     test_machine_destroy();
+    input_destroy(input);
     return 0;
 }
 
@@ -81,7 +87,8 @@ static void random_access(void)
         { SPACE_IO, 0xa0, 2 },
         { SPACE_IO, 0x4d0, 2 },
         { SPACE_IO, 0x40, 4 },
-        { SPACE_IO, 0x61, 1 },
+        { SPACE_IO, 0x60, 2 },
+        { SPACE_IO, 0x60, 1 },
         { SPACE_IO, 0x64, 1 },
         { SPACE_IO, 0x70, 2 },
         { SPACE_IO, 0x92, 1 },
@@ -107,7 +114,10 @@ static void random_access(void)
 static void random_event(void)
 {
     uint8_t text[20] = "some input for you";
-    switch (pick(6)) {
+    switch (pick(9)) {
+    case 5: input_key(input, pick(260), pick(2)); break;
+    case 6: input_pointer(input, pick(1000), pick(700), 1000, 700, pick(8)); break;
+    case 7: input_wheel(input, (int)pick(9) - 4); break;
     case 0: serial_input(serial, text, pick(sizeof text)); break;
     case 1: pm_power_button(pm); break;
     case 2: pm_gpe_raise(pm, pick(16)); break;
