@@ -32,7 +32,10 @@ struct value {
 
 struct insn_at {
     const uint8_t *at, *target; /* target: of a jump, or NULL */
-    bool landed;                /* a jump of this block leads here */
+    unsigned landings;          /* jumps of this block that lead here, but from code_store */
+    const struct insn_at *from; /* the last of them */
+    bool call, jump;            /* jump: unconditional */
+    bool write_check;           /* JNBE of the check of a store */
 };
 
 struct reader {
@@ -381,6 +384,26 @@ static const uint8_t *block_begin(struct reader *r, const uint8_t *at, const uin
     return at + r->z.length;
 }
 
+/* Is it the jump behind a call of code_store? */
+static bool from_code_store(const struct reader *r, unsigned n)
+{
+    return n > 0 && r->insns[n - 1].call && r->insns[n - 1].target == r->j->code_store;
+}
+
+/*
+ * code_store takes over where a store's check failed, and its success (carry clear) is that of the
+ * check: so it must be reached by that check's jump only, and come back right behind it.
+ */
+static void code_store_check(struct reader *r, unsigned n)
+{
+    const struct insn_at *i = &r->insns[n], *check = i->from;
+    if (n == 0 || !r->insns[n - 1].jump || i->landings != 1 || !check->write_check)
+        fault(r, "not where a store's check failed");
+    else if (n + 1 >= r->count || i[1].at[0] != 0x0f || i[1].at[1] != 0x83 || i[1].landings ||
+             i[1].target != check[1].at)
+        fault(r, "does not come back behind the check");
+}
+
 /* Lists the instructions up to the INT3 behind the block. */
 static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint8_t *end)
 {
@@ -394,14 +417,18 @@ static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint
         *i = (struct insn_at){ .at = at };
         if (is_jump(&r->z) && r->o[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
             i->target = at + r->z.length + r->o[0].imm.value.s;
+        i->call = r->z.mnemonic == ZYDIS_MNEMONIC_CALL;
+        i->jump = r->z.mnemonic == ZYDIS_MNEMONIC_JMP;
         flows = r->z.mnemonic != ZYDIS_MNEMONIC_JMP;
     }
     if (flows)
         fault(r, "falls out of the block");
     for (unsigned n = 0; n < r->count; n++) {
         struct insn_at *to = r->insns[n].target ? insn_find(r, r->insns[n].target) : NULL;
-        if (to)
-            to->landed = true;
+        if (to && !from_code_store(r, n)) {
+            to->landings++;
+            to->from = &r->insns[n];
+        }
     }
     return at;
 }
@@ -411,7 +438,7 @@ static void jump_check(struct reader *r, const uint8_t *target)
     if (!target)
         fault(r, "an indirect jump");
     else if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL) {
-        if (target != r->j->call_handler)
+        if (target != r->j->call_handler && target != r->j->code_store)
             fault(r, "calls something else than a handler");
     } else if (target == r->block || (is_start(r, target) && !insn_find(r, target))) {
         r->out->joined++;
@@ -425,10 +452,10 @@ static void block_check(struct reader *r, const uint8_t *end)
 {
     r->ax = r->r14 = (struct value){ UNKNOWN };
     for (unsigned n = 0; n < r->count; n++) {
-        const struct insn_at *i = &r->insns[n];
+        struct insn_at *i = &r->insns[n];
         if (!decode(r, i->at, end))
             return;
-        if (i->landed)
+        if (i->landings)
             r->ax = r->r14 = (struct value){ UNKNOWN };
         if (!base_allowed(r->z.mnemonic) && !vector_allowed(&r->z))
             fault(r, "not in the allow-list");
@@ -439,7 +466,13 @@ static void block_check(struct reader *r, const uint8_t *end)
         mxcsr_check(r);
         if (is_jump(&r->z))
             jump_check(r, i->target);
+        if (i->call && i->target == r->j->code_store)
+            code_store_check(r, n);
+        i->write_check = r->z.mnemonic == ZYDIS_MNEMONIC_JNBE && r->ax.kind == LIMITED &&
+                         r->ax.write && r->r14.kind == ENTRY;
         values_step(r);
+        if (i->write_check && r->ax.size > 32)
+            fault(r, "code_store vouches for 32 bytes");
         r->out->insns++;
     }
 }

@@ -288,6 +288,28 @@ static bool jump_moved(struct spoiler *s)
     memcpy(s->at + s->z.length - 4, &rel, 4);
     return true;
 }
+/* Back behind the addition that makes a host address. */
+static bool store_back_late(struct spoiler *s)
+{
+    int32_t rel;
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_JNB || s->at[-5] != 0xe8)
+        return false;
+    memcpy(&rel, s->at + 2, 4);
+    rel += 4;
+    memcpy(s->at + 2, &rel, 4);
+    return true;
+}
+/* code_store where a load's check failed, and where nothing did */
+static bool load_stored(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_CALL)
+        return false;
+    int32_t rel = (int32_t)(s->j->code_store - s->j->rx + s->j->rw - (s->at + 5));
+    if (memcmp(s->at + 1, &rel, 4) == 0)
+        return false;
+    memcpy(s->at + 1, &rel, 4);
+    return true;
+}
 static bool jump_outside(struct spoiler *s)
 {
     if (!jump_moved(s))
@@ -344,6 +366,8 @@ static const struct {
     { "mask widened", mask_widened },
     { "jump into an instruction", jump_moved },
     { "jump outside", jump_outside },
+    { "code_store comes back late", store_back_late },
+    { "code_store without a store", load_stored },
 };
 
 static bool spoil_all(void)

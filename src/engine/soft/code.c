@@ -17,6 +17,13 @@ static size_t block_size(unsigned count)
 {
     return sizeof(struct block) + (count + 1) * sizeof(struct insn);
 }
+#define ALL_GRANULES (~0ull)
+enum {
+    PAGE_STORES = 4,   /* to a page as a whole; from then on its granules are looked at */
+    PAGE_IDLE = 16,    /* stores to a page without blocks, until it is no code page any more */
+    PAGE_SPREADS = 32, /* with several vCPUs; then the page is one whole for good */
+};
+
 static unsigned bucket_of(uint64_t offset) { return (offset ^ offset >> 5) & (PAGE_BUCKETS - 1); }
 
 /* ---- Handlers that stand for no guest instruction ---- */
@@ -122,18 +129,38 @@ static struct code_page *page_make(struct code_cache *c, struct ram *ram, uint64
     }
     struct code_page **slot = &table[offset >> PAGE_SHIFT];
     if (!*slot) {
-        struct code_page *p = calloc(1, sizeof *p);
+        struct code_page *p = aligned_alloc(CODE_PAGE_ALIGN, round_up(sizeof *p, CODE_PAGE_ALIGN));
         if (!p)
             abort();
+        memset(p, 0, sizeof *p);
+        p->granules = ALL_GRANULES;
+        p->ram = ram;
+        p->offset = round_down(offset, PAGE_SIZE);
         __atomic_store_n(slot, p, __ATOMIC_RELEASE);
     }
     return *slot;
 }
 
-static struct code_page *page_find(struct code_cache *c, const struct ram *ram, uint64_t offset)
+static struct code_page *page_find(const struct code_cache *c, const struct ram *ram,
+                                   uint64_t offset)
 {
     struct code_page **table = __atomic_load_n(&c->pages[ram->index], __ATOMIC_ACQUIRE);
     return table ? __atomic_load_n(&table[offset >> PAGE_SHIFT], __ATOMIC_ACQUIRE) : NULL;
+}
+
+struct code_page *code_page_find(struct soft_engine *e, const struct ram *ram, uint64_t offset)
+{
+    return page_find(&e->code, ram, offset);
+}
+
+/* Asks all others to drop their write tags. lock held. */
+static void page_epoch_new(struct soft_vcpu *v, struct code_page *p)
+{
+    struct soft_engine *e = soft_engine_of(v);
+    p->epoch = atomic_fetch_add(&e->code.epoch, 1) + 1;
+    for (unsigned n = 0; n < e->vcpu_count; n++)
+        if (e->vcpus[n] != v)
+            vcpu_request(e->vcpus[n], REQ_DROP_WRITES);
 }
 
 /* Invariants 1 and 2. lock held. */
@@ -145,11 +172,8 @@ static struct code_page *page_mark(struct soft_vcpu *v, struct ram *ram, uint64_
     if (atomic_load(flags) & RAM_PAGE_CODE)
         return p;
     atomic_fetch_or(flags, RAM_PAGE_CODE);
-    p->epoch = atomic_fetch_add(&e->code.epoch, 1) + 1;
+    page_epoch_new(v, p);
     tlb_drop_writes_of(v, flags);
-    for (unsigned n = 0; n < e->vcpu_count; n++)
-        if (e->vcpus[n] != v)
-            vcpu_request(e->vcpus[n], REQ_DROP_WRITES);
     return p;
 }
 
@@ -166,6 +190,56 @@ static bool page_settled(const struct soft_vcpu *v, const struct code_page *p)
     return true;
 }
 
+/* ---- Granules ---- */
+
+/* Of [at, at + len) in a page; len > 0. */
+static uint64_t granules_of(uint64_t at, uint64_t len)
+{
+    uint64_t first = at >> GRANULE_BITS, last = (at + len - 1) >> GRANULE_BITS;
+    return ALL_GRANULES << first & ALL_GRANULES >> (63 - last);
+}
+
+/* The part of a block that lies in its first page, and in its second. */
+static uint64_t block_head(const struct block *b)
+{
+    uint64_t room = PAGE_SIZE - (b->offset & (PAGE_SIZE - 1));
+    return b->bytes < room ? b->bytes : room;
+}
+static uint64_t block_tail(const struct block *b) { return b->bytes - block_head(b); }
+
+static uint64_t block_granules(const struct block *b, const struct code_page *p)
+{
+    if (b->ram == p->ram && round_down(b->offset, PAGE_SIZE) == p->offset)
+        return granules_of(b->offset & (PAGE_SIZE - 1), block_head(b));
+    return granules_of(0, block_tail(b));
+}
+
+/* By its blocks, not as a whole. lock held. */
+static void page_recount(struct code_page *p)
+{
+    uint64_t granules = 0;
+    for (const struct block *b = p->blocks; b; b = b->page_next)
+        granules |= block_granules(b, p);
+    for (const struct block *b = p->cross; b; b = b->cross_next)
+        granules |= block_granules(b, p);
+    atomic_store(&p->granules, granules);
+}
+
+/* Invariant 5, before `b` is kept. lock held. */
+static void page_spread(struct soft_vcpu *v, struct code_page *p, const struct block *b)
+{
+    uint64_t missing = block_granules(b, p) & ~atomic_load(&p->granules);
+    p->idle = 0;
+    if (!missing)
+        return;
+    if (soft_engine_of(v)->vcpu_count > 1) { /* telling them is dear: not too often */
+        if (++p->spreads >= PAGE_SPREADS)
+            missing = ALL_GRANULES;
+        page_epoch_new(v, p);
+    }
+    atomic_fetch_or(&p->granules, missing);
+}
+
 /* ---- Retiring ---- */
 
 static void unlink_from(struct block **list, struct block *b, size_t next_offset)
@@ -174,12 +248,6 @@ static void unlink_from(struct block **list, struct block *b, size_t next_offset
         list = (struct block **)((char *)*list + next_offset);
     if (*list)
         __atomic_store_n(list, *(struct block **)((char *)b + next_offset), __ATOMIC_RELEASE);
-}
-
-static void page_unmark_if_empty(struct code_page *p, struct ram *ram, uint64_t offset)
-{
-    if (!p->blocks && !p->cross)
-        atomic_fetch_and(&ram->page_flags[offset >> PAGE_SHIFT], (uint8_t)~RAM_PAGE_CODE);
 }
 
 /* lock held */
@@ -191,9 +259,7 @@ static void block_retire(struct code_cache *c, struct block *b)
     if (b->ram2) {
         struct code_page *p2 = page_find(c, b->ram2, b->page2);
         unlink_from(&p2->cross, b, offsetof(struct block, cross_next));
-        page_unmark_if_empty(p2, b->ram2, b->page2);
     }
-    page_unmark_if_empty(p, b->ram, b->offset);
     atomic_store(&b->stale, true);
     if (c->jit_on)
         jit_retire(&c->jit, b);
@@ -210,19 +276,38 @@ static void block_retire(struct code_cache *c, struct block *b)
 static void page_written(struct code_cache *c, struct ram *ram, uint64_t offset, uint64_t len)
 {
     struct code_page *p = page_find(c, ram, offset);
+    bool hit = false;
     if (!p)
         return;
     for (struct block *b = p->blocks, *next; b; b = next) {
         next = b->page_next;
         if (ranges_overlap(b->offset, b->bytes, offset, len))
-            block_retire(c, b);
+            block_retire(c, b), hit = true;
     }
     for (struct block *b = p->cross, *next; b; b = next) {
         next = b->cross_next;
-        uint64_t tail = b->bytes - (PAGE_SIZE - (b->offset & (PAGE_SIZE - 1)));
-        if (ranges_overlap(b->page2, tail, offset, len))
-            block_retire(c, b);
+        if (ranges_overlap(b->page2, block_tail(b), offset, len))
+            block_retire(c, b), hit = true;
     }
+    if (p->stores < PAGE_STORES)
+        p->stores++;
+    else if (p->spreads < PAGE_SPREADS && (hit || atomic_load(&p->granules) == ALL_GRANULES))
+        page_recount(p);
+    /* Code that is written is often run again soon, and marking a page is dear: not at once. */
+    if (!p->blocks && !p->cross && ++p->idle >= PAGE_IDLE)
+        atomic_fetch_and(&ram->page_flags[offset >> PAGE_SHIFT], (uint8_t)~RAM_PAGE_CODE);
+}
+
+void code_stored(struct soft_vcpu *v, struct code_page *p, unsigned at, unsigned len)
+{
+    struct soft_engine *e = soft_engine_of(v);
+    /* The bytes are written before the bits are read, as their setter sets them before it reads. */
+    atomic_thread_fence(memory_order_seq_cst);
+    uint64_t granules = atomic_load(&p->granules);
+    if (granules && !(granules & granules_of(at, len)))
+        return;
+    LOCKED(&e->code.lock);
+    page_written(&e->code, p->ram, p->offset + at, len);
 }
 
 void code_written(struct soft_engine *e, struct ram *ram, uint64_t offset, uint64_t len)
@@ -423,6 +508,9 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint16_t
         return NULL;
     b->key = key;
     struct code_page *p2 = b->ram2 ? page_find(&e->code, b->ram2, b->page2) : NULL;
+    page_spread(v, p, b);
+    if (p2)
+        page_spread(v, p2, b);
     if (!page_settled(v, p) || (p2 && !page_settled(v, p2))) {
         *keep = false;
         return b;

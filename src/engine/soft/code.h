@@ -15,6 +15,9 @@
  *  4. A retired block's handlers are all op_stale, so that a vCPU inside it leaves at the next
  * instruction boundary; its memory is freed only in a rendezvous after every jump cache was
  * cleared.
+ *  5. A granule's bit in its page is set while any kept block lies in it. Setting one is like
+ * marking the page: a new epoch, and blocks are kept only when all vCPUs have acknowledged it. So a
+ * store that finds the bits of its bytes clear need not look any further.
  */
 #ifndef ENGINE_SOFT_CODE_H
 #define ENGINE_SOFT_CODE_H
@@ -47,11 +50,20 @@ struct block {
     struct insn insns[]; /* count + 1: the last is op_block_end */
 };
 
-enum { PAGE_BUCKETS = 32 };
+/* Aligned, so that a TLB entry can name one in few bits (cpu.h, tlb_code_tag). */
+enum { PAGE_BUCKETS = 32, CODE_PAGE_ALIGN = 64, GRANULE_BITS = 6 };
 struct code_page {
+    /* A bit for each 64 bytes: code may lie there. All ones at first. A page that is written often
+     * goes by its blocks from then on, so that data beside code costs little: invariant 5. */
+    _Atomic uint64_t granules;          /* lock for writing; first: translated code reads it */
     struct block *bucket[PAGE_BUCKETS]; /* read without locks */
     struct block *blocks, *cross;
-    uint32_t epoch; /* when it was marked */
+    struct ram *ram; /* fixed at create, as is the offset */
+    uint64_t offset;
+    uint32_t epoch;   /* when it was marked, or granules were added */
+    uint16_t stores;  /* to the page as a whole so far */
+    uint16_t idle;    /* stores since it has no block */
+    uint16_t spreads; /* how often other vCPUs had to be told of new granules */
 };
 
 struct code_cache {
@@ -99,6 +111,10 @@ void code_link(struct soft_vcpu *v);
 void code_written(struct soft_engine *e, struct ram *ram, uint64_t offset, uint64_t len);
 /* Forgets everything. Only inside a rendezvous. */
 void code_flush(struct soft_engine *e);
+/* The vCPU has just stored to a page that may hold code. */
+void code_stored(struct soft_vcpu *v, struct code_page *p, unsigned at, unsigned len);
+/* The page's blocks, or NULL if it never had any. */
+struct code_page *code_page_find(struct soft_engine *e, const struct ram *ram, uint64_t offset);
 void jump_cache_clear(struct soft_vcpu *v);
 void jump_cache_clear_page(struct soft_vcpu *v, uint64_t va);
 

@@ -110,6 +110,20 @@ struct tlb_entry {
 /* The tag that matches nothing: no address in that page looks into this slot. */
 static inline uint64_t tlb_none(unsigned slot) { return (uint64_t)(slot ^ 1) << PAGE_SHIFT; }
 
+/* A store tag that matches nothing either, and says which struct code_page to ask: the page could
+ * be written, but for its code. The pointer is aligned to 64 and below 2^48. */
+struct code_page;
+enum { TLB_CODE_SHIFT = PAGE_SHIFT + TLB_BITS, CODE_PAGE_BITS = 6 };
+static inline uint64_t tlb_code_tag(unsigned slot, const struct code_page *p)
+{
+    return (uint64_t)(uintptr_t)p >> CODE_PAGE_BITS << TLB_CODE_SHIFT | tlb_none(slot);
+}
+/* The page of such a tag, NULL for tlb_none. Not for a tag that may match. */
+static inline struct code_page *tlb_code_page(uint64_t tag)
+{
+    return (struct code_page *)(uintptr_t)(tag >> TLB_CODE_SHIFT << CODE_PAGE_BITS);
+}
+
 struct exception {
     uint8_t vector;
     bool has_error;

@@ -41,7 +41,7 @@ struct jit {
     bool full;
     bool link, sse; /* optimisations, to be switched off one by one; fixed at create */
     int (*enter)(const uint8_t *code);
-    const uint8_t *leave_jump, *call_handler, *lookup;
+    const uint8_t *leave_jump, *call_handler, *lookup, *code_store;
     uint64_t blocks, bytes_in;
 };
 

@@ -470,6 +470,9 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t va, const struct walk *w, con
     }
     if (!(atomic_load(flags) & RAM_PAGE_CODE))
         e->write = va_page;
+    else
+        e->write = tlb_code_tag(va_page >> PAGE_SHIFT & (TLB_SIZE - 1),
+                                code_page_find(soft_engine_of(v), p->ram, p->offset));
 }
 
 static int translate(struct soft_vcpu *v, uint64_t va, enum access access, struct place *p)
@@ -623,6 +626,17 @@ static void place_written(struct soft_vcpu *v, const struct place *p, unsigned s
         code_written(soft_engine_of(v), p->ram, p->offset, size);
 }
 
+static void bytes_store(uint8_t *to, const void *data, unsigned size)
+{
+    switch (size) {
+    case 1: *(volatile uint8_t *)to = *(const uint8_t *)data; break;
+    case 2: *(volatile uint16_t *)to = *(const uint16_t *)data; break;
+    case 4: *(volatile uint32_t *)to = *(const uint32_t *)data; break;
+    case 8: *(volatile uint64_t *)to = *(const uint64_t *)data; break;
+    default: memcpy(to, data, size);
+    }
+}
+
 static void place_store(struct soft_vcpu *v, const struct place *p, const void *data, unsigned size)
 {
     if (!p->hva || !p->writable_ram) {
@@ -644,13 +658,7 @@ static void place_store(struct soft_vcpu *v, const struct place *p, const void *
     }
     if (atomic_load(&p->ram->dirty_log))
         atomic_fetch_or(&p->ram->page_flags[p->offset >> PAGE_SHIFT], RAM_PAGE_DIRTY);
-    switch (size) {
-    case 1: *(volatile uint8_t *)p->hva = *(const uint8_t *)data; break;
-    case 2: *(volatile uint16_t *)p->hva = *(const uint16_t *)data; break;
-    case 4: *(volatile uint32_t *)p->hva = *(const uint32_t *)data; break;
-    case 8: *(volatile uint64_t *)p->hva = *(const uint64_t *)data; break;
-    default: memcpy(p->hva, data, size);
-    }
+    bytes_store(p->hva, data, size);
     place_written(v, p, size);
 }
 
@@ -689,9 +697,24 @@ int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
     return 0;
 }
 
+/* A store to a page that only its code keeps from having a store tag. */
+static bool store_beside_code(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
+{
+    const struct tlb_entry *e = tlb_slot(v, va);
+    uint8_t *to = tlb_hit(e, e->read, va, size);
+    struct code_page *p = e->write == e->read ? NULL : tlb_code_page(e->write);
+    if (!to || !p)
+        return false;
+    bytes_store(to, data, size);
+    code_stored(v, p, va & (PAGE_SIZE - 1), size);
+    return true;
+}
+
 int gva_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
 {
     va = linear(v, va);
+    if (store_beside_code(v, va, data, size))
+        return 0;
     if (alignment_is_checked(v) && misaligned(va, size))
         return raise_error(v, EXC_AC, 0);
     unsigned head = head_size(va, size);

@@ -260,6 +260,8 @@ static void check_rax(struct tr *t, const struct insn *i, unsigned size, bool wr
     emit_op(e, 0, 8, 0x2b, H_AX, at_offset(H_14, (int32_t)tag), 0);
     emit_alu_imm(e, 0, 8, 7, in_reg(H_AX), (int32_t)(PAGE_SIZE - size), 0);
     slow_if(t, CC_A, i);
+    if (write)
+        t->slow[t->slow_count - 1].checked = emit_exec(e);
     emit_op(e, 0, 8, 0x03, H_AX, at_offset(H_14, offsetof(struct tlb_entry, host)), 0);
 }
 
@@ -1350,6 +1352,10 @@ static void slow_paths_write(struct tr *t)
     for (unsigned n = 0; n < t->slow_count; n++) {
         const struct slow *s = &t->slow[n];
         emit_land(&t->e, s->site);
+        if (s->checked) { /* perhaps only code elsewhere in the page is in its way */
+            emit_call(&t->e, t->jit->code_store);
+            emit_jcc(&t->e, CC_AE, s->checked);
+        }
         fp_store(t, &s->fp);
         held_drop(t);
         t->flags = s->flags_at;

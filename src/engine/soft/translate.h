@@ -45,7 +45,8 @@ enum { MAX_SLOW = BLOCK_MAX * 4 };
 struct slow { /* a check that failed: run the handler, come back behind the instruction */
     uint8_t *site;
     const struct insn *insn;
-    uint8_t *back;                    /* NULL: a branch, whose handler never comes back */
+    const uint8_t *checked; /* behind the check of a store: where code_store comes back to */
+    uint8_t *back;          /* NULL: a branch, whose handler never comes back */
     enum flags_where flags_at, flags; /* at the check; what the code behind expects */
     struct producer producer;         /* at the check */
     struct fp_state fp, fp_back;      /* at the check, and what the code behind expects */
