@@ -28,7 +28,7 @@ enum {
     MEMORY_SIZE = DATA_SIZE + READONLY_SIZE + STACK_SIZE, /* as case and outcome hold it */
     FS_BASE = DATA_VA + 0x800,
     GS_BASE = DATA_VA + 0x1000,
-    INSNS_MAX = 6,
+    INSNS_MAX = 8,
     CODE_MAX = 15 * INSNS_MAX + 1,
 };
 
@@ -75,6 +75,7 @@ struct outcome {
 
 /* random.c: one stream, from the seed */
 extern uint64_t random_state;
+extern uint32_t random_attr; /* AT_*: most instructions have one of these, or 0 */
 static inline uint64_t random64(void)
 {
     random_state ^= random_state << 13;

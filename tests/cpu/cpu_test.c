@@ -3,7 +3,10 @@
  * The CPU against the CPU: random instructions and states, run by the host's CPU and by the soft
  * engine (case.h).
  *
- *   cpu_test [--seconds N] [--seed S] [--bits 16|32|64] [--row NAME] [--failures N] [--mutate]
+ *   cpu_test [--seconds N] [--seed S] [--bits 16|32|64] [--row NAME] [--group x87] [--failures N]
+ *            [--mutate] [--engine OPTIONS]
+ *
+ * --group x87: three in four instructions are of the x87 unit.
  *
  * Prints how often each row of the instruction table ran; a row that could have run and did not is
  * a failure.
@@ -345,7 +348,8 @@ static double now(void)
 
 static bool row_wanted(const struct insn_row *row)
 {
-    return !options.row || !strcmp(options.row, row->name);
+    return (!options.row || !strcmp(options.row, row->name)) &&
+           (!random_attr || row->attr & random_attr);
 }
 
 /* Each row first, then sequences, until the time is up. */
@@ -446,7 +450,7 @@ static unsigned mutate_all(void)
 static bool usage(void)
 {
     fprintf(stderr, "usage: cpu_test [--seconds N] [--seed S] [--bits 16|32|64] [--row NAME] "
-                    "[--failures N] [--mutate] [--engine OPTIONS]\n");
+                    "[--group x87] [--failures N] [--mutate] [--engine OPTIONS]\n");
     return false;
 }
 
@@ -470,6 +474,8 @@ static bool options_parse(int argc, char **argv)
             options.row = value;
         else if (!strcmp(argv[n - 1], "--failures"))
             options.failures = atoi(value);
+        else if (!strcmp(argv[n - 1], "--group") && !strcmp(value, "x87"))
+            random_attr = AT_X87;
         else if (!strcmp(argv[n - 1], "--engine"))
             options.engine = value;
         else

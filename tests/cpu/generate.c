@@ -9,6 +9,7 @@
 #include <string.h>
 
 uint64_t random_state = 1;
+uint32_t random_attr;
 
 /* Registers that start as pointers into the data, in 64- and 32-bit code. RSP points into the
  * stack, RCX and R8 are small. */
@@ -439,6 +440,8 @@ static const struct insn_row *random_row(int mode, uint64_t features, uint16_t u
 {
     for (;;) {
         const struct insn_row *row = &insn_rows[random_below(insn_row_count)];
+        if (random_attr && !(row->attr & random_attr) && !one_in(4))
+            continue;
         if (stores_environment(row) && !environment)
             continue;
         if (!row_excluded(row, mode, features) && !(row->reads & undefined))

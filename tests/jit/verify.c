@@ -23,6 +23,7 @@ enum kind {
     LIMITED, /* the same, compared with 4096 - size */
     INSIDE,  /* the same, and at most that */
     HOST,    /* host address of `size` checked bytes */
+    MASKED,  /* an x87 control word that masks all exceptions */
 };
 struct value {
     enum kind kind;
@@ -139,6 +140,20 @@ static bool vector_allowed(const ZydisDecodedInstruction *z)
     }
 }
 
+/* What loads or stores the whole unit is larger than a checked operand can be said to be, and may
+ * unmask exceptions. */
+static bool x87_allowed(const ZydisDecodedInstruction *z)
+{
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FNINIT: return false;
+    default: return z->meta.isa_ext == ZYDIS_ISA_EXT_X87;
+    }
+}
+
 /* ---- Memory ---- */
 
 static bool is_reg(const ZydisDecodedOperand *o, ZydisRegister reg)
@@ -169,6 +184,9 @@ static bool vcpu_store_allowed(size_t at, size_t size)
         FIELD(jit_link_block),
         FIELD(fpu.vec),
         FIELD(fpu.mxcsr),
+        FIELD(fpu.fop),
+        FIELD(fpu.fip),
+        FIELD(fpu.fdp),
     };
     for (unsigned n = 0; n < ARRAY_LEN(stores); n++)
         if (at >= stores[n].at && at + size <= stores[n].at + stores[n].size)
@@ -181,6 +199,14 @@ static struct value *value_of(struct reader *r, ZydisRegister reg)
     if (reg == ZYDIS_REGISTER_RAX)
         return &r->ax;
     return reg == ZYDIS_REGISTER_R14 ? &r->r14 : NULL;
+}
+
+/* mov gs:[fcw], r14w */
+static bool control_word_store(struct reader *r)
+{
+    return r->z.mnemonic == ZYDIS_MNEMONIC_MOV && r->r14.kind == MASKED &&
+           is_mem(&r->o[0], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, fpu.fcw)) &&
+           is_reg(&r->o[1], ZYDIS_REGISTER_R14W);
 }
 
 static void memory_check(struct reader *r, const ZydisDecodedOperand *o)
@@ -196,7 +222,7 @@ static void memory_check(struct reader *r, const ZydisDecodedOperand *o)
         if (o->mem.base != ZYDIS_REGISTER_NONE || disp < 0 ||
             (size_t)disp + size > sizeof(struct soft_vcpu))
             fault(r, "outside the vCPU");
-        else if (write && !vcpu_store_allowed((size_t)disp, size))
+        else if (write && !vcpu_store_allowed((size_t)disp, size) && !control_word_store(r))
             fault(r, "a store to a field of the vCPU that is not its to change");
     } else {
         const struct value *base = value_of(r, o->mem.base);
@@ -214,13 +240,18 @@ static void memory_check(struct reader *r, const ZydisDecodedOperand *o)
     }
 }
 
-/* An unmasked exception would be a signal here; the engine sees to it that this field has none. */
-static void mxcsr_check(struct reader *r)
+/* An unmasked exception would be a signal here; the engine sees to it that these fields have none.
+ */
+static void control_check(struct reader *r)
 {
     if ((r->z.mnemonic == ZYDIS_MNEMONIC_LDMXCSR || r->z.mnemonic == ZYDIS_MNEMONIC_VLDMXCSR) &&
         (r->o[0].mem.segment != ZYDIS_REGISTER_GS ||
          !is_mem(&r->o[0], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, fpu.mxcsr))))
         fault(r, "MXCSR from somewhere else");
+    if (r->z.mnemonic == ZYDIS_MNEMONIC_FLDCW &&
+        (r->o[0].mem.segment != ZYDIS_REGISTER_GS ||
+         !is_mem(&r->o[0], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, fpu.fcw))))
+        fault(r, "the x87 control word from somewhere else");
 }
 
 static void operands_check(struct reader *r)
@@ -261,6 +292,11 @@ static bool check_step(struct reader *r)
             (imm & ~(uint64_t)((TLB_SIZE - 1) * sizeof(struct tlb_entry))))
             return false;
         r->r14 = (struct value){ SLOT };
+        return true;
+    case ZYDIS_MNEMONIC_OR:
+        if (!is_reg(&o[0], ZYDIS_REGISTER_R14D) || !is_imm(&o[1], &imm) || (imm & 0x3f) != 0x3f)
+            return false;
+        r->r14 = (struct value){ MASKED };
         return true;
     case ZYDIS_MNEMONIC_ADD:
         if (is_reg(&o[0], ZYDIS_REGISTER_R14) && r->r14.kind == SLOT &&
@@ -438,7 +474,8 @@ static void jump_check(struct reader *r, const uint8_t *target)
     if (!target)
         fault(r, "an indirect jump");
     else if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL) {
-        if (target != r->j->call_handler && target != r->j->code_store)
+        if (target != r->j->call_handler && target != r->j->code_store &&
+            target != r->j->x87_enter)
             fault(r, "calls something else than a handler");
     } else if (target == r->block || (is_start(r, target) && !insn_find(r, target))) {
         r->out->joined++;
@@ -457,13 +494,13 @@ static void block_check(struct reader *r, const uint8_t *end)
             return;
         if (i->landings)
             r->ax = r->r14 = (struct value){ UNKNOWN };
-        if (!base_allowed(r->z.mnemonic) && !vector_allowed(&r->z))
+        if (!base_allowed(r->z.mnemonic) && !vector_allowed(&r->z) && !x87_allowed(&r->z))
             fault(r, "not in the allow-list");
         if (r->z.attributes &
             (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
             fault(r, "a repeat prefix");
         operands_check(r);
-        mxcsr_check(r);
+        control_check(r);
         if (is_jump(&r->z))
             jump_check(r, i->target);
         if (i->call && i->target == r->j->code_store)

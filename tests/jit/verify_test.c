@@ -32,7 +32,7 @@ static struct block *block_new(void)
     struct block *b = calloc(1, sizeof *b + (BLOCK_MAX + 1) * sizeof(struct insn));
     if (!b)
         abort();
-    b->key = MODE_64 | CODE_SSE | CODE_CPL0;
+    b->key = MODE_64 | CODE_SSE | CODE_X87 | CODE_CPL0;
     b->offset = random_below(4096);
     return b;
 }
@@ -88,7 +88,7 @@ static bool random_blocks(void)
         return false;
     }
     jit_inspect = verify_or_die;
-    j.link = j.sse = true;
+    j.link = j.sse = j.x87 = true;
     for (unsigned n = 0; n < RANDOM_BLOCKS; n++) {
         random_block(&j);
         if (j.full)
@@ -116,6 +116,8 @@ static bool fullest_blocks(void)
         { { 0x0f, 0x84, 0, 1, 0, 0 }, 6, 0 },                   /* jz */
         { { 0x0f, 0x2e, 0x81, 0, 1, 0, 0 }, 7, 2 },             /* ucomiss */
         { { 0x66, 0x0f, 0x38, 0x17, 0x81, 0, 1, 0, 0 }, 9, 4 }, /* ptest */
+        { { 0xd8, 0x81, 0, 1, 0, 0 }, 6, 0 },                   /* fadd */
+        { { 0xd9, 0xa9, 0, 1, 0, 0 }, 6, 0 },                   /* fldcw */
         { { 0x48, 0xf7, 0xb1, 0, 1, 0, 0 }, 7, 0 },             /* div */
         { { 0x48, 0xf7, 0xb9, 0, 1, 0, 0 }, 7, 0 },             /* idiv */
     };
@@ -126,7 +128,7 @@ static bool fullest_blocks(void)
             struct verdict v;
             if (jit_create(&j, 1 << 20, &err) < 0)
                 abort();
-            j.link = j.sse = true;
+            j.link = j.sse = j.x87 = true;
             struct block *b = block_new();
             b->key |= CODE_AVX;
             b->offset = 0;
@@ -197,6 +199,10 @@ FORBIDDEN(gather, 0xc4, 0xe2, 0x69, 0x90, 0x04, 0x08)
 FORBIDDEN(maskmov, 0x66, 0x0f, 0xf7, 0xc1)
 FORBIDDEN(fxrstor, 0x65, 0x0f, 0xae, 0x0c, 0x25, 0, 0, 0, 0)
 FORBIDDEN(ldmxcsr, 0x0f, 0xae, 0x10)
+FORBIDDEN(fldcw, 0xd9, 0x28)
+FORBIDDEN(fninit, 0xdb, 0xe3)
+FORBIDDEN(fnstenv, 0xd9, 0x30)
+FORBIDDEN(frstor, 0xdd, 0x20)
 FORBIDDEN(mov_rsp, 0x48, 0x89, 0xc4)
 FORBIDDEN(load_rsp, 0x48, 0x8b, 0x04, 0x24)
 FORBIDDEN(load_rcx, 0x48, 0x8b, 0x01)
@@ -274,9 +280,18 @@ static bool read_for_write(struct spoiler *s)
 static bool mask_widened(struct spoiler *s)
 {
     if (s->z.mnemonic != ZYDIS_MNEMONIC_AND || s->o[0].reg.value != ZYDIS_REGISTER_R14D ||
-        s->z.length != 7)
+        s->o[1].imm.value.u != (TLB_SIZE - 1) * sizeof(struct tlb_entry))
         return false;
     s->at[5] = 1;
+    return true;
+}
+/* Behind the OR that masks the exceptions of FLDCW */
+static bool exceptions_unmasked(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_OR || s->o[0].reg.value != ZYDIS_REGISTER_R14D ||
+        s->z.length != 4 || s->at[3] != 0x7f)
+        return false;
+    s->at[3] = 0x7e;
     return true;
 }
 static bool jump_moved(struct spoiler *s)
@@ -345,6 +360,10 @@ static const struct {
     P(maskmov),
     P(fxrstor),
     P(ldmxcsr),
+    P(fldcw),
+    P(fninit),
+    P(fnstenv),
+    P(frstor),
     P(mov_rsp),
     P(load_rsp),
     P(load_rcx),
@@ -364,6 +383,7 @@ static const struct {
     { "host not added", host_not_added },
     { "read tag for write", read_for_write },
     { "mask widened", mask_widened },
+    { "exceptions not masked", exceptions_unmasked },
     { "jump into an instruction", jump_moved },
     { "jump outside", jump_outside },
     { "code_store comes back late", store_back_late },
@@ -381,12 +401,14 @@ static bool spoil_all(void)
     for (unsigned n = 0; n < SPOILT_BLOCKS; n++) {
         if (jit_create(&j, 1 << 20, &err) < 0)
             abort();
-        j.link = j.sse = true;
+        j.link = j.sse = j.x87 = true;
         struct verdict v;
-        /* Loads and stores first, so that there is something to spoil: 8, 2, 16 and 1 bytes. */
+        /* Loads and stores first, so that there is something to spoil: 8, 2, 16, 1 and 10 bytes,
+         * and a control word. */
         static const uint8_t moves[][4] = { { 0x48, 0x89, 0x51, 8 }, { 0x48, 0x8b, 0x53, 16 },
                                             { 0x66, 0x89, 0x51, 8 }, { 0xf, 0x10, 0x01 },
-                                            { 0xf, 0x11, 0x09 },     { 0x88, 0x11 } };
+                                            { 0xf, 0x11, 0x09 },     { 0x88, 0x11 },
+                                            { 0xdb, 0x39 },          { 0xd9, 0x69, 4 } };
         struct block *b = block_new();
         uint8_t bytes[16];
         for (unsigned k = 0; k < 3; k++) {

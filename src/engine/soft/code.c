@@ -578,12 +578,14 @@ enum { JUMP_GLOBAL = 1 << 16 };
 
 static uint16_t key_of(const struct soft_vcpu *v)
 {
-    enum { MX_ALL_MASKED = 0x1f80 };
+    enum { MX_ALL_MASKED = 0x1f80, FCW_ALL_MASKED = 0x3f };
     bool masked = (v->fpu.mxcsr & MX_ALL_MASKED) == MX_ALL_MASKED;
     bool sse = masked && !(v->cr0 & (CR0_EM | CR0_TS)) && v->cr4 & CR4_OSFXSR;
     bool avx = masked && !(v->cr0 & CR0_TS) && v->cr4 & CR4_OSXSAVE && (v->xcr0 & 6) == 6;
+    bool x87 = (v->fpu.fcw & FCW_ALL_MASKED) == FCW_ALL_MASKED && !(v->cr0 & (CR0_EM | CR0_TS));
     return (uint16_t)(v->mode | (v->cpl ? 0 : CODE_CPL0) | (real_mode(v) ? CODE_REAL : 0) |
-                      (v8086_mode(v) ? CODE_V86 : 0) | (sse ? CODE_SSE : 0) | (avx ? CODE_AVX : 0));
+                      (v8086_mode(v) ? CODE_V86 : 0) | (sse ? CODE_SSE : 0) | (avx ? CODE_AVX : 0) |
+                      (x87 ? CODE_X87 : 0));
 }
 
 struct block *code_lookup(struct soft_vcpu *v)

@@ -96,8 +96,9 @@ enum {
     CODE_CPL0 = 4,
     CODE_REAL = 8,
     CODE_V86 = 16,
-    CODE_SSE = 32, /* SSE may be used and all its exceptions are masked */
-    CODE_AVX = 64, /* the same for AVX */
+    CODE_SSE = 32,  /* SSE may be used and all its exceptions are masked */
+    CODE_AVX = 64,  /* the same for AVX */
+    CODE_X87 = 128, /* the same for x87 */
 };
 
 int code_cache_init(struct code_cache *c);

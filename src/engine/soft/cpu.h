@@ -223,6 +223,13 @@ static inline int raise_gp(struct soft_vcpu *v, uint32_t error)
 }
 static inline int raise_ud(struct soft_vcpu *v) { return raise(v, EXC_UD); }
 
+/* Before anything but translated code looks at the x87 unit or MMX registers. */
+static inline void x87_leave_host(struct soft_vcpu *v)
+{
+    if (unlikely(v->fpu.x87_in_host))
+        x87_leave_host_slow(v);
+}
+
 /* ---- Registers by the decoded offsets ---- */
 static inline void *gpr_at(struct soft_vcpu *v, unsigned offset)
 {

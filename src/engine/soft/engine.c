@@ -109,15 +109,15 @@ static int soft_probe(bool *slow, struct err *err)
 }
 
 struct soft_options {
-    bool jit, link, lookup, sse, perf;
+    bool jit, link, lookup, sse, x87, perf;
     uint64_t translate_after;
     uint64_t code; /* bytes of translated code; decoded blocks may take twice that */
     char trace[256];
 };
 
-static const char OPTIONS_HELP[] =
-    "there are jit=off|block, hot=N, code=SIZE, link=off, lookup=off, sse=off, trace=FILE and "
-    "perf=on";
+static const char OPTIONS_HELP[] = "there are jit=off|block, hot=N, code=SIZE, link=off, "
+                                   "lookup=off, sse=off, x87=off, trace=FILE and "
+                                   "perf=on";
 
 static bool option_switch(const char *word, struct soft_options *o)
 {
@@ -127,7 +127,8 @@ static bool option_switch(const char *word, struct soft_options *o)
     } switches[] = {
         { "jit=off", &o->jit, false },   { "jit=block", &o->jit, true },
         { "link=off", &o->link, false }, { "lookup=off", &o->lookup, false },
-        { "sse=off", &o->sse, false },   { "perf=on", &o->perf, true },
+        { "sse=off", &o->sse, false },   { "x87=off", &o->x87, false },
+        { "perf=on", &o->perf, true },
     };
     for (unsigned n = 0; n < ARRAY_LEN(switches); n++) {
         if (strcmp(word, switches[n].word) == 0) {
@@ -142,7 +143,7 @@ static bool option_switch(const char *word, struct soft_options *o)
  * Separated by commas: jit=off|block; hot=N: a block is interpreted N times before it is
  * translated; code=SIZE; trace=FILE: executed blocks, each by way of the dispatcher; perf=on: a map
  * for perf. link=off (blocks joined within a page), lookup=off (jump cache in translated code) and
- * sse=off do without one optimisation each.
+ * sse=off, x87=off do without one optimisation each.
  */
 static int options_parse(const char *text, struct soft_options *o, struct err *err)
 {
@@ -187,6 +188,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
                                     .link = true,
                                     .lookup = true,
                                     .sse = true,
+                                    .x87 = true,
                                     .translate_after = 16,
                                     .code = CODE_BYTES };
     int r = options_parse(config->options, &options, err);
@@ -221,6 +223,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     bool traced = *options.trace;
     e->code.jit.link = options.link && !traced;
     e->code.jit.sse = options.sse;
+    e->code.jit.x87 = options.x87 && x87_host_able();
     if (!options.lookup || traced)
         e->code.jit.lookup = e->code.jit.leave_jump;
     jit_table_init();

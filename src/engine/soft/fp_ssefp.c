@@ -189,8 +189,10 @@ int fp_check_slow(struct soft_vcpu *v, unsigned flags, unsigned kind, const x128
             for (unsigned n = 0; n < kind_elements(kind); n++)
                 if (lane_tiny(narrow ? FP_PS : kind & 3, r, n))
                     flags |= MX_UE;
-        if (flags & unmasked & (MX_OE | MX_UE) && kind)
+        if (flags & unmasked & (MX_OE | MX_UE) && kind) {
+            x87_leave_host(v); /* its unit is needed */
             flags = (flags & ~(unsigned)MX_PE) | inexact_flag(fp_mxcsr(v), unmasked, kind, d, s);
+        }
     }
     v->fpu.mxcsr |= flags;
     if (!(flags & unmasked))

@@ -711,7 +711,7 @@ static void test_pending(void **state)
     vcpu_ready();
     vcpu.fpu.fsw = 4;
     memcpy(memory, (uint16_t[]){ 0x37b }, 2);
-    assert_int_equal(RUN(0xd9, 0x2f), OP_NEXT);
+    assert_int_equal(RUN(0xd9, 0x2f), OP_END);
     assert_true(vcpu.fpu.fsw & FSW_ES);
     assert_int_equal(RUN(0xdb, 0xe3), OP_NEXT); /* fninit */
     assert_int_equal(vcpu.fpu.fcw, 0x37f);

@@ -330,7 +330,8 @@ static int fldcw(struct soft_vcpu *v, const struct insn *i)
     TRY(fetch(v, i, 2, false, &s));
     v->fpu.fcw = (uint16_t)((s.q[0] & 0x1f3f) | 0x40);
     summarise(&v->fpu);
-    return OP_NEXT;
+    /* With an exception unmasked translated code cannot go on. */
+    return (v->fpu.fcw & 0x3f) == 0x3f ? OP_NEXT : OP_END;
 }
 static int fnstcw(struct soft_vcpu *v, const struct insn *i)
 {

@@ -11,6 +11,7 @@
 
 #include "engine/x86.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct soft_vcpu;
@@ -23,12 +24,20 @@ struct soft_fpu {
     uint16_t fop;
     uint64_t fip, fdp;
     uint32_t mxcsr;
+    /* Translated code left st, fsw and ftw in the host's unit: x87_leave_host() before they are
+     * read. fcw is always here, too. */
+    bool x87_in_host;
 };
 
 void fpu_reset(struct soft_fpu *fpu);
 /* To and from the architectural state (there ST(i) are by stack position). */
 void fpu_get(const struct soft_fpu *fpu, struct x86_fpu *out);
 void fpu_set(struct soft_fpu *fpu, const struct x86_fpu *in);
+
+/* The guest's x87 unit in the host's (fp_host.c). Enter: all exceptions are masked in fcw. */
+bool x87_host_able(void);
+void x87_enter_host(struct soft_vcpu *v);
+void x87_leave_host_slow(struct soft_vcpu *v);
 
 /* What XSAVE can save here: bit 0 x87, bit 1 SSE, bit 2 AVX */
 uint64_t xcr0_supported(const struct soft_vcpu *v);

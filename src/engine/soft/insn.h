@@ -114,6 +114,8 @@ enum {
     AT_VEXW0 = 1 << 17, AT_VEXW1 = 1 << 18, /* VEX.W must be 0, 1 (in all modes) */
     AT_L1AVX2 = 1 << 19,    /* VEX.L = 1 came with AVX2 only */
     AT_FALLS = 1 << 20,     /* a conditional branch: a block goes on behind it */
+    AT_FPSTATE = 1 << 21,   /* touches the x87 or MMX registers without AT_X87 or AT_MMX */
+    AT_X87REGS = AT_X87 | AT_MMX | AT_FPSTATE,
 };
 
 /* CPUID features a row depends on: decode fails (#UD) when the vCPU's model lacks it */

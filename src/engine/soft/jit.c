@@ -26,6 +26,8 @@ int jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b)
 {
     v->jit_insn = i;
     v->run->current = b;
+    if (unlikely(v->fpu.x87_in_host) && insn_rows[i->row].attr & AT_X87REGS)
+        x87_leave_host_slow(v);
     int r = __atomic_load_n(&i->fn, __ATOMIC_RELAXED)(v, i);
     /* A store of its own may have retired the block: what follows in it must not run. */
     if (r == OP_NEXT && unlikely(atomic_load_explicit(&b->stale, memory_order_relaxed)))
@@ -107,6 +109,20 @@ static void emit_call_handler(struct emit *e)
     emit_land(e, other);
     emit_alu_imm(e, 0, 8, 0, in_reg(H_SP), 8, 0);
     emit_leave(e);
+}
+
+/* Behind a handler that may have taken the x87 state out of the host's unit. Leaves no vector
+ * register or flag as it was. */
+static void emit_x87_enter(struct emit *e)
+{
+    registers_store(e);
+    emit_load(e, H_DI, in_vcpu(offsetof(struct soft_vcpu, self)));
+    emit_alu_imm(e, 0, 8, 5, in_reg(H_SP), 8, 0);
+    emit_imm64(e, H_AX, (uint64_t)(uintptr_t)x87_enter_host);
+    emit_op(e, 0, 4, 0xff, 2, in_reg(H_AX), 0);
+    emit_alu_imm(e, 0, 8, 0, in_reg(H_SP), 8, 0);
+    registers_load(e);
+    e8(e, 0xc3);
 }
 
 /* r15: where to go. The jump cache as code_lookup has it (code.c). */
@@ -194,6 +210,8 @@ static void stubs_make(struct jit *j)
     emit_leave(&e);
     j->call_handler = emit_exec(&e);
     emit_call_handler(&e);
+    j->x87_enter = emit_exec(&e);
+    emit_x87_enter(&e);
     j->lookup = emit_exec(&e);
     emit_lookup(&e, j->leave_jump);
     j->code_store = emit_exec(&e);

@@ -39,9 +39,9 @@ struct jit {
     uint8_t *rw, *rx;         /* the two views */
     size_t size, used, first; /* bytes; first: where blocks begin, behind the entry and exit code */
     bool full;
-    bool link, sse; /* optimisations, to be switched off one by one; fixed at create */
+    bool link, sse, x87; /* optimisations, to be switched off one by one; fixed at create */
     int (*enter)(const uint8_t *code);
-    const uint8_t *leave_jump, *call_handler, *lookup, *code_store;
+    const uint8_t *leave_jump, *call_handler, *x87_enter, *lookup, *code_store;
     uint64_t blocks, bytes_in;
 };
 

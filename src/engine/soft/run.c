@@ -299,6 +299,7 @@ static int step(struct soft_vcpu *v, bool one)
             return STEP_ON;
         }
     } else {
+        x87_leave_host(v);
         r = block_run(v, b, one, &i);
     }
     switch (r) {
@@ -446,6 +447,7 @@ enum vcpu_exit soft_run(struct vcpu *vcpu, struct err *err)
         }
     }
     v->run->current = NULL;
+    x87_leave_host(v);
     guest_leave(v, RUN_OUTSIDE);
     current_vcpu = NULL;
     return exit;

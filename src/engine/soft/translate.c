@@ -26,7 +26,7 @@ static struct translation *translations; /* by row; made once */
 
 /* rax, or rax and r14, no longer hold what t->held says. */
 static void held_drop_ax(struct tr *t) { t->held[0] = REG_NONE; }
-static void held_drop(struct tr *t) { t->held[0] = t->held[1] = REG_NONE; }
+void held_drop(struct tr *t) { t->held[0] = t->held[1] = REG_NONE; }
 
 #define CC_AT offsetof(struct soft_vcpu, cc)
 
@@ -70,7 +70,7 @@ static void flags_commit(struct tr *t)
 }
 
 /* Brings all flags into the host's. Uses rax (and r14 with a producer). */
-static void flags_fetch(struct tr *t)
+void flags_fetch(struct tr *t)
 {
     if (t->flags == IN_PRODUCER)
         producer_run(t);
@@ -935,6 +935,15 @@ static bool tr_cmov(struct tr *t, const struct insn *i, unsigned cc)
     return true;
 }
 
+static bool tr_sahf(struct tr *t, const struct insn *i, unsigned param)
+{
+    flags_fetch(t); /* OF stays */
+    emit_op(&t->e, 0, 4, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
+    e8(&t->e, 0x9e);
+    flags_new(t);
+    return true;
+}
+
 static bool tr_nop(struct tr *t, const struct insn *i, unsigned param) { return true; }
 
 /* ---- Atomics ---- */
@@ -1184,12 +1193,19 @@ static bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
     X(op_xadd_EG, tr_xadd, 0) X(op_nop, tr_nop, 0) X(op_push_E, tr_push, 0)                       \
     X(op_push_I, tr_push_i, 0) X(op_pop_E, tr_pop, 0) X(op_leave, tr_leave, 0)                    \
     X(op_jmp_J, tr_jmp, 0) X(op_call_J, tr_call, 0) X(op_ret, tr_ret, 0) X(op_ret_I, tr_ret, 1)   \
+    X(op_x87_load, tr_x87, X87_LOAD) X(op_x87_store, tr_x87, X87_STORE)                           \
+    X(op_x87_sti, tr_x87, X87_REG) X(op_x87_d9, tr_x87, X87_REG) X(op_x87_comi, tr_x87, X87_COMI) \
+    X(op_x87_cmov, tr_x87, X87_CMOV) X(op_fldcw, tr_x87, X87_LDCW)                                \
+    X(op_fnstcw, tr_x87, X87_STCW) X(op_fnstsw, tr_x87, X87_STSW)                                 \
+    X(op_fnstsw_ax, tr_x87, X87_STSW_AX) X(op_fnclex, tr_x87, X87_CLEX) X(op_fnop, tr_x87, X87_NOP) \
+    X(op_fnop_nowait, tr_x87, X87_NOTHING) X(op_fwait, tr_x87, X87_NOTHING) X(op_sahf, tr_sahf, 0) \
     X(op_jmp_E, tr_jmp_e, 0) X(op_call_E, tr_call_e, 0) CONDITION(o, 0) CONDITION(no, 1)          \
     CONDITION(b, 2) CONDITION(nb, 3) CONDITION(z, 4) CONDITION(nz, 5) CONDITION(be, 6)            \
     CONDITION(nbe, 7) CONDITION(s, 8) CONDITION(ns, 9) CONDITION(p, 10) CONDITION(np, 11)         \
     CONDITION(l, 12) CONDITION(nl, 13) CONDITION(le, 14) CONDITION(nle, 15)
 /* clang-format on */
 
+extern const struct op op_fldenv, op_frstor;
 extern const struct op op_ldmxcsr, op_avx_ldmxcsr, op_fxrstor, op_xrstor, op_clts;
 #define CONDITION(cc, n) X_(op_j##cc) X_(op_set##cc) X_(op_cmov##cc##_GE)
 #define X_(name) extern const struct op name;
@@ -1251,7 +1267,7 @@ static bool changes_mode(const struct insn *i)
 {
     const struct op *op = insn_rows[i->row].op;
     return op == &op_ldmxcsr || op == &op_avx_ldmxcsr || op == &op_fxrstor || op == &op_xrstor ||
-           op == &op_clts;
+           op == &op_clts || op == &op_fldcw || op == &op_fldenv || op == &op_frstor;
 }
 
 /* These touch rax and r14 by reg_get and reg_put only, so t->held is true behind them. */
@@ -1286,6 +1302,12 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
     if (fn == tr_mov_ge || fn == tr_extend || fn == tr_lea || fn == tr_cmov || fn == tr_imul_ge ||
         fn == tr_imul_gei)
         return fn == tr_mov_ge ? reg : 1u << i->reg;
+    if (fn == tr_x87)
+        return how->param == X87_STSW_AX ? 1u << R_AX : 0;
+    if (fn == tr_sse)
+        return how->param == SSE_GW                 ? 1u << i->reg
+               : how->param == SSE_EV && !is_mem(i) ? 1u << i->rm
+                                                    : 0;
     if (fn == tr_push || fn == tr_push_i)
         return 1u << R_SP;
     if (fn == tr_pop)
@@ -1307,9 +1329,12 @@ static void insn_translate(struct tr *t, const struct insn *i)
      */
     bool spoils = regs_written(how, i) & producer_regs(&t->producer);
     bool checks = is_mem(i) || how->fn == tr_push || how->fn == tr_push_i || how->fn == tr_pop ||
-                  how->fn == tr_leave;
+                  how->fn == tr_leave || how->fn == tr_x87;
     if (spoils && !sets_all_flags(i) && (checks || t->flags == IN_PRODUCER))
         flags_commit(t);
+
+    if (t->fp.x87_mem && regs_written(how, i) & x87_pointer_regs(&t->fp))
+        x87_data_pointer_commit(t);
 
     uint8_t *start = t->e.p;
     unsigned slow_count = t->slow_count, exit_count = t->exit_count, flag_writes = t->flag_writes;
@@ -1366,11 +1391,11 @@ static void slow_paths_write(struct tr *t)
             emit_jmp(&t->e, t->jit->leave_jump);
             continue;
         }
+        fp_load(t, &s->fp_back);
         if (s->flags == IN_HOST || s->flags == IN_BOTH) {
             t->flags = IN_CC;
             flags_fetch(t);
         }
-        fp_load(t, &s->fp_back);
         emit_jmp(&t->e, s->back + t->e.to_exec);
     }
 }

@@ -39,6 +39,10 @@ struct fp_state {
         valid; /* bit n: XMMn is in the host register of that number; 14, 15: scratch was used */
     uint16_t dirty; /* ... and only there */
     bool mxcsr;     /* MXCSR is in the host's, where flags may have been set */
+    bool x87;       /* the x87 unit is in the host's */
+    /* The last computing x87 instruction, and the last one with a memory operand, that FIP, FOP and
+     * FDP do not tell yet; or NULL */
+    const struct insn *x87_last, *x87_mem;
 };
 
 enum { MAX_SLOW = BLOCK_MAX * 4 };
@@ -87,6 +91,10 @@ typedef bool tr_fn(struct tr *t, const struct insn *i, unsigned param);
 
 /* Something follows that spoils the host's flags. May use rax. */
 void flags_spill(struct tr *t);
+/* The host's flags have all flags. Uses rax (and r14). */
+void flags_fetch(struct tr *t);
+/* rax and r14 no longer hold guest registers. */
+void held_drop(struct tr *t);
 /* The instruction just written has set the host's flags. */
 void flags_new(struct tr *t);
 /* The host register with guest register n: its own, or `scratch` loaded from the vCPU. */
@@ -124,6 +132,30 @@ void fp_spill(struct tr *t);
 /* For slow paths: writes what `fp` says is only in registers; loads what it says is there. */
 void fp_store(struct tr *t, const struct fp_state *fp);
 void fp_load(struct tr *t, const struct fp_state *fp);
+
+/* ---- translate_x87.c ---- */
+
+enum x87_form {
+    X87_LOAD,
+    X87_STORE,
+    X87_REG,
+    X87_COMI,
+    X87_CMOV,
+    X87_LDCW,
+    X87_STCW,
+    X87_STSW,
+    X87_STSW_AX,
+    X87_CLEX,
+    X87_NOP,
+    X87_NOTHING
+};
+tr_fn tr_x87;
+/* FIP, FOP and FDP as they are behind the instructions so far. Uses rax and r14. */
+void x87_pointers_store(struct tr *t, const struct fp_state *fp);
+/* Guest registers that FDP still has to be computed from. */
+unsigned x87_pointer_regs(const struct fp_state *fp);
+/* They are about to change. */
+void x87_data_pointer_commit(struct tr *t);
 
 /* ---- translate_avx.c ---- */
 

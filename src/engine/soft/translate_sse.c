@@ -115,6 +115,7 @@ static void mxcsr_store(struct emit *e)
 
 void fp_store(struct tr *t, const struct fp_state *fp)
 {
+    x87_pointers_store(t, fp);
     for (unsigned n = 0; n < X_A; n++)
         if (fp->dirty >> n & 1)
             vec_store(t, n, n);
@@ -126,6 +127,8 @@ void fp_store(struct tr *t, const struct fp_state *fp)
 
 void fp_load(struct tr *t, const struct fp_state *fp)
 {
+    if (fp->x87) /* first, because it spoils the others */
+        emit_call(&t->e, t->jit->x87_enter);
     for (unsigned n = 0; n < X_A; n++)
         if (fp->valid >> n & 1)
             vec_load(t, n, n);
