@@ -226,8 +226,9 @@ static uint64_t bytes_digest(uint64_t h, const void *p, size_t n)
 }
 
 /* Everything else that instructions change. */
-static uint64_t rest_digest(const struct soft_vcpu *v)
+static uint64_t rest_digest(struct soft_vcpu *v)
 {
+    x87_leave_host(v);
     uint64_t h = bytes_digest(1, &v->fpu, sizeof v->fpu);
     for (unsigned n = 0; n < ARRAY_LEN(v->seg); n++)
         h = bytes_digest(h ^ v->seg[n].selector ^ (uint64_t)v->seg[n].attr << 16, &v->seg[n].base,
