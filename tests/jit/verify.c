@@ -474,8 +474,7 @@ static void jump_check(struct reader *r, const uint8_t *target)
     if (!target)
         fault(r, "an indirect jump");
     else if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL) {
-        if (target != r->j->call_handler && target != r->j->code_store &&
-            target != r->j->x87_enter)
+        if (target != r->j->call_handler && target != r->j->code_store && target != r->j->x87_enter)
             fault(r, "calls something else than a handler");
     } else if (target == r->block || (is_start(r, target) && !insn_find(r, target))) {
         r->out->joined++;
