@@ -25,6 +25,17 @@ int flat_setup(struct flat *flat, uint64_t blocks, struct err *err)
     return flat->host ? 0 : err_set(err, ENOMEM, "out of memory");
 }
 
+static bool flat_has_below(const struct flat *flat)
+{
+    return flat->outer ? flat->outer->backing : flat->image.backing;
+}
+
+static int flat_read_below(struct flat *flat, void *data, size_t len, uint64_t offset)
+{
+    return image_read_backing(flat->outer ? flat->outer : &flat->image, data, len,
+                              flat->outer_start + offset);
+}
+
 int flat_close(struct image *image)
 {
     struct flat *flat = flat_of(image);
@@ -33,6 +44,7 @@ int flat_close(struct image *image)
         log_error("%s: closing: %s; what was written since the last flush may be lost", image->path,
                   strerror(-r));
     free(flat->host);
+    free(flat->partial);
     free(flat->dirty);
     pthread_mutex_destroy(&flat->lock);
     pthread_mutex_destroy(&flat->flush_lock);
@@ -52,19 +64,59 @@ static uint64_t flat_host(struct flat *flat, uint64_t offset)
     return flat->host[offset / flat->block_size];
 }
 
+static uint64_t flat_block_len(const struct flat *flat, uint64_t block)
+{
+    uint64_t left = flat->image.size - block * flat->block_size;
+    return left < flat->block_size ? left : flat->block_size;
+}
+
+static bool flat_is_partial(struct flat *flat, uint64_t block)
+{
+    if (!flat->partial)
+        return false;
+    LOCKED(&flat->lock);
+    return flat->partial[block];
+}
+
 /* ---- reading ---- */
+
+/* Within one block; some of its sectors are here, others below. */
+static int flat_read_partial(struct flat *flat, uint8_t *data, size_t len, uint64_t offset,
+                             uint64_t host)
+{
+    uint64_t block = offset / flat->block_size, in_block = offset % flat->block_size;
+    while (len) {
+        uint64_t run;
+        bool here;
+        int r = flat->present(flat, block, in_block, &run, &here);
+        size_t part = run < len ? run : len;
+        if (r == 0 && here)
+            r = store_read(flat->image.store, data, part, host + in_block);
+        else if (r == 0)
+            r = flat_read_below(flat, data, part, offset);
+        if (r < 0)
+            return r;
+        data += part;
+        len -= part;
+        offset += part;
+        in_block += part;
+    }
+    return 0;
+}
 
 static int flat_read_part(struct flat *flat, void *data, size_t len, uint64_t offset)
 {
     uint64_t host = flat_host(flat, offset), in_block = offset % flat->block_size;
     if (host == FLAT_NONE)
-        return image_read_backing(&flat->image, data, len, offset);
+        return flat_read_below(flat, data, len, offset);
     if (host == FLAT_ZERO) {
         memset(data, 0, len);
         return 0;
     }
     if (flat->read_packed)
         return flat->read_packed(flat, host, data, len, in_block);
+    if (flat_is_partial(flat, offset / flat->block_size))
+        return flat_read_partial(flat, data, len, offset, host);
     return store_read(flat->image.store, data, len, host + in_block);
 }
 
@@ -80,9 +132,27 @@ int flat_read(struct image *image, void *data, size_t len, uint64_t offset)
     return 0;
 }
 
+static int flat_status_partial(struct flat *flat, uint64_t offset, uint64_t len,
+                               struct image_extent *out)
+{
+    uint64_t run, in_block = offset % flat->block_size;
+    bool here;
+    int r = flat->present(flat, offset / flat->block_size, in_block, &run, &here);
+    if (r < 0)
+        return r;
+    out->len = run < len ? run : len;
+    out->flags = here ? IMAGE_ALLOCATED | IMAGE_HOST : 0;
+    out->host = here ? flat_host(flat, offset) + in_block : 0;
+    return 0;
+}
+
 int flat_status(struct image *image, uint64_t offset, uint64_t len, struct image_extent *out)
 {
     struct flat *flat = flat_of(image);
+    if (flat->partial) /* each block may be so */
+        len = flat_part(flat, offset, len);
+    if (flat_is_partial(flat, offset / flat->block_size))
+        return flat_status_partial(flat, offset, len, out);
     LOCKED(&flat->lock);
     uint64_t block = offset / flat->block_size, host = flat->host[block];
     uint64_t in_block = offset % flat->block_size, have = flat->block_size - in_block;
@@ -103,7 +173,7 @@ int flat_status(struct image *image, uint64_t offset, uint64_t len, struct image
 
 /* ---- writing ---- */
 
-static int flat_mark(struct flat *flat, uint64_t block)
+int flat_mark(struct flat *flat, uint64_t block)
 {
     if (flat->dirty_count == flat->dirty_room) {
         size_t room = flat->dirty_room ? flat->dirty_room * 2 : 64;
@@ -118,31 +188,67 @@ static int flat_mark(struct flat *flat, uint64_t block)
     return 0;
 }
 
-/* A block that is not there yet: as the backing image has it, with `data` over it. */
+/* Brings [from, to) of the disk, inside one block, from below to the block's place. */
+static int flat_copy_below(struct flat *flat, uint64_t from, uint64_t to, uint64_t host)
+{
+    uint64_t chunk = to - from < ZERO_CHUNK ? to - from : ZERO_CHUNK;
+    AUTO(free) uint8_t *data = chunk ? malloc(chunk) : NULL;
+    if (chunk && !data)
+        return -ENOMEM;
+    for (uint64_t part; from < to; from += part) {
+        part = to - from < chunk ? to - from : chunk;
+        int r = flat_read_below(flat, data, part, from);
+        if (r == 0)
+            r = store_write(flat->image.store, data, part, host + from % flat->block_size);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* A block that is not there yet: as the image below has it, with `data` over it. */
 static int flat_add(struct flat *flat, const void *data, size_t len, uint64_t offset)
 {
     uint64_t block = offset / flat->block_size, start = block * flat->block_size, host;
-    uint64_t size =
-        flat->image.size - start < flat->block_size ? flat->image.size - start : flat->block_size;
     LOCKED(&flat->lock);
     if (flat->host[block] > FLAT_ZERO) /* somebody was quicker */
         return store_write(flat->image.store, data, len, flat->host[block] + (offset - start));
-    bool copy = flat->image.backing && flat->host[block] == FLAT_NONE;
+    bool copy = flat_has_below(flat) && flat->host[block] == FLAT_NONE;
     int r = flat->add(flat, block, &host);
-    if (r == 0 && copy) {
-        AUTO(free) uint8_t *whole = malloc(size);
-        r = whole ? image_read_backing(&flat->image, whole, size, start) : -ENOMEM;
-        if (r == 0) {
-            memcpy(whole + (offset - start), data, len);
-            r = store_write(flat->image.store, whole, size, host);
-        }
-    } else if (r == 0) {
+    if (r == 0 && copy)
+        r = flat_copy_below(flat, start, offset, host);
+    if (r == 0)
         r = store_write(flat->image.store, data, len, host + (offset - start));
-    }
+    if (r == 0 && copy)
+        r = flat_copy_below(flat, offset + len, start + flat_block_len(flat, block), host);
     if (r == 0)
         r = flat_mark(flat, block);
     if (r == 0)
         flat->host[block] = host;
+    return r;
+}
+
+/* Brings the sectors that a block lacks from below. */
+static int flat_complete(struct flat *flat, uint64_t block)
+{
+    uint64_t start = block * flat->block_size, len = flat_block_len(flat, block);
+    LOCKED(&flat->lock);
+    if (!flat->partial[block])
+        return 0;
+    int r = 0;
+    for (uint64_t at = 0, run = 0; r == 0 && at < len; at += run) {
+        bool here = false;
+        r = flat->present(flat, block, at, &run, &here);
+        run = run < len - at ? run : len - at;
+        if (r == 0 && !here)
+            r = flat_copy_below(flat, start + at, start + at + run, flat->host[block]);
+    }
+    if (r == 0)
+        r = store_flush(flat->image.store);
+    if (r == 0)
+        r = flat->completed(flat, block);
+    if (r == 0)
+        flat->partial[block] = 0;
     return r;
 }
 
@@ -155,13 +261,29 @@ int flat_write(struct image *image, const void *data, size_t len, uint64_t offse
         part = flat_part(flat, offset + at, len - at);
         const uint8_t *from = (const uint8_t *)data + at;
         uint64_t host = flat_host(flat, offset + at);
-        int r = host > FLAT_ZERO
-                    ? store_write(image->store, from, part, host + (offset + at) % flat->block_size)
-                    : flat_add(flat, from, part, offset + at);
+        int r = 0;
+        if (flat_is_partial(flat, (offset + at) / flat->block_size))
+            r = flat_complete(flat, (offset + at) / flat->block_size);
+        if (r < 0)
+            return r;
+        r = host > FLAT_ZERO
+                ? store_write(image->store, from, part, host + (offset + at) % flat->block_size)
+                : flat_add(flat, from, part, offset + at);
         if (r < 0)
             return r;
     }
     return 0;
+}
+
+/* A whole block becomes zeros by its entry, where that is possible. */
+static int flat_zero_entry(struct flat *flat, uint64_t block, bool *done)
+{
+    LOCKED(&flat->lock);
+    *done = flat->host[block] == FLAT_NONE;
+    int r = *done ? flat_mark(flat, block) : 0;
+    if (r == 0 && *done)
+        flat->host[block] = FLAT_ZERO;
+    return r;
 }
 
 /* Zeros are written, except where nothing is and nothing is below. */
@@ -172,10 +294,16 @@ int flat_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags
     if (!zeros)
         return -ENOMEM;
     while (len) {
-        uint64_t part = flat_part(flat, offset, len < ZERO_CHUNK ? len : ZERO_CHUNK);
+        uint64_t part = flat_part(flat, offset, len), block = offset / flat->block_size;
         uint64_t host = flat_host(flat, offset);
-        bool zero = host == FLAT_ZERO || (host == FLAT_NONE && !image->backing);
-        int r = zero ? 0 : flat_write(image, zeros, part, offset);
+        bool done = host == FLAT_ZERO || (host == FLAT_NONE && !flat_has_below(flat));
+        int r = 0;
+        if (!done && flat->zero_entries && part == flat_block_len(flat, block))
+            r = flat_zero_entry(flat, block, &done);
+        if (r == 0 && !done) {
+            part = part < ZERO_CHUNK ? part : ZERO_CHUNK;
+            r = flat_write(image, zeros, part, offset);
+        }
         if (r < 0)
             return r;
         offset += part;
@@ -196,12 +324,14 @@ int flat_flush(struct image *image)
     pthread_mutex_unlock(&flat->lock);
 
     int r = store_flush(image->store);
-    for (; r == 0 && i < count; i++) {
-        uint64_t host = flat_host(flat, dirty[i] * flat->block_size);
-        r = flat->enter(flat, dirty[i], host);
+    if (r == 0 && count && flat->enter_all) {
+        r = flat->enter_all(flat, dirty, count);
+    } else {
+        for (; r == 0 && i < count; i++)
+            r = flat->enter(flat, dirty[i], flat_host(flat, dirty[i] * flat->block_size));
+        if (r == 0 && count)
+            r = store_flush(image->store);
     }
-    if (r == 0 && count)
-        r = store_flush(image->store);
     pthread_mutex_lock(&flat->lock);
     for (i = 0; r < 0 && i < count; i++)
         flat_mark(flat, dirty[i]);
@@ -263,10 +393,11 @@ bool flat_direct_map(struct image *image, struct block_hold *hold, uint64_t offs
     if (flat->read_packed || flat_part(flat, offset, len) != len ||
         pthread_mutex_trylock(&flat->lock))
         return false;
-    uint64_t at = flat->host[offset / flat->block_size];
+    uint64_t block = offset / flat->block_size, at = flat->host[block];
+    bool partial = flat->partial && flat->partial[block];
     pthread_mutex_unlock(&flat->lock);
     *host = at + offset % flat->block_size;
-    return at > FLAT_ZERO && (!write || flat->add);
+    return !partial && at > FLAT_ZERO && (!write || flat->add);
 }
 
 /* Blocks stay where they are, so there is nothing to hold. */

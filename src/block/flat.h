@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What VHD, VDI and VMDK have in common: a disk cut into blocks of one size, and one flat table
- * that says where each block lies in the file. Blocks are only ever added at the file's end.
+ * What VHD, VHDX, VDI and VMDK have in common: a disk cut into blocks of one size, and one flat
+ * table that says where each block lies in the file. Blocks are only ever added at the file's end.
  *
  * A block is made whole, with what the backing image has around the data, before its entry is
  * written; entries reach the disk on a flush, after the data: data, flush, entries, flush. Since no
- * block moves or goes, a cut leaves at worst a block that no entry names.
+ * block moves or goes, a cut leaves at worst a block that no entry names. A block that another
+ * program left partial (some of its sectors are in the image below) is completed before it is
+ * written to.
  */
 #ifndef BLOCK_FLAT_H
 #define BLOCK_FLAT_H
@@ -21,6 +23,10 @@
 
 struct flat {
     struct image image;
+    /* An extent of a larger image: that one has the backing image, and this begins there at
+     * `outer_start`. NULL: the image itself. */
+    struct image *outer;
+    uint64_t outer_start;
     /* Set by the format's open. */
     uint64_t block_size, blocks;
     uint64_t *host; /* by block: offset of its data in the file, or one of the above. lock */
@@ -29,6 +35,17 @@ struct flat {
     int (*add)(struct flat *flat, uint64_t block, uint64_t *host);
     /* Writes the entry of a block whose data is durable. No lock. */
     int (*enter)(struct flat *flat, uint64_t block, uint64_t host);
+    /* In place of enter: the entries of `count` blocks are durable when it returns. flush_lock. */
+    int (*enter_all)(struct flat *flat, uint64_t *blocks, size_t count);
+    bool zero_entries; /* an entry can be FLAT_ZERO */
+    /* Differencing disks of others may hold only some sectors of a block: by block, does it? NULL:
+     * no format of that kind. lock */
+    uint8_t *partial;
+    /* Is the sector at `in_block` of a partial block there, and for how many bytes more is that so?
+     * Any thread. */
+    int (*present)(struct flat *flat, uint64_t block, uint64_t in_block, uint64_t *run, bool *here);
+    /* All sectors of a partial block are there now, durably: says so in the image. lock */
+    int (*completed)(struct flat *flat, uint64_t block);
     /* Reads from a block that is not stored plain; NULL: all are. */
     int (*read_packed)(struct flat *flat, uint64_t host, void *data, size_t len, uint64_t in_block);
 
@@ -46,6 +63,8 @@ void flat_init(struct flat *flat);
 /* When the fields above are known: allocates host, all FLAT_NONE. */
 int flat_setup(struct flat *flat, uint64_t blocks, struct err *err);
 int flat_close(struct image *image);
+/* The entry of this block has to be written. lock */
+int flat_mark(struct flat *flat, uint64_t block);
 int flat_read(struct image *image, void *data, size_t len, uint64_t offset);
 int flat_write(struct image *image, const void *data, size_t len, uint64_t offset);
 int flat_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags);

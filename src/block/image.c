@@ -250,9 +250,19 @@ static int image_open_fd(const struct image_options *options, int *out, struct e
     return 0;
 }
 
+static int image_only_a_guess(const struct image *image, const char *what, struct err *err)
+{
+    return err_set(err, EPERM,
+                   "was found to be %s only by looking, and names %s; if that is right, record its "
+                   "format in the image above with: bedplate-img rebase -u -F %s",
+                   image->format->name, what, image->format->name);
+}
+
 int image_open_part(const struct image *image, const char *name, struct store **out,
                     struct err *err)
 {
+    if (!image->may_name_files)
+        return image_only_a_guess(image, "further files", err);
     int r = image_check_name(name, err);
     if (r < 0)
         return r;
@@ -289,7 +299,9 @@ static int image_open_backing(struct image *image, const struct image_options *o
     below.readonly = true;
     below.for_check = false;
     r = image_open_link(&below, link, false, &image->backing, err);
-    return r < 0 ? err_prefix(err, "backing file %s", path) : 0;
+    if (r < 0)
+        return err_prefix(err, "backing file %s", path);
+    return image->format->check_backing ? image->format->check_backing(image, err) : 0;
 }
 
 static const char *image_probe(struct store *store)
@@ -340,6 +352,7 @@ static int image_open_format(const struct image_options *options, struct store *
     image->store = TAKE(store);
     image->readonly = options->readonly;
     image->opening = options;
+    image->may_name_files = !guessed || guess_may_refer;
     image->path = strdup(options->path);
     if (!image->path)
         return err_set(err, ENOMEM, "out of memory");
@@ -347,12 +360,8 @@ static int image_open_format(const struct image_options *options, struct store *
     image->opening = NULL;
     if (r < 0)
         return r;
-    if (image->backing_name && guessed && !guess_may_refer)
-        return err_set(err, EPERM,
-                       "was found to be %s only by looking, and names a backing file; if that is "
-                       "right, record its format in the image above with: bedplate-img rebase -u "
-                       "-F %s",
-                       name, name);
+    if (image->backing_name && !image->may_name_files)
+        return image_only_a_guess(image, "a backing file", err);
     if (image->backing_name && !options->no_backing) {
         r = image_open_backing(image, options, &link, err);
         if (r < 0)

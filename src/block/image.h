@@ -178,6 +178,8 @@ struct image_format { /* absent functions: the operation is refused by name */
     int (*set_backing)(struct image *image, const char *backing, const char *format,
                        struct err *err);
     int (*empty)(struct image *image, struct err *err);
+    /* The backing image is open now: is it the one that this image was made over? */
+    int (*check_backing)(struct image *image, struct err *err);
     int (*snapshot_count)(struct image *image);
     const struct image_snapshot *(*snapshot_at)(struct image *image, unsigned n);
     int (*snapshot_create)(struct image *image, const char *name, struct err *err);
@@ -205,6 +207,7 @@ struct image { /* embedded first by each format; fixed once open unless it says 
     struct image *backing;      /* owned */
     char *backing_name, *backing_format;
     const struct image_options *opening; /* while opening only */
+    bool may_name_files;                 /* while opening only: its format was not a mere guess */
 };
 
 extern const struct image_format image_raw, image_qcow2, image_vdi, image_vhd, image_vhdx,

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * VHD ("Virtual Hard Disk Image Format Specification", Microsoft, 2006): fixed, dynamic, and
- * differencing, all read and written; fixed and dynamic are created. Big-endian.
+ * differencing, all read, written and created. Big-endian.
  *
  *   fixed:    [data][footer]
  *   dynamic:  [copy of footer][dynamic header][BAT] ([sector bitmap][block])... [footer]
  *
  * A new block takes the footer's place, so the new footer is written first, behind it; between the
  * two only the copy at the start is there, which opening accepts. In a differencing disk a block's
- * bitmap says which sectors it holds; the first write to a block that is not whole makes it whole.
+ * bitmap says which sectors it holds; blocks of ours hold all.
  */
 #include "block/flat.h"
 
 #include "base/checked.h"
 #include "base/text.h"
+#include "block/bytes.h"
 
 #include <string.h>
 #include <sys/random.h>
@@ -39,10 +40,13 @@ enum { /* dynamic header */
        DYN_ENTRIES = 28,
        DYN_BLOCK = 32,
        DYN_CHECKSUM = 36,
+       DYN_PARENT_UUID = 40,
+       DYN_PARENT_TIME = 56,
        DYN_PARENT_NAME = 64,
        DYN_LOCATORS = 576,
        DYN_LEN = 1024,
 };
+enum { LOCATORS = 8, LOCATOR_LEN = 24, LOCATOR_ROOM = 1024 };
 enum { TYPE_FIXED = 2, TYPE_DYNAMIC = 3, TYPE_DIFFERENCING = 4 };
 enum { VHD_SECTOR = 512, VHD_BLOCK = 2 << 20, VHD_EPOCH = 946684800 };
 #define VHD_UNUSED 0xffffffffu
@@ -52,26 +56,10 @@ struct vhd {
     struct flat flat;
     uint8_t footer[FOOTER_LEN];
     uint64_t table, bitmap_size;
-    uint8_t *partial; /* by block of a differencing disk: not all sectors are in it. flat.lock */
+    uint8_t dyn[DYN_LEN]; /* the dynamic header */
 };
 
 static struct vhd *vhd_of(struct image *image) { return (struct vhd *)image; }
-static uint16_t be16(const uint8_t *p) { return (uint16_t)(p[0] << 8 | p[1]); }
-static uint32_t be32(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-static uint64_t be64(const uint8_t *p) { return (uint64_t)be32(p) << 32 | be32(p + 4); }
-static void set32(uint8_t *p, uint32_t v)
-{
-    for (int i = 0; i < 4; i++)
-        p[i] = (uint8_t)(v >> (24 - 8 * i));
-}
-static void set64(uint8_t *p, uint64_t v)
-{
-    set32(p, (uint32_t)(v >> 32));
-    set32(p + 4, (uint32_t)v);
-}
 
 static uint32_t vhd_checksum(const uint8_t *data, size_t len, size_t at)
 {
@@ -88,128 +76,39 @@ static bool footer_is_good(const uint8_t *footer)
            be32(footer + FOOTER_CHECKSUM) == vhd_checksum(footer, FOOTER_LEN, FOOTER_CHECKSUM);
 }
 
-/* ---- reading differencing blocks ---- */
+/* ---- blocks ---- */
 
-static int vhd_read(struct image *image, void *data, size_t len, uint64_t offset)
+/* The bitmap in front of a block has the first sector in its highest bit. */
+static int vhd_present(struct flat *flat, uint64_t block, uint64_t in_block, uint64_t *run,
+                       bool *here)
 {
-    struct vhd *vhd = vhd_of(image);
-    struct flat *flat = &vhd->flat;
-    if (!vhd->partial)
-        return flat_read(image, data, len, offset);
-    uint8_t *to = data;
-    while (len) {
-        uint64_t block = offset / flat->block_size, in_block = offset % flat->block_size;
-        size_t part = flat->block_size - in_block < len ? flat->block_size - in_block : len;
-        pthread_mutex_lock(&flat->lock);
-        bool partial = vhd->partial[block];
-        uint64_t host = flat->host[block];
-        pthread_mutex_unlock(&flat->lock);
-        uint8_t bits = 0xff;
-        int r = 0;
-        if (partial) {
-            uint64_t sector = in_block / VHD_SECTOR;
-            r = store_read(image->store, &bits, 1, host - vhd->bitmap_size + sector / 8);
-            size_t one = VHD_SECTOR - in_block % VHD_SECTOR;
-            part = one < part ? one : part;
-            if (r == 0 && !(bits & (0x80 >> (sector & 7))))
-                r = image_read_backing(image, to, part, offset);
-            else if (r == 0)
-                r = store_read(image->store, to, part, host + in_block);
-        } else {
-            r = flat_read(image, to, part, offset);
-        }
-        if (r < 0)
-            return r;
-        to += part;
-        offset += part;
-        len -= part;
-    }
-    return 0;
-}
-
-static int vhd_status(struct image *image, uint64_t offset, uint64_t len, struct image_extent *out)
-{
-    struct vhd *vhd = vhd_of(image);
-    if (!vhd->partial)
-        return flat_status(image, offset, len, out);
-    uint64_t left = vhd->flat.block_size - offset % vhd->flat.block_size;
-    int r = flat_status(image, offset, left < len ? left : len, out);
-    LOCKED(&vhd->flat.lock);
-    if (r < 0 || !vhd->partial[offset / vhd->flat.block_size])
+    enum { LOOK = 64 };
+    uint8_t bits[LOOK];
+    uint64_t sector = in_block / VHD_SECTOR, all = flat->block_size / VHD_SECTOR;
+    /* Blocks of others do not move, so this needs no lock. */
+    uint64_t place = flat->host[block] - vhd_of(&flat->image)->bitmap_size + sector / 8;
+    int r = store_read(flat->image.store, bits, sizeof bits, place);
+    if (r < 0)
         return r;
-    uint64_t sector = offset % vhd->flat.block_size / VHD_SECTOR;
-    uint8_t bits;
-    r = store_read(image->store, &bits, 1,
-                   vhd->flat.host[offset / vhd->flat.block_size] - vhd->bitmap_size + sector / 8);
-    if (!(bits & (0x80 >> (sector & 7))))
-        *out = (struct image_extent){ .len = out->len };
-    uint64_t one = VHD_SECTOR - offset % VHD_SECTOR;
-    out->len = one < out->len ? one : out->len;
-    return r;
-}
-
-/* Brings the sectors that a block lacks from below, then says in its bitmap that it has all. */
-static int vhd_complete(struct vhd *vhd, uint64_t block)
-{
-    struct image *image = &vhd->flat.image;
-    uint64_t start = block * vhd->flat.block_size;
-    uint64_t size =
-        image->size - start < vhd->flat.block_size ? image->size - start : vhd->flat.block_size;
-    AUTO(free) uint8_t *data = malloc(size);
-    AUTO(free) uint8_t *bitmap = malloc(vhd->bitmap_size);
-    if (!data || !bitmap)
-        return -ENOMEM;
-    int r = vhd_read(image, data, size, start);
-    LOCKED(&vhd->flat.lock);
-    if (!vhd->partial[block])
-        return 0;
-    uint64_t host = vhd->flat.host[block];
-    if (r == 0)
-        r = store_write(image->store, data, size, host);
-    if (r == 0)
-        r = store_flush(image->store);
-    memset(bitmap, 0xff, vhd->bitmap_size);
-    if (r == 0)
-        r = store_write(image->store, bitmap, vhd->bitmap_size, host - vhd->bitmap_size);
-    if (r == 0)
-        r = store_flush(image->store);
-    if (r == 0)
-        vhd->partial[block] = 0;
-    return r;
-}
-
-/* ---- writing ---- */
-
-static int vhd_write(struct image *image, const void *data, size_t len, uint64_t offset)
-{
-    struct vhd *vhd = vhd_of(image);
-    uint64_t last = (offset + len - 1) / vhd->flat.block_size;
-    for (uint64_t b = offset / vhd->flat.block_size; vhd->partial && b <= last; b++) {
-        pthread_mutex_lock(&vhd->flat.lock);
-        bool partial = vhd->partial[b];
-        pthread_mutex_unlock(&vhd->flat.lock);
-        int r = partial ? vhd_complete(vhd, b) : 0;
-        if (r < 0)
-            return r;
-    }
-    return flat_write(image, data, len, offset);
-}
-
-static int vhd_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags)
-{
-    enum { CHUNK = 1 << 20 };
-    if (!vhd_of(image)->partial)
-        return flat_zero(image, offset, len, flags);
-    AUTO(free) uint8_t *zeros = calloc(1, len < CHUNK ? len : CHUNK);
-    if (!zeros)
-        return -ENOMEM;
-    for (uint64_t at = 0, part; at < len; at += part) {
-        part = len - at < CHUNK ? len - at : CHUNK;
-        int r = vhd_write(image, zeros, part, offset + at);
-        if (r < 0)
-            return r;
-    }
+    uint64_t first = round_down(sector, 8), end = first + LOOK * 8 < all ? first + LOOK * 8 : all;
+    uint64_t at = sector;
+    *here = bits[(at - first) / 8] & (0x80 >> (at & 7));
+    while (at < end && !(bits[(at - first) / 8] & (0x80 >> (at & 7))) == !*here)
+        at++;
+    *run = at * VHD_SECTOR - in_block;
     return 0;
+}
+
+static int vhd_completed(struct flat *flat, uint64_t block)
+{
+    struct vhd *vhd = vhd_of(&flat->image);
+    AUTO(free) uint8_t *bitmap = malloc(vhd->bitmap_size);
+    if (!bitmap)
+        return -ENOMEM;
+    memset(bitmap, 0xff, vhd->bitmap_size);
+    int r = store_write(flat->image.store, bitmap, vhd->bitmap_size,
+                        flat->host[block] - vhd->bitmap_size);
+    return r < 0 ? r : store_flush(flat->image.store);
 }
 
 /* [bitmap][block][footer] at the end, over the old footer. */
@@ -237,7 +136,7 @@ static int vhd_enter(struct flat *flat, uint64_t block, uint64_t host)
 {
     struct vhd *vhd = (struct vhd *)flat;
     uint8_t entry[4];
-    set32(entry, (uint32_t)((host - vhd->bitmap_size) / VHD_SECTOR));
+    set_be32(entry, (uint32_t)((host - vhd->bitmap_size) / VHD_SECTOR));
     return store_write(flat->image.store, entry, 4, vhd->table + block * 4);
 }
 
@@ -255,32 +154,53 @@ static uint64_t footer_size(const uint8_t *footer)
     return round_down(be64(footer + FOOTER_SIZE), VHD_SECTOR);
 }
 
-/* The relative locator, or the name; both end up as a path beside the image. */
+/* A path of Windows, relative or not, as a path beside the image. */
+static void vhd_unix_path(char *name)
+{
+    for (char *p = name; *p; p++)
+        if (*p == '\\')
+            *p = '/';
+    if (!strncmp(name, "./", 2))
+        memmove(name, name + 2, strlen(name + 2) + 1);
+}
+
+/* The relative locator, or the name, which is in UTF-16 of the other byte order. */
 static int vhd_parent(struct image *image, const uint8_t *dyn, struct err *err)
 {
-    char name[512];
-    size_t n = 0;
-    for (unsigned i = 0; i < 8 && !n; i++) {
-        const uint8_t *l = dyn + DYN_LOCATORS + 24 * i;
-        uint8_t raw[512];
+    enum { MOST = 1024, NAME = 512 };
+    char name[2 * MOST] = "";
+    uint8_t raw[MOST];
+    for (unsigned i = 0; i < LOCATORS && !name[0]; i++) {
+        const uint8_t *l = dyn + DYN_LOCATORS + LOCATOR_LEN * i;
         uint32_t len = be32(l + 8);
         if (memcmp(l, "W2ru", 4) || !len || len > sizeof raw ||
             store_read(image->store, raw, len, be64(l + 16)) < 0)
             continue;
-        for (uint32_t k = 0; k + 1 < len && raw[k]; k += 2)
-            name[n++] = raw[k + 1] ? '?' : raw[k] == '\\' ? '/' : (char)raw[k];
+        utf8_from_utf16le(raw, len, name, sizeof name);
     }
-    for (unsigned k = 0;
-         !n && k < 512 && (dyn[DYN_PARENT_NAME + k] || dyn[DYN_PARENT_NAME + k + 1]); k += 2) {
-        for (n = 0; k < 512 && dyn[DYN_PARENT_NAME + k + 1]; k += 2)
-            name[n++] = (char)dyn[DYN_PARENT_NAME + k + 1];
-        break;
+    for (unsigned k = 0; !name[0] && k < NAME; k += 2) {
+        raw[k] = dyn[DYN_PARENT_NAME + k + 1];
+        raw[k + 1] = dyn[DYN_PARENT_NAME + k];
     }
-    if (!n)
+    if (!name[0])
+        utf8_from_utf16le(raw, NAME, name, sizeof name);
+    vhd_unix_path(name);
+    if (!name[0])
         return err_set(err, EINVAL, "is a differencing disk that does not name its parent");
-    image->backing_name = strndup(name, n);
+    image->backing_name = strdup(name);
     image->backing_format = strdup("vhd");
     return image->backing_name && image->backing_format ? 0 : err_set(err, ENOMEM, "out of memory");
+}
+
+static int vhd_check_backing(struct image *image, struct err *err)
+{
+    const uint8_t *uuid = vhd_of(image->backing)->footer + FOOTER_UUID;
+    if (!memcmp(uuid, vhd_of(image)->dyn + DYN_PARENT_UUID, 16))
+        return 0;
+    return err_set(err, EINVAL,
+                   "backing file %s is not the one it was made over (its id differs); if it is, "
+                   "record it anew with: bedplate-img rebase -u -F vhd -b",
+                   image->backing->path);
 }
 
 static int vhd_read_table(struct vhd *vhd, uint32_t entries, struct err *err)
@@ -298,12 +218,12 @@ static int vhd_read_table(struct vhd *vhd, uint32_t entries, struct err *err)
         if (entry < 3)
             return err_set(err, EINVAL, "a block lies in the header");
         flat->host[i] = (uint64_t)entry * VHD_SECTOR + vhd->bitmap_size;
-        if (!vhd->partial)
+        if (!flat->partial)
             continue;
         r = store_read(flat->image.store, bitmap, vhd->bitmap_size, (uint64_t)entry * VHD_SECTOR);
         uint64_t bits = flat->block_size / VHD_SECTOR / 8;
         for (uint64_t k = 0; r == 0 && k < bits; k++)
-            vhd->partial[i] |= bitmap[k] != 0xff;
+            flat->partial[i] |= bitmap[k] != 0xff;
     }
     return r < 0 ? err_errno(err, -r, "cannot read the block table") : 0;
 }
@@ -312,8 +232,8 @@ static int vhd_open_dynamic(struct vhd *vhd, uint32_t type, bool tail, uint64_t 
                             struct err *err)
 {
     struct flat *flat = &vhd->flat;
-    uint8_t dyn[DYN_LEN];
-    int r = store_read(flat->image.store, dyn, sizeof dyn, be64(vhd->footer + FOOTER_DATA_OFFSET));
+    uint8_t *dyn = vhd->dyn;
+    int r = store_read(flat->image.store, dyn, DYN_LEN, be64(vhd->footer + FOOTER_DATA_OFFSET));
     if (r < 0)
         return err_errno(err, -r, "cannot read the dynamic header");
     if (memcmp(dyn, "cxsparse", 8) ||
@@ -333,9 +253,11 @@ static int vhd_open_dynamic(struct vhd *vhd, uint32_t type, bool tail, uint64_t 
     uint64_t blocks = flat->image.size / block + !!(flat->image.size % block);
     r = flat_setup(flat, blocks, err);
     if (r == 0 && type == TYPE_DIFFERENCING) {
-        vhd->partial = calloc(blocks + 1, 1);
-        r = vhd->partial ? vhd_parent(&flat->image, dyn, err)
-                         : err_set(err, ENOMEM, "out of memory");
+        flat->partial = calloc(blocks + 1, 1);
+        flat->present = vhd_present;
+        flat->completed = vhd_completed;
+        r = flat->partial ? vhd_parent(&flat->image, dyn, err)
+                          : err_set(err, ENOMEM, "out of memory");
     } else if (r == 0) {
         flat->image.direct_store = flat->image.store;
     }
@@ -380,26 +302,26 @@ static bool vhd_is_fixed(struct image *image) { return !vhd_of(image)->flat.bloc
 static int vhd_any_read(struct image *image, void *data, size_t len, uint64_t offset)
 {
     return vhd_is_fixed(image) ? store_read(image->store, data, len, offset)
-                               : vhd_read(image, data, len, offset);
+                               : flat_read(image, data, len, offset);
 }
 
 static int vhd_any_write(struct image *image, const void *data, size_t len, uint64_t offset)
 {
     return vhd_is_fixed(image) ? store_write(image->store, data, len, offset)
-                               : vhd_write(image, data, len, offset);
+                               : flat_write(image, data, len, offset);
 }
 
 static int vhd_any_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags)
 {
     return vhd_is_fixed(image) ? store_zero(image->store, offset, len, !(flags & IMAGE_UNMAP))
-                               : vhd_zero(image, offset, len, flags);
+                               : flat_zero(image, offset, len, flags);
 }
 
 static int vhd_any_status(struct image *image, uint64_t offset, uint64_t len,
                           struct image_extent *out)
 {
     if (!vhd_is_fixed(image))
-        return vhd_status(image, offset, len, out);
+        return flat_status(image, offset, len, out);
     bool zero;
     int r = store_status(image->store, offset, &out->len, &zero);
     out->flags = IMAGE_ALLOCATED | IMAGE_HOST | (zero ? IMAGE_ZERO : 0);
@@ -412,13 +334,6 @@ static bool vhd_any_direct(struct image *image, struct block_hold *hold, uint64_
 {
     *host = offset;
     return vhd_is_fixed(image) || flat_direct_map(image, hold, offset, len, write, host);
-}
-
-static int vhd_close(struct image *image)
-{
-    int r = flat_close(image);
-    free(vhd_of(image)->partial);
-    return r;
 }
 
 /* ---- creating ---- */
@@ -459,62 +374,182 @@ static void vhd_footer(uint8_t *footer, uint64_t size, uint32_t type)
 {
     memset(footer, 0, FOOTER_LEN);
     memcpy(footer, "conectix", 8);
-    set32(footer + 8, 2);
-    set32(footer + 12, 0x00010000);
-    set64(footer + FOOTER_DATA_OFFSET, type == TYPE_FIXED ? UINT64_MAX : FOOTER_LEN);
-    set32(footer + FOOTER_TIME, (uint32_t)(time(NULL) - VHD_EPOCH));
+    set_be32(footer + 8, 2);
+    set_be32(footer + 12, 0x00010000);
+    set_be64(footer + FOOTER_DATA_OFFSET, type == TYPE_FIXED ? UINT64_MAX : FOOTER_LEN);
+    set_be32(footer + FOOTER_TIME, (uint32_t)(time(NULL) - VHD_EPOCH));
     memcpy(footer + FOOTER_CREATOR, "win ", 4); /* "the size field counts, not the geometry" */
-    set32(footer + 32, 0x00060001);
+    set_be32(footer + 32, 0x00060001);
     memcpy(footer + 36, "Wi2k", 4);
-    set64(footer + FOOTER_ORIGINAL, size);
-    set64(footer + FOOTER_SIZE, size);
+    set_be64(footer + FOOTER_ORIGINAL, size);
+    set_be64(footer + FOOTER_SIZE, size);
     vhd_geometry(size / VHD_SECTOR, footer);
-    set32(footer + FOOTER_TYPE, type);
+    set_be32(footer + FOOTER_TYPE, type);
     if (getrandom(footer + FOOTER_UUID, 16, 0) != 16)
         footer[FOOTER_UUID] = 1;
-    set32(footer + FOOTER_CHECKSUM, vhd_checksum(footer, FOOTER_LEN, FOOTER_CHECKSUM));
+    set_be32(footer + FOOTER_CHECKSUM, vhd_checksum(footer, FOOTER_LEN, FOOTER_CHECKSUM));
 }
 
-static int vhd_create(const struct image_create *create, struct store *store, struct err *err)
+/* The parent's id, time and name go into the dynamic header, and its path into a locator, whose
+ * data shall lie at `place`. */
+static int vhd_name_parent(uint8_t *dyn, uint8_t *data, uint64_t place, const char *path,
+                           const char *name, struct err *err)
 {
-    char kind[16] = "dynamic";
-    image_option_get(create->options, "subformat", kind, sizeof kind);
-    bool fixed = !strcmp(kind, "fixed");
-    if (!fixed && strcmp(kind, "dynamic"))
-        return err_set(err, EINVAL, "subformat=%s: there is fixed and dynamic", kind);
-    if (create->size > VHD_MAX_SIZE || create->size % VHD_SECTOR)
-        return err_set(err, EFBIG,
-                       "a VHD has at most 2040 GiB, in sectors of 512 bytes; use qcow2");
-    uint8_t footer[FOOTER_LEN], dyn[DYN_LEN] = "cxsparse";
-    vhd_footer(footer, create->size, fixed ? TYPE_FIXED : TYPE_DYNAMIC);
-    if (fixed) {
-        int r = store_write(store, footer, FOOTER_LEN, create->size);
-        return r < 0 ? err_errno(err, -r, "cannot write") : 0;
-    }
+    AUTO(free) char *full = image_child_path(path, name);
+    if (!full)
+        return err_set(err, ENOMEM, "out of memory");
+    struct image_options options = {
+        .path = full, .format = "vhd", .readonly = true, .no_backing = true
+    };
+    AUTO(image_drop) struct image *parent = NULL;
+    int r = image_open(&options, &parent, err);
+    if (r < 0)
+        return err_prefix(err, "backing file");
+    const uint8_t *footer = vhd_of(parent)->footer;
+    memcpy(dyn + DYN_PARENT_UUID, footer + FOOTER_UUID, 16);
+    memcpy(dyn + DYN_PARENT_TIME, footer + FOOTER_TIME, 4);
+
+    AUTO(free) char *windows = NULL;
+    bool relative = name[0] != '/';
+    if (strlen(name) > LOCATOR_ROOM / 2 - 8 ||
+        asprintf(&windows, "%s%s", relative ? "./" : "", name) < 0)
+        return err_set(err, ENAMETOOLONG, "its backing file's name is too long for a VHD");
+    for (char *p = windows; *p; p++)
+        *p = *p == '/' ? '\\' : *p;
+    memset(data, 0, LOCATOR_ROOM);
+    size_t len = utf16le_from_utf8(windows, data, LOCATOR_ROOM);
+    uint8_t *l = dyn + DYN_LOCATORS;
+    memset(l, 0, (size_t)LOCATOR_LEN * LOCATORS);
+    memcpy(l, "W2ru", 4);
+    set_be32(l + 4, LOCATOR_ROOM);
+    set_be32(l + 8, (uint32_t)len);
+    set_be64(l + 16, place);
+
+    const char *slash = strrchr(name, '/');
+    uint8_t utf16[512] = { 0 };
+    utf16le_from_utf8(slash ? slash + 1 : name, utf16, sizeof utf16 - 2);
+    for (unsigned i = 0; i < sizeof utf16; i += 2)
+        set_be16(dyn + DYN_PARENT_NAME + i, le16(utf16 + i));
+    return 0;
+}
+
+static void vhd_dynamic(uint8_t *dyn, uint64_t size)
+{
+    memset(dyn, 0, DYN_LEN);
+    memcpy(dyn, "cxsparse", 8);
+    set_be64(dyn + 8, UINT64_MAX);
+    set_be64(dyn + DYN_TABLE, FOOTER_LEN + DYN_LEN);
+    set_be32(dyn + DYN_VERSION, 0x00010000);
+    set_be32(dyn + DYN_ENTRIES, (uint32_t)(size / VHD_BLOCK + !!(size % VHD_BLOCK)));
+    set_be32(dyn + DYN_BLOCK, VHD_BLOCK);
+}
+
+/*
+ * A new dynamic header goes where the footer was, with the locator and a new footer behind it; then
+ * the copy of the footer at the start is made to agree. Until the new footer is there, that copy
+ * (and the old header) counts.
+ */
+static int vhd_set_backing(struct image *image, const char *backing, const char *format,
+                           struct err *err)
+{
+    struct vhd *vhd = vhd_of(image);
+    struct flat *flat = &vhd->flat;
+    if (!flat->partial)
+        return err_set(err, ENOTSUP, "is no differencing VHD, so it can have no backing file");
+    if (!backing || strcmp(format, "vhd"))
+        return err_set(err, ENOTSUP, "a differencing VHD has to have a VHD below it; convert it");
+    uint8_t dyn[DYN_LEN], footer[FOOTER_LEN], data[LOCATOR_ROOM];
+    uint64_t at = flat->end;
+    memcpy(dyn, vhd->dyn, DYN_LEN);
+    memcpy(footer, vhd->footer, FOOTER_LEN);
+    int r = vhd_name_parent(dyn, data, at + DYN_LEN, image->path, backing, err);
+    if (r < 0)
+        return r;
+    set_be32(dyn + DYN_CHECKSUM, vhd_checksum(dyn, DYN_LEN, DYN_CHECKSUM));
+    set_be64(footer + FOOTER_DATA_OFFSET, at);
+    set_be32(footer + FOOTER_CHECKSUM, vhd_checksum(footer, FOOTER_LEN, FOOTER_CHECKSUM));
+    r = flat_flush(image);
+    if (r == 0)
+        r = store_write(image->store, dyn, DYN_LEN, at);
+    if (r == 0)
+        r = store_write(image->store, data, LOCATOR_ROOM, at + DYN_LEN);
+    if (r == 0)
+        r = store_flush(image->store);
+    if (r == 0)
+        r = store_write(image->store, footer, FOOTER_LEN, at + DYN_LEN + LOCATOR_ROOM);
+    if (r == 0)
+        r = store_flush(image->store);
+    if (r == 0)
+        r = store_write(image->store, footer, FOOTER_LEN, 0);
+    if (r == 0)
+        r = store_flush(image->store);
+    if (r < 0)
+        return err_errno(err, -r, "cannot write its header");
+    flat->end = at + DYN_LEN + LOCATOR_ROOM;
+    memcpy(vhd->dyn, dyn, DYN_LEN);
+    memcpy(vhd->footer, footer, FOOTER_LEN);
+    return 0;
+}
+
+/* [footer][header][table][locator][footer] */
+static int vhd_create_dynamic(const struct image_create *create, struct store *store,
+                              struct err *err)
+{
+    uint8_t footer[FOOTER_LEN], dyn[DYN_LEN], locator[LOCATOR_ROOM];
     uint64_t entries = create->size / VHD_BLOCK + !!(create->size % VHD_BLOCK);
-    set64(dyn + 8, UINT64_MAX);
-    set64(dyn + DYN_TABLE, FOOTER_LEN + DYN_LEN);
-    set32(dyn + DYN_VERSION, 0x00010000);
-    set32(dyn + DYN_ENTRIES, (uint32_t)entries);
-    set32(dyn + DYN_BLOCK, VHD_BLOCK);
-    set32(dyn + DYN_CHECKSUM, vhd_checksum(dyn, DYN_LEN, DYN_CHECKSUM));
-    uint64_t table_len = round_up(entries * 4, VHD_SECTOR);
+    uint64_t table_len = round_up(entries * 4, VHD_SECTOR), at = FOOTER_LEN + DYN_LEN;
+    int r = 0;
+    vhd_footer(footer, create->size, create->backing ? TYPE_DIFFERENCING : TYPE_DYNAMIC);
+    vhd_dynamic(dyn, create->size);
+    if (create->backing)
+        r = vhd_name_parent(dyn, locator, at + table_len, create->path, create->backing, err);
+    if (r < 0)
+        return r;
+    set_be32(dyn + DYN_CHECKSUM, vhd_checksum(dyn, DYN_LEN, DYN_CHECKSUM));
     AUTO(free) uint8_t *table = malloc(table_len + 1);
     if (!table)
         return err_set(err, ENOMEM, "out of memory");
     memset(table, 0xff, table_len);
-    int r = store_write(store, footer, FOOTER_LEN, 0);
+    r = store_write(store, footer, FOOTER_LEN, 0);
     if (r == 0)
         r = store_write(store, dyn, DYN_LEN, FOOTER_LEN);
     if (r == 0)
-        r = store_write(store, table, table_len, FOOTER_LEN + DYN_LEN);
+        r = store_write(store, table, table_len, at);
+    at += table_len;
+    if (r == 0 && create->backing)
+        r = store_write(store, locator, LOCATOR_ROOM, at);
+    at += create->backing ? LOCATOR_ROOM : 0;
     if (r == 0)
-        r = store_write(store, footer, FOOTER_LEN, FOOTER_LEN + DYN_LEN + table_len);
+        r = store_write(store, footer, FOOTER_LEN, at);
+    return r < 0 ? err_errno(err, -r, "cannot write") : 0;
+}
+
+static int vhd_create(const struct image_create *create, struct store *store, struct err *err)
+{
+    char kind[16] = "dynamic", size_kept[8] = "on";
+    image_option_get(create->options, "subformat", kind, sizeof kind);
+    image_option_get(create->options, "force_size", size_kept, sizeof size_kept);
+    bool fixed = !strcmp(kind, "fixed");
+    if (!fixed && strcmp(kind, "dynamic"))
+        return err_set(err, EINVAL, "subformat=%s: there is fixed and dynamic", kind);
+    if (strcmp(size_kept, "on"))
+        return err_set(err, ENOTSUP, "force_size=%s: sizes are always kept as given", size_kept);
+    if (create->size > VHD_MAX_SIZE || create->size % VHD_SECTOR)
+        return err_set(err, EFBIG,
+                       "a VHD has at most 2040 GiB, in sectors of 512 bytes; use qcow2");
+    if (!fixed)
+        return vhd_create_dynamic(create, store, err);
+    if (create->backing)
+        return err_set(err, EINVAL, "a fixed VHD has no backing file; leave subformat=fixed away");
+    uint8_t footer[FOOTER_LEN];
+    vhd_footer(footer, create->size, TYPE_FIXED);
+    int r = store_write(store, footer, FOOTER_LEN, create->size);
     return r < 0 ? err_errno(err, -r, "cannot write") : 0;
 }
 
 static const struct image_option vhd_options[] = {
-    { "subformat", "dynamic or fixed (dynamic)" },
+    { "subformat", "dynamic or fixed (dynamic); with a backing file: differencing" },
+    { "force_size", "on: accepted for qemu-img's sake, the size is always kept" },
     { NULL },
 };
 
@@ -523,15 +558,18 @@ const struct image_format image_vhd = {
     .about = "Virtual PC's and Azure's: fixed, dynamic, differencing",
     .options = vhd_options,
     .struct_size = sizeof(struct vhd),
+    .can_back = true,
     .create = vhd_create,
     .open = vhd_open,
-    .close = vhd_close,
+    .close = flat_close,
     .read = vhd_any_read,
     .write = vhd_any_write,
     .zero = vhd_any_zero,
     .flush = flat_flush,
     .status = vhd_any_status,
     .check = flat_check,
+    .set_backing = vhd_set_backing,
+    .check_backing = vhd_check_backing,
     .direct_map = vhd_any_direct,
     .direct_done = flat_direct_done,
     .is_clean = flat_is_clean,
