@@ -22,6 +22,7 @@
 
 #include <cmocka.h>
 
+enum { RUNS = 3 };
 enum { SECTOR = 512, SECTORS = 600, DISK = SECTOR * SECTORS, MAX_RUN = 96, MAX_SNAPSHOTS = 3 };
 
 static unsigned rounds = 2;
@@ -33,6 +34,7 @@ struct config {
     const char *format, *options;
     bool backing, snapshots;
     unsigned operations;
+    uint64_t stride; /* the model's sectors lie in RUNS runs that far apart; 0: in a row */
 };
 static const struct config configs[] = {
     { "qcow2", "cluster_size=4K", false, false, 50 },
@@ -44,7 +46,10 @@ static const struct config configs[] = {
     { "qcow2", "cluster_size=4K,compat=0.10", true, false, 40 },
     { "qcow2", "cluster_size=2K,refcount_bits=4", true, true, 40 },
     { "qcow2", "cluster_size=4K,compression_type=zstd", true, true, 40 },
-    { "vhd", "subformat=dynamic", false, false, 40 },
+    { "vhd", "subformat=dynamic", false, false, 40, 2 << 20 },
+    { "vhd", "subformat=dynamic", true, false, 25, 2 << 20 },
+    { "vhdx", "block_size=1M", false, false, 40, 1 << 20 },
+    { "vhdx", "block_size=1M,block_state_zero=off", true, false, 30, 1 << 20 },
     { "vmdk", "subformat=monolithicSparse", false, false, 40 },
 };
 
@@ -71,6 +76,7 @@ struct work {
     unsigned snapshot_count;
     struct recorder recorder;
     struct image *image;
+    const struct config *config;
 };
 
 static void history_add(struct work *w, unsigned sector, size_t since, uint64_t value, bool maybe)
@@ -109,6 +115,47 @@ static void sector_fill(uint8_t *data, uint64_t value)
         memcpy(data + i, &value, 8);
 }
 
+/* ---- the image's disk: in runs ---- */
+
+static uint64_t disk_size(const struct config *config)
+{
+    return config->stride ? config->stride * RUNS : DISK;
+}
+
+/* Where the model's sector lies on the disk, and how many more lie behind it in a row. */
+static uint64_t place_of(const struct config *config, unsigned sector, unsigned *row)
+{
+    unsigned run = SECTORS / RUNS;
+    if (!config->stride) {
+        *row = SECTORS - sector;
+        return (uint64_t)sector * SECTOR;
+    }
+    *row = run - sector % run;
+    return sector / run * config->stride + (uint64_t)(sector % run) * SECTOR;
+}
+
+enum access { READ, WRITE, ZERO, UNMAP, DISCARD };
+/* Of `n` sectors from `first` on; the first error. */
+static int disk_access(const struct config *config, struct image *image, enum access what,
+                       uint8_t *data, unsigned first, unsigned n)
+{
+    int r = 0;
+    for (unsigned part; r == 0 && n; n -= part, first += part) {
+        uint64_t at = place_of(config, first, &part);
+        part = part < n ? part : n;
+        size_t len = (size_t)part * SECTOR;
+        switch (what) {
+        case READ: r = image_read(image, data, len, at); break;
+        case WRITE: r = image_write(image, data, len, at); break;
+        case ZERO: r = image_zero(image, at, len, 0); break;
+        case UNMAP: r = image_zero(image, at, len, IMAGE_UNMAP); break;
+        case DISCARD: r = image_discard(image, at, len); break;
+        }
+        data += data ? len : 0;
+    }
+    return r;
+}
+
 /* ---- opening ---- */
 
 static struct image *open_over(const struct config *config, struct store *store)
@@ -120,14 +167,46 @@ static struct image *open_over(const struct config *config, struct store *store)
         fail_msg("%s: %s", config->options, err.text);
     if (!config->backing)
         return image;
-    static uint8_t below[DISK];
-    for (unsigned i = 0; i < SECTORS; i++)
-        sector_fill(below + i * SECTOR, 0x8000000000000000ull + i);
     struct store *raw;
+    uint64_t size = disk_size(config);
     options.format = "raw";
-    assert_int_equal(store_open_memory(below, sizeof below, sizeof below, &raw, &err), 0);
+    assert_int_equal(store_open_memory(NULL, 0, size, &raw, &err), 0);
+    assert_int_equal(store_truncate(raw, size), 0);
     assert_int_equal(image_open_store(&options, raw, &image->backing, &err), 0);
+    for (unsigned i = 0; i < SECTORS; i++) {
+        uint8_t data[SECTOR];
+        sector_fill(data, 0x8000000000000000ull + i);
+        assert_int_equal(disk_access(config, image->backing, WRITE, data, i, 1), 0);
+    }
     return image;
+}
+
+/* Formats whose overlays record facts of the image below need a real one while they are made. */
+static void create_over(const struct config *config, struct store *store)
+{
+    char parent[] = "/tmp/powercut-XXXXXX";
+    struct err err = { 0 };
+    struct image_create create = { .path = "cut",
+                                   .format = config->format,
+                                   .size = disk_size(config),
+                                   .options = config->options };
+    bool named = config->backing && strcmp(config->format, "qcow2");
+    if (named) {
+        close(mkstemp(parent));
+        create.path = parent;
+        create.options = NULL;
+        if (image_create(&create, &err) < 0)
+            fail_msg("%s", err.text);
+        create.path = "cut";
+        create.options = config->options;
+        create.backing = parent;
+        create.backing_format = config->format;
+    }
+    int r = image_create_store(&create, store, &err);
+    if (named)
+        unlink(parent);
+    if (r < 0)
+        fail_msg("%s: %s", config->options, err.text);
 }
 
 /* ---- work ---- */
@@ -139,25 +218,25 @@ static void work_write(struct work *w, uint64_t number, unsigned first, unsigned
         sector_fill(data + i * SECTOR, number);
         history_add(w, first + i, w->recorder.count, number, false);
     }
-    assert_int_equal(image_write(w->image, data, n * SECTOR, first * SECTOR), 0);
+    assert_int_equal(disk_access(w->config, w->image, WRITE, data, first, n), 0);
 }
 
-static void work_zero(struct work *w, unsigned first, unsigned n, unsigned flags)
+static void work_zero(struct work *w, unsigned first, unsigned n, enum access how)
 {
     for (unsigned i = 0; i < n; i++)
         history_add(w, first + i, w->recorder.count, 0, false);
-    assert_int_equal(image_zero(w->image, first * SECTOR, n * SECTOR, flags), 0);
+    assert_int_equal(disk_access(w->config, w->image, how, NULL, first, n), 0);
 }
 
 static void work_discard(struct work *w, unsigned first, unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
         history_add(w, first + i, w->recorder.count, 0, true);
-    assert_int_equal(image_discard(w->image, first * SECTOR, n * SECTOR), 0);
+    assert_int_equal(disk_access(w->config, w->image, DISCARD, NULL, first, n), 0);
     /* Which of the two it became does not change any more. */
     uint8_t data[SECTOR];
     for (unsigned i = 0; i < n; i++) {
-        assert_int_equal(image_read(w->image, data, SECTOR, (first + i) * SECTOR), 0);
+        assert_int_equal(disk_access(w->config, w->image, READ, data, first + i, 1), 0);
         memcpy(&w->now[first + i], data, 8);
     }
 }
@@ -216,8 +295,8 @@ static void work_one(struct work *w, const struct config *config, uint64_t numbe
     switch (test_random(&seed) % 12) {
     case 0:
     case 1: work_flush(w); break;
-    case 2: work_zero(w, first, n, IMAGE_UNMAP); break;
-    case 3: work_zero(w, first, n, 0); break;
+    case 2: work_zero(w, first, n, UNMAP); break;
+    case 3: work_zero(w, first, n, ZERO); break;
     case 4: work_discard(w, first, n); break;
     case 5:
         if (!strcmp(config->format, "qcow2")) {
@@ -279,7 +358,7 @@ static void cut_check(const struct work *w, const struct config *config, size_t 
     if (check.count.leaks > most_leaks)
         most_leaks = check.count.leaks;
     static uint8_t data[DISK];
-    int r = image_read(image, data, DISK, 0);
+    int r = disk_access(config, image, READ, data, 0, SECTORS);
     if (r < 0)
         fail_msg("%s: cut behind %zu: cannot be read: %s", config->options, count, strerror(-r));
     for (unsigned i = 0; i < SECTORS; i++) {
@@ -320,25 +399,21 @@ static void run_config(const struct config *config)
 {
     struct work *w = calloc(1, sizeof *w);
     struct buf content = { 0 }, start = { 0 };
-    struct err err = { 0 };
     struct store *store;
     recorder_init(&w->recorder, &content);
     w->recorder.off = true;
     assert_int_equal(recorder_open(&w->recorder, &store), 0);
-    struct image_create create = {
-        .path = "cut", .format = config->format, .size = DISK, .options = config->options
-    };
-    if (image_create_store(&create, store, &err) < 0)
-        fail_msg("%s: %s", config->options, err.text);
+    create_over(config, store);
     buf_add(&start, content.data, content.len);
     w->recorder.off = false;
+    w->config = config;
     w->image = open_over(config, store);
     for (unsigned i = 0; i < SECTORS; i++)
         history_add(w, i, 0, config->backing ? 0x8000000000000000ull + i : 0, false);
     for (uint64_t number = 1; number <= config->operations; number++)
         work_one(w, config, number);
     static uint8_t data[DISK];
-    assert_int_equal(image_read(w->image, data, DISK, 0), 0);
+    assert_int_equal(disk_access(config, w->image, READ, data, 0, SECTORS), 0);
     for (unsigned i = 0; i < SECTORS; i++)
         if (memcmp(data + i * SECTOR, &w->now[i], 8))
             fail_msg("%s: sector %u is not what was written", config->options, i);
@@ -390,10 +465,11 @@ static void doubt_note(struct doubt *d, unsigned first, unsigned n, uint64_t val
     }
 }
 
-static void doubt_check(const struct doubt *d, struct image *image, const char *what)
+static void doubt_check(const struct doubt *d, struct image *image, const struct config *config)
 {
     static uint8_t data[DISK];
-    int r = image_read(image, data, DISK, 0);
+    const char *what = config->options;
+    int r = disk_access(config, image, READ, data, 0, SECTORS);
     if (r < 0)
         fail_msg("%s: cannot be read: %s", what, strerror(-r));
     for (unsigned i = 0; i < SECTORS; i++) {
@@ -419,10 +495,7 @@ static void fail_config(const struct config *config)
     recorder_init(&recorder, &content);
     recorder.off = true;
     recorder_open(&recorder, &store);
-    struct image_create create = {
-        .path = "cut", .format = config->format, .size = DISK, .options = config->options
-    };
-    assert_int_equal(image_create_store(&create, store, &err), 0);
+    create_over(config, store);
     struct image *image = open_over(config, store);
     for (unsigned i = 0; i < SECTORS; i++)
         d->sure[i] = config->backing ? 0x8000000000000000ull + i : 0;
@@ -442,19 +515,19 @@ static void fail_config(const struct config *config)
         switch (test_random(&seed) % 6) {
         case 0: image_flush(image); break;
         case 1:
-            r = image_zero(image, first * SECTOR, n * SECTOR, IMAGE_UNMAP);
+            r = disk_access(config, image, UNMAP, NULL, first, n);
             doubt_note(d, first, n, 0, r);
             break;
         default:
             for (unsigned i = 0; i < n; i++)
                 sector_fill(data + i * SECTOR, number);
-            r = image_write(image, data, n * SECTOR, first * SECTOR);
+            r = disk_access(config, image, WRITE, data, first, n);
             doubt_note(d, first, n, number, r);
         }
         recorder.fail_in = -1;
         recorder.size_max = 0;
         if (number % 30 == 0)
-            doubt_check(d, image, config->options);
+            doubt_check(d, image, config);
     }
     assert_int_equal(image_close(image), 0);
     recorder_open(&recorder, &store);
@@ -464,7 +537,7 @@ static void fail_config(const struct config *config)
     if (check.count.corruptions)
         fail_msg("%s: failures left %llu corruptions", config->options,
                  (unsigned long long)check.count.corruptions);
-    doubt_check(d, image, config->options);
+    doubt_check(d, image, config);
     assert_int_equal(image_close(image), 0);
     recorder_fini(&recorder);
     buf_fini(&content);
