@@ -245,9 +245,22 @@ static int commit_run(struct call *call, struct commit *c)
                          c->failed ? c->failed : image_path(base));
     progress_end(&c->progress);
     /* With layers between, these would show through an emptied top. */
-    if (c->layers.count == 1 && !call_flag(call, "keep"))
+    if (c->layers.count == 1 && top->format->empty && !call_flag(call, "keep"))
         r = image_empty(top, &call->err);
     return r;
+}
+
+/* Formats that record which content they were made over, and that cannot be emptied: what they hold
+ * is in the base now, whose content has a new id. */
+static int commit_settle(struct call *call, struct image *top, int r)
+{
+    if (r < 0 || top->format->empty || !top->format->check_backing)
+        return r;
+    AUTO(free) char *name = strdup(image_backing_name(top));
+    AUTO(free) char *format = strdup(image_backing_format(top));
+    if (!name || !format)
+        return err_set(&call->err, ENOMEM, "out of memory");
+    return image_set_backing(top, name, format, &call->err);
 }
 
 int img_commit(struct call *call)
@@ -260,6 +273,8 @@ int img_commit(struct call *call)
         printf("Image committed.\n");
     if (c.layers.base)
         r = close_changed(call, c.layers.base, r);
+    if (c.layers.count == 1)
+        r = commit_settle(call, c.layers.top, r);
     return c.layers.top ? close_changed(call, c.layers.top, r) : r;
 }
 
