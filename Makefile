@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The commands of the tree; meson and ninja do the work. BUILD=folder chooses the build folder.
 BUILD ?= build
+GUEST ?= userland
 RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
@@ -10,7 +11,7 @@ all: build
 
 help:
 	@echo 'make                build everything into $(BUILD)/'
-	@echo 'make run            boot a small Linux guest on this terminal (RUN_ARGS="--cpus 2 --memory 1G ...")'
+	@echo 'make run            boot Debian 12 on this terminal (RUN_ARGS="--cpus 2 --memory 1G ..."; GUEST=small: busybox)'
 	@echo 'make test           run every test; TEST_ARGS="NAME ..." for some'
 	@echo 'make test-long      those that take minutes too'
 	@echo 'make test-sanitize  the unit tests under the sanitizers of clang'
@@ -35,9 +36,9 @@ build: packages $(BUILD)/build.ninja
 # The whole tree takes longer to build than what runs a VM.
 run: packages $(BUILD)/build.ninja
 	@echo '== building'
-	@ninja -C $(BUILD) src/vmm/bedplate-vmm src/net/bedplate-net
+	@ninja -C $(BUILD) src/vmm/bedplate-vmm src/net/bedplate-net src/img/bedplate-img
 # Status 7: ended by Ctrl-A X.
-	@tools/run-guest.sh $(BUILD) $(RUN_ARGS) || [ $$? = 7 ]
+	@tools/run-guest.sh $(BUILD) $(GUEST) $(RUN_ARGS) || [ $$? = 7 ]
 
 test: packages
 	@tests/run --build $(BUILD) $(TEST_ARGS)

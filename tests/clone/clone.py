@@ -23,8 +23,30 @@ try:
 except ImportError:
     boot.skip("python3-pexpect is not installed")
 
-PROMPT = "guest:~# "
 ROWS, COLUMNS = 33, 107
+
+
+class Small:
+    """The guest of busybox."""
+    MAKE = "make run GUEST=small"
+    PROMPT = "guest:~# "
+    STAGES = ("guest: building the initramfs", "guest: making its disk", "starting")
+    MARK = "/mnt/kept"
+    SAYS = [("the disk is mounted", "cat /mnt/hello.txt", "lies on the guest's disk")]
+    FROM_HOST, FROM_HOST_SAYS = ["true"], ""
+
+
+class Userland:
+    """Debian."""
+    MAKE = "make run"
+    PROMPT = "root@debian:~# "
+    STAGES = ("userland: making a Debian 12 root file system", "userland: making its disk",
+              "userland: fetching the packages", "userland: making disk.qcow2", "starting")
+    MARK = "/root/kept"
+    SAYS = [("it is Debian 12", "cat /etc/debian_version; systemctl is-system-running", "12."),
+            ("a package comes from the host", "apt-get -qq update && apt-get -qq install hello && hello", "Hello, world!")]
+    FROM_HOST = ["ssh", "-F", ".cache/userland/ssh_config", "guest", "hostname; id"]
+    FROM_HOST_SAYS = "debian\nuid=0(root)"
 
 
 def check(condition, what):
@@ -35,9 +57,9 @@ def check(condition, what):
 class Terminal:
     """A terminal in which a shell runs `make run` and tells its settings before and after."""
 
-    def __init__(self, clone, limit):
-        self.start = time.monotonic()
-        self.child = pexpect.spawn("/bin/sh", ["-c", "stty -g; make run; echo status=$?; stty -g"], cwd=clone,
+    def __init__(self, clone, guest, limit):
+        self.start, self.clone, self.guest = time.monotonic(), clone, guest
+        self.child = pexpect.spawn("/bin/sh", ["-c", f"stty -g; {guest.MAKE}; echo status=$?; stty -g"], cwd=clone,
                                    dimensions=(ROWS, COLUMNS), encoding="latin-1", timeout=limit)
         self.log = open(os.path.join(clone, "clone-test.log"), "a+", encoding="latin-1", newline="")
         self.log.truncate(0)
@@ -52,7 +74,7 @@ class Terminal:
     def command(self, text):
         self.child.sendline(text)
         self.until("\n")
-        return self.until(PROMPT)
+        return self.until(self.guest.PROMPT)
 
     def text(self):
         self.log.seek(0)
@@ -68,11 +90,11 @@ class Terminal:
         self.log.close()
 
 
-def silent_gaps(clone, limit):
+def silent_gaps(clone, guest, limit):
     """The first start, and the longest time in which it said nothing."""
-    terminal, heard, longest = Terminal(clone, limit), time.monotonic(), (0, "")
+    terminal, heard, longest = Terminal(clone, guest, limit), time.monotonic(), (0, "")
     while True:
-        got = terminal.child.expect([PROMPT, r"[\r\n]", pexpect.EOF, pexpect.TIMEOUT])
+        got = terminal.child.expect([guest.PROMPT, r"[\r\n]", pexpect.EOF, pexpect.TIMEOUT])
         now = time.monotonic()
         longest = max(longest, (now - heard, terminal.text()[-200:].strip().splitlines()[-1] if got < 2 else ""))
         heard = now
@@ -81,15 +103,19 @@ def silent_gaps(clone, limit):
         check(got == 1, f"make run came to no prompt; the end was:\n{terminal.text()[-1500:]}")
 
 
-def use(terminal, server):
-    check("lies on the guest's disk" in terminal.command("cat /mnt/hello.txt"), "the disk is mounted")
+def use(terminal, guest, server):
+    for what, command, says in guest.SAYS:
+        said = terminal.command(command)
+        check(says in said, f"{what}: {said}")
+    done = subprocess.run(guest.FROM_HOST, cwd=terminal.clone, capture_output=True, text=True, timeout=120)
+    check(done.returncode == 0 and guest.FROM_HOST_SAYS in done.stdout, f"{guest.FROM_HOST}: {done.stdout}{done.stderr}")
     check(f"{ROWS} {COLUMNS}" in terminal.command("stty size"), "the terminal's size reached the guest")
     said = terminal.command(f"wget -q -O - {server.url} | sha256sum")
     check(server.sha256 in said, f"the network: {said}")
     terminal.child.send("\x01h")
     terminal.until("Ctrl-A X")
     terminal.child.send("\r")
-    terminal.until(PROMPT)
+    terminal.until(guest.PROMPT)
 
 
 def vmm_of(clone):
@@ -107,29 +133,29 @@ def vmm_of(clone):
     raise AssertionError("no VMM runs")
 
 
-def run(clone, limit):
+def run(clone, guest, limit):
     server = boot.Server()
-    terminal, (gap, behind) = silent_gaps(clone, limit)
+    terminal, (gap, behind) = silent_gaps(clone, guest, limit)
     first = time.monotonic() - terminal.start
     print(f"the first start took {first:.0f} s; the longest silence was {gap:.0f} s, behind {behind!r}")
     stages = re.findall(r"^== [^\r\n]*", terminal.text(), re.MULTILINE)
     print("\n".join(stages))
-    for stage in ("configuring", "building", "guest: building the initramfs", "guest: making its disk", "starting"):
+    for stage in ("configuring", "building", *guest.STAGES):
         check(any(stage in line for line in stages), f"the stage '{stage}' says that it began")
-    use(terminal, server)
-    terminal.child.sendline("echo kept >/mnt/kept; sync; poweroff")
+    use(terminal, guest, server)
+    terminal.child.sendline(f"echo kept >{guest.MARK}; sync; poweroff")
     terminal.end(0)
 
-    terminal = Terminal(clone, limit)
-    terminal.until(PROMPT)
+    terminal = Terminal(clone, guest, limit)
+    terminal.until(guest.PROMPT)
     print(f"the second start took {time.monotonic() - terminal.start:.1f} s")
-    check(not re.search(r"^== guest", terminal.text(), re.MULTILINE), "what the first start prepared is used again")
-    check("kept" in terminal.command("cat /mnt/kept"), "what was written to the disk is there")
+    check(not re.search(r"^== (guest|userland)", terminal.text(), re.MULTILINE), "what the first start prepared is used again")
+    check("kept" in terminal.command(f"cat {guest.MARK}"), "what was written to the disk is there")
     terminal.child.send("\x01x")
     terminal.end(0)
 
-    terminal = Terminal(clone, limit)
-    terminal.until(PROMPT)
+    terminal = Terminal(clone, guest, limit)
+    terminal.until(guest.PROMPT)
     os.kill(vmm_of(clone), signal.SIGKILL)
     terminal.end(2)  # make's, of a command that failed
 
@@ -137,15 +163,17 @@ def run(clone, limit):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clone", help="folder; is made if it is not there")
+    parser.add_argument("--guest", choices=("userland", "small"), default="userland")
     parser.add_argument("--limit", type=float, default=600, help="seconds for each step")
     args = parser.parse_args()
+    guest = Small if args.guest == "small" else Userland
     with tempfile.TemporaryDirectory(prefix="bedplate-clone-") as folder:
         clone = os.path.realpath(args.clone or os.path.join(folder, "clone"))
         if not os.path.exists(clone):
             done = subprocess.run(["git", "clone", "-q", boot.ROOT, clone], capture_output=True, text=True)
             if done.returncode:
                 boot.skip(f"this tree cannot be cloned: {done.stderr.strip()}")
-        run(clone, args.limit)
+        run(clone, guest, args.limit)
     print("good")
 
 

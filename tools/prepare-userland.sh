@@ -1,0 +1,164 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Prepares the Debian guest that `make run` starts:  prepare-userland.sh [FOLDER [SOURCE...]]
+# FOLDER (.cache/userland) gets base/ (a link: root.img, vmlinuz, initrd.img, ssh_key, known_hosts) and for each SOURCE
+# (basic) a folder source-SOURCE with the packages of userland/source-SOURCE.txt and what they need, for apt in the guest.
+#
+# A base is never changed once made, because disks are overlays over it. When the recipe changes, a new one is made
+# beside it, and the old one goes when no disk of FOLDER (disk.base) uses it. Neither step needs root.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+dir=${1:-$here/../.cache/userland}
+[ $# = 0 ] || shift
+mkdir -p "$dir"
+dir=$(cd "$dir" && pwd)
+PATH=$PATH:/sbin:/usr/sbin
+
+# Two at once would work on the same names.
+exec 9>"$dir/lock"
+flock 9
+
+say() { echo "== userland: $*"; }
+fail() { echo "prepare-userland: $*" >&2; exit 1; }
+
+# What this machine's apt uses for Debian 12 is reachable and near; else the well-known address.
+sources_write()
+{
+    apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Origin: Debian' 'Created-By: Packages' 'Component: main' \
+        2>/dev/null | grep ' bookworm' | sort -u >"$1.tmp" || true
+    if ! grep -q ' bookworm$' "$1.tmp"; then
+        printf '%s\n' 'http://deb.debian.org/debian bookworm' 'http://deb.debian.org/debian bookworm-updates' \
+            'http://deb.debian.org/debian-security bookworm-security' >"$1.tmp"
+    fi
+    signed='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
+    while read -r uri suite; do
+        echo "deb $signed $uri $suite main"
+    done <"$1.tmp" >"$1"
+    rm "$1.tmp"
+}
+
+proxies()
+{
+    for scheme in http https; do
+        eval "$(apt-config shell proxy "Acquire::$scheme::Proxy")"
+        [ -z "${proxy:-}" ] || echo "Acquire::$scheme::Proxy \"$proxy\";"
+        unset proxy
+    done
+}
+
+# ---- the base: kernel, initramfs, root file system ----
+
+PACKAGES=linux-image-cloud-amd64,systemd-sysv,dbus,libpam-systemd,openssh-server,ca-certificates,less,wget,zstd
+
+as_root()
+{
+    if [ "$(id -u)" = 0 ]; then "$@"; else fakeroot -- "$@"; fi
+}
+
+base_build()
+{
+    tmp=$dir/base.tmp
+    as_root rm -rf "$tmp"
+    mkdir -p "$tmp/make"
+    sources_write "$tmp/make/sources.list"
+    ssh-keygen -q -t ed25519 -N '' -C "root of the guest" -f "$tmp/ssh_key"
+    say "making a Debian 12 root file system: downloading and installing some 200 packages"
+    proxies >"$tmp/make/apt.conf"
+    mmdebstrap --variant=important --include="$PACKAGES" --aptopt="$tmp/make/apt.conf" \
+        --customize-hook="$here/userland/customize.sh \"\$1\"" \
+        --customize-hook="upload '$tmp/ssh_key.pub' /root/.ssh/authorized_keys" \
+        --customize-hook="chroot \"\$1\" chmod 600 /root/.ssh/authorized_keys" \
+        --format=tar bookworm "$tmp/make/root.tar" "$tmp/make/sources.list" ||
+        fail "mmdebstrap could not make the root file system (its messages are above)"
+    say "making its disk"
+    # With fakeroot, owners and devices exist for the processes under it only: so one of them does all.
+    # shellcheck disable=SC2016 # $1 is the inner shell's
+    as_root sh -euc 'mkdir "$1/root"
+        tar -C "$1/root" --numeric-owner --xattrs --xattrs-include="*" -xpf "$1/root.tar"
+        cp "$1/root"/boot/vmlinuz-* "$1/../vmlinuz"
+        cp "$1/root"/boot/initrd.img-* "$1/../initrd.img"
+        cp "$1/root/var/lib/dpkg/status" "$1/../status"
+        sed "s/^/[127.0.0.1] /" "$1/root/etc/ssh/ssh_host_ed25519_key.pub" >"$1/../host_key"
+        truncate -s 8G "$1/../root.img"
+        mke2fs -q -t ext4 -L root -E lazy_itable_init=1,lazy_journal_init=1 -d "$1/root" "$1/../root.img"' sh "$tmp/make"
+    sed 's/^\[127.0.0.1\]/guest/' "$tmp/host_key" >"$tmp/known_hosts"
+    rm "$tmp/host_key"
+    as_root rm -rf "$tmp/make"
+}
+
+base_prepare()
+{
+    key=$(cat "$here/prepare-userland.sh" "$here/userland/customize.sh" | sha256sum | cut -c1-12)
+    [ -e "$dir/base-$key/known_hosts" ] || {
+        base_build
+        rm -rf "$dir/base-$key"
+        mv "$dir/base.tmp" "$dir/base-$key"
+    }
+    ln -sfn "base-$key" "$dir/base"
+    used=$(cat "$dir/disk.base" 2>/dev/null || true)
+    for old in "$dir"/base-*; do
+        case ${old##*/} in
+        "base-$key" | "$used") ;;
+        *) rm -rf "$old" ;;
+        esac
+    done
+}
+
+# ---- package sources ----
+
+# The packages of a list and what the base lacks of their dependencies, as apt resolves them.
+source_build()
+{
+    work=$dir/source.tmp
+    rm -rf "$work"
+    mkdir -p "$work/apt/etc/apt/preferences.d" "$work/apt/etc/apt/apt.conf.d" "$work/apt/var/lib/apt/lists/partial" \
+        "$work/apt/var/cache/apt/archives/partial" "$work/source"
+    sources_write "$work/apt/etc/apt/sources.list"
+    sed -i '/^deb /{p;s/^deb /deb-src /}' "$work/apt/etc/apt/sources.list"
+    cp "$dir/base/status" "$work/apt/status"
+    {
+        printf '%s "%s";\n' Dir "$work/apt" Dir::State::status "$work/apt/status" APT::Sandbox::User "$(id -un)" \
+            Dir::Etc::TrustedParts /etc/apt/trusted.gpg.d APT::Architecture amd64 \
+            APT::Install-Recommends false Acquire::Languages none
+        proxies
+    } >"$work/apt.conf"
+    say "fetching the packages of the source '$1'"
+    binaries=$(sed -e 's/#.*//' -e '/^src:/d' "$here/userland/source-$1.txt")
+    sources=$(sed -n 's/^src://p' "$here/userland/source-$1.txt")
+    export APT_CONFIG="$work/apt.conf"
+    apt-get -q update || fail "cannot fetch the package lists"
+    # shellcheck disable=SC2086 # lists
+    apt-get -qq -y --download-only install $binaries </dev/null || fail "cannot fetch packages"
+    # shellcheck disable=SC2086
+    [ -z "$sources" ] || (cd "$work/source" && apt-get -qq --download-only source $sources) || fail "cannot fetch sources"
+    mv "$work/apt/var/cache/apt/archives"/*.deb "$work/source"
+    # The indexes are written elsewhere first, for else they would list themselves.
+    (
+        cd "$work/source"
+        apt-ftparchive packages . >"$work/Packages"
+        apt-ftparchive sources . >"$work/Sources"
+        mv "$work/Packages" "$work/Sources" .
+        apt-ftparchive release . >"$work/Release"
+        mv "$work/Release" .
+    )
+    unset APT_CONFIG
+    du -sh "$work/source" | while read -r size _; do say "it has $(ls "$work/source"/*.deb | wc -l) packages, $size"; done
+    rm -rf "$dir/source-$1"
+    mv "$work/source" "$dir/source-$1"
+    rm -rf "$work"
+}
+
+source_prepare()
+{
+    [ -e "$here/userland/source-$1.txt" ] || fail "there is no source '$1' (userland/source-$1.txt)"
+    key=$(readlink "$dir/base"; cat "$here/userland/source-$1.txt")
+    [ "$(cat "$dir/source-$1/key" 2>/dev/null)" != "$key" ] || return 0
+    source_build "$1"
+    echo "$key" >"$dir/source-$1/key"
+}
+
+base_prepare
+[ $# != 0 ] || set -- basic
+for source; do
+    source_prepare "$source"
+done
