@@ -130,7 +130,7 @@ source_build()
     # shellcheck disable=SC2086 # lists
     apt-get -qq -y --download-only install $binaries </dev/null || fail "cannot fetch packages"
     # shellcheck disable=SC2086
-    [ -z "$sources" ] || (cd "$work/source" && apt-get -qq --download-only source $sources) || fail "cannot fetch sources"
+    [ -z "$sources" ] || (cd "$work/source" && apt-get -qq -t bookworm --download-only source $sources) || fail "cannot fetch sources"
     mv "$work/apt/var/cache/apt/archives"/*.deb "$work/source"
     # The indexes are written elsewhere first, for else they would list themselves.
     (

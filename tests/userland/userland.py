@@ -6,6 +6,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -110,17 +111,20 @@ class Guest:
         return ["ssh", "-F", "none", "-i", os.path.join(self.base, "ssh_key"), "-p", str(self.port),
                 *(word for option in options for word in ("-o", option)), "root@127.0.0.1", command]
 
-    def ssh(self, command, limit=60, check=True):
-        """Runs a command in the guest; its output, with what it said on stderr."""
-        try:
-            done = subprocess.run(self.ssh_words(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, timeout=limit)
-        except subprocess.TimeoutExpired as expired:
-            said = (expired.stdout or b"").decode("latin-1")
-            raise Fault(f"no answer within {limit} s to: {command}\n{said[-3000:]}") from None
-        said = done.stdout.decode("latin-1")
-        if check and done.returncode:
-            raise Fault(f"status {done.returncode} of: {command}\n{said[-3000:]}")
+    def ssh(self, command, limit=60, check=True, stdin="", log=None):
+        """Runs a command in the guest; its output, with what it said on stderr, which also goes to the file `log`."""
+        with open(log, "w+b") if log else tempfile.TemporaryFile() as out:
+            try:
+                status = subprocess.run(self.ssh_words(command), input=stdin.encode(), stdout=out,
+                                        stderr=subprocess.STDOUT, timeout=limit).returncode
+            except subprocess.TimeoutExpired:
+                status = None
+            out.seek(0)
+            said = out.read().decode("latin-1")
+        if status is None:
+            raise Fault(f"no answer within {limit} s to: {command}\n{said[-3000:]}")
+        if check and status:
+            raise Fault(f"status {status} of: {command}\n{said[-3000:]}")
         return said
 
     def power_off(self, limit=90):
