@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * bedplate-display: a VM's screen by VNC, in a process that holds its pixels and nothing else of
+ * it.
+ *
+ * libvncserver parses what viewers send, so this process is confined before the first viewer: no
+ * privileges, no files, no sockets but those it was given. One thread serves all viewers (those
+ * over TLS have one more each, see vnc_tls.c); a viewer that stops reading in the middle of a
+ * message is dropped after some seconds.
+ */
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/confine.h"
+#include "base/helper.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "devices/input.h"
+#include "devices/screen.h"
+#include "display/keys.h"
+#include "display/vnc_tls.h"
+#include "display/wire.h"
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <poll.h>
+#include <rfb/rfb.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+    MAX_VIEWERS = 32,
+    VIEWER_WAIT_MS = 4000,
+    DEFER_MS = 4, /* areas that change together are sent together */
+    MAX_FILES = 256,
+    PASSWORD_MAX = 8, /* VNC's DES key: what is longer is not looked at */
+};
+enum { ENCODING_EXTENDED_KEYS = -258, MESSAGE_QEMU = 255 };
+
+struct viewer {
+    uint32_t wheel; /* wheel "buttons" held */
+};
+
+struct settings {
+    const char *name, *password_file, *tls_cert, *tls_key, *tls_ca;
+    pid_t parent;
+};
+
+static struct helper {
+    rfbScreenInfoPtr server;
+    int listener;
+    void *pixels;
+    struct vnc_tls *tls;
+    unsigned viewers;
+    char password[64];
+    char *passwords[2];
+    struct display_message in;
+    size_t in_len;
+} helper;
+
+/* ---- to the VMM ---- */
+
+static void tell(uint32_t kind, uint32_t a, uint32_t b, uint32_t c)
+{
+    struct display_message m = { kind, a, b, c, 0 };
+    if (write_full(HELPER_FD, &m, sizeof m) < 0)
+        _exit(0); /* the VMM is gone */
+}
+
+/* ---- viewers ---- */
+
+static void viewer_gone(rfbClientPtr client)
+{
+    free(client->clientData);
+    tell(DISPLAY_VIEWERS, --helper.viewers, 0, 0);
+}
+
+static enum rfbNewClientAction viewer_new(rfbClientPtr client)
+{
+    client->clientData = calloc(1, sizeof(struct viewer));
+    if (!client->clientData || helper.viewers == MAX_VIEWERS) {
+        free(client->clientData);
+        return RFB_CLIENT_REFUSE;
+    }
+    client->clientGoneHook = viewer_gone;
+    tell(DISPLAY_VIEWERS, ++helper.viewers, 0, 0);
+    return RFB_CLIENT_ACCEPT;
+}
+
+static void key_event(rfbBool down, rfbKeySym keysym, rfbClientPtr client)
+{
+    bool shift; /* the viewer sends its Shift key, too */
+    unsigned key = key_of_keysym(keysym, &shift);
+    (void)client;
+    if (key)
+        tell(DISPLAY_KEY, key, !!down, 0);
+}
+
+static void pointer_event(int buttons, int x, int y, rfbClientPtr client)
+{
+    enum { WHEEL_UP = 8, WHEEL_DOWN = 16 };
+    struct viewer *viewer = client->clientData;
+    uint32_t held = (buttons & rfbButton1Mask ? INPUT_BUTTON_LEFT : 0) |
+                    (buttons & rfbButton2Mask ? INPUT_BUTTON_MIDDLE : 0) |
+                    (buttons & rfbButton3Mask ? INPUT_BUTTON_RIGHT : 0);
+    uint32_t wheel = (uint32_t)buttons & (WHEEL_UP | WHEEL_DOWN), pressed = wheel & ~viewer->wheel;
+
+    viewer->wheel = wheel;
+    tell(DISPLAY_POINTER, x < 0 ? 0 : (uint32_t)x, y < 0 ? 0 : (uint32_t)y, held);
+    if (pressed)
+        tell(DISPLAY_WHEEL, !!(pressed & WHEEL_UP), 0, 0);
+}
+
+/* ---- QEMU's extended key events (RFB community specification, 7.5.? "QEMU Extended Key Event")
+ * ---- */
+
+/* The server says that it knows them by an empty rectangle of that encoding. */
+static rfbBool extended_keys_enable(rfbClientPtr client, void **data, int encoding)
+{
+    uint8_t update[16] = { rfbFramebufferUpdate, 0, 0, 1 };
+    uint32_t be = htonl((uint32_t)ENCODING_EXTENDED_KEYS);
+    (void)data;
+    if (encoding != ENCODING_EXTENDED_KEYS)
+        return FALSE;
+    memcpy(update + 12, &be, 4);
+    return rfbWriteExact(client, (const char *)update, sizeof update) == (int)sizeof update || TRUE;
+}
+
+static rfbBool extended_message(rfbClientPtr client, void *data,
+                                const rfbClientToServerMsg *message)
+{
+    uint8_t rest[11]; /* sub-type, down (2), keysym (4), scan code (4) */
+    (void)data;
+    if (message->type != MESSAGE_QEMU)
+        return FALSE;
+    if (rfbReadExact(client, (char *)rest, 1) <= 0 || rest[0] != 0 ||
+        rfbReadExact(client, (char *)rest + 1, sizeof rest - 1) <= 0) {
+        rfbCloseClient(client); /* of unknown length: the stream cannot be followed further */
+        return TRUE;
+    }
+    unsigned scancode = (unsigned)rest[7] << 24 | rest[8] << 16 | rest[9] << 8 | rest[10];
+    unsigned key = key_of_scancode(scancode);
+    if (key)
+        tell(DISPLAY_KEY, key, rest[1] || rest[2], 0);
+    return TRUE;
+}
+
+static int extended_encodings[] = { ENCODING_EXTENDED_KEYS, 0 };
+static rfbProtocolExtension extended_keys = {
+    .pseudoEncodings = extended_encodings,
+    .enablePseudoEncoding = extended_keys_enable,
+    .handleMessage = extended_message,
+};
+
+/* ---- from the VMM ---- */
+
+static void resized(uint32_t width, uint32_t height)
+{
+    if (!width || !height || width > SCREEN_MAX_WIDTH || height > SCREEN_MAX_HEIGHT)
+        _exit(1);
+    rfbNewFramebuffer(helper.server, helper.pixels, (int)width, (int)height, 8, 3, 4);
+    helper.server->serverFormat.redShift = 16;
+    helper.server->serverFormat.greenShift = 8;
+    helper.server->serverFormat.blueShift = 0;
+}
+
+static void changed(const struct display_message *m)
+{
+    uint32_t width = (uint32_t)helper.server->width, height = (uint32_t)helper.server->height;
+    if (m->a < width && m->b < height && m->c <= width - m->a && m->d <= height - m->b)
+        rfbMarkRectAsModified(helper.server, (int)m->a, (int)m->b, (int)(m->a + m->c),
+                              (int)(m->b + m->d));
+}
+
+static void messages_read(void)
+{
+    enum { BUDGET = 256 };
+    for (unsigned i = 0; i < BUDGET; i++) {
+        ssize_t n = recv(HELPER_FD, (char *)&helper.in + helper.in_len,
+                         sizeof helper.in - helper.in_len, MSG_DONTWAIT);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            return;
+        if (n <= 0)
+            _exit(0);
+        helper.in_len += (size_t)n;
+        if (helper.in_len < sizeof helper.in)
+            continue;
+        helper.in_len = 0;
+        if (helper.in.kind == DISPLAY_RESIZED)
+            resized(helper.in.a, helper.in.b);
+        else if (helper.in.kind == DISPLAY_CHANGED)
+            changed(&helper.in);
+    }
+}
+
+/* ---- the loop ---- */
+
+static void viewer_accept(void)
+{
+    struct err err;
+    int fd = accept4(helper.listener, NULL, NULL, SOCK_CLOEXEC);
+    if (fd < 0)
+        return;
+    if (helper.tls && vnc_tls_accept(helper.tls, fd, &fd, &err) < 0) {
+        log_info("display: a viewer was turned away: %s", err.text);
+        return;
+    }
+    rfbNewClient(helper.server, fd); /* takes fd, on failure, too */
+}
+
+static void helper_round(bool busy)
+{
+    struct pollfd polls[2 + MAX_VIEWERS + 1] = {
+        { .fd = HELPER_FD, .events = POLLIN },
+        { .fd = helper.listener, .events = POLLIN },
+    };
+    unsigned count = 2;
+    rfbClientIteratorPtr viewers = rfbGetClientIterator(helper.server);
+    for (rfbClientPtr v; (v = rfbClientIteratorNext(viewers)) && count < ARRAY_LEN(polls);)
+        polls[count++] = (struct pollfd){ .fd = v->sock, .events = POLLIN };
+    rfbReleaseClientIterator(viewers);
+    poll(polls, count, busy ? DEFER_MS : -1);
+    if (polls[0].revents)
+        messages_read();
+    if (polls[1].revents & POLLIN)
+        viewer_accept();
+}
+
+/* ---- start ---- */
+
+static int setup_receive(struct err *err)
+{
+    struct display_message m;
+    int fds[2];
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof fds)];
+    } control;
+    struct iovec iov = { &m, sizeof m };
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control
+    };
+    if (recvmsg(HELPER_FD, &msg, MSG_CMSG_CLOEXEC | MSG_WAITALL) != sizeof m ||
+        m.kind != DISPLAY_SETUP || msg.msg_controllen < CMSG_LEN(sizeof fds))
+        return err_set(err, EPROTO, "the VMM sent no set-up");
+    memcpy(fds, CMSG_DATA(&control.head), sizeof fds);
+    helper.listener = fds[1];
+    helper.pixels = mmap(NULL, SCREEN_BYTES, PROT_READ, MAP_SHARED, fds[0], 0);
+    close(fds[0]);
+    if (helper.pixels == MAP_FAILED)
+        return err_errno(err, errno, "cannot map the screen");
+    helper.in = m;
+    return 0;
+}
+
+static int password_read(const char *path, struct err *err)
+{
+    AUTO(buf_fini) struct buf text = { 0 };
+    int r = file_read(path, sizeof helper.password - 1, &text, err);
+    if (r < 0)
+        return r;
+    size_t len = strcspn((const char *)text.data, "\r\n");
+    len = len < text.len ? len : text.len;
+    if (!len)
+        return err_set(err, EINVAL, "%s holds no password in its first line", path);
+    if (len > PASSWORD_MAX)
+        return err_set(err, EINVAL,
+                       "the password in %s is longer than %d characters, which is all that VNC "
+                       "compares; make it shorter, or use tls-ca=",
+                       path, PASSWORD_MAX);
+    memcpy(helper.password, text.data, len);
+    explicit_bzero(text.data, text.len);
+    helper.passwords[0] = helper.password;
+    return 0;
+}
+
+static void quiet(const char *format, ...) { (void)format; }
+
+static int server_start(const struct settings *settings, struct err *err)
+{
+    int no_args = 0;
+    rfbLog = rfbErr = quiet;
+    rfbScreenInfoPtr server =
+        rfbGetScreen(&no_args, NULL, (int)helper.in.a, (int)helper.in.b, 8, 3, 4);
+    if (!server)
+        return err_set(err, ENOMEM, "libvncserver does not start");
+    helper.server = server;
+    server->frameBuffer = helper.pixels;
+    server->desktopName = settings->name ? settings->name : "Bedplate";
+    server->alwaysShared = TRUE;
+    server->autoPort = FALSE;
+    server->port = server->ipv6port = -1;
+    server->deferUpdateTime = DEFER_MS;
+    server->maxClientWait = VIEWER_WAIT_MS;
+    server->permitFileTransfer = FALSE;
+    server->cursor = NULL; /* the guest draws its own */
+    server->newClientHook = viewer_new;
+    server->kbdAddEvent = key_event;
+    server->ptrAddEvent = pointer_event;
+    if (settings->password_file) {
+        server->authPasswdData = helper.passwords;
+        server->passwordCheck = rfbCheckPasswordByList;
+    }
+    rfbRegisterProtocolExtension(&extended_keys);
+    resized(helper.in.a, helper.in.b);
+    helper.in_len = 0;
+    return 0;
+}
+
+/* clang-format off */
+static const int allowed_calls[] = {
+    SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(poll), SCMP_SYS(ppoll),
+    SCMP_SYS(select), SCMP_SYS(pselect6), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(getsockname),
+    SCMP_SYS(getpeername), SCMP_SYS(setsockopt), SCMP_SYS(getsockopt), SCMP_SYS(shutdown), SCMP_SYS(socketpair),
+    SCMP_SYS(fcntl), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield), SCMP_SYS(mprotect),
+};
+static const struct confine_call conditional_calls[] = {
+    { SCMP_SYS(clone), SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD) },
+};
+/* clang-format on */
+
+static int helper_confine(pid_t parent, char *summary, size_t len, struct err *err)
+{
+    const struct confine_plan plan = {
+        .name = DISPLAY_HELPER,
+        .parent = parent,
+        .open_files = MAX_FILES,
+        .calls = allowed_calls,
+        .call_count = ARRAY_LEN(allowed_calls),
+        .conditional = conditional_calls,
+        .conditional_count = ARRAY_LEN(conditional_calls),
+    };
+    bool own_root;
+    return confine(&plan, &own_root, summary, len, err);
+}
+
+static int settings_parse(int argc, char **argv, struct settings *out, struct err *err)
+{
+    static const struct option options[] = {
+        { "parent", required_argument, NULL, 'p' },
+        { "name", required_argument, NULL, 'n' },
+        { "password-file", required_argument, NULL, 'w' },
+        { "tls-cert", required_argument, NULL, 'c' },
+        { "tls-key", required_argument, NULL, 'k' },
+        { "tls-ca", required_argument, NULL, 'a' },
+        { NULL, 0, NULL, 0 },
+    };
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        switch (c) {
+        case 'p': out->parent = atoi(optarg); break;
+        case 'n': out->name = optarg; break;
+        case 'w': out->password_file = optarg; break;
+        case 'c': out->tls_cert = optarg; break;
+        case 'k': out->tls_key = optarg; break;
+        case 'a': out->tls_ca = optarg; break;
+        default: return err_set(err, EINVAL, "unknown option");
+        }
+    }
+    return optind < argc ? err_set(err, EINVAL, "unexpected '%s'", argv[optind]) : 0;
+}
+
+static int start(int argc, char **argv, char *summary, size_t len, struct err *err)
+{
+    struct settings settings = { 0 };
+    int r = settings_parse(argc, argv, &settings, err);
+    if (r == 0)
+        r = setup_receive(err);
+    if (r == 0 && settings.password_file)
+        r = password_read(settings.password_file, err);
+    if (r == 0 && settings.tls_cert)
+        r = vnc_tls_create(settings.tls_cert, settings.tls_key, settings.tls_ca,
+                           settings.password_file != NULL, &helper.tls, err);
+    if (r == 0)
+        r = server_start(&settings, err);
+    return r == 0 ? helper_confine(settings.parent, summary, len, err) : r;
+}
+
+int main(int argc, char **argv)
+{
+    struct err err;
+    char summary[256], hello[520];
+    struct stat st;
+
+    if (fstat(HELPER_FD, &st) < 0 || !S_ISSOCK(st.st_mode)) {
+        fprintf(stderr,
+                DISPLAY_HELPER " is started by bedplate-vmm --display vnc=..., not by hand\n");
+        return 2;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    int r = start(argc, argv, summary, sizeof summary, &err);
+    snprintf(hello, sizeof hello, "%s%s\n", r < 0 ? "" : HELPER_HELLO, r < 0 ? err.text : summary);
+    if (write_full(HELPER_FD, hello, strlen(hello)) < 0 || r < 0)
+        return 1;
+    for (bool busy = false;;) {
+        helper_round(busy);
+        busy = rfbProcessEvents(helper.server, 0);
+    }
+}

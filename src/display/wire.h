@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the VMM and bedplate-display say to each other over their socket pair.
+ *
+ * All messages are one struct, in host byte order. With the first one (SETUP) come the descriptors:
+ * the pixels' memfd, then the listening socket. Each side checks what the other sends.
+ */
+#ifndef DISPLAY_WIRE_H
+#define DISPLAY_WIRE_H
+
+#include <stdint.h>
+
+#define DISPLAY_HELPER "bedplate-display"
+
+enum display_kind {
+    /* to the helper */
+    DISPLAY_SETUP = 1, /* a: width, b: height; two descriptors */
+    DISPLAY_RESIZED,   /* a: width, b: height */
+    DISPLAY_CHANGED,   /* a: x, b: y, c: width, d: height */
+    /* to the VMM */
+    DISPLAY_VIEWERS, /* a: how many there are now */
+    DISPLAY_KEY,     /* a: Linux key code, b: 1 down, 0 up */
+    DISPLAY_POINTER, /* a: x, b: y, c: buttons held (INPUT_BUTTON_*) */
+    DISPLAY_WHEEL,   /* a: 1 away from the user, 0 towards */
+};
+
+struct display_message {
+    uint32_t kind, a, b, c, d;
+};
+
+#endif
