@@ -135,6 +135,21 @@ void *buf_grow(struct buf *buf, size_t len)
     return start;
 }
 
+void buf_base64(struct buf *buf, const void *data, size_t len)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const uint8_t *in = data;
+    for (size_t i = 0; i < len; i += 3) {
+        size_t rest = len - i;
+        uint32_t bits =
+            (uint32_t)in[i] << 16 | (rest > 1 ? in[i + 1] << 8 : 0) | (rest > 2 ? in[i + 2] : 0);
+        char out[4] = { digits[bits >> 18], digits[bits >> 12 & 63],
+                        rest > 1 ? digits[bits >> 6 & 63] : '=',
+                        rest > 2 ? digits[bits & 63] : '=' };
+        buf_add(buf, out, sizeof out);
+    }
+}
+
 void buf_printf(struct buf *buf, const char *fmt, ...)
 {
     va_list args;

@@ -31,6 +31,9 @@ void buf_add(struct buf *buf, const void *data, size_t len);
 void *buf_grow(struct buf *buf, size_t len); /* appends len zero bytes, returns them */
 void buf_printf(struct buf *buf, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* Appends `len` bytes as base64 (RFC 4648, section 4), padded. */
+void buf_base64(struct buf *buf, const void *data, size_t len);
+
 /* The whole range or an error: EINTR and short transfers are handled. Return 0 or -errno; read:
  * -ENODATA at EOF. */
 int read_full(int fd, void *data, size_t len);

@@ -120,6 +120,21 @@ static void *pipe_fill(void *arg)
     return r == 0 ? arg : NULL;
 }
 
+static void base64(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {
+        { "", "" },        { "f", "Zg==" },          { "fo", "Zm8=" },
+        { "foo", "Zm9v" }, { "foobar", "Zm9vYmFy" }, { "\xff\xfe\xfd", "//79" }
+    };
+    for (unsigned i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        AUTO(buf_fini) struct buf buf = { 0 };
+        buf_base64(&buf, pairs[i][0], strlen(pairs[i][0]));
+        assert_int_equal(buf.len, strlen(pairs[i][1]));
+        assert_memory_equal(buf.data ? (const char *)buf.data : "", pairs[i][1], buf.len);
+    }
+}
+
 static void transfers(void **state)
 {
     /* A pipe holds 64 KiB, so both sides see short transfers. */
@@ -171,7 +186,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes_parse), cmocka_unit_test(sizes_print), cmocka_unit_test(numbers),
-        cmocka_unit_test(buffers),     cmocka_unit_test(transfers),   cmocka_unit_test(files),
+        cmocka_unit_test(buffers),     cmocka_unit_test(base64),      cmocka_unit_test(transfers),
+        cmocka_unit_test(files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,8 +30,6 @@ struct display_options {
     const char *name;                        /* of the VM, shown by viewers; NULL: "Bedplate" */
 };
 
-struct display;
-
 /* screen and input are borrowed. */
 int display_create(struct loop *loop, const struct display_options *options, struct screen *screen,
                    struct input *input, struct display **out, struct err *err);

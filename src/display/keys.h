@@ -21,7 +21,7 @@ unsigned key_of_scancode(unsigned scancode);
 /* *shift: the key gives this symbol with Shift. */
 unsigned key_of_keysym(uint32_t keysym, bool *shift);
 unsigned key_of_char(char c, bool *shift);
-/* "ctrl", "f1", "a", "kp-enter" ...; not NUL-terminated. Case does not matter. */
+/* "ctrl", "f1", "a", "kpenter" ...; not NUL-terminated. Case does not matter. */
 unsigned key_of_name(const char *name, size_t len);
 
 #endif

@@ -54,11 +54,11 @@ static json_t *config_json(const struct snapshot_config *config)
                  mac[4], mac[5]);
         json_array_append_new(nets, json_pack("{s:s}", "mac", text));
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:o, s:o}", "version",
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:o, s:o}", "version",
                      BEDPLATE_VERSION, "engine", config->engine, "cpu", config->cpu, "profile",
                      config->profile, "cpus", (int)config->cpus, "memory",
                      (json_int_t)config->memory, "tsc_khz", (json_int_t)config->tsc_khz, "console",
-                     config->console, "disks", disks, "nets", nets);
+                     config->console, "video", config->video, "disks", disks, "nets", nets);
 }
 
 static int config_string(const json_t *object, const char *name, char *out, size_t room,
@@ -143,6 +143,8 @@ static int config_from_json(const json_t *object, struct snapshot_config *out, s
         r = config_number(object, "tsc_khz", 1000, 100000000, &out->tsc_khz, err);
     if (r == 0)
         r = json_get_bool(object, "console", &out->console, err);
+    if (r >= 0)
+        r = json_get_bool(object, "video", &out->video, err);
     if (r >= 0)
         r = config_array(object, "disks", SNAPSHOT_MAX_DISKS, &disks, err);
     if (r == 0)

@@ -47,6 +47,7 @@ struct snapshot_config {
     unsigned cpus;
     uint64_t memory, tsc_khz;
     bool console; /* with a virtio console */
+    bool video;   /* with a display adapter */
     unsigned disk_count, net_count;
     struct snapshot_disk disks[SNAPSHOT_MAX_DISKS];
     struct snapshot_net nets[SNAPSHOT_MAX_NETS];

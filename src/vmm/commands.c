@@ -27,13 +27,14 @@ COMMAND(do_status)
                                                block_backend(vmm->disks[i])));
     for (unsigned i = 0; i < vmm->options.net_count; i++)
         json_array_append_new(nets, json_pack("{s:s}", "backend", vmm->nets[i]->name));
-    *result = json_pack(
-        "{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:I, s:i, s:s, s:b, s:o, s:o}", "state",
-        vmm->saving.active ? "saving" : machine_state_name((enum machine_state)m->state),
-        "paused-by", vmm->paused_by, "engine", vmm->engine->name, "cpu", vmm->cpu_name, "cpus",
-        (int)m->cpus, "memory", (json_int_t)m->main_ram->size, "profile", vmm->options.profile,
-        "guest-ns", (json_int_t)guest_now_ns(m), "pid", (int)getpid(), "sandbox", sandbox,
-        "no-reboot", vmm->options.no_reboot, "disks", disks, "nets", nets);
+    *result =
+        json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:I, s:i, s:s, s:b, s:o, s:o, s:o}", "state",
+                  vmm->saving.active ? "saving" : machine_state_name((enum machine_state)m->state),
+                  "paused-by", vmm->paused_by, "engine", vmm->engine->name, "cpu", vmm->cpu_name,
+                  "cpus", (int)m->cpus, "memory", (json_int_t)m->main_ram->size, "profile",
+                  vmm->options.profile, "guest-ns", (json_int_t)guest_now_ns(m), "pid",
+                  (int)getpid(), "sandbox", sandbox, "no-reboot", vmm->options.no_reboot, "disks",
+                  disks, "nets", nets, "screen", video_status(vmm));
     return *result ? 0 : err_set(err, EINVAL, "a name or path is not valid UTF-8");
 }
 
@@ -87,6 +88,12 @@ COMMAND(do_save)
     r = vmm_save(arg, fd, index, request, err);
     return r < 0 ? r : CONTROL_LATER;
 }
+
+COMMAND(do_screenshot) { return video_screenshot(arg, request, args, result, err); }
+
+COMMAND(do_send_keys) { return video_send_keys(arg, request, args, err); }
+
+COMMAND(do_send_pointer) { return video_send_pointer(arg, args, err); }
 
 static void counter_add(void *arg, const char *name, uint64_t value)
 {
@@ -154,6 +161,10 @@ static const char *const save_members[] = { "fd", "then", NULL }, *const inspect
     "device", "vcpu", NULL
 };
 
+static const char *const screenshot_members[] = { "fd", "format", NULL };
+static const char *const keys_members[] = { "keys", "text", NULL };
+static const char *const pointer_members[] = { "x", "y", "buttons", NULL };
+
 const struct control_command vmm_commands[] = {
     { "status", "state, engine, vCPUs, memory, disks, nets", NULL, do_status },
     { "pause", "stop the vCPUs, the devices and the guest's clock", NULL, do_pause },
@@ -165,5 +176,9 @@ const struct control_command vmm_commands[] = {
     { "counters", "what the engine and the network cards counted", NULL, do_counters },
     { "inspect", "state of a device or a vCPU; without either: the devices", inspect_members,
       do_inspect },
+    { "screenshot", "a picture of the screen as PNG, or its text", screenshot_members,
+      do_screenshot },
+    { "send-keys", "press keys (\"ctrl-alt-delete\") or type text", keys_members, do_send_keys },
+    { "send-pointer", "move the pointer and hold buttons", pointer_members, do_send_pointer },
     { NULL, NULL, NULL, NULL },
 };

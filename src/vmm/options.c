@@ -407,6 +407,52 @@ static int console_set(struct options *o, const char *value, struct err *err)
     return stream_set(&o->console, value, err);
 }
 
+static int display_part(struct options *o, const char *key, const char *value, struct err *err)
+{
+    struct viewer_options *v = &o->viewer;
+    const struct {
+        const char *key, *example;
+        char **text;
+    } files[] = { { "password-file", "password-file=FILE", &v->password_file },
+                  { "tls-cert", "tls-cert=FILE", &v->tls_cert },
+                  { "tls-key", "tls-key=FILE", &v->tls_key },
+                  { "tls-ca", "tls-ca=FILE", &v->tls_ca } };
+    if (strcmp(key, "viewer") == 0) {
+        const char *address = behind(value ? value : "", "vnc=");
+        if (address && *address)
+            return text_set(&v->address, address, err);
+        return strcmp(value ? value : "", "none") == 0
+                   ? 0
+                   : err_set(err, EINVAL,
+                             "'%.60s' is no display; write vnc=unix:PATH, vnc=127.0.0.1:5901, "
+                             "vnc=:1 or none",
+                             value ? value : "");
+    }
+    for (size_t i = 0; i < ARRAY_LEN(files); i++)
+        if (strcmp(key, files[i].key) == 0) {
+            int r = value_needed(key, value, files[i].example, err);
+            return r < 0 ? r : text_set(files[i].text, value, err);
+        }
+    return err_set(err, EINVAL,
+                   "'%.60s' is unknown; there are password-file, tls-cert, tls-key and tls-ca",
+                   key);
+}
+
+static const char *video_name(size_t i)
+{
+    static const char *const names[] = { "none", "vga", NULL };
+    return names[i];
+}
+
+static int video_set(struct options *o, const char *value, struct err *err)
+{
+    int r = choice_set("display adapter", value, video_name, err);
+    if (r < 0)
+        return r;
+    o->video = r;
+    return 0;
+}
+
 static const char *watchdog_name(size_t i)
 {
     static const char *const names[] = { "reset", "pause", "exit", "none", NULL };
@@ -540,6 +586,12 @@ static const struct option option_table[] = {
     { "console", "stdio|file:PATH|unix:PATH|none", 0, "adds a virtio console (hvc0) and says where it goes (default none)",
       "When the serial port and the console both are stdio they share the terminal: what is typed goes to the console "
       "once the guest has opened it.", console_set },
+    { "display", "vnc=unix:PATH|vnc=ADDRESS:PORT|vnc=:N|none", 0, "where the screen can be looked at (default none)",
+      "The VNC server is a confined process of its own. vnc=:N is port 5900 + N on 127.0.0.1; port 0 takes one that is "
+      "free. password-file=FILE: viewers must know the password in its first line (at most 8 characters). "
+      "tls-cert=FILE,tls-key=FILE: viewers must speak TLS (VeNCrypt, X.509); tls-ca=FILE: and show a certificate of that "
+      "authority. Addresses that others reach need TLS and one of the two.", NULL, display_part, "viewer" },
+    { "video", "vga|none", 0, "the display adapter (default: vga with --display, otherwise none)", NULL, video_set },
     { "watchdog", "reset|pause|exit|none", 0, "what a watchdog that fires does (default reset)", NULL, watchdog_set },
     { "no-reboot", NULL, 0, "a reset by the guest ends the VM", NULL, no_reboot_set },
     { "run-dir", "DIR", 0, "directory for the control socket, log, lock and exit record; created if missing",
@@ -567,7 +619,7 @@ static const struct option option_table[] = {
 };
 /* clang-format on */
 
-_Static_assert(ARRAY_LEN(option_table) <= 32, "options.given has a bit for each");
+_Static_assert(ARRAY_LEN(option_table) <= 64, "options.given has a bit for each");
 
 static const char *option_name(size_t i)
 {
@@ -584,7 +636,7 @@ static const struct option *option_find(const char *name, size_t len)
     return NULL;
 }
 
-static uint32_t option_bit(const struct option *option) { return 1u << (option - option_table); }
+static uint64_t option_bit(const struct option *option) { return 1ull << (option - option_table); }
 
 bool options_given(const struct options *options, const char *name)
 {
@@ -730,7 +782,7 @@ int options_parse_json(const char *text, size_t len, struct options *options, st
     if (!json_is_object(root))
         return err_set(err, EINVAL, "the configuration must be a JSON object");
 
-    uint32_t from_cli = options->given;
+    uint64_t from_cli = options->given;
     const char *key;
     json_t *value;
     json_object_foreach(root, key, value)
@@ -824,6 +876,8 @@ static int defaults_set(struct options *o, struct err *err)
         o->memory = 512ull << 20;
     if (!options_given(o, "serial") && o->console.kind != STREAM_STDIO)
         o->serial.kind = STREAM_STDIO;
+    if (!options_given(o, "video"))
+        o->video = o->viewer.address;
     return r;
 }
 
@@ -839,6 +893,9 @@ static int options_check(const struct options *o, struct err *err)
         return err_set(err, EINVAL, "nothing to boot; give --kernel FILE or --restore FILE");
     if (o->memory > MEMORY_MAX)
         return err_set(err, EINVAL, "too much memory");
+    if (o->viewer.address && !o->video)
+        return err_set(err, EINVAL,
+                       "--display shows the display adapter's screen; leave out --video none");
     for (unsigned i = 0; i < o->disk_count; i++)
         for (unsigned j = 0; j < i; j++)
             if (strcmp(o->disks[i].path, o->disks[j].path) == 0 &&
@@ -871,10 +928,26 @@ int options_parse(int argc, char *const argv[], struct options *out, struct err 
 
 void options_fini(struct options *o)
 {
-    char **texts[] = { &o->engine,        &o->engine_options, &o->cpu,         &o->profile,
-                       &o->kernel,        &o->initrd,         &o->cmdline,     &o->run_dir,
-                       &o->control,       &o->config,         &o->save,        &o->restore,
-                       &o->gdb.unix_path, &o->serial.path,    &o->console.path };
+    char **texts[] = { &o->engine,
+                       &o->engine_options,
+                       &o->cpu,
+                       &o->profile,
+                       &o->kernel,
+                       &o->initrd,
+                       &o->cmdline,
+                       &o->run_dir,
+                       &o->control,
+                       &o->config,
+                       &o->save,
+                       &o->restore,
+                       &o->gdb.unix_path,
+                       &o->serial.path,
+                       &o->console.path,
+                       &o->viewer.address,
+                       &o->viewer.password_file,
+                       &o->viewer.tls_cert,
+                       &o->viewer.tls_key,
+                       &o->viewer.tls_ca };
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         free(*texts[i]);
         *texts[i] = NULL;

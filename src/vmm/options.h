@@ -51,6 +51,12 @@ struct stream_options {
     char *path;
 };
 
+/* --display */
+struct viewer_options {
+    char *address; /* of the VNC server, see display_address_parse(); NULL: none */
+    char *password_file, *tls_cert, *tls_key, *tls_ca;
+};
+
 enum watchdog_action { WATCHDOG_RESET, WATCHDOG_PAUSE, WATCHDOG_EXIT, WATCHDOG_NONE };
 
 struct gdb_options {
@@ -72,6 +78,8 @@ struct options {
     struct net_options nets[OPTIONS_MAX_NETS];
     unsigned net_count;
     struct stream_options serial, console;
+    struct viewer_options viewer;
+    bool video; /* a display adapter */
     enum watchdog_action watchdog;
     char *run_dir;
     char *control; /* path of the socket; NULL: none, or the run directory's */
@@ -81,7 +89,7 @@ struct options {
     char *debug_exit; /* hidden: see the table */
     bool check, no_reboot, version, help, man;
     bool self_test_sandbox; /* hidden: --self-test sandbox */
-    uint32_t given; /* bit of each entry of the table that the user gave, see options_given() */
+    uint64_t given; /* bit of each entry of the table that the user gave, see options_given() */
 };
 
 /* Fills *out from the command line and, where --config is there, from its file; what stands on the

@@ -63,7 +63,7 @@ static int save_file_open(struct vmm *vmm, struct err *err)
     return 0;
 }
 
-static void keep_removed(struct vmm *vmm, const char *path)
+void vmm_keep_removed(struct vmm *vmm, const char *path)
 {
     unsigned i = 0;
     while (vmm->keep.remove[i])
@@ -133,6 +133,10 @@ static int restore_open(struct vmm *vmm, struct err *err)
         return err_prefix(err, "--restore");
     o->cpus = saved->cpus;
     o->memory = saved->memory;
+    if (o->video && !saved->video)
+        return err_set(err, EINVAL, "--restore: the saved VM has no screen; leave out --%s",
+                       options_given(o, "video") ? "video" : "display");
+    o->video = saved->video;
     if (saved->console && o->console.kind == STREAM_NONE)
         return err_set(err, EINVAL, "--restore: the saved VM has a virtio console; give --console");
     if (!saved->console && o->console.kind != STREAM_NONE)
@@ -173,6 +177,7 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
                                      .memory = vmm->machine->main_ram->size,
                                      .tsc_khz = vmm->machine->tsc_khz,
                                      .console = o->console.kind != STREAM_NONE,
+                                     .video = o->video,
                                      .disk_count = o->disk_count,
                                      .net_count = o->net_count };
     snprintf(out->engine, sizeof out->engine, "%s", vmm->engine->name);
@@ -283,7 +288,7 @@ static int stream_open(struct vmm *vmm, const char *name, const struct stream_op
     case STREAM_UNIX:
         r = stream_create_unix(vmm->loop, name, options->path, out, err);
         if (r == 0)
-            keep_removed(vmm, options->path);
+            vmm_keep_removed(vmm, options->path);
         break;
     }
     return r < 0 ? err_prefix(err, "--%s", name) : 0;
@@ -301,7 +306,7 @@ static void streams_connect(struct vmm *vmm)
 
 /* ---- devices ---- */
 
-static int device_plug(struct vmm *vmm, struct pci_device *pci, struct err *err)
+int vmm_plug(struct vmm *vmm, struct pci_device *pci, struct err *err)
 {
     int r = pci_bus_add(board_pci_bus(vmm->board), pci, -1, err);
     if (r < 0)
@@ -327,7 +332,7 @@ static int disks_plug(struct vmm *vmm, struct err *err)
         struct pci_device *pci;
         int r = virtio_blk_create(vmm->machine, &options, &pci, err);
         if (r == 0)
-            r = device_plug(vmm, pci, err);
+            r = vmm_plug(vmm, pci, err);
         if (r < 0)
             return err_prefix(err, "--disk %s", disk->path);
     }
@@ -389,7 +394,7 @@ static int nets_plug(struct vmm *vmm, struct err *err)
         struct pci_device *pci;
         int r = virtio_net_create(vmm->machine, &options, &pci, err);
         if (r == 0)
-            r = device_plug(vmm, pci, err);
+            r = vmm_plug(vmm, pci, err);
         if (r < 0)
             return err_prefix(err, "--net");
     }
@@ -410,7 +415,7 @@ static int console_plug(struct vmm *vmm, struct err *err)
     struct pci_device *pci;
     int r = virtio_console_create(vmm->machine, &options, &pci, err);
     if (r == 0)
-        r = device_plug(vmm, pci, err);
+        r = vmm_plug(vmm, pci, err);
     if (r < 0)
         return err_prefix(err, "--console");
     vmm->console_dev = &pci->dev;
@@ -421,7 +426,7 @@ static int rng_plug(struct vmm *vmm, struct err *err)
 {
     struct pci_device *pci;
     int r = virtio_rng_create(vmm->machine, "rng0", &pci, err);
-    return r < 0 ? r : device_plug(vmm, pci, err);
+    return r < 0 ? r : vmm_plug(vmm, pci, err);
 }
 
 /* ---- the machine ---- */
@@ -480,6 +485,8 @@ static int board_open(struct vmm *vmm, struct err *err)
     config.uuid[6] = (uint8_t)((config.uuid[6] & 0x0f) | 0x40); /* RFC 4122, 4.4 */
     config.uuid[8] = (uint8_t)((config.uuid[8] & 0x3f) | 0x80);
     int r = input_create(&vmm->input, err);
+    if (r == 0)
+        r = video_open(vmm, err);
     if (r < 0)
         return r;
     config.input = vmm->input;
@@ -493,7 +500,9 @@ static int board_open(struct vmm *vmm, struct err *err)
 
 static int devices_open(struct vmm *vmm, struct err *err)
 {
-    int r = disks_plug(vmm, err);
+    int r = video_plug(vmm, err);
+    if (r == 0)
+        r = disks_plug(vmm, err);
     if (r == 0)
         r = nets_plug(vmm, err);
     if (r == 0)
@@ -514,7 +523,7 @@ static int control_open(struct vmm *vmm, struct err *err)
     int fd = stream_listen(path, err);
     if (fd < 0)
         return err_prefix(err, "control socket");
-    keep_removed(vmm, path);
+    vmm_keep_removed(vmm, path);
     return control_listen(vmm->control, fd, err);
 }
 
@@ -580,7 +589,7 @@ int vmm_open(struct vmm *vmm, enum exit_status *status, struct err *err)
     if (r == 0 && (o->gdb.unix_path || o->gdb.tcp_port))
         r = debugger_create(vmm, &vmm->debugger, err);
     if (r == 0 && o->gdb.unix_path)
-        keep_removed(vmm, o->gdb.unix_path);
+        vmm_keep_removed(vmm, o->gdb.unix_path);
     if (r == 0)
         streams_connect(vmm);
     return r;
@@ -592,6 +601,7 @@ void vmm_close(struct vmm *vmm)
     snapshot_close(vmm->restore);
     machine_destroy(vmm->machine);
     board_destroy(vmm->board);
+    video_close(vmm);
     input_destroy(vmm->input);
     disks_close(vmm);
     control_destroy(vmm->control);

@@ -5,6 +5,7 @@
  *   main.c      open, lock down, run; how it ends        commands.c  what the control socket can do
  *   vm_open.c   makes the machine from the options       save.c      saving the state
  *   debugger.c  gdb's target                             inspect.c   states as JSON
+ *   video.c     screen and keyboard
  *   disks.c     opening and closing disks
  */
 #ifndef VMM_VMM_H
@@ -32,6 +33,10 @@
 
 struct board;
 struct debugger;
+struct display;
+struct pci_device;
+struct screen;
+struct typing;
 
 struct saving {
     bool active;  /* from the request to its end */
@@ -64,7 +69,10 @@ struct vmm {
     const char *cpu_name;
     struct machine *machine;
     struct board *board;
-    struct input *input; /* keys and pointer on their way to the guest */
+    struct input *input;     /* keys and pointer on their way to the guest */
+    struct screen *screen;   /* NULL: no display adapter */
+    struct display *display; /* NULL: nobody can look */
+    struct typing *typing;   /* keys of a control request on their way; NULL: none */
     struct block_node *disks[OPTIONS_MAX_DISKS];
     struct throttle_group *throttles[OPTIONS_MAX_DISKS]; /* of each disk */
     struct net_backend *nets[OPTIONS_MAX_NETS];
@@ -109,6 +117,24 @@ void vmm_machine_event(struct vmm *vmm, enum machine_event event, unsigned vcpu,
 /* disks.c */
 int disks_open(struct vmm *vmm, struct err *err);
 void disks_close(struct vmm *vmm);
+
+/* For device models on PCI: onto the bus and into the machine, which owns it then; also on failure
+ * `pci` is gone. */
+int vmm_plug(struct vmm *vmm, struct pci_device *pci, struct err *err);
+
+/* A file to remove when the process is gone, however it ends. `path` is borrowed. */
+void vmm_keep_removed(struct vmm *vmm, const char *path);
+
+/* video.c */
+int video_open(struct vmm *vmm, struct err *err); /* before the devices */
+int video_plug(struct vmm *vmm, struct err *err);
+void video_close(struct vmm *vmm);
+json_t *video_status(const struct vmm *vmm);
+int video_screenshot(struct vmm *vmm, struct control_request *request, const json_t *args,
+                     json_t **result, struct err *err);
+int video_send_keys(struct vmm *vmm, struct control_request *request, const json_t *args,
+                    struct err *err);
+int video_send_pointer(struct vmm *vmm, const json_t *args, struct err *err);
 
 /* commands.c */
 extern const struct control_command vmm_commands[];
