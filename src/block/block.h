@@ -80,6 +80,7 @@ struct block_request {
     struct block_queue *queue;
     struct block_request *next;
     void (*finished)(struct block_request *req, int result); /* before the rest of completion */
+    struct block_queue *format_queue; /* of the format node that it went through */
     struct block_hold hold;
     uint64_t at;      /* `offset` in the file that a raw node has */
     struct iovec one; /* a single buffer in place of iov: the bounce buffer */

@@ -94,7 +94,7 @@ static const struct workers_kind format_workers = {
 
 static void format_direct_done(struct block_request *req, int result)
 {
-    struct format_node *format = format_of(req->queue->outer->node);
+    struct format_node *format = format_of(req->format_queue->node);
     if (req->op == BLOCK_FLUSH && result < 0)
         atomic_store(&format->flush_failed, true);
     if (req->op != BLOCK_FLUSH)
@@ -123,6 +123,7 @@ static bool format_direct(struct block_queue *queue, struct block_request *req)
         return false;
     }
     req->at = host;
+    req->format_queue = queue;
     req->finished = format_direct_done;
     block_pass(queue, req);
     return true;

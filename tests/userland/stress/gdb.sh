@@ -31,6 +31,7 @@ static void *thread(void *arg)
 int main(void)
 {
     pthread_t threads[3];
+    setbuf(stdout, NULL);
     printf("inner=%d\n", inner(100));
     for (long i = 0; i < 3; i++)
         pthread_create(&threads[i], NULL, thread, (void *)(50 + i));
