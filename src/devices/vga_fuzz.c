@@ -6,6 +6,7 @@
  * Input: operations of 8 bytes: what, size, address (2), value (4).
  */
 #include "base/loop.h"
+#include "devices/pci_host.h"
 #include "devices/screen.h"
 #include "devices/vga.h"
 #include "machine/machine.h"
@@ -20,6 +21,7 @@ static struct pci_device *vga;
 static void start(void)
 {
     struct loop *loop;
+    struct pci_bus *bus;
     struct err err;
     if (loop_create(&loop, &err) < 0)
         abort();
@@ -27,7 +29,8 @@ static void start(void)
     if (machine_create(&config, &machine, &err) < 0 || screen_create(loop, &screen, &err) < 0)
         abort();
     const struct vga_options options = { .id = "vga0", .memory = 1 << 20, .screen = screen };
-    if (vga_create(machine, &options, &vga, &err) < 0)
+    if (pci_host_create(machine, &bus, &err) < 0 || vga_create(machine, &options, &vga, &err) < 0 ||
+        pci_bus_add(bus, vga, -1, &err) < 0)
         abort();
     machine_add_device(machine, &vga->dev);
 }
