@@ -245,3 +245,9 @@ int file_read(const char *path, size_t max_len, struct buf *buf, struct err *err
     buf_add(buf, content.data, content.len);
     return 0;
 }
+
+bool memory_is_zero(const void *data, size_t len)
+{
+    const char *p = data;
+    return !len || (!p[0] && !memcmp(p, p + 1, len - 1));
+}

@@ -41,6 +41,9 @@ int write_full(int fd, const void *data, size_t len);
 int pread_full(int fd, void *data, size_t len, off_t offset);
 int pwrite_full(int fd, const void *data, size_t len, off_t offset);
 
+/* Is all of it zero? */
+bool memory_is_zero(const void *data, size_t len);
+
 /* Reads a whole file of at most max_len bytes into buf. */
 int file_read(const char *path, size_t max_len, struct buf *buf, struct err *err);
 

@@ -11,6 +11,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "block/chain.h"
 #include "block/image.h"
 #include "block/lock.h"
 #include "block/probe.h"
@@ -155,10 +156,9 @@ static int block_open_format(const struct block_options *options, struct block_n
                        "%s NEW.raw",
                        name, options->path);
     }
-    if (strcmp(name, "raw"))
-        return format_node_open(options, name, fd, out, err);
+    bool plain = !strcmp(name, "raw") && !options->live;
     struct block_node *new;
-    r = raw_open(options, fd, &new, err);
+    r = plain ? raw_open(options, fd, &new, err) : format_node_open(options, name, fd, &new, err);
     if (r < 0)
         return r;
     if (!options->format && !guess) {
@@ -222,12 +222,29 @@ void block_close(struct block_node *node)
 uint64_t block_size(const struct block_node *node) { return node->size; }
 bool block_readonly(const struct block_node *node) { return node->readonly; }
 const struct block_limits *block_limits(const struct block_node *node) { return &node->limits; }
-const char *block_path(const struct block_node *node) { return node->path; }
+
+static const struct block_node *below_filters(const struct block_node *node)
+{
+    while (node->driver->filter)
+        node = node->child;
+    return node;
+}
+
+const char *block_path(const struct block_node *node) { return below_filters(node)->path; }
 const char *block_format(const struct block_node *node)
 {
+    node = below_filters(node);
     return node->driver->format ? node->driver->format(node) : node->driver->name;
 }
-const char *block_backend(const struct block_node *node) { return node->driver->backend(node); }
+const char *block_backend(const struct block_node *node)
+{
+    node = below_filters(node);
+    return node->driver->backend(node);
+}
+struct chain *block_chain(struct block_node *node)
+{
+    return format_node_chain((struct block_node *)below_filters(node));
+}
 
 /* ---- completion ---- */
 
@@ -318,10 +335,15 @@ int block_queue_open_child(struct block_queue *queue, struct err *err)
 static void block_queue_free(struct block_queue *queue)
 {
     struct block_node *node = queue->node;
-    if (queue->child)
-        block_queue_free(queue->child);
+    block_queue_close_child(queue);
     node->driver->queue_destroy(queue);
     atomic_fetch_sub(&node->queues, 1);
+}
+
+void block_queue_close_child(struct block_queue *queue)
+{
+    if (queue->child)
+        block_queue_free(TAKE(queue->child));
 }
 
 int block_queue_create(struct block_node *node, struct loop *loop, struct block_queue **out,

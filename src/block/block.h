@@ -86,6 +86,7 @@ struct block_request {
     struct iovec one; /* a single buffer in place of iov: the bounce buffer */
     struct iovec *rest;
     void *worker_queue;
+    bool direct;
     void *bounce;
     uint64_t moved;
     int result;
@@ -125,8 +126,9 @@ struct block_options {
     const char *format; /* NULL: by the magic (probe.h) */
     bool readonly;
     enum block_cache cache;
-    bool no_lock;                      /* take no image lock (lock.h) */
-    bool no_uring;                     /* use the thread pool although io_uring works */
+    bool no_lock;  /* take no image lock (lock.h) */
+    bool no_uring; /* use the thread pool although io_uring works */
+    bool live;     /* jobs may change the chain while the disk is in use (chain.h) */
     const struct block_opener *opener; /* NULL: block_opener_files; outlives the node */
 };
 
@@ -138,7 +140,7 @@ DEFINE_AUTO(struct block_node *, block_close)
 uint64_t block_size(const struct block_node *node); /* bytes; a multiple of 512 and request_align */
 bool block_readonly(const struct block_node *node);
 const struct block_limits *block_limits(const struct block_node *node);
-const char *block_path(const struct block_node *node);
+const char *block_path(const struct block_node *node);    /* valid until it is closed */
 const char *block_format(const struct block_node *node);  /* "raw" */
 const char *block_backend(const struct block_node *node); /* "io_uring" or "threads" */
 

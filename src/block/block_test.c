@@ -26,6 +26,7 @@
 static char test_dir[64];
 static struct loop *test_loop;
 static bool use_threads; /* which back end the tests run on */
+static bool use_live;    /* as disks whose chain can change */
 
 static const char *test_path(const char *name)
 {
@@ -56,6 +57,7 @@ static struct disk disk_open_with(struct block_options options)
     struct disk disk;
     struct err err = { 0 };
     options.no_uring = use_threads;
+    options.live = use_live;
     if (block_open(&options, &disk.node, &err) < 0)
         fail_msg("%s", err.text);
     if (block_queue_create(disk.node, test_loop, &disk.queue, &err) < 0)
@@ -698,6 +700,18 @@ static int on_threads(void **state)
     return 0;
 }
 
+static int on_live(void **state)
+{
+    use_threads = false;
+    use_live = true;
+    return 0;
+}
+static int no_live(void **state)
+{
+    use_live = false;
+    return 0;
+}
+
 static int setup(void **state)
 {
     struct err err;
@@ -715,27 +729,28 @@ static int teardown(void **state)
     return system(command);
 }
 
-#define BOTH(test)                                                  \
+#define EACH(test)                                                  \
     { #test " (io_uring if allowed)", test, on_uring, NULL, NULL }, \
+        { #test " (threads)", test, on_threads, NULL, NULL },       \
     {                                                               \
-#test " (threads)", test, on_threads, NULL, NULL            \
+#test " (live)", test, on_live, no_live, NULL               \
     }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        BOTH(test_model),
-        BOTH(test_model_direct),
-        BOTH(test_model_guarded),
-        BOTH(test_model_qcow2),
-        BOTH(test_deep),
-        BOTH(test_loop_completion),
-        BOTH(test_two_queues),
-        BOTH(test_odd_size),
-        BOTH(test_shrunk),
-        BOTH(test_refused),
-        BOTH(test_space),
-        BOTH(test_guard),
+        EACH(test_model),
+        EACH(test_model_direct),
+        EACH(test_model_guarded),
+        EACH(test_model_qcow2),
+        EACH(test_deep),
+        EACH(test_loop_completion),
+        EACH(test_two_queues),
+        EACH(test_odd_size),
+        EACH(test_shrunk),
+        EACH(test_refused),
+        EACH(test_space),
+        EACH(test_guard),
         cmocka_unit_test(test_drain_deadline),
         cmocka_unit_test(test_flush_failed),
         cmocka_unit_test(test_bad_paths),

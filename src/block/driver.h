@@ -13,8 +13,11 @@
 
 #include <stdatomic.h>
 
+struct chain;
+
 struct block_driver {
     const char *name, *about;
+    bool filter; /* path, format and back end are its child's */
     void (*close)(struct block_node *node);
     /* Makes the kind's queue and what it needs of rings and threads; block.c fills struct
      * block_queue beforehand in *init. */
@@ -30,11 +33,12 @@ struct block_driver {
     const char *(*format)(const struct block_node *node); /* NULL: name */
 };
 
-struct block_node { /* all but `queues` and `size` fixed once open */
+struct block_node { /* but for the atomic fields, and `child` under chain.h's rules, fixed once open
+                     */
     const struct block_driver *driver;
     struct block_node *child;  /* owned; NULL at the bottom */
     struct block_node *parent; /* the filter above */
-    char *path;
+    char *_Atomic path;
     _Atomic uint64_t size;
     bool readonly;
     struct block_limits limits;
@@ -64,6 +68,8 @@ void block_node_resize(struct block_node *node, uint64_t size);
 /* For drivers' queue_create: copies *init. */
 void block_queue_init(struct block_queue *queue, const struct block_queue *init);
 int block_queue_open_child(struct block_queue *queue, struct err *err);
+/* Nothing is in flight in it. */
+void block_queue_close_child(struct block_queue *queue);
 
 /* Ends a request: on the loop, not inside submit. */
 void block_complete(struct block_request *req, int result);
@@ -92,6 +98,8 @@ int raw_open(const struct block_options *options, int take_fd, struct block_node
 /* An image in another format than raw (image.h). */
 int format_node_open(const struct block_options *options, const char *format, int take_fd,
                      struct block_node **out, struct err *err);
+/* NULL: not one of those. */
+struct chain *format_node_chain(struct block_node *node);
 /* Refuses writes that would turn a raw image of unknown content into another format (probe.h).
  * Takes the child, on failure too. */
 int guard_open(struct block_node *take_child, struct block_node **out, struct err *err);

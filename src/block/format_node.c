@@ -1,33 +1,69 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Queues in front of an image (image.h).
+ * Queues in front of an image (image.h) and the chain under it (chain.h).
  *
  * A request whose range lies in one piece of the image's file, which is the usual case once a disk
  * is written, goes straight on to a raw node over the same file, so qcow2 data moves like raw data.
  * Everything else, and what would have to wait, is carried out by a pool of threads with the
  * image's blocking calls. Both keep the image's holds while data moves, so they may run mixed.
+ *
+ * The gate lets jobs change the chain:
+ *
+ * 1. `gate` counts requests that are inside and loops that are reaping or kicking. Its bit CLOSED
+ *    keeps requests out: they wait on their queue's list `held`.
+ * 2. While it is CLOSED alone, it belongs to the thread that closed it: no loop touches the chain,
+ *    the child or the pools, and none gets in before it is opened.
+ * 3. Opening it signals every queue, and reaping takes in what was held.
  */
 #include "block/driver.h"
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "block/chain.h"
 #include "block/image.h"
 #include "block/workers.h"
 
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 enum {
-    FORMAT_MAX_TRANSFER = 16 << 20,
+    FORMAT_MAX_TRANSFER =
+        64 << 20,           /* as raw nodes have it: a chain may turn from one to the other */
+    FORMAT_PIECE = 2 << 20, /* the largest cluster: a multiple of every other */
     FORMAT_MAX_RANGE = 1 << 30,
+};
+
+#define GATE_CLOSED (1u << 31)
+
+struct format_queue {
+    struct block_queue queue;
+    struct block_queue *pool;                /* of the workers; owned */
+    struct block_request *held, **held_tail; /* came while the gate was closed */
+    struct format_queue *next, **prev;       /* queues_lock */
+};
+
+struct old_path { /* names that were given out by block_path */
+    struct old_path *next;
+    char *path;
 };
 
 struct format_node {
     struct block_node node;
-    struct image *image;
+    struct chain chain;
+    const struct image_format *_Atomic format; /* of the top */
+    const char *_Atomic backend;
     atomic_bool flush_failed;
     struct workers workers;
+    bool readonly; /* fixed once open */
+
+    atomic_uint gate;
+    pthread_mutex_t gate_lock; /* with gate_empty: for the last one out */
+    pthread_cond_t gate_empty;
+    pthread_mutex_t queues_lock;
+    struct format_queue *queues; /* queues_lock */
+    struct old_path *old_paths;  /* while held */
 };
 
 static struct format_node *format_of(struct block_node *node)
@@ -35,12 +71,73 @@ static struct format_node *format_of(struct block_node *node)
     return CONTAINER_OF(node, struct format_node, node);
 }
 
+static struct format_node *format_of_chain(struct chain *chain)
+{
+    return CONTAINER_OF(chain, struct format_node, chain);
+}
+
+static struct format_queue *queue_of(struct block_queue *queue)
+{
+    return CONTAINER_OF(queue, struct format_queue, queue);
+}
+
+/* ---- the gate ---- */
+
+/* For a new request. */
+static bool gate_enter(struct format_node *format)
+{
+    unsigned now = atomic_load(&format->gate);
+    do
+        if (now & GATE_CLOSED)
+            return false;
+    while (!atomic_compare_exchange_weak(&format->gate, &now, now + 1));
+    return true;
+}
+
+/* For what concerns those inside. */
+static bool gate_visit(struct format_node *format)
+{
+    unsigned now = atomic_load(&format->gate);
+    do
+        if (now == GATE_CLOSED)
+            return false;
+    while (!atomic_compare_exchange_weak(&format->gate, &now, now + 1));
+    return true;
+}
+
+static void gate_leave(struct format_node *format)
+{
+    if (atomic_fetch_sub(&format->gate, 1) != (GATE_CLOSED | 1))
+        return;
+    LOCKED(&format->gate_lock);
+    pthread_cond_signal(&format->gate_empty);
+}
+
+static void format_hold(struct chain *chain)
+{
+    struct format_node *format = format_of_chain(chain);
+    LOCKED(&format->gate_lock);
+    unsigned before = atomic_fetch_or(&format->gate, GATE_CLOSED);
+    assert(!(before & GATE_CLOSED));
+    while (atomic_load(&format->gate) != GATE_CLOSED)
+        pthread_cond_wait(&format->gate_empty, &format->gate_lock);
+}
+
+static void format_release(struct chain *chain)
+{
+    struct format_node *format = format_of_chain(chain);
+    atomic_fetch_and(&format->gate, ~GATE_CLOSED);
+    LOCKED(&format->queues_lock);
+    for (struct format_queue *q = format->queues; q; q = q->next)
+        eventfd_write(q->queue.event_fd, 1);
+}
+
 /* ---- on the workers ---- */
 
 /* After one failed flush every later one fails: what it should have saved may be gone. */
 static int format_flush(struct format_node *format)
 {
-    int r = image_flush(format->image);
+    int r = image_flush(format->chain.view);
     if (r < 0 && !atomic_exchange(&format->flush_failed, true))
         log_error("%s: flushing failed (%s); what was written since the last flush may be lost",
                   format->node.path, strerror(-r));
@@ -62,16 +159,52 @@ static int format_status(struct image *image, struct block_request *req)
     return 0;
 }
 
+/* Between `data` and the bytes of the vector from `skip` on. */
+static void iov_move(const struct iovec *iov, uint64_t skip, uint8_t *data, size_t len, bool out)
+{
+    for (; skip >= iov->iov_len; iov++)
+        skip -= iov->iov_len;
+    for (size_t part; len; len -= part, data += part, iov++, skip = 0) {
+        part = iov->iov_len - skip < len ? iov->iov_len - skip : len;
+        uint8_t *at = (uint8_t *)iov->iov_base + skip;
+        memcpy(out ? at : data, out ? data : at, part);
+    }
+}
+
+/* Scattered memory goes through a buffer, of bounded size however large the request is. */
+static int format_move(struct image *image, const struct block_request *req)
+{
+    bool read = req->op == BLOCK_READ;
+    unsigned count;
+    const struct iovec *iov = block_iov(req, &count);
+    if (count == 1)
+        return read ? image_read(image, iov->iov_base, req->len, req->offset)
+                    : image_write(image, iov->iov_base, req->len, req->offset);
+    AUTO(free) uint8_t *data = malloc(req->len < FORMAT_PIECE ? req->len : FORMAT_PIECE);
+    if (!data)
+        return -ENOMEM;
+    int r = 0;
+    for (uint64_t at = 0, part; r == 0 && at < req->len; at += part) {
+        part = FORMAT_PIECE - ((req->offset + at) & (FORMAT_PIECE - 1));
+        part = part < req->len - at ? part : req->len - at;
+        if (!read)
+            iov_move(iov, at, data, part, false);
+        r = read ? image_read(image, data, part, req->offset + at)
+                 : image_write(image, data, part, req->offset + at);
+        if (read && r == 0)
+            iov_move(iov, at, data, part, true);
+    }
+    return r;
+}
+
 static int format_execute(struct block_node *node, struct block_request *req)
 {
     struct format_node *format = format_of(node);
-    struct image *image = format->image;
-    unsigned count;
-    const struct iovec *iov = block_iov(req, &count);
+    struct image *image = format->chain.view;
     int r = -EINVAL;
     switch (req->op) {
-    case BLOCK_READ: r = image_read(image, iov->iov_base, req->len, req->offset); break;
-    case BLOCK_WRITE: r = image_write(image, iov->iov_base, req->len, req->offset); break;
+    case BLOCK_READ:
+    case BLOCK_WRITE: r = format_move(image, req); break;
     case BLOCK_FLUSH: return format_flush(format);
     case BLOCK_DISCARD: r = image_discard(image, req->offset, req->len); break;
     case BLOCK_WRITE_ZEROES:
@@ -92,87 +225,142 @@ static const struct workers_kind format_workers = {
 
 /* ---- straight to the file ---- */
 
-static void format_direct_done(struct block_request *req, int result)
+static void format_finished(struct block_request *req, int result)
 {
     struct format_node *format = format_of(req->format_queue->node);
-    if (req->op == BLOCK_FLUSH && result < 0)
+    struct image *image = format->chain.top;
+    if (req->direct && req->op == BLOCK_FLUSH && result < 0)
         atomic_store(&format->flush_failed, true);
-    if (req->op != BLOCK_FLUSH)
-        format->image->format->direct_done(format->image, &req->hold);
+    if (req->direct && !image->format->plain && req->op != BLOCK_FLUSH)
+        image->format->direct_done(image, &req->hold);
+    gate_leave(format);
 }
 
-static bool format_direct(struct block_queue *queue, struct block_request *req)
+/* Only a format's own range checks stand between a request and the file. */
+static bool format_find_direct(struct format_node *format, struct block_request *req)
 {
-    struct format_node *format = format_of(queue->node);
-    struct image *image = format->image;
+    const struct chain *chain = &format->chain;
+    struct image *image = chain->top;
     const struct image_format *kind = image->format;
-    uint64_t host = 0;
-    if (!queue->child)
+    if (chain->view != image && (req->op != BLOCK_READ || chain->view_reads))
         return false;
-    if (req->op == BLOCK_FLUSH) {
-        if (image->direct_store != image->store || !kind->is_clean(image) ||
-            atomic_load(&format->flush_failed))
-            return false;
-    } else if (req->op == BLOCK_READ || req->op == BLOCK_WRITE) {
-        bool write = req->op == BLOCK_WRITE;
-        if ((write && (req->flags & BLOCK_FUA) &&
-             (image->direct_store != image->store || !kind->is_clean(image))) ||
-            !kind->direct_map(image, &req->hold, req->offset, req->len, write, &host))
-            return false;
-    } else {
-        return false;
+    if (kind->plain)
+        return req->op != BLOCK_FLUSH || !atomic_load(&format->flush_failed);
+    bool whole = image->direct_store == image->store && kind->is_clean(image);
+    bool write = req->op == BLOCK_WRITE;
+    switch (req->op) {
+    case BLOCK_FLUSH: return whole && !atomic_load(&format->flush_failed);
+    case BLOCK_READ:
+    case BLOCK_WRITE:
+        return !(write && (req->flags & BLOCK_FUA) && !whole) &&
+               kind->direct_map(image, &req->hold, req->offset, req->len, write, &req->at);
+    default: return false;
     }
-    req->at = host;
-    req->format_queue = queue;
-    req->finished = format_direct_done;
-    block_pass(queue, req);
-    return true;
 }
 
 /* ---- queues ---- */
 
+/* A request that is inside the gate. */
+static void format_go(struct block_queue *queue, struct block_request *req)
+{
+    req->format_queue = queue;
+    req->finished = format_finished;
+    req->direct = queue->child && format_find_direct(format_of(queue->node), req);
+    if (req->direct) {
+        block_pass(queue, req);
+        return;
+    }
+    workers_submit(queue_of(queue)->pool, req);
+}
+
 static void format_submit(struct block_queue *queue, struct block_request *req)
 {
-    if (format_direct(queue, req))
+    struct format_queue *fq = queue_of(queue);
+    if (gate_enter(format_of(queue->node))) {
+        format_go(queue, req);
         return;
-    if ((req->op == BLOCK_READ || req->op == BLOCK_WRITE) && req->iov_count != 1) {
-        int r = block_bounce(req);
-        if (r < 0) {
-            block_complete_later(req, r);
-            return;
-        }
     }
-    workers_submit(queue, req);
+    req->next = NULL;
+    *fq->held_tail = req;
+    fq->held_tail = &req->next;
+}
+
+static void format_kick_inside(struct block_queue *queue)
+{
+    if (queue->child)
+        queue->child->node->driver->kick(queue->child);
+    workers_kick(queue_of(queue)->pool);
 }
 
 static void format_kick(struct block_queue *queue)
 {
-    if (queue->child)
-        queue->child->node->driver->kick(queue->child);
-    workers_kick(queue);
+    struct format_node *format = format_of(queue->node);
+    if (!gate_visit(format))
+        return;
+    format_kick_inside(queue);
+    gate_leave(format);
 }
 
 static void format_reap(struct block_queue *queue)
 {
+    struct format_node *format = format_of(queue->node);
+    struct format_queue *fq = queue_of(queue);
+    if (!gate_visit(format))
+        return;
+    bool more = fq->held != NULL;
+    while (fq->held && gate_enter(format)) {
+        struct block_request *req = fq->held;
+        fq->held = req->next;
+        if (!fq->held)
+            fq->held_tail = &fq->held;
+        format_go(queue, req);
+    }
+    if (more)
+        format_kick_inside(queue);
     if (queue->child)
         queue->child->node->driver->reap(queue->child);
-    workers_reap(queue);
+    workers_reap(fq->pool);
+    gate_leave(format);
+}
+
+static void format_queue_destroy(struct block_queue *queue)
+{
+    struct format_node *format = format_of(queue->node);
+    struct format_queue *fq = queue_of(queue);
+    if (fq->prev) {
+        LOCKED(&format->queues_lock);
+        *fq->prev = fq->next;
+        if (fq->next)
+            fq->next->prev = fq->prev;
+    }
+    if (fq->pool)
+        workers_queue_destroy(fq->pool);
+    free(fq);
 }
 
 static int format_queue_create(struct block_node *node, const struct block_queue *init,
                                struct block_queue **out, struct err *err)
 {
-    struct block_queue *queue;
-    int r = workers_queue_create(&format_of(node)->workers, init, &queue, err);
-    if (r < 0)
-        return r;
-    if (node->child)
-        r = block_queue_open_child(queue, err);
+    struct format_node *format = format_of(node);
+    struct format_queue *fq = calloc(1, sizeof *fq);
+    if (!fq)
+        return err_set(err, ENOMEM, "out of memory");
+    block_queue_init(&fq->queue, init);
+    fq->held_tail = &fq->held;
+    int r = workers_queue_create(&format->workers, &fq->queue, &fq->pool, err);
+    if (r == 0 && node->child)
+        r = block_queue_open_child(&fq->queue, err);
     if (r < 0) {
-        workers_queue_destroy(queue);
+        format_queue_destroy(&fq->queue);
         return r;
     }
-    *out = queue;
+    LOCKED(&format->queues_lock);
+    fq->next = format->queues;
+    fq->prev = &format->queues;
+    if (fq->next)
+        fq->next->prev = &fq->next;
+    format->queues = fq;
+    *out = &fq->queue;
     return 0;
 }
 
@@ -182,18 +370,28 @@ static void format_close(struct block_node *node)
 {
     struct format_node *format = format_of(node);
     workers_fini(&format->workers);
-    image_close(format->image);
+    image_close(format->chain.top);
+    while (format->old_paths) {
+        struct old_path *old = format->old_paths;
+        format->old_paths = old->next;
+        free(old->path);
+        free(old);
+    }
+    pthread_mutex_destroy(&format->queues_lock);
+    pthread_cond_destroy(&format->gate_empty);
+    pthread_mutex_destroy(&format->gate_lock);
     free(format);
 }
 
 static const char *format_backend(const struct block_node *node)
 {
-    return node->child ? block_backend(node->child) : "threads";
+    return CONTAINER_OF(node, const struct format_node, node)->backend;
 }
 
 static const char *format_name(const struct block_node *node)
 {
-    return CONTAINER_OF(node, const struct format_node, node)->image->format->name;
+    const struct image_format *format = CONTAINER_OF(node, const struct format_node, node)->format;
+    return format->name;
 }
 
 static const struct block_driver format_driver = {
@@ -201,7 +399,7 @@ static const struct block_driver format_driver = {
     .about = "an image in a format",
     .close = format_close,
     .queue_create = format_queue_create,
-    .queue_destroy = workers_queue_destroy,
+    .queue_destroy = format_queue_destroy,
     .submit = format_submit,
     .kick = format_kick,
     .reap = format_reap,
@@ -209,19 +407,86 @@ static const struct block_driver format_driver = {
     .format = format_name,
 };
 
+struct chain *format_node_chain(struct block_node *node)
+{
+    if (node->driver != &format_driver || !format_of(node)->chain.hold)
+        return NULL;
+    return &format_of(node)->chain;
+}
+
 /* A raw node over the same open file, for direct requests. */
 static int format_open_child(struct format_node *format, const struct block_options *options,
                              struct err *err)
 {
-    struct image *image = format->image;
-    if (!image->direct_store || image->direct_store->fd < 0 || !image->format->direct_map)
+    struct image *image = format->chain.top;
+    struct block_node *node = &format->node;
+    format->backend = "threads";
+    if (!image->direct_store || image->direct_store->fd < 0 ||
+        !(image->format->direct_map || image->format->plain))
         return 0;
     int fd = fcntl(image->direct_store->fd, F_DUPFD_CLOEXEC, 0);
     if (fd < 0)
         return err_errno(err, errno, "cannot duplicate its descriptor");
     struct block_options child = *options;
     child.no_lock = true; /* the image has it */
-    return raw_open(&child, fd, &format->node.child, err);
+    int r = raw_open(&child, fd, &node->child, err);
+    if (r < 0)
+        return r;
+    node->child->parent = node;
+    format->backend = block_backend(node->child);
+    return 0;
+}
+
+/* The size that users see: a raw file's missing end reads as zeros. */
+static uint64_t format_size(const struct format_node *format)
+{
+    struct image *image = format->chain.top;
+    uint64_t align = format->node.limits.request_align;
+    align = align < 512 ? 512 : align;
+    if (image->format->plain)
+        image->size = round_up(image->size, align);
+    return round_down(image->size, align);
+}
+
+/* ---- the chain changed ---- */
+
+static void format_renew_child(struct format_node *format)
+{
+    struct block_node *node = &format->node, *old = node->child;
+    struct err err = { 0 };
+    for (struct format_queue *fq = format->queues; fq; fq = fq->next)
+        block_queue_close_child(&fq->queue);
+    node->child = NULL;
+    block_close(old);
+    /* Rings cannot be made any more once the process is locked down. */
+    struct block_options options = { .path = image_path(format->chain.top),
+                                     .readonly = format->readonly,
+                                     .no_uring = true };
+    int r = format_open_child(format, &options, &err);
+    for (struct format_queue *fq = format->queues; node->child && r == 0 && fq; fq = fq->next)
+        r = block_queue_open_child(&fq->queue, &err);
+    if (r < 0)
+        log_warning("%s: requests go the slow way: %s", options.path, err.text);
+}
+
+static void format_changed(struct chain *chain)
+{
+    struct format_node *format = format_of_chain(chain);
+    struct block_node *node = &format->node;
+    const char *path = image_path(chain->top);
+    if (strcmp(node->path, path) != 0) {
+        struct old_path *old = malloc(sizeof *old);
+        char *new = strdup(path);
+        if (!old || !new)
+            abort();
+        *old = (struct old_path){ format->old_paths, node->path };
+        format->old_paths = old;
+        node->path = new;
+    }
+    format->format = chain->top->format;
+    LOCKED(&format->queues_lock);
+    format_renew_child(format);
+    block_node_resize(node, format_size(format));
 }
 
 int format_node_open(const struct block_options *options, const char *name, int take_fd,
@@ -245,21 +510,30 @@ int format_node_open(const struct block_options *options, const char *name, int 
         return err_set(err, ENOMEM, "out of memory");
     }
     workers_init(&format->workers, &format_workers, &format->node);
+    pthread_mutex_init(&format->gate_lock, NULL);
+    pthread_cond_init(&format->gate_empty, NULL);
+    pthread_mutex_init(&format->queues_lock, NULL);
     AUTO(block_close) struct block_node *node = &format->node;
     r = block_node_init(node, &format_driver, options->path, err);
     if (r < 0) {
         store_close(store);
         return r;
     }
-    r = image_open_within(&image_options, store, &format->image, err);
+    r = image_open_within(&image_options, store, &format->chain.top, err);
     if (r == 0)
         r = format_open_child(format, options, err);
     if (r < 0)
         return r;
-    const struct image *image = format->image;
+    const struct image *image = format->chain.top;
+    format->chain.view = format->chain.top;
+    format->format = image->format;
+    if (options->live) {
+        format->chain.hold = format_hold;
+        format->chain.release = format_release;
+        format->chain.changed = format_changed;
+    }
     uint32_t align = node->child ? node->child->limits.request_align : 1;
-    node->size = round_down(image->size, align < 512 ? 512 : align);
-    node->readonly = options->readonly || !image->format->write;
+    format->readonly = node->readonly = options->readonly || !image->format->write;
     node->limits = (struct block_limits){
         .request_align = align,
         .max_transfer = FORMAT_MAX_TRANSFER,
@@ -268,6 +542,9 @@ int format_node_open(const struct block_options *options, const char *name, int 
         .discard_align = image->cluster_size ? image->cluster_size : 512,
         .max_write_zeroes = FORMAT_MAX_RANGE,
     };
+    if (image->format->plain && node->child)
+        node->limits.discard_align = node->child->limits.discard_align;
+    node->size = format_size(format);
     *out = TAKE(node);
     return 0;
 }

@@ -67,21 +67,16 @@ static int guard_queue_create(struct block_node *node, const struct block_queue 
 
 static void guard_queue_destroy(struct block_queue *queue) { free(queue); }
 static void guard_close(struct block_node *node) { free(CONTAINER_OF(node, struct guard, node)); }
-static const char *guard_backend(const struct block_node *node)
-{
-    return block_backend(node->child);
-}
-
 static const struct block_driver guard_driver = {
-    .name = "raw", /* what users see */
+    .name = "guard",
     .about = "raw by guessing, with the magic guard",
+    .filter = true,
     .close = guard_close,
     .queue_create = guard_queue_create,
     .queue_destroy = guard_queue_destroy,
     .submit = guard_submit,
     .kick = guard_kick,
     .reap = guard_reap,
-    .backend = guard_backend,
 };
 
 int guard_open(struct block_node *take_child, struct block_node **out, struct err *err)

@@ -104,6 +104,7 @@ static const struct image_option raw_options[] = {
 const struct image_format image_raw = {
     .name = "raw",
     .about = "the disk byte for byte",
+    .plain = true,
     .struct_size = sizeof(struct image),
     .options = raw_options,
     .create = raw_image_create,

@@ -161,6 +161,7 @@ struct image_format { /* absent functions: the operation is refused by name */
     const struct image_option *options;
     size_t struct_size; /* of what embeds struct image */
     bool can_back;      /* has a place for the name of a backing file */
+    bool plain;         /* the file is the disk: any request may go straight to direct_store */
     int (*create)(const struct image_create *create, struct store *store, struct err *err);
     /* Fills a new image whose common part (below) is ready; fails without freeing `image`. */
     int (*open)(struct image *image, const struct image_options *options, struct err *err);

@@ -104,8 +104,9 @@ struct qcow2_bitmap {
     uint8_t type, granularity_bits;
     uint8_t *extra;
     uint32_t extra_size;
-    uint8_t *bits; /* loaded: one bit for each granule; NULL: not loaded. lock */
-    uint64_t bit_count;
+    uint8_t *bits;      /* loaded: one bit for each granule; NULL: not loaded. lock */
+    uint64_t bit_count; /* of the bytes; the last ones may stand for nothing */
+    uint64_t granules;
 };
 enum { BITMAP_IN_USE = 1, BITMAP_AUTO = 2, BITMAP_EXTRA_COMPATIBLE = 4 };
 
@@ -263,5 +264,22 @@ void bitmaps_mark(struct qcow2 *q, uint64_t offset, uint64_t len); /* lock */
 void bitmaps_free(struct qcow2 *q);
 int qcow2_bitmap_add(struct image *image, const char *name, uint32_t granularity, struct err *err);
 int qcow2_bitmap_remove(struct image *image, const char *name, struct err *err);
+/* Around a change of the disk's size to `size`: first all bitmaps are loaded and marked as in use,
+ * then their bits fitted. What is new counts as written. */
+int bitmaps_resize_begin(struct qcow2 *q, uint64_t size, struct err *err);
+void bitmaps_resize_end(struct qcow2 *q);
+
+struct bitmap_bits {
+    uint8_t *data; /* the receiver's */
+    uint64_t count;
+    unsigned granularity_bits;
+    bool fresh; /* there was no such bitmap */
+};
+/* Takes the bits out: the bitmap is empty from then on, and goes on recording. A missing or
+ * inconsistent one is made anew if `renew`. Nothing else is running. */
+int qcow2_bitmap_take(struct image *image, const char *name, bool renew, struct bitmap_bits *out,
+                      struct err *err);
+/* As if they had not been taken. Any thread. */
+void qcow2_bitmap_put_back(struct image *image, const char *name, const struct bitmap_bits *bits);
 
 #endif

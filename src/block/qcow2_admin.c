@@ -610,13 +610,14 @@ int qcow2_resize(struct image *image, uint64_t size, enum image_preallocation pr
         return err_set(err, ENOTSUP,
                        "has snapshots, which in version 2 know no size of their own; "
                        "delete them first");
-    if (q->bitmap_count)
-        return err_set(err, ENOTSUP,
-                       "has dirty bitmaps, which would no longer fit; remove them "
-                       "first");
     if (size == old)
         return 0;
-    int r = size > old ? resize_grow(q, size, err) : resize_shrink(q, size, err);
+    int r = bitmaps_resize_begin(q, size, err);
+    if (r < 0)
+        return r;
+    r = size > old ? resize_grow(q, size, err) : resize_shrink(q, size, err);
+    if (image->size != old)
+        bitmaps_resize_end(q);
     if (r == 0 && q->data_file && size > old) {
         r = store_truncate(q->data_file, size);
         if (r < 0)

@@ -20,6 +20,7 @@ enum {
     MAX_DIR = 1 << 20,
     MAX_BITS_BYTES = 64 << 20,
     MAX_NAME = 1023,
+    BITMAP_GRANULARITY = 64 << 10,
 };
 
 static void bitmap_fini(struct qcow2_bitmap *b)
@@ -155,11 +156,19 @@ static int directory_save(struct qcow2 *q)
 
 /* ---- bits ---- */
 
+static uint64_t bitmap_granules(uint64_t size, const struct qcow2_bitmap *b)
+{
+    return (size >> b->granularity_bits) + !!(size & ((1ull << b->granularity_bits) - 1));
+}
+
+static uint64_t bitmap_bytes_for(uint64_t size, const struct qcow2_bitmap *b)
+{
+    return (bitmap_granules(size, b) + 7) / 8;
+}
+
 static uint64_t bitmap_bytes(const struct qcow2 *q, const struct qcow2_bitmap *b)
 {
-    uint64_t bits = (q->image.size >> b->granularity_bits) +
-                    !!(q->image.size & ((1ull << b->granularity_bits) - 1));
-    return (bits + 7) / 8;
+    return bitmap_bytes_for(q->image.size, b);
 }
 
 static int bits_load(struct qcow2 *q, struct qcow2_bitmap *b)
@@ -184,6 +193,7 @@ static int bits_load(struct qcow2 *q, struct qcow2_bitmap *b)
         return r;
     b->bits = TAKE(bits);
     b->bit_count = bytes * 8;
+    b->granules = bitmap_granules(q->image.size, b);
     return 0;
 }
 
@@ -255,7 +265,7 @@ void bitmaps_mark(struct qcow2 *q, uint64_t offset, uint64_t len)
         struct qcow2_bitmap *b = &q->bitmaps[i];
         uint64_t last = (offset + len - 1) >> b->granularity_bits;
         for (uint64_t bit = offset >> b->granularity_bits;
-             b->bits && bit <= last && bit < b->bit_count; bit++)
+             (b->flags & BITMAP_AUTO) && b->bits && bit <= last && bit < b->bit_count; bit++)
             b->bits[bit / 8] |= (uint8_t)(1 << (bit & 7));
     }
 }
@@ -285,6 +295,64 @@ int bitmaps_store(struct qcow2 *q)
     return r;
 }
 
+/* ---- another size ---- */
+
+int bitmaps_resize_begin(struct qcow2 *q, uint64_t size, struct err *err)
+{
+    for (unsigned i = 0; i < q->bitmap_count; i++) {
+        struct qcow2_bitmap *b = &q->bitmaps[i];
+        if (bitmap_bytes_for(size, b) > MAX_BITS_BYTES)
+            return err_set(err, EFBIG, "bitmap %s would become too large; remove it first",
+                           b->name);
+        if (!b->bits && (b->flags & BITMAP_IN_USE))
+            return err_set(err, EINVAL, "bitmap %s is inconsistent; remove it first", b->name);
+    }
+    for (unsigned i = 0; i < q->bitmap_count; i++) {
+        struct qcow2_bitmap *b = &q->bitmaps[i];
+        int r = b->bits ? 0 : bits_load(q, b);
+        if (r < 0)
+            return err_errno(err, -r, "cannot read bitmap %s", b->name);
+        if (b->flags & BITMAP_IN_USE)
+            continue;
+        b->flags |= BITMAP_IN_USE;
+        q->bitmaps_used = true;
+    }
+    int r = q->bitmap_count ? directory_save(q) : 0;
+    return r < 0 ? err_errno(err, -r, "cannot mark the bitmaps as in use") : 0;
+}
+
+void bitmaps_resize_end(struct qcow2 *q)
+{
+    LOCKED(&q->lock);
+    for (unsigned i = 0; i < q->bitmap_count; i++) {
+        struct qcow2_bitmap *b = &q->bitmaps[i];
+        uint64_t bytes = bitmap_bytes(q, b), old = b->bit_count / 8;
+        uint64_t granules = bitmap_granules(q->image.size, b);
+        uint8_t *bits = calloc(clusters_of(q, bytes) + 1, q->cluster_size);
+        if (bits) {
+            memcpy(bits, b->bits, old < bytes ? old : bytes);
+            for (uint64_t n = b->granules; n < granules; n++)
+                bits[n / 8] |= (uint8_t)(1 << (n & 7));
+            for (uint64_t n = granules; n < bytes * 8; n++)
+                bits[n / 8] &= (uint8_t) ~(1 << (n & 7));
+        }
+        free(b->bits);
+        b->bits = bits; /* NULL: it stays marked, so nobody takes it for complete */
+        b->bit_count = bytes * 8;
+        b->granules = granules;
+    }
+}
+
+/* ---- for backups ---- */
+
+static struct qcow2_bitmap *bitmap_find(struct qcow2 *q, const char *name)
+{
+    for (unsigned i = 0; i < q->bitmap_count; i++)
+        if (!strcmp(q->bitmaps[i].name, name))
+            return &q->bitmaps[i];
+    return NULL;
+}
+
 int qcow2_bitmap_add(struct image *image, const char *name, uint32_t granularity, struct err *err)
 {
     struct qcow2 *q = qcow2_of(image);
@@ -294,9 +362,8 @@ int qcow2_bitmap_add(struct image *image, const char *name, uint32_t granularity
         return err_set(err, EINVAL, "a granularity is a power of two from 512 to 2G");
     if (!name[0] || strlen(name) > MAX_NAME || q->bitmap_count >= MAX_BITMAPS)
         return err_set(err, EINVAL, "a bitmap's name has 1 to %d bytes", MAX_NAME);
-    for (unsigned i = 0; i < q->bitmap_count; i++)
-        if (!strcmp(q->bitmaps[i].name, name))
-            return err_set(err, EEXIST, "has a bitmap %s already", name);
+    if (bitmap_find(q, name))
+        return err_set(err, EEXIST, "has a bitmap %s already", name);
     struct qcow2_bitmap *list = realloc(q->bitmaps, (q->bitmap_count + 1) * sizeof *list);
     if (!list)
         return err_set(err, ENOMEM, "out of memory");
@@ -309,6 +376,7 @@ int qcow2_bitmap_add(struct image *image, const char *name, uint32_t granularity
     uint64_t bytes = bitmap_bytes(q, b);
     b->bits = bytes > MAX_BITS_BYTES ? NULL : calloc(clusters_of(q, bytes) + 1, q->cluster_size);
     b->bit_count = bytes * 8;
+    b->granules = bitmap_granules(q->image.size, b);
     int r = b->name && b->bits ? bits_save(q, b, &b->table_offset, &b->table_size) : -ENOMEM;
     if (r == 0) {
         q->bitmap_count++;
@@ -345,4 +413,49 @@ int qcow2_bitmap_remove(struct image *image, const char *name, struct err *err)
     bits_free_clusters(q, gone.table_offset, gone.table_size);
     bitmap_fini(&gone);
     return 0;
+}
+
+int qcow2_bitmap_take(struct image *image, const char *name, bool renew, struct bitmap_bits *out,
+                      struct err *err)
+{
+    struct qcow2 *q = qcow2_of(image);
+    struct qcow2_bitmap *b = bitmap_find(q, name);
+    bool good = b && b->bits && (b->flags & BITMAP_AUTO);
+    int r = 0;
+    if (!good && !renew)
+        return b ? err_set(err, EINVAL,
+                           "bitmap %s is not complete (the image was not closed properly, or it "
+                           "does not record); make a full backup",
+                           name)
+                 : err_set(err, ENOENT, "has no bitmap %s; make a full backup with it first", name);
+    if (!good && b)
+        r = qcow2_bitmap_remove(image, name, err);
+    if (!good && r == 0)
+        r = qcow2_bitmap_add(image, name, BITMAP_GRANULARITY, err);
+    if (r < 0)
+        return r;
+    b = bitmap_find(q, name);
+    uint8_t *data = malloc(b->bit_count / 8 + 1);
+    if (!data)
+        return err_set(err, ENOMEM, "out of memory");
+    LOCKED(&q->lock);
+    memcpy(data, b->bits, b->bit_count / 8);
+    memset(b->bits, 0, b->bit_count / 8);
+    *out = (struct bitmap_bits){ data, b->granules, b->granularity_bits, !good };
+    return 0;
+}
+
+void qcow2_bitmap_put_back(struct image *image, const char *name, const struct bitmap_bits *bits)
+{
+    struct qcow2 *q = qcow2_of(image);
+    struct err err = { 0 };
+    if (bits->fresh) {
+        if (qcow2_bitmap_remove(image, name, &err) < 0)
+            log_warning("%s: %s", image->path, err.text);
+        return;
+    }
+    LOCKED(&q->lock);
+    struct qcow2_bitmap *b = bitmap_find(q, name);
+    for (uint64_t i = 0; b && b->bits && i < (bits->count + 7) / 8; i++)
+        b->bits[i] |= bits->data[i];
 }

@@ -316,26 +316,16 @@ static void throttle_close(struct block_node *node)
     free(throttle);
 }
 
-static const char *throttle_backend(const struct block_node *node)
-{
-    return block_backend(node->child);
-}
-static const char *throttle_format(const struct block_node *node)
-{
-    return block_format(node->child);
-}
-
 static const struct block_driver throttle_driver = {
     .name = "throttle",
     .about = "limits on operations and bytes a second",
+    .filter = true,
     .close = throttle_close,
     .queue_create = throttle_queue_create,
     .queue_destroy = throttle_queue_destroy,
     .submit = throttle_submit,
     .kick = throttle_kick,
     .reap = throttle_reap,
-    .backend = throttle_backend,
-    .format = throttle_format,
 };
 
 int throttle_open(struct block_node *take_child, struct throttle_group *group,

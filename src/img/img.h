@@ -60,9 +60,6 @@ void progress_start(struct progress *p, const struct call *call, uint64_t total)
 void progress_set(struct progress *p, uint64_t done);
 void progress_end(struct progress *p);
 
-/* Is all of it zero? */
-bool memory_is_zero(const void *data, size_t len);
-
 /* Walks [0, size) in steps of one kind: `fn` for each extent of image_map; stops at an error. */
 int walk_extents(struct image *image, uint64_t size, uint64_t step,
                  int (*fn)(void *arg, uint64_t offset, const struct image_extent *extent,

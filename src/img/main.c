@@ -183,12 +183,6 @@ void progress_end(struct progress *p)
 
 /* ---- shared by commands ---- */
 
-bool memory_is_zero(const void *data, size_t len)
-{
-    const char *p = data;
-    return !len || (!p[0] && !memcmp(p, p + 1, len - 1));
-}
-
 int walk_extents(struct image *image, uint64_t size, uint64_t step,
                  int (*fn)(void *arg, uint64_t offset, const struct image_extent *extent,
                            unsigned depth),

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "block/chain.h"
+
+#include <string.h>
+
+void chain_set_view(struct chain *chain, struct image *view, bool reads)
+{
+    chain_hold(chain);
+    chain->view = view;
+    chain->view_reads = reads;
+    chain_release(chain);
+}
+
+void chain_unset_view(struct chain *chain)
+{
+    chain->view = chain->top;
+    chain->view_reads = false;
+}
+
+void chain_set_top(struct chain *chain, struct image *take_new)
+{
+    chain->top = chain->view = take_new;
+    chain->view_reads = false;
+    if (chain->changed)
+        chain->changed(chain);
+}
+
+void chain_resized(struct chain *chain)
+{
+    if (chain->changed)
+        chain->changed(chain);
+}
+
+int chain_depth(const struct chain *chain, const struct image *layer)
+{
+    int depth = 0;
+    for (const struct image *i = chain->top; i; i = i->backing, depth++)
+        if (i == layer)
+            return depth;
+    return -1;
+}
+
+struct image *chain_find(const struct chain *chain, const char *name)
+{
+    for (struct image *above = chain->top; above->backing; above = above->backing) {
+        const char *recorded = image_backing_name(above);
+        if (!strcmp(image_path(above->backing), name) || (recorded && !strcmp(recorded, name)))
+            return above->backing;
+    }
+    return NULL;
+}
+
+char *chain_name_for(const char *path, const char *of, struct err *err)
+{
+    const char *path_slash = strrchr(path, '/'), *of_slash = strrchr(of, '/');
+    size_t path_dir = path_slash ? (size_t)(path_slash + 1 - path) : 0;
+    size_t of_dir = of_slash ? (size_t)(of_slash + 1 - of) : 0;
+    char *name = NULL;
+    if (path_dir == of_dir && !strncmp(path, of, of_dir))
+        name = strdup(of + of_dir);
+    else if (of[0] == '/')
+        name = strdup(of);
+    else {
+        err_set(err, EINVAL,
+                "%s is not an absolute path, so what %s has to call it is unknown; say so with "
+                "'backing'",
+                of, path);
+        return NULL;
+    }
+    if (!name)
+        err_set(err, ENOMEM, "out of memory");
+    return name;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "block/tap.h"
+
+#include "base/text.h"
+
+void tap_init(struct tap *tap, const struct image_format *kind, struct image *below)
+{
+    tap->below = below;
+    tap->image = (struct image){
+        .format = kind,
+        .path = below->path,
+        .size = below->size,
+        .readonly = below->readonly,
+        .cluster_size = below->cluster_size,
+        .store = below->store,
+        .backing = below->backing,
+    };
+}
+
+int tap_read(struct image *image, void *data, size_t len, uint64_t offset)
+{
+    return image_read(tap_of(image)->below, data, len, offset);
+}
+
+int tap_flush(struct image *image) { return image_flush(tap_of(image)->below); }
+
+int tap_status(struct image *image, uint64_t offset, uint64_t len, struct image_extent *out)
+{
+    return image_status(tap_of(image)->below, offset, len, out);
+}
+
+int tap_copy(struct image *from, struct image *to, uint64_t offset, uint64_t len, uint8_t *data)
+{
+    for (uint64_t end = offset + len; offset < end;) {
+        struct image_extent extent;
+        unsigned depth;
+        int r = image_map(from, offset, end - offset, &extent, &depth);
+        if (r < 0)
+            return r;
+        bool zero = extent.flags & IMAGE_ZERO;
+        if (!zero) {
+            r = image_read(from, data, extent.len, offset);
+            zero = r == 0 && memory_is_zero(data, extent.len);
+        }
+        if (r == 0)
+            r = zero ? image_zero(to, offset, extent.len, IMAGE_UNMAP)
+                     : image_write(to, data, extent.len, offset);
+        if (r < 0)
+            return r;
+        offset += extent.len;
+    }
+    return 0;
+}
