@@ -103,7 +103,7 @@ int vhdx_set_backing(struct image *image, const char *backing, const char *forma
 
 struct plan {
     uint64_t size, block, log_len, bat_len, data_at;
-    uint64_t blocks, chunk;
+    uint64_t blocks, chunk, bitmaps;
     bool fixed, zero;
     const char *backing;
 };
@@ -166,7 +166,10 @@ static int plan_make(const struct image_create *create, struct plan *p, struct e
                        p->block >> 20);
     p->chunk = (1ull << 23) * 512 / p->block;
     p->bat_len = round_up((p->blocks + p->blocks / p->chunk + 2) * 8 + p->chunk * 8, VHDX_MIB);
-    p->data_at = VHDX_MIB + p->log_len + VHDX_MIB + p->bat_len;
+    /* One sector bitmap for each chunk, without a bit set: other readers look at it for blocks that
+     * are not there. */
+    p->bitmaps = create->backing ? (p->blocks + p->chunk - 1) / p->chunk : 0;
+    p->data_at = VHDX_MIB + p->log_len + VHDX_MIB + p->bat_len + p->bitmaps * VHDX_MIB;
     return 0;
 }
 
@@ -255,6 +258,9 @@ static int create_write(const struct plan *p, struct store *store, const uint8_t
         set_le64(bat + (b + b / p->chunk) * 8, p->fixed  ? (p->data_at + b * p->block) | BAT_PRESENT
                                                : p->zero ? BAT_ZERO
                                                          : BAT_NONE);
+    for (uint64_t i = 0; i < p->bitmaps; i++)
+        set_le64(bat + (i * (p->chunk + 1) + p->chunk) * 8,
+                 (bat_at + p->bat_len + i * VHDX_MIB) | BAT_PRESENT);
     uint64_t end = p->data_at + (p->fixed ? p->blocks * p->block : 0);
     int r = store_write(store, bat, p->bat_len, bat_at);
     if (r == 0)
