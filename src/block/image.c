@@ -652,10 +652,12 @@ int image_create_store(const struct image_create *create, struct store *store, s
     return r < 0 ? err_errno(err, -r, "cannot flush") : 0;
 }
 
-static int image_create_path(const struct image_create *create, struct err *err)
+/* Creates or empties a file. */
+static int image_create_file(const char *path, bool no_overwrite, struct store **out, bool *regular,
+                             struct err *err)
 {
     int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-    AUTO(fd_close) int fd = open(create->path, flags | (create->no_overwrite ? O_EXCL : 0), 0644);
+    AUTO(fd_close) int fd = open(path, flags | (no_overwrite ? O_EXCL : 0), 0644);
     if (fd < 0)
         return err_errno(err, errno, "cannot create");
     struct stat st;
@@ -664,17 +666,35 @@ static int image_create_path(const struct image_create *create, struct err *err)
     if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
         return err_set(err, EINVAL, "is neither a file nor a block device");
     /* Looked for before anything of it is lost. */
-    int r = lock_image(fd, create->path, true, err);
+    int r = lock_image(fd, path, true, err);
     if (r < 0)
         return r;
-    if (S_ISREG(st.st_mode) && ftruncate(fd, 0) < 0)
+    *regular = S_ISREG(st.st_mode);
+    if (*regular && ftruncate(fd, 0) < 0)
         return err_errno(err, errno, "cannot empty it");
+    return store_open_fd(TAKE_FD(fd), true, out, err);
+}
+
+int image_create_part(const struct image_create *create, const char *name, struct store **out,
+                      struct err *err)
+{
+    bool regular;
+    AUTO(free) char *path = image_child_path(create->path, name);
+    if (!path)
+        return err_set(err, ENOMEM, "out of memory");
+    int r = image_create_file(path, create->no_overwrite, out, &regular, err);
+    return r < 0 ? err_prefix(err, "extent %s", path) : 0;
+}
+
+static int image_create_path(const struct image_create *create, struct err *err)
+{
     AUTO(store_close) struct store *store = NULL;
-    r = store_open_fd(TAKE_FD(fd), true, &store, err);
+    bool regular;
+    int r = image_create_file(create->path, create->no_overwrite, &store, &regular, err);
     if (r < 0)
         return r;
     r = image_create_store(create, store, err);
-    if (r < 0 && S_ISREG(st.st_mode))
+    if (r < 0 && regular)
         unlink(create->path);
     return r;
 }

@@ -159,9 +159,10 @@ struct image_option { /* of create; the table ends with a NULL name */
 struct image_format { /* absent functions: the operation is refused by name */
     const char *name, *about;
     const struct image_option *options;
-    size_t struct_size; /* of what embeds struct image */
-    bool can_back;      /* has a place for the name of a backing file */
-    bool plain;         /* the file is the disk: any request may go straight to direct_store */
+    size_t struct_size;      /* of what embeds struct image */
+    bool can_back;           /* has a place for the name of a backing file */
+    bool plain;              /* the file is the disk: any request may go straight to direct_store */
+    bool packs_only_streams; /* write_compressed is only for images that are packed_only */
     int (*create)(const struct image_create *create, struct store *store, struct err *err);
     /* Fills a new image whose common part (below) is ready; fails without freeing `image`. */
     int (*open)(struct image *image, const struct image_options *options, struct err *err);
@@ -202,6 +203,7 @@ struct image { /* embedded first by each format; fixed once open unless it says 
     char *path;
     uint64_t size;
     bool readonly;
+    bool packed_only; /* a new stream: takes whole clusters by write_compressed, in order, once */
     uint32_t cluster_size;
     struct store *store;        /* owned */
     struct store *direct_store; /* borrowed; NULL: no direct_map */
@@ -219,6 +221,9 @@ int image_no_format(const char *name, struct err *err);
 /* Opens a further file of an image (data file, extent) by its recorded name. */
 int image_open_part(const struct image *image, const char *name, struct store **out,
                     struct err *err);
+/* Creates a further file of a new image, beside it. */
+int image_create_part(const struct image_create *create, const char *name, struct store **out,
+                      struct err *err);
 /* The data below this layer; zeros behind the end of the backing image. */
 int image_read_backing(struct image *image, void *data, size_t len, uint64_t offset);
 

@@ -51,6 +51,7 @@ static const struct config configs[] = {
     { "vhdx", "block_size=1M", false, false, 40, 1 << 20 },
     { "vhdx", "block_size=1M,block_state_zero=off", true, false, 30, 1 << 20 },
     { "vmdk", "subformat=monolithicSparse", false, false, 40 },
+    { "vmdk", "zeroed_grain=on", true, false, 40 },
 };
 
 /* ---- the model ---- */

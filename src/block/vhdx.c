@@ -22,7 +22,7 @@ enum {
 };
 #define BAT_PLACE 0xfffffffffff00000ull
 
-int guid_make(uint8_t *out)
+int vhdx_guid_make(uint8_t *out)
 {
     if (getrandom(out, 16, 0) != 16)
         return -EIO;
@@ -31,7 +31,7 @@ int guid_make(uint8_t *out)
     return 0;
 }
 
-void guid_print(const uint8_t *g, char out[40])
+void vhdx_guid_print(const uint8_t *g, char out[40])
 {
     snprintf(out, 40, "{%08x-%04x-%04x-%02x%02x-%02x%02x%02x%02x%02x%02x}", le32(g), le16(g + 4),
              le16(g + 6), g[8], g[9], g[10], g[11], g[12], g[13], g[14], g[15]);
@@ -122,11 +122,11 @@ int vhdx_touch(struct vhdx *vhdx)
     if (atomic_load(&vhdx->touched))
         return 0;
     uint8_t *h = vhdx->header;
-    int r = guid_make(vhdx->log.guid);
+    int r = vhdx_guid_make(vhdx->log.guid);
     if (r == 0)
-        r = guid_make(h + HEAD_FILE_GUID);
+        r = vhdx_guid_make(h + HEAD_FILE_GUID);
     if (r == 0)
-        r = guid_make(h + HEAD_DATA_GUID);
+        r = vhdx_guid_make(h + HEAD_DATA_GUID);
     if (r < 0)
         return r;
     vhdx->log.head = 0;
@@ -593,7 +593,7 @@ static int vhdx_check_backing(struct image *image, struct err *err)
 {
     struct vhdx *vhdx = vhdx_of(image);
     char id[40];
-    guid_print(vhdx_of(image->backing)->header + HEAD_DATA_GUID, id);
+    vhdx_guid_print(vhdx_of(image->backing)->header + HEAD_DATA_GUID, id);
     if (!strcasecmp(id, vhdx->linkage[0]) || !strcasecmp(id, vhdx->linkage[1]))
         return 0;
     return err_set(

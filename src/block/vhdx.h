@@ -121,8 +121,8 @@ uint8_t *vhdx_item(const struct vhdx *vhdx, uint8_t *table, const guid which);
 int vhdx_touch(struct vhdx *vhdx);
 /* Some pages of metadata change at once (steps 2 and 3). flush_lock */
 int vhdx_commit_pages(struct vhdx *vhdx, const struct vhdx_page *pages, unsigned count);
-int guid_make(uint8_t *out);
-void guid_print(const uint8_t *g, char out[40]); /* "{83ed0ec1-24c8-49a6-a959-5e4bd1288015}" */
+int vhdx_guid_make(uint8_t *out);
+void vhdx_guid_print(const uint8_t *g, char out[40]); /* "{83ed0ec1-24c8-49a6-a959-5e4bd1288015}" */
 
 /* ---- vhdx_create.c ---- */
 

@@ -26,7 +26,7 @@ static int locator_make(const char *path, const char *name, uint8_t *data, size_
     int r = image_open(&options, &parent, err);
     if (r < 0)
         return err_prefix(err, "backing file");
-    guid_print(vhdx_of(parent)->header + HEAD_DATA_GUID, id);
+    vhdx_guid_print(vhdx_of(parent)->header + HEAD_DATA_GUID, id);
     if (asprintf(&windows, "%s%s", name[0] == '/' ? "" : "./", name) < 0)
         return err_set(err, ENOMEM, "out of memory");
     for (char *p = windows; *p; p++)
@@ -183,7 +183,7 @@ static int create_front(const struct plan *p, uint8_t *front, struct err *err)
         uint8_t *h = front + (i ? HEADER_2 : HEADER_1);
         memcpy(h, "head", 4);
         set_le64(h + HEAD_SEQUENCE, i + 1);
-        if (guid_make(h + HEAD_FILE_GUID) < 0 || guid_make(h + HEAD_DATA_GUID) < 0)
+        if (vhdx_guid_make(h + HEAD_FILE_GUID) < 0 || vhdx_guid_make(h + HEAD_DATA_GUID) < 0)
             return err_set(err, EIO, "the host gives no random numbers");
         if (i) { /* the same ids in both */
             memcpy(h + HEAD_FILE_GUID, front + HEADER_1 + HEAD_FILE_GUID, 32);
@@ -230,7 +230,7 @@ static int create_metadata(const struct plan *p, const char *path, uint8_t *area
     item = create_item(area, item_size, 8, ITEM_IS_DISK | ITEM_IS_REQUIRED);
     set_le64(item, p->size);
     item = create_item(area, item_disk_id, 16, ITEM_IS_DISK | ITEM_IS_REQUIRED);
-    if (guid_make(item) < 0)
+    if (vhdx_guid_make(item) < 0)
         return err_set(err, EIO, "the host gives no random numbers");
     item = create_item(area, item_sector, 4, ITEM_IS_DISK | ITEM_IS_REQUIRED);
     set_le32(item, 512);

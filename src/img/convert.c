@@ -262,6 +262,14 @@ int img_convert(struct call *call)
         return err_set(&call->err, ENOTSUP, "format %s cannot be compressed", found->name);
     r = convert_open_target(call, &c);
     c.job_size = JOB_SIZE;
+    if (r == 0 && c.target->packed_only) {
+        c.compress = true;
+        workers = 1; /* in order */
+    } else if (r == 0 && c.compress && found->packs_only_streams) {
+        r = err_set(&call->err, ENOTSUP,
+                    "format %s can only be compressed as a stream: -o subformat=streamOptimized",
+                    found->name);
+    }
     if (r == 0)
         r = convert_run(call, &c, workers);
     if (r == 0) {
