@@ -469,12 +469,19 @@ static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint
     return at;
 }
 
+static bool may_call(const struct jit *j, const uint8_t *target)
+{
+    return target == j->call_handler || target == j->code_store || target == j->x87_enter ||
+           target == j->vec_enter[VEC_XMM] || target == j->vec_enter[VEC_YMM] ||
+           target == j->mxcsr_enter;
+}
+
 static void jump_check(struct reader *r, const uint8_t *target)
 {
     if (!target)
         fault(r, "an indirect jump");
     else if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL) {
-        if (target != r->j->call_handler && target != r->j->code_store && target != r->j->x87_enter)
+        if (!may_call(r->j, target))
             fault(r, "calls something else than a handler");
     } else if (target == r->block || (is_start(r, target) && !insn_find(r, target))) {
         r->out->joined++;

@@ -27,7 +27,12 @@ struct soft_fpu {
     /* Translated code left st, fsw and ftw in the host's unit: x87_leave_host() before they are
      * read. fcw is always here, too. */
     bool x87_in_host;
+    /* The same for vec, with its XMM halves or whole, and for mxcsr. Only inside translated code:
+     * C never sees these set. */
+    uint8_t vec_in_host; /* VEC_* */
+    bool mxcsr_in_host;
 };
+enum { VEC_OUT, VEC_XMM, VEC_YMM };
 
 void fpu_reset(struct soft_fpu *fpu);
 /* To and from the architectural state (there ST(i) are by stack position). */

@@ -89,10 +89,71 @@ static void emit_leave(struct emit *e)
     e8(e, 0xc3);
 }
 
+#define FPU_AT(field) offsetof(struct soft_vcpu, fpu.field)
+
+/* Moves all vector registers, wide or only their lower halves. load: from the vCPU */
+static void emit_vectors(struct emit *e, bool wide, bool load)
+{
+    for (unsigned n = 0; n < 16; n++) {
+        struct place_of o = in_vcpu(FPU_AT(vec) + n * 32);
+        if (wide)
+            emit_vex(e, 4, VEX_L, OPC(OF0, 0, load ? 0x28 : 0x29), n, 0, o);
+        else
+            emit_op(e, 0, 4, OPC(OF0, 0, load ? 0x28 : 0x29), n, o, 0);
+    }
+}
+static void emit_set(struct emit *e, size_t field, unsigned value)
+{
+    emit_op(e, 0, 1, 0xc6, 0, in_vcpu(field), 0);
+    e8(e, value);
+}
+
+/* Before C runs. Invariant 7. Spoils the flags. */
+static void emit_vec_leave(struct emit *e)
+{
+    emit_alu_imm(e, 0, 1, 7, in_vcpu(FPU_AT(vec_in_host)), VEC_XMM, 0);
+    uint8_t *out = emit_jcc_forward(e, CC_B);
+    uint8_t *wide = emit_jcc_forward(e, CC_A);
+    emit_vectors(e, false, false);
+    uint8_t *over = emit_jcc_forward(e, CC_E);
+    emit_land(e, wide);
+    emit_vectors(e, true, false);
+    emit_vex(e, 4, 0, OPC(OF0, 0, 0x77), VEX_NO_MODRM, 0, in_reg(0));
+    emit_land(e, over);
+    emit_set(e, FPU_AT(vec_in_host), VEC_OUT);
+    emit_alu_imm(e, 0, 1, 7, in_vcpu(FPU_AT(mxcsr_in_host)), 0, 0);
+    uint8_t *none = emit_jcc_forward(e, CC_E);
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xae), 3, in_vcpu(FPU_AT(mxcsr)), 0);
+    emit_set(e, FPU_AT(mxcsr_in_host), 0);
+    emit_land(e, none);
+    emit_land(e, out);
+}
+
+/* Called by translated code that needs the vectors, or has called a handler and goes on with them.
+ */
+static void emit_vec_enter(struct emit *e, unsigned how)
+{
+    emit_alu_imm(e, 0, 1, 7, in_vcpu(FPU_AT(vec_in_host)), (int)how, 0);
+    uint8_t *there = emit_jcc_forward(e, CC_AE);
+    if (how == VEC_YMM) /* the XMM halves may be there, and changed */
+        emit_vec_leave(e);
+    emit_vectors(e, how == VEC_YMM, true);
+    emit_set(e, FPU_AT(vec_in_host), how);
+    emit_land(e, there);
+    e8(e, 0xc3);
+}
+static void emit_mxcsr_enter(struct emit *e)
+{
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xae), 2, in_vcpu(FPU_AT(mxcsr)), 0);
+    emit_set(e, FPU_AT(mxcsr_in_host), 1);
+    e8(e, 0xc3);
+}
+
 /* rax: insn, r14: block. Comes back when the handler answered OP_NEXT; leaves with its answer
  * otherwise. */
 static void emit_call_handler(struct emit *e)
 {
+    emit_vec_leave(e);
     registers_store(e);
     emit_store(e, in_vcpu(GPR_AT(REG_RIP)), H_15);
     emit_load(e, H_DI, in_vcpu(offsetof(struct soft_vcpu, self)));
@@ -111,10 +172,10 @@ static void emit_call_handler(struct emit *e)
     emit_leave(e);
 }
 
-/* Behind a handler that may have taken the x87 state out of the host's unit. Leaves no vector
- * register or flag as it was. */
+/* Called by translated code that needs the x87 unit. Leaves the vectors in the vCPU. */
 static void emit_x87_enter(struct emit *e)
 {
+    emit_vec_leave(e);
     registers_store(e);
     emit_load(e, H_DI, in_vcpu(offsetof(struct soft_vcpu, self)));
     emit_alu_imm(e, 0, 8, 5, in_reg(H_SP), 8, 0);
@@ -204,6 +265,7 @@ static void stubs_make(struct jit *j)
     j->enter = (int (*)(const uint8_t *))(uintptr_t)emit_exec(&e);
     emit_enter(&e);
     j->leave_jump = emit_exec(&e);
+    emit_vec_leave(&e);
     registers_store(&e);
     emit_store(&e, in_vcpu(offsetof(struct soft_vcpu, rip)), H_15);
     e8(&e, 0xb8), e32(&e, OP_JUMP);
@@ -212,6 +274,12 @@ static void stubs_make(struct jit *j)
     emit_call_handler(&e);
     j->x87_enter = emit_exec(&e);
     emit_x87_enter(&e);
+    for (unsigned how = VEC_XMM; how <= VEC_YMM; how++) {
+        j->vec_enter[how] = emit_exec(&e);
+        emit_vec_enter(&e, how);
+    }
+    j->mxcsr_enter = emit_exec(&e);
+    emit_mxcsr_enter(&e);
     j->lookup = emit_exec(&e);
     emit_lookup(&e, j->leave_jump);
     j->code_store = emit_exec(&e);

@@ -21,6 +21,9 @@
  * code.
  *  6. The memory is mapped twice: written through one view, run through the other; no page is ever
  * both.
+ *  7. The guest's vector registers and MXCSR may stay in the host's from block to block
+ * (fpu.vec_in_host, fpu.mxcsr_in_host; the first only where the second is). Whatever leaves
+ * translated code or calls C from it puts them back first. The x87 unit may stay even then.
  */
 #ifndef ENGINE_SOFT_JIT_H
 #define ENGINE_SOFT_JIT_H
@@ -41,7 +44,8 @@ struct jit {
     bool full;
     bool link, sse, x87; /* optimisations, to be switched off one by one; fixed at create */
     int (*enter)(const uint8_t *code);
-    const uint8_t *leave_jump, *call_handler, *x87_enter, *lookup, *code_store;
+    const uint8_t *leave_jump, *call_handler, *x87_enter, *vec_enter[3], *mxcsr_enter, *lookup,
+        *code_store;
     uint64_t blocks, bytes_in;
 };
 

@@ -246,6 +246,18 @@ void slow_if(struct tr *t, unsigned cc, const struct insn *i)
     };
 }
 
+void fp_enter_if(struct tr *t, unsigned cc, struct fp_state fp)
+{
+    assert(t->slow_count < MAX_SLOW && t->flags != IN_HOST);
+    t->fp = fp;
+    t->slow[t->slow_count] = (struct slow){
+        .site = emit_jcc_forward(&t->e, cc),
+        .fp_back = fp,
+    };
+    t->slow[t->slow_count++].back = t->e.p;
+    held_drop(t);
+}
+
 /* rax = the address in rax, checked against the TLB: a host address. Uses r14. Invariant 1. */
 static void check_rax(struct tr *t, const struct insn *i, unsigned size, bool write)
 {
@@ -283,7 +295,11 @@ bool address(struct tr *t, const struct insn *i, unsigned size, bool write)
 /* Marks the code behind the instruction as the place where its failed checks come back to. */
 static void slow_paths_return(struct tr *t, const struct insn *i)
 {
-    for (unsigned n = t->slow_count; n-- > 0 && t->slow[n].insn == i;) {
+    for (unsigned n = t->slow_count; n-- > 0;) {
+        if (!t->slow[n].insn)
+            continue;
+        if (t->slow[n].insn != i)
+            break;
         t->slow[n].back = t->e.p;
         t->slow[n].flags = t->flags;
         t->slow[n].fp_back = t->fp;
@@ -303,7 +319,7 @@ static void handler_call(struct tr *t, const struct insn *i)
  * otherwise. */
 static void exit_direct(struct tr *t, int64_t delta)
 {
-    assert(!t->fp.mxcsr && !t->fp.dirty && t->flags != IN_HOST);
+    assert(!t->fp.x87_last && !t->fp.x87_mem && t->flags != IN_HOST);
     struct emit *e = &t->e;
     const struct block *b = t->block;
     if (delta)
@@ -1308,6 +1324,10 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
         return how->param == SSE_GW                 ? 1u << i->reg
                : how->param == SSE_EV && !is_mem(i) ? 1u << i->rm
                                                     : 0;
+    if (fn == tr_avx)
+        return how->param == AVX_GX                 ? 1u << i->reg
+               : how->param == AVX_XV && !is_mem(i) ? 1u << i->rm
+                                                    : 0;
     if (fn == tr_push || fn == tr_push_i)
         return 1u << R_SP;
     if (fn == tr_pop)
@@ -1329,7 +1349,8 @@ static void insn_translate(struct tr *t, const struct insn *i)
      */
     bool spoils = regs_written(how, i) & producer_regs(&t->producer);
     bool checks = is_mem(i) || how->fn == tr_push || how->fn == tr_push_i || how->fn == tr_pop ||
-                  how->fn == tr_leave || how->fn == tr_x87;
+                  how->fn == tr_leave || how->fn == tr_x87 || how->fn == tr_sse ||
+                  how->fn == tr_avx;
     if (spoils && !sets_all_flags(i) && (checks || t->flags == IN_PRODUCER))
         flags_commit(t);
 
@@ -1381,6 +1402,11 @@ static void slow_paths_write(struct tr *t)
             emit_call(&t->e, t->jit->code_store);
             emit_jcc(&t->e, CC_AE, s->checked);
         }
+        if (!s->insn) {
+            fp_enter(t, &s->fp_back);
+            emit_jmp(&t->e, s->back + t->e.to_exec);
+            continue;
+        }
         fp_store(t, &s->fp);
         held_drop(t);
         t->flags = s->flags_at;
@@ -1391,7 +1417,7 @@ static void slow_paths_write(struct tr *t)
             emit_jmp(&t->e, t->jit->leave_jump);
             continue;
         }
-        fp_load(t, &s->fp_back);
+        fp_enter(t, &s->fp_back);
         if (s->flags == IN_HOST || s->flags == IN_BOTH) {
             t->flags = IN_CC;
             flags_fetch(t);
@@ -1400,9 +1426,9 @@ static void slow_paths_write(struct tr *t)
     }
 }
 
-/* The most a block can take: each instruction's code, its slow paths (IDIV has three, each of which
- * may store and load all vector registers), the exits. verify_test writes such blocks. */
-enum { INSN_ROOM = 1536, BLOCK_ROOM = 1024 };
+/* The most a block can take: each instruction's code, its slow paths (IDIV has three), the exits.
+ * verify_test writes such blocks. */
+enum { INSN_ROOM = 1024, BLOCK_ROOM = 1024 };
 
 static bool has_avx(const struct jit *j, const struct block *b)
 {

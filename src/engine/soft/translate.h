@@ -33,13 +33,10 @@ struct producer {
     int32_t imm;
 };
 
-/* What of the guest's SSE state is in host registers; the vCPU has the rest. */
+/* What of the floating-point state is known to be in the host's registers; invariant 7 of jit.h. */
 struct fp_state {
-    uint16_t
-        valid; /* bit n: XMMn is in the host register of that number; 14, 15: scratch was used */
-    uint16_t dirty; /* ... and only there */
-    bool mxcsr;     /* MXCSR is in the host's, where flags may have been set */
-    bool x87;       /* the x87 unit is in the host's */
+    uint8_t vec;     /* VEC_* */
+    bool mxcsr, x87; /* mxcsr only with vec */
     /* The last computing x87 instruction, and the last one with a memory operand, that FIP, FOP and
      * FDP do not tell yet; or NULL */
     const struct insn *x87_last, *x87_mem;
@@ -48,9 +45,9 @@ struct fp_state {
 enum { MAX_SLOW = BLOCK_MAX * 4 };
 struct slow { /* a check that failed: run the handler, come back behind the instruction */
     uint8_t *site;
-    const struct insn *insn;
-    const uint8_t *checked; /* behind the check of a store: where code_store comes back to */
-    uint8_t *back;          /* NULL: a branch, whose handler never comes back */
+    const struct insn *insn; /* NULL: no handler, only fp_back is to be had */
+    const uint8_t *checked;  /* behind the check of a store: where code_store comes back to */
+    uint8_t *back;           /* NULL: a branch, whose handler never comes back */
     enum flags_where flags_at, flags; /* at the check; what the code behind expects */
     struct producer producer;         /* at the check */
     struct fp_state fp, fp_back;      /* at the check, and what the code behind expects */
@@ -74,7 +71,7 @@ struct tr {
     struct fp_state fp;
     uint8_t held[2]; /* which of R12 to R15 rax and r14 still hold after a simple instruction, or
                         REG_NONE */
-    bool wide;       /* the block has AVX: whole YMM registers move between vCPU and host; fixed */
+    bool wide;       /* the block has AVX: it needs whole YMM registers; fixed */
     bool ended;      /* an exit was written: nothing follows */
     unsigned n;
     unsigned slow_count;
@@ -108,6 +105,8 @@ static inline bool is_mem(const struct insn *i) { return i->flags & IF_MEM; }
 bool address(struct tr *t, const struct insn *i, unsigned size, bool write);
 /* Jumps to the instruction's slow path on a condition. */
 void slow_if(struct tr *t, unsigned cc, const struct insn *i);
+/* On a condition brings into the host what `fp` says (fp_enter), and comes back to here. */
+void fp_enter_if(struct tr *t, unsigned cc, struct fp_state fp);
 
 /* ---- translate_sse.c ---- */
 
@@ -118,20 +117,15 @@ bool is_v(unsigned arg); /* is the operand a vector register? */
 unsigned e_bytes(unsigned arg,
                  const struct insn *i); /* general register or memory: bytes; 0: neither */
 bool uses_mxcsr(const char *name);      /* legacy mnemonic */
-void mxcsr_fetch(struct tr *t);
-enum {
-    X_A = 14,
-    X_B = 15
-}; /* scratch vector registers of the host; XMM14 and XMM15 stay in the vCPU */
-/* The host register with XMMn: its own, or `scratch` loaded from the vCPU. */
-unsigned x_get(struct tr *t, unsigned n, unsigned scratch);
-unsigned x_new(struct tr *t, unsigned n, unsigned scratch); /* when its old value does not matter */
-void x_put(struct tr *t, unsigned n, unsigned x);           /* it was written there */
-/* Everything back to the vCPU: before a handler is called or the block left. */
+/* Vector registers, and MXCSR where it counts, are in the host's behind this. Before the address of
+ * a memory operand: it spoils flags and scratch. */
+void vec_needed(struct tr *t, bool mxcsr);
+/* A handler is called, or the block left: what has to be in the vCPU for that, and nothing is known
+ * of the host's registers any more. */
 void fp_spill(struct tr *t);
-/* For slow paths: writes what `fp` says is only in registers; loads what it says is there. */
+/* For slow paths: the same; and to have what `fp` says. */
 void fp_store(struct tr *t, const struct fp_state *fp);
-void fp_load(struct tr *t, const struct fp_state *fp);
+void fp_enter(struct tr *t, const struct fp_state *fp);
 
 /* ---- translate_x87.c ---- */
 
@@ -159,7 +153,7 @@ void x87_data_pointer_commit(struct tr *t);
 
 /* ---- translate_avx.c ---- */
 
-enum avx_form { AVX_NONE, AVX_VHX, AVX_VX, AVX_XV, AVX_GX, AVX_HUI };
+enum avx_form { AVX_NONE, AVX_VHX, AVX_VX, AVX_XV, AVX_GX, AVX_HUI, AVX_ZERO };
 enum avx_form avx_form_of(const struct insn_row *row);
 tr_fn tr_avx;
 

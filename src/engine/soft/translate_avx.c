@@ -39,14 +39,15 @@ static bool is_e(unsigned a)
 
 enum avx_form avx_form_of(const struct insn_row *row)
 {
-    static const char *const left[] = { "gather",   "maskmov", "pcmpestr",
-                                        "pcmpistr", "mxcsr",   "vzero" };
+    static const char *const left[] = { "gather", "maskmov", "pcmpestr", "pcmpistr", "mxcsr" };
     const uint8_t *a = row->args;
     if (!(row->attr & AT_AVX) || row->map < V0F)
         return AVX_NONE;
     for (unsigned n = 0; n < ARRAY_LEN(left); n++)
         if (strstr(row->name, left[n]))
             return AVX_NONE;
+    if (strncmp(row->name, "vzero", 5) == 0)
+        return AVX_ZERO;
     bool imm2 = !a[2] || a[2] == A_Ib, imm3 = !a[3] || a[3] == A_Ib;
     if (is_v(a[0]) && a[1] == A_Hx && (is_x(a[2]) || is_e(a[2])) && imm3)
         return AVX_VHX;
@@ -73,8 +74,6 @@ static void operate(struct tr *t, const struct insn *i, const struct insn_row *r
     bool has_imm = false;
     for (unsigned n = 1; n < 4; n++)
         has_imm |= row->args[n] == A_Ib;
-    if (uses_mxcsr(row->name + 1))
-        mxcsr_fetch(t);
     emit_vex(&t->e, i->vex & 4 ? 8 : 4, i->vex >> 1 & 1,
              OPC(map[row->map], prefix[row->pfx], row->opcode), reg, vvvv, o);
     if (has_imm)
@@ -83,7 +82,7 @@ static void operate(struct tr *t, const struct insn *i, const struct insn_row *r
 
 /* The vector-or-memory or general-register-or-memory operand, ready to be named. */
 static bool operand(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned arg,
-                    bool write, unsigned scratch, struct place_of *o)
+                    bool write, struct place_of *o)
 {
     if (is_mem(i)) {
         unsigned size = is_e(arg) ? e_bytes(arg, i) : x_bytes(arg, i->vex >> 1 & 1);
@@ -94,76 +93,54 @@ static bool operand(struct tr *t, const struct insn *i, const struct insn_row *r
             slow_if(t, CC_NE, i);
         }
         *o = at(H_AX);
-        return true;
-    }
-    if (is_e(arg))
+    } else if (is_e(arg)) {
         *o = in_reg(write ? reg_new(i->rm, H_AX) : reg_get(t, i->rm, H_AX));
-    else
-        *o = in_reg(write ? x_new(t, i->rm, scratch) : x_get(t, i->rm, scratch));
+    } else {
+        *o = in_reg(i->rm);
+    }
     return true;
-}
-
-static bool reads_destination(const struct insn_row *row)
-{
-    return strncmp(row->name, "vfm", 3) == 0 || strncmp(row->name, "vfn", 3) == 0;
 }
 
 bool tr_avx(struct tr *t, const struct insn *i, unsigned form)
 {
     const struct insn_row *row = &insn_rows[i->row];
     struct place_of o;
-    unsigned d, h;
+    unsigned h;
     if (!t->wide)
         return false;
+    vec_needed(t, uses_mxcsr(row->name + 1));
     switch (form) {
     case AVX_VHX:
-        /* YMM14 and YMM15 need a scratch register each: X_B for a source, X_A for the destination.
-         */
-        if (!is_mem(i) && !is_e(row->args[2]) && i->rm >= X_A && i->vvvv >= X_A)
+        if (!operand(t, i, row, row->args[2], false, &o))
             return false;
-        if (!operand(t, i, row, row->args[2], false, X_B, &o))
-            return false;
-        h = x_get(t, i->vvvv, X_B);
-        d = reads_destination(row) ? x_get(t, i->reg, X_A) : x_new(t, i->reg, X_A);
-        operate(t, i, row, d, h, o);
-        x_put(t, i->reg, d);
+        operate(t, i, row, i->reg, i->vvvv, o);
         return true;
     case AVX_VX:
-        if (!operand(t, i, row, row->args[1], false, X_B, &o))
+        if (!operand(t, i, row, row->args[1], false, &o))
             return false;
-        if (row->writes) { /* VCOMISS and its kin, VPTEST, VTESTPS: flags instead of a result */
-            operate(t, i, row, x_get(t, i->reg, X_A), 0, o);
+        operate(t, i, row, i->reg, 0, o);
+        if (row->writes) /* VCOMISS and its kin, VPTEST, VTESTPS: flags instead of a result */
             flags_new(t);
-            return true;
-        }
-        d = x_new(t, i->reg, X_A);
-        operate(t, i, row, d, 0, o);
-        x_put(t, i->reg, d);
         return true;
     case AVX_XV:
-        d = x_get(t, i->reg, X_A);
-        if (!operand(t, i, row, row->args[0], true, X_B, &o))
+        if (!operand(t, i, row, row->args[0], true, &o))
             return false;
-        operate(t, i, row, d, 0, o);
-        if (is_mem(i))
-            return true;
-        if (is_e(row->args[0]))
+        operate(t, i, row, i->reg, 0, o);
+        if (!is_mem(i) && is_e(row->args[0]))
             reg_put(t, i->rm, o.reg);
-        else
-            x_put(t, i->rm, o.reg);
         return true;
     case AVX_GX:
-        if (!operand(t, i, row, row->args[1], false, X_B, &o))
+        if (!operand(t, i, row, row->args[1], false, &o))
             return false;
-        d = reg_new(i->reg, H_14);
-        operate(t, i, row, d, 0, o);
-        reg_put(t, i->reg, d);
+        h = reg_new(i->reg, H_14);
+        operate(t, i, row, h, 0, o);
+        reg_put(t, i->reg, h);
         return true;
-    default: /* AVX_HUI: shifts by an immediate, the destination is in VEX.vvvv */
-        h = x_get(t, i->rm, X_B);
-        d = x_new(t, i->vvvv, X_A);
-        operate(t, i, row, (unsigned)row->ext, d, in_reg(h));
-        x_put(t, i->vvvv, d);
+    case AVX_HUI: /* shifts by an immediate, the destination is in VEX.vvvv */
+        operate(t, i, row, (unsigned)row->ext, i->vvvv, in_reg(i->rm));
+        return true;
+    default: /* AVX_ZERO: VZEROUPPER, VZEROALL */
+        operate(t, i, row, VEX_NO_MODRM, 0, in_reg(0));
         return true;
     }
 }

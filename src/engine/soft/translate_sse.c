@@ -2,11 +2,11 @@
 /*
  * SSE in translated code.
  *
- * XMM0 to XMM13 move into the host registers of the same number when a block first uses them and
- * back before it is left or a handler is called; XMM14 and XMM15 stay in the vCPU, because their
- * host registers are the scratch. Only where the block's key says that SSE may be used and all its
- * exceptions are masked; so nothing here can raise #NM, #UD or #XM. Forms come from the row's
- * operands; what has implicit operands is left to the handlers.
+ * All XMM registers move into the host's when an instruction first needs them, and stay there from
+ * block to block; leaving and calling handlers takes them back (invariant 7 of jit.h). Only where
+ * the block's key says that SSE may be used and all its exceptions are masked; so nothing here can
+ * raise #NM, #UD or #XM. Forms come from the row's operands; what has implicit operands is left to
+ * the handlers.
  */
 #include "engine/soft/translate.h"
 
@@ -85,55 +85,16 @@ bool uses_mxcsr(const char *name)
 
 /* ---- Where the registers are ---- */
 
-static struct place_of vec(unsigned n)
-{
-    return in_vcpu(offsetof(struct soft_vcpu, fpu.vec) + n * 32u);
-}
-static void vec_load(struct tr *t, unsigned x, unsigned n)
-{
-    if (t->wide)
-        emit_vex(&t->e, 4, VEX_L, OPC(OF0, 0, 0x28), x, 0, vec(n));
-    else
-        emit_op(&t->e, 0, 4, OPC(OF0, 0, 0x28), x, vec(n), 0);
-}
-static void vec_store(struct tr *t, unsigned n, unsigned x)
-{
-    if (t->wide)
-        emit_vex(&t->e, 4, VEX_L, OPC(OF0, 0, 0x29), x, 0, vec(n));
-    else
-        emit_op(&t->e, 0, 4, OPC(OF0, 0, 0x29), x, vec(n), 0);
-}
-#define MX_AT offsetof(struct soft_vcpu, fpu.mxcsr)
-static void mxcsr_load(struct emit *e)
-{
-    emit_op(e, 0, 4, OPC(OF0, 0, 0xae), 2, in_vcpu(MX_AT), 0);
-}
-static void mxcsr_store(struct emit *e)
-{
-    emit_op(e, 0, 4, OPC(OF0, 0, 0xae), 3, in_vcpu(MX_AT), 0);
-}
+void fp_store(struct tr *t, const struct fp_state *fp) { x87_pointers_store(t, fp); }
 
-void fp_store(struct tr *t, const struct fp_state *fp)
+void fp_enter(struct tr *t, const struct fp_state *fp)
 {
-    x87_pointers_store(t, fp);
-    for (unsigned n = 0; n < X_A; n++)
-        if (fp->dirty >> n & 1)
-            vec_store(t, n, n);
-    if (fp->mxcsr)
-        mxcsr_store(&t->e);
-    if (t->wide && fp->valid) /* C code may use SSE */
-        emit_vex(&t->e, 4, 0, OPC(OF0, 0, 0x77), VEX_NO_MODRM, 0, in_reg(0));
-}
-
-void fp_load(struct tr *t, const struct fp_state *fp)
-{
-    if (fp->x87) /* first, because it spoils the others */
+    if (fp->x87) /* first, because it puts the others back */
         emit_call(&t->e, t->jit->x87_enter);
-    for (unsigned n = 0; n < X_A; n++)
-        if (fp->valid >> n & 1)
-            vec_load(t, n, n);
+    if (fp->vec)
+        emit_call(&t->e, t->jit->vec_enter[fp->vec]);
     if (fp->mxcsr)
-        mxcsr_load(&t->e);
+        emit_call(&t->e, t->jit->mxcsr_enter);
 }
 
 void fp_spill(struct tr *t)
@@ -142,38 +103,22 @@ void fp_spill(struct tr *t)
     t->fp = (struct fp_state){ 0 };
 }
 
-void mxcsr_fetch(struct tr *t)
+void vec_needed(struct tr *t, bool mxcsr)
 {
-    if (!t->fp.mxcsr)
-        mxcsr_load(&t->e);
-    t->fp.mxcsr = true;
-}
-
-/* The host register for XMMn when its old value does not matter. */
-unsigned x_new(struct tr *t, unsigned n, unsigned scratch)
-{
-    unsigned x = n < X_A ? n : scratch;
-    t->fp.valid |= (uint16_t)(1u << x); /* bits of the scratch registers: somebody used them */
-    return x;
-}
-
-/* The host register with XMMn: its own, or `scratch` loaded from the vCPU. */
-unsigned x_get(struct tr *t, unsigned n, unsigned scratch)
-{
-    if (n < X_A && t->fp.valid >> n & 1)
-        return n;
-    unsigned x = x_new(t, n, scratch);
-    vec_load(t, x, n);
-    return x;
-}
-
-/* XMMn was written, in the register that x_get gave. */
-void x_put(struct tr *t, unsigned n, unsigned x)
-{
-    if (n < X_A)
-        t->fp.dirty |= (uint16_t)(1u << n);
-    else
-        vec_store(t, n, x);
+    struct fp_state want = t->fp;
+    want.vec = t->wide ? VEC_YMM : VEC_XMM;
+    if (t->fp.vec != want.vec) {
+        flags_spill(t);
+        emit_alu_imm(&t->e, 0, 1, 7, in_vcpu(offsetof(struct soft_vcpu, fpu.vec_in_host)), want.vec,
+                     0);
+        fp_enter_if(t, CC_B, want);
+    }
+    if (mxcsr && !t->fp.mxcsr) {
+        want.mxcsr = true;
+        flags_spill(t);
+        emit_alu_imm(&t->e, 0, 1, 7, in_vcpu(offsetof(struct soft_vcpu, fpu.mxcsr_in_host)), 0, 0);
+        fp_enter_if(t, CC_E, want);
+    }
 }
 
 /* ---- Instructions ---- */
@@ -190,8 +135,6 @@ static unsigned opcode_of(const struct insn_row *row)
 static void operate(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned reg,
                     struct place_of o)
 {
-    if (uses_mxcsr(row->name))
-        mxcsr_fetch(t);
     emit_op(&t->e, 0, row->size == SZ_Y ? i->size : 4, opcode_of(row), reg, o, 0);
     if (row->args[2] == A_Ib || row->args[1] == A_Ib)
         e8(&t->e, (uint8_t)i->imm);
@@ -215,72 +158,46 @@ bool tr_sse(struct tr *t, const struct insn *i, unsigned form)
     const struct insn_row *row = &insn_rows[i->row];
     if (!(t->block->key & CODE_SSE) || !t->jit->sse)
         return false;
-    unsigned d, x;
-    struct place_of other = at(H_AX);
+    vec_needed(t, uses_mxcsr(row->name));
+    unsigned h;
     switch (form) {
     case SSE_VW:
-        if (is_mem(i)) {
-            if (!memory(t, i, row, w_bytes(row->args[1]), false))
-                return false;
-        } else {
-            other = in_reg(x_get(t, i->rm, X_B));
-        }
-        d = x_get(t, i->reg, X_A);
-        operate(t, i, row, d, other);
+        if (is_mem(i) && !memory(t, i, row, w_bytes(row->args[1]), false))
+            return false;
+        operate(t, i, row, i->reg, is_mem(i) ? at(H_AX) : in_reg(i->rm));
         if (row->writes) /* COMISS and its kin, PTEST: flags instead of a result */
             flags_new(t);
-        else
-            x_put(t, i->reg, d);
         return true;
     case SSE_WV:
-        if (is_mem(i)) {
-            if (!memory(t, i, row, w_bytes(row->args[0]), true))
-                return false;
-            operate(t, i, row, x_get(t, i->reg, X_A), other);
-            return true;
-        }
-        d = x_get(t, i->rm, X_A);
-        operate(t, i, row, x_get(t, i->reg, X_B), in_reg(d));
-        x_put(t, i->rm, d);
+        if (is_mem(i) && !memory(t, i, row, w_bytes(row->args[0]), true))
+            return false;
+        operate(t, i, row, i->reg, is_mem(i) ? at(H_AX) : in_reg(i->rm));
         return true;
     case SSE_VE:
-        if (is_mem(i)) {
-            if (!memory(t, i, row, e_bytes(row->args[1], i), false))
-                return false;
-        } else {
-            other = in_reg(reg_get(t, i->rm, H_AX));
-        }
-        d = x_get(t, i->reg, X_A);
-        operate(t, i, row, d, other);
-        x_put(t, i->reg, d);
+        if (is_mem(i) && !memory(t, i, row, e_bytes(row->args[1], i), false))
+            return false;
+        operate(t, i, row, i->reg, is_mem(i) ? at(H_AX) : in_reg(reg_get(t, i->rm, H_AX)));
         return true;
     case SSE_EV:
         if (is_mem(i)) {
             if (!memory(t, i, row, e_bytes(row->args[0], i), true))
                 return false;
-            operate(t, i, row, x_get(t, i->reg, X_A), other);
+            operate(t, i, row, i->reg, at(H_AX));
             return true;
         }
-        x = x_get(t, i->reg, X_A);
-        d = reg_new(i->rm, H_AX);
-        operate(t, i, row, x, in_reg(d));
-        reg_put(t, i->rm, d);
+        h = reg_new(i->rm, H_AX);
+        operate(t, i, row, i->reg, in_reg(h));
+        reg_put(t, i->rm, h);
         return true;
     case SSE_GW:
-        if (is_mem(i)) {
-            if (!memory(t, i, row, w_bytes(row->args[1]), false))
-                return false;
-        } else {
-            other = in_reg(x_get(t, i->rm, X_A));
-        }
-        d = reg_new(i->reg, H_14);
-        operate(t, i, row, d, other);
-        reg_put(t, i->reg, d);
+        if (is_mem(i) && !memory(t, i, row, w_bytes(row->args[1]), false))
+            return false;
+        h = reg_new(i->reg, H_14);
+        operate(t, i, row, h, is_mem(i) ? at(H_AX) : in_reg(i->rm));
+        reg_put(t, i->reg, h);
         return true;
     default: /* SSE_UI: shifts by an immediate */
-        d = x_get(t, i->rm, X_A);
-        operate(t, i, row, (unsigned)row->ext, in_reg(d));
-        x_put(t, i->rm, d);
+        operate(t, i, row, (unsigned)row->ext, in_reg(i->rm));
         return true;
     }
 }

@@ -2,9 +2,9 @@
 /*
  * x87 in translated code: the same instructions, on the guest's own state in the host's unit.
  *
- * The first x87 instruction of a block looks whether the state is there (fp_host.c); if not, its
- * handler runs and the state is brought in behind it. It stays when the block is left. TOP, tags,
- * C0-C3 and the masked responses are the hardware's own, so nothing of them is known here.
+ * The first x87 instruction of a block looks whether the state is there, and has it brought in if
+ * not (fp_host.c). It stays when the block is left. TOP, tags, C0-C3 and the masked responses are
+ * the hardware's own, so nothing of them is known here.
  *
  * Only where the key says that all exceptions are masked, none pending and CR0.EM and TS clear.
  * What unmasks one leaves the block.
@@ -78,14 +78,15 @@ static void remember(struct tr *t, const struct insn *i)
 
 /* ---- Instructions ---- */
 
-static void unit_needed(struct tr *t, const struct insn *i)
+static void unit_needed(struct tr *t)
 {
     if (t->fp.x87)
         return;
+    struct fp_state want = t->fp;
+    want.x87 = true;
     flags_spill(t);
     emit_alu_imm(&t->e, 0, 1, 7, in_vcpu(FPU_AT(x87_in_host)), 0, 0);
-    slow_if(t, CC_E, i);
-    t->fp.x87 = true;
+    fp_enter_if(t, CC_E, want);
 }
 
 /* Bytes of the memory operand */
@@ -135,7 +136,7 @@ bool tr_x87(struct tr *t, const struct insn *i, unsigned form)
         return false;
     if (form == X87_NOTHING)
         return true;
-    unit_needed(t, i);
+    unit_needed(t);
     switch (form) {
     case X87_LOAD:
     case X87_STORE:
