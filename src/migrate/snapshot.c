@@ -43,9 +43,10 @@ static json_t *config_json(const struct snapshot_config *config)
     json_t *disks = json_array(), *nets = json_array();
     for (unsigned i = 0; i < config->disk_count; i++) {
         const struct snapshot_disk *disk = &config->disks[i];
-        json_array_append_new(disks, json_pack("{s:s, s:I, s:b, s:i}", "format", disk->format,
-                                               "size", (json_int_t)disk->size, "readonly",
-                                               disk->readonly, "queues", (int)disk->queues));
+        json_array_append_new(disks,
+                              json_pack("{s:s, s:s, s:I, s:b, s:i}", "format", disk->format, "bus",
+                                        disk->bus, "size", (json_int_t)disk->size, "readonly",
+                                        disk->readonly, "queues", (int)disk->queues));
     }
     for (unsigned i = 0; i < config->net_count; i++) {
         const uint8_t *mac = config->nets[i].mac;
@@ -91,6 +92,9 @@ static int config_disk(const json_t *object, struct snapshot_disk *disk, struct 
         r = config_number(object, "size", 0, INT64_MAX, &disk->size, err);
     if (r == 0)
         r = json_get_bool(object, "readonly", &disk->readonly, err);
+    strcpy(disk->bus, "virtio"); /* the only one there once was */
+    if (r >= 0 && json_object_get(object, "bus"))
+        r = config_string(object, "bus", disk->bus, sizeof disk->bus, err);
     if (r >= 0)
         r = config_number(object, "queues", 0, 255, &queues, err);
     disk->queues = (uint32_t)queues;

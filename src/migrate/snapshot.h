@@ -31,8 +31,9 @@ enum { SNAPSHOT_FORMAT = 1, SNAPSHOT_MAX_DISKS = 16, SNAPSHOT_MAX_NETS = 8 };
 
 struct snapshot_disk {
     char format[16];
-    uint64_t size;
+    uint64_t size; /* 0: the drive is empty */
     bool readonly;
+    char bus[16];    /* "virtio", "sata", "sata-cdrom" ...: what drive it is in */
     uint32_t queues; /* as configured; 0: default */
 };
 

@@ -111,6 +111,7 @@ static void config_comes_back(void **state)
     assert_string_equal(got->cpu, want.cpu);
     assert_int_equal(got->memory, want.memory);
     assert_int_equal(got->disks[0].queues, 2);
+    assert_string_equal(got->disks[0].bus, "sata");
     assert_int_equal(got->disks[0].size, 1 << 20);
     assert_memory_equal(got->nets[0].mac, want.nets[0].mac, 6);
     assert_true(got->console);

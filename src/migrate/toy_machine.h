@@ -96,17 +96,19 @@ static struct machine *toy_machine_create(void)
 
 static inline struct snapshot_config toy_config(void)
 {
-    return (struct snapshot_config){ .engine = "fake",
-                                     .cpu = "x86-64-v2",
-                                     .profile = "pc-1",
-                                     .cpus = TOY_CPUS,
-                                     .memory = TOY_MEMORY,
-                                     .tsc_khz = 1000000,
-                                     .console = true,
-                                     .disk_count = 1,
-                                     .net_count = 1,
-                                     .disks = { { .format = "raw", .size = 1 << 20, .queues = 2 } },
-                                     .nets = { { .mac = { 0x52, 0x54, 0, 1, 2, 3 } } } };
+    return (struct snapshot_config){
+        .engine = "fake",
+        .cpu = "x86-64-v2",
+        .profile = "pc-1",
+        .cpus = TOY_CPUS,
+        .memory = TOY_MEMORY,
+        .tsc_khz = 1000000,
+        .console = true,
+        .disk_count = 1,
+        .net_count = 1,
+        .disks = { { .format = "raw", .size = 1 << 20, .bus = "sata", .queues = 2 } },
+        .nets = { { .mac = { 0x52, 0x54, 0, 1, 2, 3 } } }
+    };
 }
 
 #endif

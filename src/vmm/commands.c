@@ -11,6 +11,18 @@
     static int name(void *arg, struct control_request *request, const json_t *args, \
                     json_t **result, struct err *err)
 
+static json_t *disk_status(const struct vmm *vmm, unsigned index)
+{
+    const struct block_node *node = vmm->disks[index];
+    char name[16];
+    media_name(vmm, index, name, sizeof name);
+    if (!node)
+        return json_pack("{s:s, s:n}", "drive", name, "path");
+    return json_pack("{s:s, s:s, s:s, s:I, s:b, s:s}", "drive", name, "path", block_path(node),
+                     "format", block_format(node), "size", (json_int_t)block_size(node), "readonly",
+                     block_readonly(node), "backend", block_backend(node));
+}
+
 COMMAND(do_status)
 {
     struct vmm *vmm = arg;
@@ -19,12 +31,7 @@ COMMAND(do_status)
     sandbox_print(&vmm->sandbox, sandbox, sizeof sandbox);
     json_t *disks = json_array(), *nets = json_array();
     for (unsigned i = 0; i < vmm->options.disk_count; i++)
-        json_array_append_new(disks, json_pack("{s:s, s:s, s:I, s:b, s:s}", "path",
-                                               block_path(vmm->disks[i]), "format",
-                                               block_format(vmm->disks[i]), "size",
-                                               (json_int_t)block_size(vmm->disks[i]), "readonly",
-                                               block_readonly(vmm->disks[i]), "backend",
-                                               block_backend(vmm->disks[i])));
+        json_array_append_new(disks, disk_status(vmm, i));
     for (unsigned i = 0; i < vmm->options.net_count; i++)
         json_array_append_new(nets, json_pack("{s:s}", "backend", vmm->nets[i]->name));
     *result =
@@ -94,6 +101,38 @@ COMMAND(do_screenshot) { return video_screenshot(arg, request, args, result, err
 COMMAND(do_send_keys) { return video_send_keys(arg, request, args, err); }
 
 COMMAND(do_send_pointer) { return video_send_pointer(arg, args, err); }
+
+COMMAND(do_medium_eject)
+{
+    const char *drive = NULL;
+    bool force = false;
+    int r = json_get_string(args, "drive", &drive, err);
+    if (r >= 0)
+        r = json_get_bool(args, "force", &force, err);
+    if (r < 0)
+        return r;
+    if (!drive)
+        return err_set(err, EINVAL, "'drive' is missing; status lists the drives");
+    return media_eject(arg, drive, force, err);
+}
+
+COMMAND(do_medium_insert)
+{
+    const char *drive = NULL, *name = "medium", *format = NULL;
+    int r = json_get_string(args, "drive", &drive, err);
+    if (r >= 0)
+        r = json_get_string(args, "name", &name, err);
+    if (r >= 0)
+        r = json_get_string(args, "format", &format, err);
+    if (r < 0)
+        return r;
+    if (!drive)
+        return err_set(err, EINVAL, "'drive' is missing; status lists the drives");
+    int fd = control_take_fd(request);
+    if (fd < 0)
+        return err_set(err, EBADF, "no descriptor came with the request");
+    return media_insert(arg, drive, name, format, fd, err);
+}
 
 static void counter_add(void *arg, const char *name, uint64_t value)
 {
@@ -165,6 +204,9 @@ static const char *const screenshot_members[] = { "fd", "format", NULL };
 static const char *const keys_members[] = { "keys", "text", NULL };
 static const char *const pointer_members[] = { "x", "y", "buttons", NULL };
 
+static const char *const eject_members[] = { "drive", "force", NULL };
+static const char *const insert_members[] = { "drive", "name", "format", NULL };
+
 const struct control_command vmm_commands[] = {
     { "status", "state, engine, vCPUs, memory, disks, nets", NULL, do_status },
     { "pause", "stop the vCPUs, the devices and the guest's clock", NULL, do_pause },
@@ -173,6 +215,9 @@ const struct control_command vmm_commands[] = {
     { "reset", "reset the machine as its reset button would", NULL, do_reset },
     { "quit", "end the VM at once", NULL, do_quit },
     { "save", "write the state to --save's file or a descriptor", save_members, do_save },
+    { "medium-eject", "open a drive and take its medium out", eject_members, do_medium_eject },
+    { "medium-insert", "put the image that came as a descriptor into a drive", insert_members,
+      do_medium_insert },
     { "counters", "what the engine and the network cards counted", NULL, do_counters },
     { "inspect", "state of a device or a vCPU; without either: the devices", inspect_members,
       do_inspect },

@@ -31,7 +31,9 @@ static int disk_open(struct vmm *vmm, unsigned index, struct err *err)
                                      .readonly = disk->readonly };
     int r = disk_throttle(vmm, index, err);
     if (r < 0)
-        return err_prefix(err, "%s", disk->path);
+        return err_prefix(err, "%s", disk->path ? disk->path : "none");
+    if (!disk->path)
+        return 0;
     struct block_node *node;
     r = block_open(&options, &node, err);
     return r < 0 ? r : throttle_open(node, vmm->throttles[index], &vmm->disks[index], err);
@@ -42,7 +44,7 @@ int disks_open(struct vmm *vmm, struct err *err)
     for (unsigned i = 0; i < vmm->options.disk_count; i++) {
         int r = disk_open(vmm, i, err);
         if (r < 0)
-            return err_prefix(err, "--disk");
+            return err_prefix(err, vmm->options.disks[i].cdrom ? "--cdrom" : "--disk");
     }
     return 0;
 }

@@ -236,7 +236,14 @@ static int cmdline_set(struct options *o, const char *value, struct err *err)
 
 static const char *disk_key(size_t i)
 {
-    static const char *const names[] = { "path", "format", "readonly", "queues", "on-full", NULL };
+    static const char *const names[] = { "path",   "format",  "readonly", "bus",
+                                         "queues", "on-full", NULL };
+    return names[i];
+}
+
+const char *options_disk_bus(size_t i)
+{
+    static const char *const names[] = { "virtio", "sata", NULL };
     return names[i];
 }
 
@@ -252,17 +259,21 @@ static int flag_value(const char *key, const char *value, struct err *err)
     return value ? err_set(err, EINVAL, "'%s' takes no value", key) : 0;
 }
 
+static int disk_new(struct options *o, const char *path, struct err *err)
+{
+    if (!path || !*path)
+        return err_set(err, EINVAL, "the path is empty; name an image");
+    if (o->disk_count == OPTIONS_MAX_DISKS)
+        return err_set(err, EINVAL, "a VM has at most %d disks", OPTIONS_MAX_DISKS);
+    struct disk_options *new = &o->disks[o->disk_count++];
+    *new = (struct disk_options){ 0 };
+    return text_set(&new->path, path, err);
+}
+
 static int disk_part(struct options *o, const char *key, const char *value, struct err *err)
 {
-    if (strcmp(key, "path") == 0) {
-        if (!value || !*value)
-            return err_set(err, EINVAL, "the path is empty; name an image");
-        if (o->disk_count == OPTIONS_MAX_DISKS)
-            return err_set(err, EINVAL, "a VM has at most %d disks", OPTIONS_MAX_DISKS);
-        struct disk_options *new = &o->disks[o->disk_count++];
-        *new = (struct disk_options){ 0 };
-        return text_set(&new->path, value, err);
-    }
+    if (strcmp(key, "path") == 0)
+        return disk_new(o, value, err);
     struct disk_options *disk = &o->disks[o->disk_count - 1];
     int r = 0;
     if (strcmp(key, "format") == 0) {
@@ -272,6 +283,12 @@ static int disk_part(struct options *o, const char *key, const char *value, stru
     if (strcmp(key, "readonly") == 0) {
         disk->readonly = true;
         return flag_value(key, value, err);
+    }
+    if (strcmp(key, "bus") == 0) {
+        r = choice_set("bus", value ? value : "", options_disk_bus, err);
+        if (r >= 0)
+            disk->bus = (enum disk_bus)r;
+        return r < 0 ? r : 0;
     }
     if (strcmp(key, "queues") == 0) {
         uint64_t n;
@@ -290,6 +307,37 @@ static int disk_part(struct options *o, const char *key, const char *value, stru
         return 0;
     }
     return unknown_word(err, "disk option", "", key, disk_key);
+}
+
+static const char *cdrom_key(size_t i)
+{
+    static const char *const names[] = { "path", "bus", NULL };
+    return names[i];
+}
+
+static const char *cdrom_bus(size_t i)
+{
+    static const char *const names[] = { "sata", NULL };
+    return names[i];
+}
+
+static int cdrom_part(struct options *o, const char *key, const char *value, struct err *err)
+{
+    if (strcmp(key, "path") == 0) {
+        int r = disk_new(o, value, err);
+        if (r < 0)
+            return r;
+        struct disk_options *disk = &o->disks[o->disk_count - 1];
+        disk->cdrom = disk->readonly = true;
+        disk->bus = DISK_SATA;
+        if (strcmp(value, "none") == 0)
+            free(TAKE(disk->path));
+        return 0;
+    }
+    if (strcmp(key, "bus") != 0)
+        return unknown_word(err, "CD-ROM option", "", key, cdrom_key);
+    int r = choice_set("bus of a CD-ROM drive", value ? value : "", cdrom_bus, err);
+    return r < 0 ? r : 0;
 }
 
 static const char *net_key(size_t i)
@@ -569,12 +617,15 @@ static const struct option option_table[] = {
     { "kernel", "FILE", 0, "kernel to boot: a bzImage or an ELF file with a PVH entry", NULL, kernel_set },
     { "initrd", "FILE", 0, "initial ramdisk for the kernel", NULL, initrd_set },
     { "cmdline", "TEXT", 0, "the kernel's command line", NULL, cmdline_set },
-    { "disk", "PATH[,format=F][,readonly][,queues=N][,on-full=report|pause]", OPTION_MANY,
-      "a disk (virtio-blk); may be repeated",
+    { "disk", "PATH[,format=F][,readonly][,bus=virtio|sata][,queues=N][,on-full=report|pause]", OPTION_MANY,
+      "a disk (virtio-blk unless bus= says otherwise); may be repeated",
       "Without format the image's magic decides; a file without any known magic is opened as raw with a warning, and the "
       "guest cannot write a magic into its first sector. on-full says what happens when the host's disk is full: the guest "
       "sees an error (report, the default), or the VM pauses until it is resumed. A path with a comma can be given in a "
       "configuration file.", NULL, disk_part, "path" },
+    { "cdrom", "ISO|none[,bus=sata]", OPTION_MANY, "a CD-ROM drive with this image, or empty; may be repeated",
+      "The drives are called cdrom0, cdrom1 and so on; medium-eject and medium-insert of the control socket change their "
+      "media while the VM runs.", NULL, cdrom_part, "path" },
     { "net", "user[,hostfwd=SPEC]...|tap:NAME|fd:N[,mac=MAC]", OPTION_MANY,
       "a network card (virtio-net); may be repeated",
       "user is NAT without any privileges, in a confined helper process; hostfwd=tcp:127.0.0.1:2222-:22 forwards a port of "
@@ -898,7 +949,8 @@ static int options_check(const struct options *o, struct err *err)
                        "--display shows the display adapter's screen; leave out --video none");
     for (unsigned i = 0; i < o->disk_count; i++)
         for (unsigned j = 0; j < i; j++)
-            if (strcmp(o->disks[i].path, o->disks[j].path) == 0 &&
+            if (o->disks[i].path && o->disks[j].path &&
+                strcmp(o->disks[i].path, o->disks[j].path) == 0 &&
                 !(o->disks[i].readonly && o->disks[j].readonly))
                 return err_set(
                     err, EINVAL,

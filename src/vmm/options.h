@@ -25,8 +25,12 @@ enum {
     OPTIONS_MAX_QUEUES = 16
 };
 
+enum disk_bus { DISK_VIRTIO, DISK_SATA };
+
 struct disk_options {
-    char *path;
+    char *path; /* NULL: an empty drive */
+    enum disk_bus bus;
+    bool cdrom;
     char *format; /* NULL: found out by its magic */
     bool readonly, pause_when_full;
     unsigned queues; /* 0: the device's default */
@@ -108,6 +112,9 @@ int options_parse_json(const char *text, size_t len, struct options *options, st
 
 /* Refuses more memory than the host has; warns (in the log) when it is more than is free. */
 int options_check_host(const struct options *options, struct err *err);
+
+/* The names of enum disk_bus, NULL behind the last. */
+const char *options_disk_bus(size_t i);
 
 void options_print_help(FILE *to);
 void options_print_man(FILE *to);

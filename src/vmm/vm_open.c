@@ -157,6 +157,11 @@ static int restore_check_disks(const struct vmm *vmm, struct err *err)
     const struct snapshot_config *saved = snapshot_config(vmm->restore);
     for (unsigned i = 0; i < saved->disk_count; i++) {
         const struct block_node *node = vmm->disks[i];
+        int r = media_check_saved(vmm, i, &saved->disks[i], err);
+        if (r < 0)
+            return r;
+        if (!node)
+            continue;
         if (block_size(node) != saved->disks[i].size ||
             block_readonly(node) != saved->disks[i].readonly)
             return err_set(err, EINVAL,
@@ -184,10 +189,12 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
     snprintf(out->cpu, sizeof out->cpu, "%s", vmm->cpu_name);
     snprintf(out->profile, sizeof out->profile, "%s", o->profile);
     for (unsigned i = 0; i < o->disk_count; i++) {
+        const struct block_node *node = vmm->disks[i];
         snprintf(out->disks[i].format, sizeof out->disks[i].format, "%s",
-                 block_format(vmm->disks[i]));
-        out->disks[i].size = block_size(vmm->disks[i]);
-        out->disks[i].readonly = block_readonly(vmm->disks[i]);
+                 node ? block_format(node) : "none");
+        media_bus_name(&o->disks[i], out->disks[i].bus, sizeof out->disks[i].bus);
+        out->disks[i].size = node ? block_size(node) : 0;
+        out->disks[i].readonly = node ? block_readonly(node) : o->disks[i].readonly;
         out->disks[i].queues = o->disks[i].queues;
     }
     for (unsigned i = 0; i < o->net_count; i++)
@@ -320,6 +327,8 @@ static int disks_plug(struct vmm *vmm, struct err *err)
 {
     for (unsigned i = 0; i < vmm->options.disk_count; i++) {
         const struct disk_options *disk = &vmm->options.disks[i];
+        if (disk->bus != DISK_VIRTIO)
+            continue;
         char id[16];
         snprintf(id, sizeof id, "disk%u", i);
         struct virtio_blk_options options = {
@@ -336,7 +345,7 @@ static int disks_plug(struct vmm *vmm, struct err *err)
         if (r < 0)
             return err_prefix(err, "--disk %s", disk->path);
     }
-    return 0;
+    return media_plug(vmm, err);
 }
 
 struct net_opening {

@@ -6,6 +6,7 @@
  *   vm_open.c   makes the machine from the options       save.c      saving the state
  *   debugger.c  gdb's target                             inspect.c   states as JSON
  *   video.c     screen and keyboard
+ *   media.c     drives whose media change
  *   disks.c     opening and closing disks
  */
 #ifndef VMM_VMM_H
@@ -31,6 +32,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+struct ata_drive;
 struct board;
 struct debugger;
 struct display;
@@ -75,6 +77,7 @@ struct vmm {
     struct typing *typing;   /* keys of a control request on their way; NULL: none */
     struct block_node *disks[OPTIONS_MAX_DISKS];
     struct throttle_group *throttles[OPTIONS_MAX_DISKS]; /* of each disk */
+    struct ata_drive *drives[OPTIONS_MAX_DISKS];         /* the machine's; NULL: the medium stays */
     struct net_backend *nets[OPTIONS_MAX_NETS];
     struct snapshot *restore;
     struct sandbox sandbox;
@@ -113,6 +116,19 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out);
 
 void vmm_machine_event(struct vmm *vmm, enum machine_event event, unsigned vcpu,
                        const char *detail);
+
+/* media.c: drives that are not virtio; those of CDs change their media. */
+int media_plug(struct vmm *vmm, struct err *err);
+/* "virtio", "sata-cdrom": what a saved state records of a drive. */
+void media_bus_name(const struct disk_options *disk, char *out, size_t room);
+int media_check_saved(const struct vmm *vmm, unsigned index, const struct snapshot_disk *saved,
+                      struct err *err);
+/* The drive's name for people and the control socket: "disk0", "cdrom1". */
+void media_name(const struct vmm *vmm, unsigned index, char *out, size_t room);
+int media_eject(struct vmm *vmm, const char *drive, bool force, struct err *err);
+/* Takes fd; `label` stands for the path in messages. */
+int media_insert(struct vmm *vmm, const char *drive, const char *label, const char *format,
+                 int take_fd, struct err *err);
 
 /* disks.c */
 int disks_open(struct vmm *vmm, struct err *err);

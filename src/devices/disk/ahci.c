@@ -27,7 +27,7 @@
 
 enum { ABAR = 5, ABAR_SIZE = 0x1000, PORT_BASE = 0x100, PORT_SIZE = 0x80, SLOTS = 32 };
 enum { CAP = 0x00, GHC = 0x04, IS = 0x08, PI = 0x0c, VS = 0x10 };
-#define CAP_VALUE \
+#define CAP_VALUE                                                                                \
     (1u << 31 /* 64-bit */ | 1u << 30 /* NCQ */ | 1u << 24 /* CLO */ | 2u << 20 /* 3 Gbit/s */ | \
      1u << 18 /* AHCI only */ | (SLOTS - 1) << 8 | (AHCI_PORTS - 1))
 #define GHC_AE (1u << 31)
@@ -462,8 +462,8 @@ static bool port_start_next(struct ahci_port *port)
         port->commands[slot] = command;
         port->running |= 1u << slot;
         port->exclusive = !ncq;
-        port->regs->cmd = (port->regs->cmd & ~(31u << CMD_CCS_SHIFT)) |
-                          (uint32_t)slot << CMD_CCS_SHIFT;
+        port->regs->cmd = (port->regs->cmd & ~(31u << CMD_CCS_SHIFT)) | (uint32_t)slot
+                                                                            << CMD_CCS_SHIFT;
         if (!ncq)
             port->regs->tfd = ATA_BSY;
     }

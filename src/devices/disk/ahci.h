@@ -11,7 +11,7 @@
 enum { AHCI_PORTS = 6 };
 
 struct ahci_port_config {
-    const char *id; /* "disk0"; NULL: nothing is connected */
+    const char *id;          /* "disk0"; NULL: nothing is connected */
     struct block_node *node; /* borrowed; NULL: a CD-ROM drive without a medium */
     bool cdrom, readonly;
 };

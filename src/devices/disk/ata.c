@@ -39,7 +39,7 @@ void ata_signature(const struct ata_drive *drive, struct ata_taskfile *tf)
     tf->count = 1;
     tf->lba = drive->cdrom ? 0xeb1401 : 0x000001;
     tf->device = 0;
-    tf->error = 1; /* diagnostics passed */
+    tf->error = 1;                             /* diagnostics passed */
     tf->status = drive->cdrom ? 0 : ATA_READY; /* a packet device waits for a command first */
 }
 
@@ -104,12 +104,12 @@ static void identify_common(const struct ata_drive *drive, uint8_t *d)
     put16(d, 64, 3); /* PIO 3 and 4 */
     for (unsigned i = 65; i <= 68; i++)
         put16(d, i, 120); /* cycle times in ns */
-    put16(d, 80, 0x1f0); /* ATA 4 to 8 */
+    put16(d, 80, 0x1f0);  /* ATA 4 to 8 */
     put16(d, 88, 0x3f | ((r->dma_mode & 0xf8) == 0x40 ? 0x100u << mode : 0));
     put16(d, 93, drive->sata ? 0 : 0x6001 | 0x2000); /* an 80-wire cable */
     if (drive->sata)
         put16(d, 76, 0x0006 | (drive->cdrom ? 0 : 0x100)); /* 1.5 and 3 Gbit/s; NCQ */
-    put16(d, 222, drive->sata ? 0x1010 : 0x0010); /* transport: SATA 2.5, or parallel */
+    put16(d, 222, drive->sata ? 0x1010 : 0x0010);          /* transport: SATA 2.5, or parallel */
 }
 
 static void identify_disk(const struct ata_drive *drive, uint8_t *d)
@@ -145,7 +145,7 @@ static void identify_disk(const struct ata_drive *drive, uint8_t *d)
     put32(d, 100, sectors);
     put32(d, 102, sectors >> 32);
     put16(d, 105, DSM_SECTORS_MAX);
-    put16(d, 106, 0x6003); /* eight logical sectors to a physical one */
+    put16(d, 106, 0x6003);                  /* eight logical sectors to a physical one */
     put16(d, 169, drive->readonly ? 0 : 1); /* TRIM */
     put16(d, 217, 1);                       /* does not rotate */
 }

@@ -226,8 +226,8 @@ static void queue_open(void *arg)
 {
     struct queue_call *call = arg;
     struct ata_drive *drive = call->drive;
-    call->result = block_queue_create(drive->node, drive->dev->machine->io_loop, &drive->queue,
-                                      call->err);
+    call->result =
+        block_queue_create(drive->node, drive->dev->machine->io_loop, &drive->queue, call->err);
 }
 
 static void queue_close(void *arg)
@@ -295,8 +295,8 @@ static void medium_do_eject(void *arg)
     if (call->result < 0)
         return;
     if (block_drain(drive->queue, DRAIN_MS) < 0) {
-        call->result = err_set(call->err, EBUSY, "%s does not finish reading; try again later",
-                               drive->id);
+        call->result =
+            err_set(call->err, EBUSY, "%s does not finish reading; try again later", drive->id);
         return;
     }
     block_queue_destroy(TAKE(drive->queue));
@@ -324,8 +324,7 @@ static void medium_do_insert(void *arg)
         call->result = err_set(call->err, EBUSY, "%s has a medium; eject that first", drive->id);
         return;
     }
-    call->result =
-        block_queue_create(call->node, drive->dev->machine->io_loop, &queue, call->err);
+    call->result = block_queue_create(call->node, drive->dev->machine->io_loop, &queue, call->err);
     if (call->result < 0)
         return;
     LOCKED(&drive->dev->lock);

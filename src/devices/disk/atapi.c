@@ -109,7 +109,7 @@ static unsigned page_capabilities(const struct ata_drive *drive, uint8_t *p)
     p[2] = 0x0b; /* reads CD-R, CD-RW, DVD-ROM */
     p[4] = 0x60; /* mode 2 form 1 and 2 are on the same kind of medium */
     p[6] = (uint8_t)(0x29 | (drive->regs->locked ? 2 : 0)); /* tray, eject, lock */
-    put16(p + 8, 7056); /* kB/s */
+    put16(p + 8, 7056);                                     /* kB/s */
     put16(p + 12, 512);
     put16(p + 14, 7056);
     return 20;
@@ -208,9 +208,7 @@ static void get_configuration(struct ata_drive *drive, struct ata_taskfile *tf,
             put32(at + 4, 2); /* ATAPI */
             at[8] = 1;
             break;
-        case 0x02:
-            len += feature(at, code, true, 1, 4);
-            break;
+        case 0x02: len += feature(at, code, true, 1, 4); break;
         case 0x03:
             len += feature(at, code, true, 0, 4);
             at[4] = 0x29; /* tray, eject, lock */

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Drives that are not virtio: the controllers they hang on, and changing the media of those that
+ * have a tray. A medium that is inserted while the VM runs comes as a descriptor, because nothing
+ * can be opened any more; it has no files beside it.
+ */
+#include "base/log.h"
+#include "devices/disk/ahci.h"
+#include "devices/pci.h"
+#include "vmm/vmm.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+void media_bus_name(const struct disk_options *disk, char *out, size_t room)
+{
+    snprintf(out, room, "%s%s", options_disk_bus(disk->bus), disk->cdrom ? "-cdrom" : "");
+}
+
+/* Drives with a tray are counted by their own, disks by their place among all. */
+void media_name(const struct vmm *vmm, unsigned index, char *out, size_t room)
+{
+    unsigned before = 0;
+    for (unsigned i = 0; i < index; i++)
+        before += vmm->options.disks[i].cdrom;
+    if (vmm->options.disks[index].cdrom)
+        snprintf(out, room, "cdrom%u", before);
+    else
+        snprintf(out, room, "disk%u", index);
+}
+
+int media_check_saved(const struct vmm *vmm, unsigned index, const struct snapshot_disk *saved,
+                      struct err *err)
+{
+    const struct disk_options *disk = &vmm->options.disks[index];
+    char bus[sizeof saved->bus], name[16];
+    media_bus_name(disk, bus, sizeof bus);
+    media_name(vmm, index, name, sizeof name);
+    if (strcmp(bus, saved->bus) != 0)
+        return err_set(err, EINVAL,
+                       "--restore: drive %u of the saved VM is of the kind %s, not %s; give the "
+                       "same in the same order",
+                       index, saved->bus, bus);
+    if (!vmm->disks[index] && saved->size)
+        return err_set(err, EINVAL,
+                       "--restore: a medium of %llu bytes was in %s; give it with --cdrom",
+                       (unsigned long long)saved->size, name);
+    if (vmm->disks[index] && !saved->size)
+        return err_set(err, EINVAL, "--restore: %s was empty; give --cdrom none", name);
+    return 0;
+}
+
+/* ---- controllers ---- */
+
+static int sata_plug(struct vmm *vmm, struct err *err)
+{
+    struct ahci_port_config ports[AHCI_PORTS] = { 0 };
+    char names[AHCI_PORTS][16];
+    unsigned disks[AHCI_PORTS], count = 0;
+    for (unsigned i = 0; i < vmm->options.disk_count; i++) {
+        const struct disk_options *disk = &vmm->options.disks[i];
+        if (disk->bus != DISK_SATA)
+            continue;
+        if (count == AHCI_PORTS)
+            return err_set(err, ENOSPC, "the SATA controller has %d ports; use bus=virtio",
+                           AHCI_PORTS);
+        media_name(vmm, i, names[count], sizeof names[count]);
+        ports[count] = (struct ahci_port_config){ .id = names[count],
+                                                  .node = vmm->disks[i],
+                                                  .cdrom = disk->cdrom,
+                                                  .readonly = disk->readonly };
+        disks[count++] = i;
+    }
+    if (!count)
+        return 0;
+    struct pci_device *pci;
+    int r = ahci_create(vmm->machine, "ahci0", ports, &pci, err);
+    for (unsigned port = 0; r == 0 && port < count; port++)
+        if (ports[port].cdrom)
+            vmm->drives[disks[port]] = ahci_drive(pci, port);
+    return r < 0 ? r : vmm_plug(vmm, pci, err);
+}
+
+int media_plug(struct vmm *vmm, struct err *err) { return sata_plug(vmm, err); }
+
+/* ---- changing media ---- */
+
+/* The index of a drive that can change its medium now. */
+static int drive_find(struct vmm *vmm, const char *name, struct err *err)
+{
+    char other[16];
+    if (vmm->saving.active)
+        return err_set(err, EBUSY, "the VM is being saved; try again when that is done");
+    for (unsigned i = 0; i < vmm->options.disk_count; i++) {
+        media_name(vmm, i, other, sizeof other);
+        if (strcmp(name, other) != 0)
+            continue;
+        if (!vmm->drives[i])
+            return err_set(err, EINVAL, "the medium of %s cannot be changed", name);
+        return (int)i;
+    }
+    return err_set(err, ENOENT, "there is no drive '%.40s'; status lists the drives", name);
+}
+
+int media_eject(struct vmm *vmm, const char *drive, bool force, struct err *err)
+{
+    int index = drive_find(vmm, drive, err);
+    if (index < 0)
+        return index;
+    int r = ata_medium_eject(vmm->drives[index], force, err);
+    if (r < 0)
+        return r;
+    block_close(TAKE(vmm->disks[index]));
+    log_info("%s: the medium was ejected", drive);
+    return 0;
+}
+
+struct fd_opener {
+    struct block_opener opener;
+    int *fd; /* -1 once it was taken */
+};
+
+static int fd_opener_open(const struct block_opener *opener, const char *path, int flags, int *fd,
+                          struct err *err)
+{
+    struct fd_opener *self = (struct fd_opener *)opener;
+    if (*self->fd < 0)
+        return err_set(err, EINVAL, "it needs a second file, %s; insert a whole image", path);
+    *fd = TAKE_FD(*self->fd);
+    return 0;
+}
+
+static int medium_check_fd(int fd, struct err *err)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return err_errno(err, errno, "the descriptor cannot be looked at");
+    if (!S_ISREG(st.st_mode))
+        return err_set(err, EINVAL, "the descriptor is not of a regular file; send an image's");
+    if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY)
+        return err_set(err, EINVAL, "the descriptor can only be written; open the image to read");
+    return 0;
+}
+
+/* A pool of threads reads it: a new ring cannot be had any more. */
+static int medium_open(struct vmm *vmm, unsigned index, const char *label, const char *format,
+                       int *fd, struct block_node **out, struct err *err)
+{
+    struct fd_opener opener = { .opener = { .open = fd_opener_open }, .fd = fd };
+    struct block_options options = { .path = label,
+                                     .format = format,
+                                     .readonly = true,
+                                     .no_uring = true,
+                                     .opener = &opener.opener };
+    struct block_node *node;
+    int r = medium_check_fd(*fd, err);
+    if (r == 0)
+        r = block_open(&options, &node, err);
+    return r < 0 ? r : throttle_open(node, vmm->throttles[index], out, err);
+}
+
+int media_insert(struct vmm *vmm, const char *drive, const char *label, const char *format,
+                 int take_fd, struct err *err)
+{
+    AUTO(fd_close) int fd = take_fd;
+    int index = drive_find(vmm, drive, err);
+    if (index < 0)
+        return index;
+    if (vmm->disks[index])
+        return err_set(err, EBUSY, "%s has a medium; eject that first", drive);
+    struct block_node *node = NULL;
+    int r = medium_open(vmm, (unsigned)index, label, format, &fd, &node, err);
+    if (r == 0)
+        r = ata_medium_insert(vmm->drives[index], node, err);
+    if (r < 0) {
+        block_close(node);
+        return r;
+    }
+    vmm->disks[index] = node;
+    log_info("%s: %s was inserted", drive, label);
+    return 0;
+}
