@@ -233,7 +233,7 @@ int confine(const struct confine_plan *plan, bool *own_root, char *summary, size
         buf_fini(&contents[i]);
     }
     confine_limits(plan->open_files);
-    confine_ids(root || !plan->keep_ids);
+    confine_ids(!plan->keep_ids && (root || !plan->files_are_ours));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return err_errno(err, errno, "cannot renounce new privileges");
     bool landlock = confine_landlock(plan, root);

@@ -33,7 +33,8 @@ struct confine_plan {
     pid_t parent;     /* whose death is ours; 0: nobody's */
     const struct confine_file *files;
     unsigned file_count;
-    bool keep_ids; /* stay who we are where there is no root of its own: the files are ours alone */
+    bool keep_ids;       /* stay who we are: a socket lets only us in */
+    bool files_are_ours; /* the same where there is no root of its own: only we can read them */
     unsigned open_files;
     const int *calls; /* allowed besides those that every program needs */
     unsigned call_count;

@@ -14,6 +14,7 @@
 #include "block/chain.h"
 #include "block/image.h"
 #include "block/lock.h"
+#include "block/nbd_client.h"
 #include "block/probe.h"
 
 #include <fcntl.h>
@@ -157,8 +158,12 @@ static int block_open_format(const struct block_options *options, struct block_n
                        name, options->path);
     }
     bool plain = !strcmp(name, "raw") && !options->live;
+    struct store *store;
     struct block_node *new;
-    r = plain ? raw_open(options, fd, &new, err) : format_node_open(options, name, fd, &new, err);
+    r = plain ? raw_open(options, fd, &new, err)
+              : store_open_fd(fd, !options->no_lock, &store, err);
+    if (r == 0 && !plain)
+        r = format_node_open(options, name, store, &new, err);
     if (r < 0)
         return r;
     if (!options->format && !guess) {
@@ -175,9 +180,27 @@ static int block_open_format(const struct block_options *options, struct block_n
     return 0;
 }
 
+/* An export without a format given is raw: its content belongs to a guest. */
+static int block_open_nbd(const struct block_options *options, struct block_node **out,
+                          struct err *err)
+{
+    const char *name = options->format ? options->format : "raw";
+    struct nbd_client *client;
+    struct store *store;
+    if (!image_format_find(name))
+        return image_no_format(name, err);
+    int r = nbd_client_open(options->path, options->readonly, &client, err);
+    if (r == 0 && !strcmp(name, "raw"))
+        return nbd_node_open(options, client, out, err);
+    if (r == 0)
+        r = nbd_store_open(client, &store, err);
+    return r < 0 ? r : format_node_open(options, name, store, out, err);
+}
+
 int block_open(const struct block_options *options, struct block_node **out, struct err *err)
 {
-    int r = block_open_format(options, out, err);
+    int r = nbd_is_uri(options->path) ? block_open_nbd(options, out, err)
+                                      : block_open_format(options, out, err);
     return r < 0 ? err_prefix(err, "%s", options->path) : 0;
 }
 

@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 struct chain;
+struct store;
 
 struct block_driver {
     const char *name, *about;
@@ -95,9 +96,9 @@ int block_bounce(struct block_request *req);
 /* The kinds. */
 int raw_open(const struct block_options *options, int take_fd, struct block_node **out,
              struct err *err);
-/* An image in another format than raw (image.h). */
-int format_node_open(const struct block_options *options, const char *format, int take_fd,
-                     struct block_node **out, struct err *err);
+/* An image in another format than raw (image.h). Takes the store. */
+int format_node_open(const struct block_options *options, const char *format,
+                     struct store *take_store, struct block_node **out, struct err *err);
 /* NULL: not one of those. */
 struct chain *format_node_chain(struct block_node *node);
 /* Refuses writes that would turn a raw image of unknown content into another format (probe.h).

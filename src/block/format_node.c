@@ -489,13 +489,10 @@ static void format_changed(struct chain *chain)
     block_node_resize(node, format_size(format));
 }
 
-int format_node_open(const struct block_options *options, const char *name, int take_fd,
-                     struct block_node **out, struct err *err)
+int format_node_open(const struct block_options *options, const char *name,
+                     struct store *take_store, struct block_node **out, struct err *err)
 {
-    struct store *store;
-    int r = store_open_fd(take_fd, !options->no_lock, &store, err);
-    if (r < 0)
-        return r;
+    AUTO(store_close) struct store *store = take_store;
     struct image_options image_options = {
         .path = options->path,
         .format = name,
@@ -505,21 +502,17 @@ int format_node_open(const struct block_options *options, const char *name, int 
         .opener = options->opener,
     };
     struct format_node *format = calloc(1, sizeof *format);
-    if (!format) {
-        store_close(store);
+    if (!format)
         return err_set(err, ENOMEM, "out of memory");
-    }
     workers_init(&format->workers, &format_workers, &format->node);
     pthread_mutex_init(&format->gate_lock, NULL);
     pthread_cond_init(&format->gate_empty, NULL);
     pthread_mutex_init(&format->queues_lock, NULL);
     AUTO(block_close) struct block_node *node = &format->node;
-    r = block_node_init(node, &format_driver, options->path, err);
-    if (r < 0) {
-        store_close(store);
+    int r = block_node_init(node, &format_driver, options->path, err);
+    if (r < 0)
         return r;
-    }
-    r = image_open_within(&image_options, store, &format->chain.top, err);
+    r = image_open_within(&image_options, TAKE(store), &format->chain.top, err);
     if (r == 0)
         r = format_open_child(format, options, err);
     if (r < 0)

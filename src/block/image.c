@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "block/lock.h"
+#include "block/nbd_client.h"
 #include "block/probe.h"
 
 #include <assert.h>
@@ -375,11 +376,20 @@ static int image_open_format(const struct image_options *options, struct store *
 static int image_open_link(const struct image_options *options, const struct chain_link *above,
                            bool guess_may_refer, struct image **out, struct err *err)
 {
-    int fd;
+    int fd, r;
     struct store *store;
     if (options->format && !image_format_find(options->format))
         return image_no_format(options->format, err);
-    int r = image_open_fd(options, &fd, err);
+    if (!above && nbd_is_uri(options->path)) {
+        struct image_options export = *options;
+        struct nbd_client *client;
+        export.format = options->format ? options->format : "raw";
+        r = nbd_client_open(options->path, options->readonly, &client, err);
+        if (r == 0)
+            r = nbd_store_open(client, &store, err);
+        return r < 0 ? r : image_open_format(&export, store, above, guess_may_refer, out, err);
+    }
+    r = image_open_fd(options, &fd, err);
     if (r == 0)
         r = store_open_fd(fd, !options->no_lock, &store, err);
     if (r < 0)
@@ -657,6 +667,8 @@ static int image_create_file(const char *path, bool no_overwrite, struct store *
                              struct err *err)
 {
     int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+    if (nbd_is_uri(path))
+        return err_set(err, EINVAL, "is an export, which its server makes; write into it with -n");
     AUTO(fd_close) int fd = open(path, flags | (no_overwrite ? O_EXCL : 0), 0644);
     if (fd < 0)
         return err_errno(err, errno, "cannot create");
