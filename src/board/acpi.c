@@ -6,6 +6,7 @@
  */
 #include "board/acpi.h"
 
+#include "base/checked.h"
 #include "board/aml.h"
 #include "devices/ioapic.h"
 #include "devices/pci_host.h"
@@ -18,7 +19,7 @@
 enum {
     HEADER_SIZE = 36,
     HEADER_CHECKSUM = 9,
-    RSDP_SIZE = 36,
+    RSDP_SIZE = ACPI_RSDP_SIZE,
     FACS_SIZE = 64,
     LAPIC_BASE = 0xfee00000
 };
@@ -72,6 +73,21 @@ static void table_end(struct buf *b, size_t at)
 {
     store(b->data + at + 4, b->len - at, 4);
     b->data[at + HEADER_CHECKSUM] = checksum(b->data + at, b->len - at);
+}
+
+static void fix_pointer(struct acpi_fixups *fixups, size_t at, unsigned bytes)
+{
+    assert(fixups->pointer_count < ACPI_FIXUPS_MAX);
+    fixups->pointers[fixups->pointer_count].at = (uint32_t)at;
+    fixups->pointers[fixups->pointer_count++].bytes = (uint8_t)bytes;
+}
+
+static void fix_sum(struct acpi_fixups *fixups, size_t at, size_t start, size_t len)
+{
+    assert(fixups->sum_count < ACPI_FIXUPS_MAX);
+    fixups->sums[fixups->sum_count].at = (uint32_t)at;
+    fixups->sums[fixups->sum_count].start = (uint32_t)start;
+    fixups->sums[fixups->sum_count++].len = (uint32_t)len;
 }
 
 /* ---- DSDT ---- */
@@ -255,7 +271,7 @@ enum { /* fixed feature flags */
 
 /* Offsets are those of the specification's table 5.9. */
 static void build_fadt(struct buf *b, const struct acpi_config *config, uint32_t facs,
-                       uint32_t dsdt)
+                       uint32_t dsdt, struct acpi_fixups *fixups)
 {
     enum { SIZE = 276, RESET_VALUE = 6 };
     size_t at = table_begin(b, "FACP", 6);
@@ -264,6 +280,9 @@ static void build_fadt(struct buf *b, const struct acpi_config *config, uint32_t
 
     store(t + 36, facs, 4);
     store(t + 40, dsdt, 4);
+    fix_pointer(fixups, at + 36, 4);
+    fix_pointer(fixups, at + 40, 4);
+    fix_pointer(fixups, at + 140, 8);
     store(t + 46, PM_SCI_GSI, 2);
     store(t + 56, PM_EVENT_PORT, 4);
     store(t + 64, PM_CONTROL_PORT, 4);
@@ -290,6 +309,7 @@ static void build_fadt(struct buf *b, const struct acpi_config *config, uint32_t
     generic_address(t + 172, PM_CONTROL_PORT, 2);
     generic_address(t + 208, PM_TIMER_PORT, 4);
     generic_address(t + 220, PM_GPE0_PORT, PM_GPE0_LEN);
+    fix_sum(fixups, at + HEADER_CHECKSUM, at, b->len - at);
     table_end(b, at);
 }
 
@@ -356,22 +376,32 @@ static void build_mcfg(struct buf *b)
     table_end(b, at);
 }
 
-static void build_xsdt(struct buf *b, const uint32_t *tables, unsigned count)
+/* XSDT, or for old software the RSDT with addresses of four bytes. */
+static void build_root(struct buf *b, const char *signature, unsigned bytes, const uint32_t *tables,
+                       unsigned count, struct acpi_fixups *fixups)
 {
-    size_t at = table_begin(b, "XSDT", 1);
-    for (unsigned i = 0; i < count; i++)
-        put(b, tables[i], 8);
+    size_t at = table_begin(b, signature, 1);
+    for (unsigned i = 0; i < count; i++) {
+        fix_pointer(fixups, b->len, bytes);
+        put(b, tables[i], bytes);
+    }
+    fix_sum(fixups, at + HEADER_CHECKSUM, at, b->len - at);
     table_end(b, at);
 }
 
-static void fill_rsdp(uint8_t *at, uint32_t xsdt)
+static void fill_rsdp(uint8_t *at, uint32_t rsdt, uint32_t xsdt, struct acpi_fixups *fixups)
 {
     enum { V1_SIZE = 20, V1_CHECKSUM = 8, CHECKSUM = 32 };
     memcpy(at, "RSD PTR ", 8);
     memcpy(at + 9, "BEDPLT", 6);
     at[15] = 2; /* revision */
+    store(at + 16, rsdt, 4);
     store(at + 20, RSDP_SIZE, 4);
     store(at + 24, xsdt, 8);
+    fix_pointer(fixups, 16, 4);
+    fix_pointer(fixups, 24, 8);
+    fix_sum(fixups, V1_CHECKSUM, 0, V1_SIZE);
+    fix_sum(fixups, CHECKSUM, 0, RSDP_SIZE);
     at[V1_CHECKSUM] = checksum(at, V1_SIZE);
     at[CHECKSUM] = checksum(at, RSDP_SIZE);
 }
@@ -383,23 +413,30 @@ static uint32_t next_table(struct buf *b, uint32_t gpa, size_t alignment)
     return gpa + (uint32_t)b->len;
 }
 
-void acpi_build(const struct acpi_config *config, uint32_t gpa, struct buf *out)
+void acpi_build(const struct acpi_config *config, uint32_t gpa, struct buf *out,
+                struct acpi_fixups *fixups)
 {
+    struct acpi_fixups unused = { 0 };
     uint32_t tables[3];
     assert(!out->len && gpa % 64 == 0);
 
+    fixups = fixups ? fixups : &unused;
+    *fixups = (struct acpi_fixups){ 0 };
     buf_grow(out, RSDP_SIZE);
     uint32_t facs = next_table(out, gpa, 64);
+    assert(facs - gpa == ACPI_TABLES_OFFSET);
     build_facs(out);
     uint32_t dsdt = next_table(out, gpa, 16);
     build_dsdt(out, config);
     tables[0] = next_table(out, gpa, 16);
-    build_fadt(out, config, facs, dsdt);
+    build_fadt(out, config, facs, dsdt, fixups);
     tables[1] = next_table(out, gpa, 16);
     build_madt(out, config);
     tables[2] = next_table(out, gpa, 16);
     build_mcfg(out);
+    uint32_t rsdt = next_table(out, gpa, 16);
+    build_root(out, "RSDT", 4, tables, ARRAY_LEN(tables), fixups);
     uint32_t xsdt = next_table(out, gpa, 16);
-    build_xsdt(out, tables, 3);
-    fill_rsdp(out->data, xsdt);
+    build_root(out, "XSDT", 8, tables, ARRAY_LEN(tables), fixups);
+    fill_rsdp(out->data, rsdt, xsdt, fixups);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The board. There is no firmware: what one would have done before the kernel starts (addresses for
- * PCI, tables, memory map, MTRRs, virtual wire mode of the first local APIC) is done here, at
+ * The board. With firmware the first CPU starts there and finds the chips in their power-on state.
+ * Without, what a firmware would have done before the kernel starts (addresses for PCI, chipset
+ * registers, tables, memory map, MTRRs, virtual wire mode of the first local APIC) is done here, at
  * power-on and at every reset.
  */
 #include "board/board.h"
@@ -12,8 +13,10 @@
 #include "board/layout.h"
 #include "board/linux_boot.h"
 #include "board/smbios.h"
+#include "devices/fw_cfg.h"
 #include "devices/i8042.h"
 #include "devices/ioapic.h"
+#include "devices/lpc.h"
 #include "devices/pci_host.h"
 #include "devices/pic.h"
 #include "devices/pit.h"
@@ -32,6 +35,12 @@ enum { PRIORITY_RAM = 5 }; /* above BARs (0), below chips (10 and more) */
 
 const char *const board_profiles[] = { "pc-1", "micro-1", NULL };
 
+struct board_boot {
+    const char *name, *unit; /* constant texts */
+    unsigned devfn;
+    char kind;
+};
+
 struct board {
     struct machine *machine;
     struct board_config config;
@@ -39,8 +48,11 @@ struct board {
     uint64_t low_ram, high_ram;
     struct mapping *low, *high;
     struct pci_bus *pci;
-    struct device *serial, *pm, *rtc; /* the machine's */
+    struct ram *code;                          /* of the firmware; the machine's. NULL: none */
+    struct device *serial, *pm, *rtc, *fw_cfg; /* the machine's */
     struct pci_windows windows;
+    struct board_boot boots[BOARD_BOOT_MAX];
+    unsigned boot_count;
 };
 
 struct pci_bus *board_pci_bus(struct board *board) { return board->pci; }
@@ -66,6 +78,14 @@ static int board_place_ram(struct board *board, struct err *err)
         r = map_ram(m, SPACE_MEMORY, LAYOUT_HIGH_RAM, board->high_ram, REGION_RAM, m->main_ram,
                     board->low_ram, PRIORITY_RAM, &board->high, err);
     return r;
+}
+
+static int board_place_firmware(struct board *board, struct err *err)
+{
+    if (!board->legacy)
+        return err_set(err, EINVAL, "the profile %s has no firmware; leave it out or take pc-1",
+                       board->config.profile);
+    return firmware_place(board->machine, &board->config.firmware, &board->code, err);
 }
 
 static void board_place_windows(struct board *board)
@@ -117,6 +137,7 @@ static void board_fill_cmos(struct board *board)
     }
     for (unsigned i = 0; i < 3; i++)
         rtc_set_cmos(board->rtc, 0x5b + i, (uint8_t)(above_4g >> 8 * i));
+    rtc_set_cmos(board->rtc, 0x5f, (uint8_t)(board->machine->cpus - 1));
 }
 
 static int board_add_legacy(struct board *board, struct err *err)
@@ -153,30 +174,48 @@ static int board_add_chips(struct board *board, struct err *err)
         r = pm_create(m, &board->pm, err);
     if (r == 0)
         r = serial_create(m, &serial, &board->serial, err);
+    const struct mch_config mch = { .ram = m->main_ram,
+                                    .low_ram = board->low_ram,
+                                    .rom = board->code };
     if (r == 0)
-        r = pci_host_create(m, &board->pci, err);
+        r = pci_host_create(m, board->legacy ? &mch : NULL, &board->pci, err);
+    if (r == 0 && board->legacy)
+        r = lpc_create(m, board->pci, board->pm, err);
+    if (r == 0 && board->code)
+        r = fw_cfg_create(m, &board->fw_cfg, err);
     return r;
 }
 
 /* ---- Tables and kernel ---- */
 
-static int board_put_tables(struct board *board, struct err *err)
+static struct acpi_config board_acpi(const struct board *board)
 {
-    struct machine *m = board->machine;
-    const struct acpi_config acpi = {
-        .cpus = m->cpus, .legacy = board->legacy, .serial = true, .pci = board->windows
+    return (struct acpi_config){
+        .cpus = board->machine->cpus, .legacy = board->legacy, .serial = true, .pci = board->windows
     };
+}
+
+static struct smbios_config board_smbios(const struct board *board)
+{
     struct smbios_config smbios = {
         .profile = board->config.profile,
         .serial = board->config.serial_number,
-        .cpus = m->cpus,
-        .memory = m->main_ram->size,
+        .cpus = board->machine->cpus,
+        .memory = board->machine->main_ram->size,
         .low_memory = board->low_ram,
     };
     memcpy(smbios.uuid, board->config.uuid, sizeof smbios.uuid);
+    return smbios;
+}
+
+static int board_put_tables(struct board *board, struct err *err)
+{
+    struct machine *m = board->machine;
+    const struct acpi_config acpi = board_acpi(board);
+    const struct smbios_config smbios = board_smbios(board);
 
     AUTO(buf_fini) struct buf tables = { 0 };
-    acpi_build(&acpi, LAYOUT_ACPI, &tables);
+    acpi_build(&acpi, LAYOUT_ACPI, &tables, NULL);
     assert(tables.len <= LAYOUT_ACPI_SIZE);
     int r = mem_load(m, LAYOUT_ACPI, tables.data, tables.len);
 
@@ -186,6 +225,57 @@ static int board_put_tables(struct board *board, struct err *err)
     if (r == 0)
         r = mem_load(m, LAYOUT_SMBIOS, structures.data, structures.len);
     return r < 0 ? err_set(err, -r, "cannot write guest memory") : 0;
+}
+
+/* What to boot from, best first, as Open Firmware device paths (fw_cfg's item "bootorder"). */
+static void board_boot_order(const struct board *board, struct buf *out)
+{
+    const char *kinds = board->config.boot_order ? board->config.boot_order : "";
+    for (; *kinds; kinds++)
+        for (unsigned i = 0; i < board->boot_count; i++) {
+            const struct board_boot *boot = &board->boots[i];
+            if (boot->kind != *kinds)
+                continue;
+            buf_printf(out, "%s/pci@i0cf8/%s@%x", out->len ? "\n" : "", boot->name,
+                       boot->devfn >> 3);
+            if (boot->devfn & 7)
+                buf_printf(out, ",%x", boot->devfn & 7);
+            buf_printf(out, "%s", boot->unit);
+        }
+}
+
+void board_add_boot(struct board *board, char kind, const struct pci_device *pci, const char *name,
+                    const char *unit)
+{
+    assert(board->boot_count < BOARD_BOOT_MAX);
+    board->boots[board->boot_count++] =
+        (struct board_boot){ .kind = kind, .name = name, .unit = unit, .devfn = pci->devfn };
+}
+
+/* What the firmware will ask for; built once, it is in the saved state. */
+static int board_describe(struct board *board, struct err *err)
+{
+    const struct board_config *config = &board->config;
+    const struct acpi_config acpi = board_acpi(board);
+    const struct smbios_config smbios = board_smbios(board);
+    AUTO(buf_fini) struct buf order = { 0 };
+    board_boot_order(board, &order);
+    struct firmware_items items = {
+        .acpi = &acpi,
+        .smbios = &smbios,
+        .low_ram = board->low_ram,
+        .high_ram = board->high_ram,
+        .high_ram_base = LAYOUT_HIGH_RAM,
+        .cpus = board->machine->cpus,
+        .uuid = config->uuid,
+        .menu = config->menu,
+        .serial_console = true,
+        .boot_order = (const char *)order.data,
+        .kernel_fd = config->kernel_fd,
+        .initrd_fd = config->initrd_fd,
+        .cmdline = config->cmdline,
+    };
+    return firmware_describe(board->fw_cfg, &items, err);
 }
 
 static struct x86_segment flat(uint16_t selector, uint16_t attr)
@@ -296,6 +386,10 @@ static int board_load_kernel(struct board *board, struct boot_entry *entry, stru
 static int board_boot(struct board *board, struct err *err)
 {
     struct boot_entry entry;
+    if (board->legacy) {
+        pci_host_as_firmware(board->pci);
+        lpc_as_firmware(board->pci);
+    }
     int r = pci_bus_assign(board->pci, &board->windows, err);
     if (r == 0)
         r = board_put_tables(board, err);
@@ -310,6 +404,8 @@ static void board_reset(void *arg)
     struct board *board = arg;
     struct err err = { 0 };
 
+    if (board->code)
+        return; /* the chips are in their power-on state, and so is the first CPU */
     if (board->config.kernel_fd < 0)
         machine_post_event(board->machine, MACHINE_ENGINE_FAILED,
                            "no kernel was given to boot again with");
@@ -341,6 +437,8 @@ int board_create(struct machine *m, const struct board_config *config, struct bo
     board->legacy = !strcmp(config->profile, "pc-1");
 
     int r = board_place_ram(board, err);
+    if (r == 0 && config->firmware.kind)
+        r = board_place_firmware(board, err);
     if (r == 0)
         r = board_add_chips(board, err);
     if (r < 0)
@@ -352,7 +450,7 @@ int board_create(struct machine *m, const struct board_config *config, struct bo
 
 int board_finish(struct board *board, struct err *err)
 {
-    int r = board_boot(board, err);
+    int r = board->code ? board_describe(board, err) : board_boot(board, err);
     if (r == 0)
         machine_set_reset_hook(board->machine, board_reset, board);
     return r;

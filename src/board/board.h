@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "board/firmware.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -20,19 +21,27 @@
 struct machine;
 struct device;
 struct pci_bus;
+struct pci_device;
 struct board;
 struct input;
+
+enum { BOARD_BOOT_MAX = 32 };
 
 /* What it points to is borrowed until board_destroy: a guest that resets gets its kernel loaded
  * again. */
 struct board_config {
     const char *profile; /* "pc-1": all of a PC's chips; "micro-1": no PIC, PIT and RTC */
-    int kernel_fd;       /* -1: none, for a VM that is restored; it cannot reset itself then */
-    int initrd_fd;       /* -1: none */
+    /* With firmware: handed to it. -1: none; a VM without firmware can then only be restored, and
+     * cannot reset itself. */
+    int kernel_fd;
+    int initrd_fd;                         /* -1: none */
     const char *kernel_name, *initrd_name; /* paths, for sentences */
     const char *cmdline;                   /* NULL: empty */
     uint8_t uuid[16];
     const char *serial_number; /* for SMBIOS; NULL: none */
+    struct board_firmware firmware;
+    struct boot_menu menu;  /* of the firmware */
+    const char *boot_order; /* "cdn": kinds of board_add_boot, best first; NULL: none */
     /* The far end of serial0, see devices/serial.h. */
     void (*serial_output)(void *arg, const uint8_t *data, size_t len);
     void (*serial_room)(void *arg);
@@ -45,6 +54,11 @@ extern const char *const board_profiles[];
 
 int board_create(struct machine *m, const struct board_config *config, struct board **out,
                  struct err *err);
+/* The firmware may boot from this function: kind 'c' (disk), 'd' (CD) or 'n' (network), tried in
+ * the order of config.boot_order and then of adding. `name` and `unit` are constant parts of its
+ * Open Firmware path: "scsi" and "/disk@0,0". Before board_finish. */
+void board_add_boot(struct board *board, char kind, const struct pci_device *pci, const char *name,
+                    const char *unit);
 /* Once all devices are there: PCI addresses, tables, kernel, and vCPU 0 at its entry. */
 int board_finish(struct board *board, struct err *err);
 void board_destroy(struct board *board);

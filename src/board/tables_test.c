@@ -68,7 +68,7 @@ static void tables_hang_together(void **state)
     for (unsigned i = 0; i < 2; i++) {
         struct buf b = { 0 };
         size_t len;
-        acpi_build(&configs[i], LAYOUT_ACPI, &b);
+        acpi_build(&configs[i], LAYOUT_ACPI, &b, NULL);
         assert_true(b.len <= LAYOUT_ACPI_SIZE);
         assert_memory_equal(b.data, "RSD PTR ", 8);
         assert_int_equal(sum(b.data, 20), 0);
@@ -123,7 +123,7 @@ static void iasl_has_no_complaint(void **state)
     assert_non_null(mkdtemp(dir));
     for (unsigned i = 0; i < 2; i++) {
         struct buf b = { 0 };
-        acpi_build(&configs[i], LAYOUT_ACPI, &b);
+        acpi_build(&configs[i], LAYOUT_ACPI, &b, NULL);
         for (size_t at = 36; at + 8 < b.len; at++) {
             static const char *const signatures[] = { "DSDT", "FACP", "APIC", "MCFG", "FACS" };
             for (unsigned j = 0; at % 16 == 0 && j < 5; j++)

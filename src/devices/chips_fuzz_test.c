@@ -50,7 +50,7 @@ static int setup(void **state)
         return -1;
     if (ioapic_create(m, &err) < 0 || pic_create(m, &err) < 0 || pit_create(m, &err) < 0 ||
         rtc_create(m, &rtc, &err) < 0 || pm_create(m, &pm, &err) < 0 ||
-        serial_create(m, &config, &serial, &err) < 0 || pci_host_create(m, &bus, &err) < 0 ||
+        serial_create(m, &config, &serial, &err) < 0 || pci_host_create(m, NULL, &bus, &err) < 0 ||
         i6300esb_create(m, bus, -1, "watchdog0", &err) < 0)
         return -1;
     return pci_bus_assign(bus, &windows, &err);

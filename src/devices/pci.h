@@ -194,7 +194,7 @@ struct pci_device *pci_bus_device(struct pci_bus *bus, unsigned devfn); /* NULL:
 /* GSI 16 to 23 that the pin (1 to 4) of a slot is wired to; the board's _PRT says the same. */
 static inline unsigned pci_intx_gsi(unsigned slot, unsigned pin)
 {
-    return 16 + ((slot + pin - 1) & 7);
+    return 16 + (slot < 25 ? slot + pin - 1 : pin - 1) % 8;
 }
 /* As a firmware would: gives every BAR an address in these windows and enables decoding and bus
  * mastering. ENOSPC names the device that did not fit. 64-bit BARs go to the 64-bit window (size 0:

@@ -6,6 +6,7 @@
 #ifndef DEVICES_PCI_HOST_H
 #define DEVICES_PCI_HOST_H
 
+#include "devices/mch.h"
 #include "devices/pci.h"
 
 enum {
@@ -14,8 +15,14 @@ enum {
     PCI_HOST_RESET_PORT = 0xcf9
 };
 
-/* Adds the bridge to the machine, which owns it; *bus lives as long. Main loop, before the machine
- * runs. */
-int pci_host_create(struct machine *m, struct pci_bus **bus, struct err *err);
+/* Adds the bridge to the machine, which owns it; *bus lives as long. Without `mch` ECAM stays where
+ * it is and all memory is RAM, as micro-1 has it; with it the bridge has the registers of a Q35,
+ * and their power-on state: ECAM is off, firmware shows below 1 MiB. Main loop, before the machine
+ * runs.
+ */
+int pci_host_create(struct machine *m, const struct mch_config *mch, struct pci_bus **bus,
+                    struct err *err);
+/* What a firmware leaves in a Q35's registers: ECAM at PCI_HOST_ECAM_BASE, RAM in place of ROM. */
+void pci_host_as_firmware(struct pci_bus *bus);
 
 #endif

@@ -112,7 +112,7 @@ static int setup(void **state)
     struct machine *m = test_machine_create(4 << 20);
     memset(gsi_level, 0, sizeof gsi_level);
     irq_chip_add(m, &listener);
-    if (pci_host_create(m, &bus, &err) < 0)
+    if (pci_host_create(m, NULL, &bus, &err) < 0)
         return -1;
     probe = probe_create("probe0");
     return 0;

@@ -11,6 +11,7 @@
  */
 #include "devices/pm.h"
 
+#include "base/log.h"
 #include "machine/clock.h"
 #include "machine/irq.h"
 #include "machine/machine.h"
@@ -23,6 +24,7 @@ enum {
     REGION_CONTROL,
     REGION_TIMER,
     REGION_GPE0,
+    REGION_SMI,
     REGION_KEYBOARD,
     REGION_PORT92,
     REGIONS
@@ -33,6 +35,9 @@ enum { STATUS_BITS = TMR | GBL | PWRBTN | SLPBTN | RTC | WAK };
 enum { ENABLE_BITS = TMR | GBL | PWRBTN | SLPBTN | RTC };
 enum { SCI_EN = 1 << 0, SLEEP_TYPE_SHIFT = 10, SLEEP_TYPE_MASK = 7, SLEEP_ENABLE = 1 << 13 };
 enum { KEYBOARD_STATUS = 0xfd, PULSE_RESET_MASK = 0xf1, PULSE_RESET = 0xf0 };
+/* SMI_EN of the ICH9. Software interrupts of system management mode do not exist yet; APMC_EN,
+ * which always reads one, tells the firmware that somebody else has set them up. */
+enum { SMI_ENABLE_APMC = 1 << 5, SMI_ENABLE_BITS = 0x0001ffff };
 enum { PORT92_RESET = 1, PORT92_A20 = 2 };
 
 struct pm_regs {
@@ -40,11 +45,13 @@ struct pm_regs {
     uint16_t status, enable, control;
     uint16_t gpe_status, gpe_enable;
     uint16_t port92;
+    uint32_t smi_enable;
 };
 
 struct pm {
     struct device dev;
     struct pm_regs regs; /* dev.lock */
+    uint32_t base;       /* of the ACPI ports; 0: not decoded */
     struct irq_pin sci;
     struct guest_timer *timer;
     struct mapping *maps[REGIONS];
@@ -115,6 +122,8 @@ static uint8_t read_byte(struct pm *pm, unsigned region, unsigned offset)
     case REGION_EVENT: return (uint8_t)((offset < 2 ? regs->status : regs->enable) >> high);
     case REGION_CONTROL: return (uint8_t)((regs->control | SCI_EN) >> high);
     case REGION_GPE0: return (uint8_t)((offset < 2 ? regs->gpe_status : regs->gpe_enable) >> high);
+    case REGION_SMI:
+        return offset < 4 ? (uint8_t)((regs->smi_enable | SMI_ENABLE_APMC) >> 8 * offset) : 0;
     case REGION_KEYBOARD: return KEYBOARD_STATUS;
     case REGION_PORT92: return (uint8_t)(regs->port92 | PORT92_A20);
     }
@@ -175,6 +184,12 @@ static void write_byte(struct pm *pm, unsigned region, unsigned offset, uint8_t 
         else
             put_byte(&regs->gpe_enable, high, value, 0xffff);
         break;
+    case REGION_SMI:
+        if (offset < 4) {
+            uint32_t mask = SMI_ENABLE_BITS & 0xffu << 8 * offset;
+            regs->smi_enable = (regs->smi_enable & ~mask) | ((uint32_t)value << 8 * offset & mask);
+        }
+        break;
     case REGION_KEYBOARD:
         /* Pulse output lines; line 0 is the CPU's reset. */
         if ((value & PULSE_RESET_MASK) == PULSE_RESET)
@@ -218,7 +233,8 @@ static int pm_check(const void *state, struct err *err)
 {
     const struct pm_regs *regs = state;
     if ((regs->status & ~STATUS_BITS) || (regs->enable & ~ENABLE_BITS) ||
-        (regs->control & ~(SLEEP_TYPE_MASK << SLEEP_TYPE_SHIFT)) || regs->port92 > 1)
+        (regs->control & ~(SLEEP_TYPE_MASK << SLEEP_TYPE_SHIFT)) || regs->port92 > 1 ||
+        (regs->smi_enable & ~SMI_ENABLE_BITS))
         return err_set(err, EINVAL, "power management cannot be in the saved state");
     return 0;
 }
@@ -234,10 +250,15 @@ static void pm_destroy(struct device *dev)
 }
 
 static const struct state_field pm_fields[] = {
-    STATE_U32(struct pm_regs, halves),     STATE_U16(struct pm_regs, status),
-    STATE_U16(struct pm_regs, enable),     STATE_U16(struct pm_regs, control),
-    STATE_U16(struct pm_regs, gpe_status), STATE_U16(struct pm_regs, gpe_enable),
-    STATE_U16(struct pm_regs, port92),     STATE_END,
+    STATE_U32(struct pm_regs, halves),
+    STATE_U16(struct pm_regs, status),
+    STATE_U16(struct pm_regs, enable),
+    STATE_U16(struct pm_regs, control),
+    STATE_U16(struct pm_regs, gpe_status),
+    STATE_U16(struct pm_regs, gpe_enable),
+    STATE_U16(struct pm_regs, port92),
+    STATE_U32(struct pm_regs, smi_enable),
+    STATE_END,
 };
 static const struct state_desc pm_state = {
     .name = "pm",
@@ -259,26 +280,50 @@ static const struct device_type pm_type = {
     .state = &pm_state,
 };
 
+/* Ports: the first ones move with PMBASE. */
+static const struct {
+    uint16_t port, size;
+} places[REGIONS] = {
+    [REGION_EVENT] = { PM_EVENT_PORT, 4 }, [REGION_CONTROL] = { PM_CONTROL_PORT, 2 },
+    [REGION_TIMER] = { PM_TIMER_PORT, 4 }, [REGION_GPE0] = { PM_GPE0_PORT, PM_GPE0_LEN },
+    [REGION_SMI] = { PM_SMI_PORT, 8 },     [REGION_KEYBOARD] = { 0x64, 1 },
+    [REGION_PORT92] = { 0x92, 1 },
+};
+
+static int pm_map(struct pm *pm, unsigned region, uint32_t port, struct err *err)
+{
+    return map_device(pm->dev.machine, SPACE_IO, port, places[region].size, &pm->dev, region,
+                      PRIORITY, &pm->maps[region], err);
+}
+
+void pm_place(struct device *dev, uint32_t base)
+{
+    struct pm *pm = (struct pm *)dev;
+    struct err err;
+
+    if (base == pm->base)
+        return;
+    pm->base = base;
+    for (unsigned i = 0; i <= REGION_SMI; i++) {
+        map_remove(dev->machine, TAKE(pm->maps[i]));
+        if (base && pm_map(pm, i, base + places[i].port - PM_BASE, &err) < 0)
+            log_guest("pm: ports cannot be at %#x: %s", base, err.text);
+    }
+}
+
 int pm_create(struct machine *m, struct device **out, struct err *err)
 {
-    static const struct {
-        uint16_t port, size;
-    } places[REGIONS] = {
-        [REGION_EVENT] = { PM_EVENT_PORT, 4 }, [REGION_CONTROL] = { PM_CONTROL_PORT, 2 },
-        [REGION_TIMER] = { PM_TIMER_PORT, 4 }, [REGION_GPE0] = { PM_GPE0_PORT, PM_GPE0_LEN },
-        [REGION_KEYBOARD] = { 0x64, 1 },       [REGION_PORT92] = { 0x92, 1 },
-    };
     struct pm *pm = calloc(1, sizeof *pm);
     if (!pm)
         return err_set(err, ENOMEM, "out of memory");
     device_init(&pm->dev, m, &pm_type, "pm");
     irq_pin_init(&pm->sci, m, PM_SCI_GSI);
+    pm->base = PM_BASE;
     AUTO(device_destroy) struct device *dev = &pm->dev;
 
     int r = guest_timer_create(m, pm_expired, pm, &pm->timer, err);
     for (unsigned i = 0; i < REGIONS && r >= 0; i++)
-        r = map_device(m, SPACE_IO, places[i].port, places[i].size, dev, i, PRIORITY, &pm->maps[i],
-                       err);
+        r = pm_map(pm, i, places[i].port, err);
     if (r < 0)
         return err_prefix(err, "power management");
     *out = dev;

@@ -24,7 +24,7 @@ static int setup(void **state)
     struct machine *m = test_machine_create(4 << 20);
     memset(level, 0, sizeof level);
     irq_chip_add(m, &listener);
-    if (pm_create(m, &pm, &err) < 0 || pci_host_create(m, &bus, &err) < 0 ||
+    if (pm_create(m, &pm, &err) < 0 || pci_host_create(m, NULL, &bus, &err) < 0 ||
         i6300esb_create(m, bus, 3, "watchdog0", &err) < 0)
         return -1;
     return 0;

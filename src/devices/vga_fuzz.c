@@ -29,8 +29,8 @@ static void start(void)
     if (machine_create(&config, &machine, &err) < 0 || screen_create(loop, &screen, &err) < 0)
         abort();
     const struct vga_options options = { .id = "vga0", .memory = 1 << 20, .screen = screen };
-    if (pci_host_create(machine, &bus, &err) < 0 || vga_create(machine, &options, &vga, &err) < 0 ||
-        pci_bus_add(bus, vga, -1, &err) < 0)
+    if (pci_host_create(machine, NULL, &bus, &err) < 0 ||
+        vga_create(machine, &options, &vga, &err) < 0 || pci_bus_add(bus, vga, -1, &err) < 0)
         abort();
     machine_add_device(machine, &vga->dev);
 }

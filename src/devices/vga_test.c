@@ -30,7 +30,8 @@ static int setup(void **state)
     const struct vga_options options = { .id = "vga0", .screen = NULL, .memory = 4 << 20 };
     struct vga_options with_screen = options;
 
-    if (screen_create(test_machine.loop, &screen, &err) < 0 || pci_host_create(m, &bus, &err) < 0)
+    if (screen_create(test_machine.loop, &screen, &err) < 0 ||
+        pci_host_create(m, NULL, &bus, &err) < 0)
         return -1;
     with_screen.screen = screen;
     if (vga_create(m, &with_screen, &vga, &err) < 0 || pci_bus_add(bus, vga, -1, &err) < 0)

@@ -13,6 +13,20 @@ void irq_pin_init(struct irq_pin *pin, struct machine *m, unsigned gsi)
     *pin = (struct irq_pin){ .machine = m, .gsi = gsi };
 }
 
+/* One more or one less pin holds the line up; the chips hear of a change. irq lock held. */
+static void line_count(struct irq_lines *irq, unsigned gsi, bool up)
+{
+    unsigned before = irq->raised[gsi];
+    unsigned after = up ? before + 1 : before - 1;
+    irq->raised[gsi] = after;
+    if (!before == !after)
+        return;
+    for (struct irq_chip *chip = irq->chips; chip; chip = chip->next)
+        chip->set(chip, gsi, up);
+    if (irq->route[gsi])
+        line_count(irq, irq->route[gsi], up);
+}
+
 void irq_pin_set(struct irq_pin *pin, bool level)
 {
     struct irq_lines *irq = &pin->machine->priv->irq;
@@ -20,13 +34,21 @@ void irq_pin_set(struct irq_pin *pin, bool level)
     if (pin->level == level)
         return;
     pin->level = level;
-    unsigned before = irq->raised[pin->gsi];
-    unsigned after = level ? before + 1 : before - 1;
-    irq->raised[pin->gsi] = after;
-    if (!before == !after)
-        return;
-    for (struct irq_chip *chip = irq->chips; chip; chip = chip->next)
-        chip->set(chip, pin->gsi, level);
+    line_count(irq, pin->gsi, level);
+}
+
+void irq_route(struct machine *m, unsigned gsi, unsigned to)
+{
+    struct irq_lines *irq = &m->priv->irq;
+    assert(gsi >= 16 && gsi < GSI_COUNT && to < 16);
+    LOCKED(&irq->lock);
+    unsigned old = irq->route[gsi];
+    irq->route[gsi] = 0;
+    if (old && irq->raised[gsi])
+        line_count(irq, old, false);
+    irq->route[gsi] = (uint8_t)to;
+    if (to && irq->raised[gsi])
+        line_count(irq, to, true);
 }
 
 void irq_chip_add(struct machine *m, struct irq_chip *chip)

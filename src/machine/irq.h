@@ -34,6 +34,10 @@ static inline void irq_pin_pulse(struct irq_pin *pin)
     irq_pin_set(pin, false);
 }
 
+/* The line `to` (1 to 15) follows line `gsi` (16 and more), too; 0: no longer. PCI interrupts reach
+ * the PICs so. */
+void irq_route(struct machine *m, unsigned gsi, unsigned to);
+
 struct irq_chip { /* embedded in PIC and IOAPIC; fixed once added */
     void (*set)(struct irq_chip *chip, unsigned gsi, bool level);
     void (*eoi)(struct irq_chip *chip, uint8_t vector); /* NULL: not interested */

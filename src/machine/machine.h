@@ -54,7 +54,7 @@ struct machine {
     struct loop *io_loop;  /* owned; runs on thread io/0: virtqueues and images */
     struct engine *engine; /* owned; fixed at create */
     struct ram *main_ram;  /* owned */
-    struct ram *rams[8];   /* main_ram first; main loop, fixed once running */
+    struct ram *rams[16];  /* main_ram first; main loop, fixed once running */
     unsigned ram_count;
     struct vcpu *vcpus[255]; /* owned; fixed at create */
     unsigned cpus;

@@ -54,6 +54,7 @@ struct irq_lines {
     pthread_mutex_t lock;
     unsigned raised[GSI_COUNT]; /* lock: how many pins of the GSI are high */
     struct irq_chip *chips;     /* changed under lock, before and after the vCPUs' time */
+    uint8_t route[GSI_COUNT];   /* the line that also follows this one; 0: none */
 };
 void irq_init(struct machine *m);
 void irq_fini(struct machine *m);

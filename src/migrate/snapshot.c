@@ -55,11 +55,13 @@ static json_t *config_json(const struct snapshot_config *config)
                  mac[4], mac[5]);
         json_array_append_new(nets, json_pack("{s:s}", "mac", text));
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:o, s:o}", "version",
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:I, s:I, s:o, s:o}", "version",
                      BEDPLATE_VERSION, "engine", config->engine, "cpu", config->cpu, "profile",
                      config->profile, "cpus", (int)config->cpus, "memory",
                      (json_int_t)config->memory, "tsc_khz", (json_int_t)config->tsc_khz, "console",
-                     config->console, "video", config->video, "disks", disks, "nets", nets);
+                     config->console, "video", config->video, "firmware",
+                     (json_int_t)config->firmware_size, "uefi_vars", (json_int_t)config->vars_size,
+                     "disks", disks, "nets", nets);
 }
 
 static int config_string(const json_t *object, const char *name, char *out, size_t room,
@@ -147,14 +149,18 @@ static int config_from_json(const json_t *object, struct snapshot_config *out, s
         r = config_number(object, "tsc_khz", 1000, 100000000, &out->tsc_khz, err);
     if (r == 0)
         r = json_get_bool(object, "console", &out->console, err);
+    if (r >= 0 && json_object_get(object, "firmware"))
+        r = config_number(object, "firmware", 0, 16 << 20, &out->firmware_size, err);
+    if (r >= 0 && json_object_get(object, "uefi_vars"))
+        r = config_number(object, "uefi_vars", 0, 8 << 20, &out->vars_size, err);
     if (r >= 0)
         r = json_get_bool(object, "video", &out->video, err);
     if (r >= 0)
         r = config_array(object, "disks", SNAPSHOT_MAX_DISKS, &disks, err);
     if (r == 0)
         r = config_array(object, "nets", SNAPSHOT_MAX_NETS, &nets, err);
-    if (r == 0 && out->memory % PAGE_SIZE)
-        r = err_set(err, EINVAL, "'memory' is not a whole number of pages");
+    if (r == 0 && (out->memory | out->firmware_size | out->vars_size) % PAGE_SIZE)
+        r = err_set(err, EINVAL, "a memory is not a whole number of pages");
     for (size_t i = 0; r == 0 && i < json_array_size(disks); i++)
         r = config_disk(json_array_get(disks, i), &out->disks[i], err);
     for (size_t i = 0; r == 0 && i < json_array_size(nets); i++)

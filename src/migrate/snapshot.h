@@ -47,8 +47,9 @@ struct snapshot_config {
     char cpu[32], profile[32];
     unsigned cpus;
     uint64_t memory, tsc_khz;
-    bool console; /* with a virtio console */
-    bool video;   /* with a display adapter */
+    bool console;                      /* with a virtio console */
+    bool video;                        /* with a display adapter */
+    uint64_t firmware_size, vars_size; /* bytes of firmware and UEFI variables; 0: none */
     unsigned disk_count, net_count;
     struct snapshot_disk disks[SNAPSHOT_MAX_DISKS];
     struct snapshot_net nets[SNAPSHOT_MAX_NETS];

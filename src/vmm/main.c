@@ -407,6 +407,7 @@ int main(int argc, char **argv)
                               .terminal = { .fd = -1 },
                               .kernel_fd = -1,
                               .initrd_fd = -1,
+                              .firmware = { .board = { .code_fd = -1, .vars_fd = -1 } },
                               .save_fd = -1,
                               .signal_fd = -1 };
     struct err err = { 0 };

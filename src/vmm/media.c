@@ -5,6 +5,7 @@
  * can be opened any more; it has no files beside it.
  */
 #include "base/log.h"
+#include "board/board.h"
 #include "devices/disk/ahci.h"
 #include "devices/pci.h"
 #include "vmm/vmm.h"
@@ -55,6 +56,8 @@ int media_check_saved(const struct vmm *vmm, unsigned index, const struct snapsh
 
 static int sata_plug(struct vmm *vmm, struct err *err)
 {
+    static const char *const units[] = { "/drive@0/disk@0", "/drive@1/disk@0", "/drive@2/disk@0",
+                                         "/drive@3/disk@0", "/drive@4/disk@0", "/drive@5/disk@0" };
     struct ahci_port_config ports[AHCI_PORTS] = { 0 };
     char names[AHCI_PORTS][16];
     unsigned disks[AHCI_PORTS], count = 0;
@@ -79,7 +82,11 @@ static int sata_plug(struct vmm *vmm, struct err *err)
     for (unsigned port = 0; r == 0 && port < count; port++)
         if (ports[port].cdrom)
             vmm->drives[disks[port]] = ahci_drive(pci, port);
-    return r < 0 ? r : vmm_plug(vmm, pci, err);
+    if (r == 0)
+        r = vmm_plug(vmm, pci, err);
+    for (unsigned port = 0; r == 0 && port < count; port++)
+        board_add_boot(vmm->board, ports[port].cdrom ? 'd' : 'c', pci, "pci8086,2922", units[port]);
+    return r;
 }
 
 int media_plug(struct vmm *vmm, struct err *err) { return sata_plug(vmm, err); }

@@ -234,6 +234,70 @@ static int cmdline_set(struct options *o, const char *value, struct err *err)
     return text_set(&o->cmdline, value, err);
 }
 
+static int firmware_set(struct options *o, const char *value, struct err *err)
+{
+    return path_set(&o->firmware, value, err);
+}
+static int uefi_vars_set(struct options *o, const char *value, struct err *err)
+{
+    return path_set(&o->uefi_vars, value, err);
+}
+
+static const char *boot_key(size_t i)
+{
+    static const char *const names[] = { "order", "menu", "timeout", NULL };
+    return names[i];
+}
+
+static int boot_order_set(struct boot_options *boot, const char *value, struct err *err)
+{
+    size_t len = value ? strlen(value) : 0;
+    bool good = len >= 1 && len < sizeof boot->order && strspn(value, "cdn") == len;
+    for (size_t i = 0; good && i < len; i++)
+        good = !strchr(value + i + 1, value[i]);
+    if (!good)
+        return err_set(err, EINVAL,
+                       "order is one to three of the letters c (disk), d (CD) and n (network), "
+                       "each once, as in order=dc");
+    memcpy(boot->order, value, len + 1);
+    return 0;
+}
+
+static int boot_part(struct options *o, const char *key, const char *value, struct err *err)
+{
+    struct boot_options *boot = &o->boot;
+    if (strcmp(key, "order") == 0)
+        return boot_order_set(boot, value, err);
+    if (strcmp(key, "menu") == 0) {
+        if (!value || (strcmp(value, "on") != 0 && strcmp(value, "off") != 0))
+            return err_set(err, EINVAL, "menu is 'on' or 'off'");
+        boot->menu = strcmp(value, "on") == 0;
+        return 0;
+    }
+    if (strcmp(key, "timeout") == 0) {
+        uint64_t ms;
+        int r = number_parse(value ? value : "", 0, 65535, &ms, err);
+        if (r < 0)
+            return err_prefix(err, "timeout in milliseconds");
+        boot->timeout_ms = (unsigned)ms;
+        return 0;
+    }
+    return unknown_word(err, "boot option", "", key, boot_key);
+}
+
+static int boot_set(struct options *o, const char *value, struct err *err)
+{
+    AUTO(free) char *copy = strdup(value);
+    if (!copy)
+        return err_set(err, ENOMEM, "out of memory");
+    int r = 0;
+    for (char *rest = copy, *part; r == 0 && (part = strsep(&rest, ","));) {
+        const char *key = strsep(&part, "=");
+        r = boot_part(o, key, part, err);
+    }
+    return r;
+}
+
 static const char *disk_key(size_t i)
 {
     static const char *const names[] = { "path",   "format",  "readonly", "bus",
@@ -454,6 +518,10 @@ static int console_set(struct options *o, const char *value, struct err *err)
 {
     return stream_set(&o->console, value, err);
 }
+static int debug_console_set(struct options *o, const char *value, struct err *err)
+{
+    return stream_set(&o->debug_console, value, err);
+}
 
 static int display_part(struct options *o, const char *key, const char *value, struct err *err)
 {
@@ -617,6 +685,13 @@ static const struct option option_table[] = {
     { "kernel", "FILE", 0, "kernel to boot: a bzImage or an ELF file with a PVH entry", NULL, kernel_set },
     { "initrd", "FILE", 0, "initial ramdisk for the kernel", NULL, initrd_set },
     { "cmdline", "TEXT", 0, "the kernel's command line", NULL, cmdline_set },
+    { "firmware", "bios|uefi|FILE", 0, "firmware to boot with: the packages seabios and ovmf, or an image",
+      "The default is bios where there is a disk and no --kernel, and none with --kernel. A kernel given with uefi is handed "
+      "to the firmware.", firmware_set },
+    { "uefi-vars", "FILE", 0, "keeps the UEFI variables; made from the package's template if missing",
+      "Each VM needs a file of its own. Without this option variables are lost when the VM ends.", uefi_vars_set },
+    { "boot", "order=cdn[,menu=on|off][,timeout=MS]", 0, "what firmware boots from: c disk, d CD, n network (default cdn)",
+      "menu=on offers the firmware's boot menu for so many milliseconds (default 3000).", boot_set },
     { "disk", "PATH[,format=F][,readonly][,bus=virtio|sata][,queues=N][,on-full=report|pause]", OPTION_MANY,
       "a disk (virtio-blk unless bus= says otherwise); may be repeated",
       "Without format the image's magic decides; a file without any known magic is opened as raw with a warning, and the "
@@ -643,6 +718,8 @@ static const struct option option_table[] = {
       "tls-cert=FILE,tls-key=FILE: viewers must speak TLS (VeNCrypt, X.509); tls-ca=FILE: and show a certificate of that "
       "authority. Addresses that others reach need TLS and one of the two.", NULL, display_part, "viewer" },
     { "video", "vga|none", 0, "the display adapter (default: vga with --display, otherwise none)", NULL, video_set },
+    { "debug-console", "stdio|file:PATH|unix:PATH|none", 0, "where ports 0x402 and 0xe9 go: firmware's log (default none)",
+      NULL, debug_console_set },
     { "watchdog", "reset|pause|exit|none", 0, "what a watchdog that fires does (default reset)", NULL, watchdog_set },
     { "no-reboot", NULL, 0, "a reset by the guest ends the VM", NULL, no_reboot_set },
     { "run-dir", "DIR", 0, "directory for the control socket, log, lock and exit record; created if missing",
@@ -925,6 +1002,12 @@ static int defaults_set(struct options *o, struct err *err)
         o->cpus = 1;
     if (!o->memory)
         o->memory = 512ull << 20;
+    if (!o->kernel && !o->firmware && !o->restore && o->disk_count)
+        r = r < 0 ? r : text_set(&o->firmware, "bios", err);
+    if (!*o->boot.order)
+        strcpy(o->boot.order, "cdn");
+    if (o->boot.menu && !o->boot.timeout_ms)
+        o->boot.timeout_ms = 3000;
     if (!options_given(o, "serial") && o->console.kind != STREAM_STDIO)
         o->serial.kind = STREAM_STDIO;
     if (!options_given(o, "video"))
@@ -940,8 +1023,16 @@ static int options_check(const struct options *o, struct err *err)
             err, EINVAL,
             "--restore goes on where the saved VM stood; leave out --%s, or give --kernel too",
             o->initrd ? "initrd" : "cmdline");
-    if (!o->restore && !o->kernel && !o->self_test_sandbox)
-        return err_set(err, EINVAL, "nothing to boot; give --kernel FILE or --restore FILE");
+    if (!o->restore && !o->kernel && !o->firmware && !o->self_test_sandbox)
+        return err_set(err, EINVAL,
+                       "nothing to boot; give --disk FILE, --kernel FILE, --firmware or --restore "
+                       "FILE");
+    if (o->restore && o->firmware)
+        return err_set(err, EINVAL, "--restore brings its firmware along; leave out --firmware");
+    if (o->uefi_vars && !o->firmware && !o->restore)
+        return err_set(err, EINVAL, "--uefi-vars is for --firmware uefi; give that, too");
+    if (options_given(o, "boot") && !o->firmware && !o->restore)
+        return err_set(err, EINVAL, "--boot is for firmware; give --firmware bios or uefi, too");
     if (o->memory > MEMORY_MAX)
         return err_set(err, EINVAL, "too much memory");
     if (o->viewer.address && !o->video)
@@ -985,6 +1076,9 @@ void options_fini(struct options *o)
                        &o->cpu,
                        &o->profile,
                        &o->kernel,
+                       &o->firmware,
+                       &o->uefi_vars,
+                       &o->debug_console.path,
                        &o->initrd,
                        &o->cmdline,
                        &o->run_dir,
@@ -1049,7 +1143,8 @@ void options_print_help(FILE *to)
 {
     fprintf(to,
             "bedplate-vmm %s runs one virtual machine.\n\n"
-            "usage: bedplate-vmm --kernel FILE [options]\n"
+            "usage: bedplate-vmm --disk FILE [options]\n"
+            "       bedplate-vmm --kernel FILE [options]\n"
             "       bedplate-vmm --restore FILE [options]\n\n",
             BEDPLATE_VERSION);
     for (size_t i = 0; i < ARRAY_LEN(option_table); i++) {

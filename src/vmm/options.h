@@ -55,6 +55,12 @@ struct stream_options {
     char *path;
 };
 
+struct boot_options {
+    char order[4]; /* 'd' CD, 'c' disk, 'n' network, best first */
+    bool menu;
+    unsigned timeout_ms; /* of the menu's prompt */
+};
+
 /* --display */
 struct viewer_options {
     char *address; /* of the VNC server, see display_address_parse(); NULL: none */
@@ -77,11 +83,14 @@ struct options {
     uint64_t memory; /* bytes */
     char *profile;
     char *kernel, *initrd, *cmdline;
+    char *firmware; /* "bios", "uefi" or a path; NULL: none */
+    char *uefi_vars;
+    struct boot_options boot;
     struct disk_options disks[OPTIONS_MAX_DISKS];
     unsigned disk_count;
     struct net_options nets[OPTIONS_MAX_NETS];
     unsigned net_count;
-    struct stream_options serial, console;
+    struct stream_options serial, console, debug_console;
     struct viewer_options viewer;
     bool video; /* a display adapter */
     enum watchdog_action watchdog;

@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "board/board.h"
+#include "devices/debugcon.h"
 #include "devices/i6300esb.h"
 #include "devices/pci.h"
 #include "devices/serial.h"
@@ -137,6 +138,9 @@ static int restore_open(struct vmm *vmm, struct err *err)
         return err_set(err, EINVAL, "--restore: the saved VM has no screen; leave out --%s",
                        options_given(o, "video") ? "video" : "display");
     o->video = saved->video;
+    r = vmm_firmware_restore(o, saved, &vmm->firmware, err);
+    if (r < 0)
+        return err_prefix(err, "--restore");
     if (saved->console && o->console.kind == STREAM_NONE)
         return err_set(err, EINVAL, "--restore: the saved VM has a virtio console; give --console");
     if (!saved->console && o->console.kind != STREAM_NONE)
@@ -185,6 +189,8 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
                                      .video = o->video,
                                      .disk_count = o->disk_count,
                                      .net_count = o->net_count };
+    out->firmware_size = vmm->firmware.board.code_size;
+    out->vars_size = vmm->firmware.board.vars_size;
     snprintf(out->engine, sizeof out->engine, "%s", vmm->engine->name);
     snprintf(out->cpu, sizeof out->cpu, "%s", vmm->cpu_name);
     snprintf(out->profile, sizeof out->profile, "%s", o->profile);
@@ -237,6 +243,13 @@ static void serial_room(void *arg)
     struct vmm *vmm = arg;
     if (vmm->serial)
         stream_more_room(vmm->serial);
+}
+
+static void debug_output(void *arg, const uint8_t *data, size_t len)
+{
+    struct vmm *vmm = arg;
+    if (vmm->debug_console)
+        stream_write(vmm->debug_console, data, len);
 }
 
 static void console_output(void *arg, const uint8_t *data, size_t len)
@@ -344,6 +357,7 @@ static int disks_plug(struct vmm *vmm, struct err *err)
             r = vmm_plug(vmm, pci, err);
         if (r < 0)
             return err_prefix(err, "--disk %s", disk->path);
+        board_add_boot(vmm->board, 'c', pci, "scsi", "/disk@0,0");
     }
     return media_plug(vmm, err);
 }
@@ -406,6 +420,7 @@ static int nets_plug(struct vmm *vmm, struct err *err)
             r = vmm_plug(vmm, pci, err);
         if (r < 0)
             return err_prefix(err, "--net");
+        board_add_boot(vmm->board, 'n', pci, "ethernet", "/ethernet-phy@0");
     }
     return 0;
 }
@@ -485,6 +500,9 @@ static int board_open(struct vmm *vmm, struct err *err)
         .kernel_name = o->kernel,
         .initrd_name = o->initrd,
         .cmdline = o->cmdline,
+        .firmware = vmm->firmware.board,
+        .menu = { .show = o->boot.menu, .timeout_ms = o->boot.timeout_ms },
+        .boot_order = o->boot.order,
         .serial_output = serial_output,
         .serial_room = serial_room,
         .serial_arg = vmm,
@@ -503,8 +521,10 @@ static int board_open(struct vmm *vmm, struct err *err)
     if (r < 0)
         return r;
     vmm->serial_dev = board_serial(vmm->board);
-    vmm->can_reset = vmm->kernel_fd >= 0;
-    return 0;
+    vmm->can_reset = vmm->kernel_fd >= 0 || config.firmware.kind != FIRMWARE_NONE;
+    if (o->debug_console.kind != STREAM_NONE)
+        r = debugcon_create(vmm->machine, debug_output, vmm, err);
+    return r;
 }
 
 static int devices_open(struct vmm *vmm, struct err *err)
@@ -561,6 +581,8 @@ int vmm_open(struct vmm *vmm, enum exit_status *status, struct err *err)
     if (r == 0)
         r = boot_file_open("initrd", o->initrd, &vmm->initrd_fd, err);
     if (r == 0)
+        r = vmm_firmware_open(o, &vmm->firmware, err);
+    if (r == 0)
         r = restore_open(vmm, err);
     if (r == 0)
         r = disks_open(vmm, err);
@@ -587,6 +609,8 @@ int vmm_open(struct vmm *vmm, enum exit_status *status, struct err *err)
     r = stream_open(vmm, "serial", &o->serial, &vmm->serial, err);
     if (r == 0)
         r = stream_open(vmm, "console", &o->console, &vmm->console, err);
+    if (r == 0)
+        r = stream_open(vmm, "debug-console", &o->debug_console, &vmm->debug_console, err);
     if (r == 0)
         r = board_open(vmm, err);
     if (r == 0)
@@ -618,7 +642,10 @@ void vmm_close(struct vmm *vmm)
         stream_destroy(vmm->serial);
     if (vmm->console != vmm->stdio)
         stream_destroy(vmm->console);
+    if (vmm->debug_console != vmm->stdio)
+        stream_destroy(vmm->debug_console);
     stream_destroy(vmm->stdio);
     fd_close(vmm->kernel_fd);
     fd_close(vmm->initrd_fd);
+    vmm_firmware_close(&vmm->firmware);
 }

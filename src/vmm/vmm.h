@@ -7,7 +7,7 @@
  *   debugger.c  gdb's target                             inspect.c   states as JSON
  *   video.c     screen and keyboard
  *   media.c     drives whose media change
- *   disks.c     opening and closing disks
+ *   disks.c     opening and closing disks                firmware.c  opening firmware's files
  */
 #ifndef VMM_VMM_H
 #define VMM_VMM_H
@@ -22,6 +22,7 @@
 #include "net/net.h"
 #include "vmm/control.h"
 #include "vmm/exit_status.h"
+#include "vmm/firmware.h"
 #include "vmm/keeper.h"
 #include "vmm/options.h"
 #include "vmm/run_dir.h"
@@ -62,7 +63,8 @@ struct vmm {
     struct keeper_config keep;
     struct keeper keeper;
     struct terminal terminal;
-    struct stream *stdio, *serial, *console; /* owned; serial and console may be stdio */
+    /* Owned; all of them may be stdio. */
+    struct stream *stdio, *serial, *console, *debug_console;
     struct device *serial_dev, *console_dev; /* the machine's */
     _Atomic bool console_is_open;            /* the guest reads the console; atomic */
 
@@ -87,8 +89,9 @@ struct vmm {
     struct debugger *debugger;
     struct saving saving;
     int kernel_fd, initrd_fd; /* owned; -1 */
-    int save_fd;              /* owned: --save's unfinished file; -1 */
-    char *save_part;          /* owned: its path */
+    struct vmm_firmware firmware;
+    int save_fd;     /* owned: --save's unfinished file; -1 */
+    char *save_part; /* owned: its path */
     char paused_by[32];
 
     bool ending;

@@ -637,13 +637,23 @@ static void window_step(struct dice *d, const struct device *dev)
     *m32(dev->window + 12) = 0;
 }
 
+/* Registers by which a guest loses its own memory, or finds the reset register elsewhere (rule 1).
+ */
+static bool chipset(const struct device *dev, uint32_t at)
+{
+    uint32_t id = *m32(dev->config);
+    return (id == 0x29c08086 || id == 0x29188086) && at >= dev->config + 0x40 - 8;
+}
+
 static void config_step(struct dice *d, const struct device *dev)
 {
     uint32_t at = dev->config + below(d, below(d, 4) ? 256 : 4096);
     unsigned size = 1u << below(d, 3);
     at &= ~(size - 1);
     uint32_t v = value(d);
-    if (dev->window && below(d, 4) == 0) {
+    if (!chaos && chipset(dev, at)) {
+        (void)*m32(at & ~3u);
+    } else if (dev->window && below(d, 4) == 0) {
         window_step(d, dev);
     } else if (!chaos && dev->window && overlaps(at, 8, dev->window, 20)) {
         (void)*m32(at & ~3u); /* rule 3: window_step does that */
