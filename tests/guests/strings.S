@@ -98,6 +98,59 @@ GUEST(LONG, 1, NEED_EXACT)
     rep movsb
     mov 0x300123 + 0x7fff8, %rax
     CHECK(%rax, 0x0123456789abcdef)
+    /* comparisons over many pages, both ways, that end at a difference, a match, a hole, the count */
+    mov $0x200000, %esi
+    mov $0x280003, %edi
+    mov %rdi, %rbx
+    mov $0x40000, %ecx
+    rep movsb
+    movb $0x5a, 0x280003 + 0x23456
+    mov $0x200000, %esi
+    mov %rbx, %rdi
+    mov $0x40000, %ecx
+    repe cmpsb
+    CHECK(%rcx, 0x40000 - 0x23457)
+    CHECK(%rdi, 0x280003 + 0x23457)
+    std
+    mov $0x200000 + 0x3ffff, %esi
+    mov $0x280003 + 0x3ffff, %edi
+    mov $0x40000, %ecx
+    repe cmpsb
+    CHECK(%rcx, 0x23456)
+    CHECK(%rsi, 0x200000 + 0x23455)
+    cld
+    mov $0x200000, %esi
+    mov $0x200000, %edi
+    mov $0x8000, %ecx
+    repe cmpsq
+    CHECK(%rcx, 0)
+    CHECK(%rsi, 0x240000)
+    mov $0x280003, %edi
+    mov $0x5a, %al
+    mov $0x40000, %ecx
+    repne scasb
+    CHECK(%rdi, 0x280003 + 0x23457)
+    mov $0x203ffc, %edi
+    mov $0x1000, %ecx
+    std
+    movl $0x7531, 0x201008
+    mov $0x7531, %eax
+    repne scasl
+    CHECK(%rdi, 0x201004)
+    CHECK(%rcx, 0x402)
+    cld
+    mov $HOLE - 0x800, %edi
+    mov $0x1234, %eax
+    mov $0x1000, %ecx
+    FAULTS(14, 0, repne scasw)
+    CHECK(%rcx, 0x1000 - 0x400)
+    CHECK(%rdi, HOLE)
+    mov $0x200000, %esi
+    mov $0x1000, %ecx
+    movw $0x4321, 0x201ffe
+    rep lodsw
+    CHECK(%rsi, 0x202000)
+    CHECK(%rax, 0x4321)
     /* 32-bit addresses wrap, and ECX alone counts */
     mov $0x500000002, %rcx
     mov $0x700100000, %rdi

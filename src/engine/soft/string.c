@@ -2,15 +2,18 @@
 /*
  * String instructions, with REP in bulk.
  *
- * A repeated instruction works element by element until both its pages are in the TLB, then a
- * page's worth at a time on the host's own REP instruction, whose semantics (overlap included) are
- * the guest's. After each such piece the registers stand as the SDM wants them at an interrupt, and
- * the instruction gives way when a request waits.
+ * A repeated instruction works element by element until its pages are in the TLB, then on all
+ * elements that can be reached in them at once, up or down. MOVS and STOS are the host's own REP
+ * instruction, whose semantics (overlap included) are the guest's. After each such piece the
+ * registers stand as the SDM wants them at an interrupt, and the instruction gives way when a
+ * request waits.
  */
 #include "engine/soft/mem.h"
 #include "engine/soft/run.h"
 #include "engine/soft/sys.h"
 #include "machine/machine.h"
+
+#include <string.h>
 
 enum { REPEATS = IF_REP | IF_REPNE };
 
@@ -96,21 +99,57 @@ static int repeat(struct soft_vcpu *v, const struct insn *i, one_fn *one, bulk_f
     return OP_NEXT;
 }
 
-/* How many elements from `va` on, going up, lie in its page and may be reached by the host address
- * *p. */
-static uint64_t reach(struct soft_vcpu *v, uint64_t va, unsigned size, bool write, uint8_t **p)
+/* ---- Bulk: the elements that lie in the pages of the first ones ---- */
+
+/* One side of a string: where its first element is, and how many can be reached from there on in
+ * the direction of DF: in this page, without the index wrapping, inside the segment. */
+struct run {
+    uint8_t *p;
+    uint64_t count;
+};
+
+static bool run_find(struct soft_vcpu *v, const struct insn *i, unsigned seg, unsigned reg,
+                     bool write, uint64_t count, struct run *run)
 {
+    const uint64_t size = i->size, index = index_get(v, i, reg), mask = size_mask(i->asize);
+    const bool down = v->flags & FL_DF;
+    uint64_t va;
+    if (segment_linear(v, seg, index, i->size, write, &va))
+        return false;
     const struct tlb_entry *e = tlb_slot(v, va);
-    *p = tlb_hit(e, write ? e->write : e->read, va, 1);
-    if (!*p)
-        return 0;
-    return (PAGE_SIZE - (va & (PAGE_SIZE - 1))) / size;
+    run->p = tlb_hit(e, write ? e->write : e->read, va, i->size);
+    if (!run->p)
+        return false;
+    const uint64_t in_page = va & (PAGE_SIZE - 1);
+    uint64_t n = down ? in_page / size + 1 : (PAGE_SIZE - in_page) / size;
+    const uint64_t unwrapped = down ? index / size + 1 : (mask - index) / size;
+    if (n > unwrapped)
+        n = unwrapped;
+    if (n > count)
+        n = count;
+    if (n < 2)
+        return false; /* one by one */
+    const uint64_t last = down ? index - (n - 1) * size : index + (n - 1) * size;
+    if (v->mode != MODE_64 && segment_check(v, seg, last, i->size, write))
+        return false; /* the limit is on the way */
+    run->count = n;
+    return true;
 }
 
-/* Bulk work only where addresses cannot wrap and no limit can be passed on the way. */
-static bool plain(const struct soft_vcpu *v, const struct insn *i)
+static bool source_run(struct soft_vcpu *v, const struct insn *i, uint64_t count, struct run *run)
 {
-    return v->mode == MODE_64 && i->asize == 8 && !(v->flags & FL_DF);
+    return run_find(v, i, i->seg, R_SI, false, count, run);
+}
+static bool destination_run(struct soft_vcpu *v, const struct insn *i, bool write, uint64_t count,
+                            struct run *run)
+{
+    return run_find(v, i, S_ES, R_DI, write, count, run);
+}
+
+/* `n` elements of the string at rSI or rDI are done. */
+static void advance(struct soft_vcpu *v, const struct insn *i, unsigned reg, uint64_t n)
+{
+    index_add(v, i, reg, step_of(v, i, i->size) * (int64_t)n);
 }
 
 /* ---- MOVS, STOS, LODS ---- */
@@ -133,28 +172,29 @@ static int movs_one(struct soft_vcpu *v, const struct insn *i)
     return OP_NEXT;
 }
 
+#define HOST_REP(name, ...)                                             \
+    do {                                                                \
+        if (v->flags & FL_DF)                                           \
+            __asm__ volatile("std\n\trep " name "\n\tcld" __VA_ARGS__); \
+        else                                                            \
+            __asm__ volatile("rep " name __VA_ARGS__);                  \
+    } while (0)
+
 static uint64_t movs_bulk(struct soft_vcpu *v, const struct insn *i, uint64_t count)
 {
-    if (!plain(v, i))
+    struct run from, to;
+    if (!source_run(v, i, count, &from) || !destination_run(v, i, true, from.count, &to))
         return 0;
-    uint8_t *from = NULL, *to = NULL;
-    uint64_t a = reach(v, v->gpr[R_SI] + v->seg_base[i->seg], i->size, false, &from);
-    uint64_t b = reach(v, v->gpr[R_DI], i->size, true, &to);
-    uint64_t n = a < b ? a : b;
-    if (n > count)
-        n = count;
-    if (!n)
-        return 0;
-    uint64_t left = n;
+    uint64_t left = to.count;
     switch (i->size) {
-    case 1: __asm__ volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(left) : : "memory"); break;
-    case 2: __asm__ volatile("rep movsw" : "+S"(from), "+D"(to), "+c"(left) : : "memory"); break;
-    case 4: __asm__ volatile("rep movsl" : "+S"(from), "+D"(to), "+c"(left) : : "memory"); break;
-    default: __asm__ volatile("rep movsq" : "+S"(from), "+D"(to), "+c"(left) : : "memory");
+    case 1: HOST_REP("movsb", : "+S"(from.p), "+D"(to.p), "+c"(left) : : "memory"); break;
+    case 2: HOST_REP("movsw", : "+S"(from.p), "+D"(to.p), "+c"(left) : : "memory"); break;
+    case 4: HOST_REP("movsl", : "+S"(from.p), "+D"(to.p), "+c"(left) : : "memory"); break;
+    default: HOST_REP("movsq", : "+S"(from.p), "+D"(to.p), "+c"(left) : : "memory");
     }
-    v->gpr[R_SI] += n * i->size;
-    v->gpr[R_DI] += n * i->size;
-    return n;
+    advance(v, i, R_SI, to.count);
+    advance(v, i, R_DI, to.count);
+    return to.count;
 }
 
 static int stos_one(struct soft_vcpu *v, const struct insn *i)
@@ -170,23 +210,38 @@ static int stos_one(struct soft_vcpu *v, const struct insn *i)
 
 static uint64_t stos_bulk(struct soft_vcpu *v, const struct insn *i, uint64_t count)
 {
-    if (!plain(v, i))
+    struct run to;
+    if (!destination_run(v, i, true, count, &to))
         return 0;
-    uint8_t *to = NULL;
-    uint64_t n = reach(v, v->gpr[R_DI], i->size, true, &to);
-    if (n > count)
-        n = count;
-    if (!n)
-        return 0;
-    uint64_t left = n, ax = v->gpr[R_AX];
+    uint64_t left = to.count, ax = v->gpr[R_AX];
     switch (i->size) {
-    case 1: __asm__ volatile("rep stosb" : "+D"(to), "+c"(left) : "a"(ax) : "memory"); break;
-    case 2: __asm__ volatile("rep stosw" : "+D"(to), "+c"(left) : "a"(ax) : "memory"); break;
-    case 4: __asm__ volatile("rep stosl" : "+D"(to), "+c"(left) : "a"(ax) : "memory"); break;
-    default: __asm__ volatile("rep stosq" : "+D"(to), "+c"(left) : "a"(ax) : "memory");
+    case 1: HOST_REP("stosb", : "+D"(to.p), "+c"(left) : "a"(ax) : "memory"); break;
+    case 2: HOST_REP("stosw", : "+D"(to.p), "+c"(left) : "a"(ax) : "memory"); break;
+    case 4: HOST_REP("stosl", : "+D"(to.p), "+c"(left) : "a"(ax) : "memory"); break;
+    default: HOST_REP("stosq", : "+D"(to.p), "+c"(left) : "a"(ax) : "memory");
     }
-    v->gpr[R_DI] += n * i->size;
-    return n;
+    advance(v, i, R_DI, to.count);
+    return to.count;
+}
+
+static void accumulator_set(struct soft_vcpu *v, unsigned size, uint64_t x)
+{
+    if (size == 1)
+        *(uint8_t *)&v->gpr[R_AX] = (uint8_t)x;
+    else
+        gpr_set(v, R_AX, size, x);
+}
+
+static uint64_t element(const struct run *run, unsigned size, bool down, uint64_t n)
+{
+    uint64_t x = 0;
+    const uint8_t *p = down ? run->p - n * size : run->p + n * size;
+    switch (size) {
+    case 1: return *(const volatile uint8_t *)p;
+    case 2: return memcpy(&x, p, 2), x;
+    case 4: return memcpy(&x, p, 4), x;
+    default: return memcpy(&x, p, 8), x;
+    }
 }
 
 static int lods_one(struct soft_vcpu *v, const struct insn *i)
@@ -197,12 +252,20 @@ static int lods_one(struct soft_vcpu *v, const struct insn *i)
         r = load_any(v, from, i->size, &x);
     if (r)
         return r;
-    if (i->size == 1)
-        *(uint8_t *)&v->gpr[R_AX] = (uint8_t)x;
-    else
-        gpr_set(v, R_AX, i->size, x);
+    accumulator_set(v, i->size, x);
     index_add(v, i, R_SI, step_of(v, i, i->size));
     return OP_NEXT;
+}
+
+/* Only the last of them is left in the accumulator. */
+static uint64_t lods_bulk(struct soft_vcpu *v, const struct insn *i, uint64_t count)
+{
+    struct run from;
+    if (!source_run(v, i, count, &from))
+        return 0;
+    accumulator_set(v, i->size, element(&from, i->size, v->flags & FL_DF, from.count - 1));
+    advance(v, i, R_SI, from.count);
+    return from.count;
 }
 
 /* ---- CMPS, SCAS ---- */
@@ -257,6 +320,70 @@ static int scas_one(struct soft_vcpu *v, const struct insn *i)
     return OP_NEXT;
 }
 
+/*
+ * The comparison ends with the first pair that differs (REPE) or is equal (REPNE). The flags are
+ * made from the last pair anew: should another vCPU have changed it meanwhile, they are those of
+ * the new values, and repeat() goes on if these say so.
+ */
+
+/* How many of `n` elements going up are equal, 8 bytes at a time; at most n. */
+static uint64_t equal_elements(const uint8_t *a, const uint8_t *b, unsigned size, uint64_t n)
+{
+    uint64_t bytes = n * size, k = 0, x, y;
+    for (; k + 8 <= bytes; k += 8) {
+        memcpy(&x, a + k, 8);
+        memcpy(&y, b + k, 8);
+        if (x != y)
+            return (k + (unsigned)__builtin_ctzll(x ^ y) / 8) / size;
+    }
+    while (k < bytes && a[k] == b[k])
+        k++;
+    return k / size;
+}
+
+static uint64_t cmps_bulk(struct soft_vcpu *v, const struct insn *i, uint64_t count)
+{
+    const bool down = v->flags & FL_DF, while_equal = i->flags & IF_REP;
+    struct run first, second;
+    if (!source_run(v, i, count, &first) || !destination_run(v, i, false, first.count, &second))
+        return 0;
+    const uint64_t n = second.count;
+    uint64_t k = 0;
+    if (while_equal && !down)
+        k = equal_elements(first.p, second.p, i->size, n);
+    else
+        while (k < n && (element(&first, i->size, down, k) == element(&second, i->size, down, k)) ==
+                            while_equal)
+            k++;
+    const uint64_t last = k < n ? k : n - 1;
+    compare(v, i->size, element(&first, i->size, down, last),
+            element(&second, i->size, down, last));
+    advance(v, i, R_SI, last + 1);
+    advance(v, i, R_DI, last + 1);
+    return last + 1;
+}
+
+static uint64_t scas_bulk(struct soft_vcpu *v, const struct insn *i, uint64_t count)
+{
+    const bool down = v->flags & FL_DF, while_equal = i->flags & IF_REP;
+    const uint64_t ax = v->gpr[R_AX] & size_mask(i->size);
+    struct run at;
+    if (!destination_run(v, i, false, count, &at))
+        return 0;
+    uint64_t k = 0;
+    if (!while_equal && !down && i->size == 1) {
+        const uint8_t *hit = memchr(at.p, (int)ax, at.count);
+        k = hit ? (uint64_t)(hit - at.p) : at.count;
+    } else {
+        while (k < at.count && (element(&at, i->size, down, k) == ax) == while_equal)
+            k++;
+    }
+    const uint64_t last = k < at.count ? k : at.count - 1;
+    compare(v, i->size, ax, element(&at, i->size, down, last));
+    advance(v, i, R_DI, last + 1);
+    return last + 1;
+}
+
 /* ---- INS, OUTS ---- */
 
 static unsigned io_size(const struct insn *i) { return i->size > 4 ? 4 : i->size; }
@@ -306,15 +433,15 @@ static int stos(struct soft_vcpu *v, const struct insn *i)
 }
 static int lods(struct soft_vcpu *v, const struct insn *i)
 {
-    return repeat(v, i, lods_one, NULL, false);
+    return repeat(v, i, lods_one, lods_bulk, false);
 }
 static int cmps(struct soft_vcpu *v, const struct insn *i)
 {
-    return repeat(v, i, cmps_one, NULL, true);
+    return repeat(v, i, cmps_one, cmps_bulk, true);
 }
 static int scas(struct soft_vcpu *v, const struct insn *i)
 {
-    return repeat(v, i, scas_one, NULL, true);
+    return repeat(v, i, scas_one, scas_bulk, true);
 }
 static int ins(struct soft_vcpu *v, const struct insn *i)
 {
