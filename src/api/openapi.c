@@ -168,9 +168,10 @@ static json_t *operation(const struct api_resource *r, const char *verb, const c
         if (*c == '-')
             *c = '_';
     snprintf(description, sizeof description, "Needs the role %s.", role_names[role]);
-    return json_pack("{s:s, s:s, s:s, s:[s], s:{s:o}, s:[]}", "operationId", id, "summary", about,
-                     "description", description, "tags", r->name, "responses", "default",
-                     reference("responses", "error"), "parameters");
+    return json_pack("{s:s, s:s, s:s, s:[s], s:{s:o, s:o}, s:[]}", "operationId", id, "summary",
+                     about, "description", description, "tags", r->name, "responses", "4XX",
+                     reference("responses", "error"), "5XX", reference("responses", "error"),
+                     "parameters");
 }
 
 static void add_answer(json_t *op, const char *status, json_t *take_answer)
