@@ -270,6 +270,7 @@ static int board_describe(struct board *board, struct err *err)
         .uuid = config->uuid,
         .menu = config->menu,
         .serial_console = true,
+        .vga_bios = board->config.firmware.vga_bios,
         .boot_order = (const char *)order.data,
         .kernel_fd = config->kernel_fd,
         .initrd_fd = config->initrd_fd,

@@ -207,6 +207,8 @@ static void describe_boot(struct device *fw_cfg, const struct firmware_items *it
         file_number(fw_cfg, "etc/boot-menu-wait", items->menu.timeout_ms, 2);
     /* Nothing to boot: the person at the console shall read why, so no automatic reboot. */
     file_number(fw_cfg, "etc/boot-fail-wait", UINT32_MAX, 4);
+    if (items->vga_bios)
+        fw_cfg_add_file(fw_cfg, "vgaroms/vgabios.bin", items->vga_bios->data, items->vga_bios->len);
     if (items->serial_console)
         file_number(fw_cfg, "etc/sercon-port", 0x3f8, 2);
 }

@@ -35,6 +35,8 @@ struct board_firmware {
     int vars_fd;         /* borrowed; follows what the guest writes. -1: kept in memory only */
     const uint8_t *vars; /* initial contents if vars_fd is -1; NULL: none */
     uint64_t vars_size;  /* UEFI only */
+    const struct buf
+        *vga_bios; /* BIOS only: brings the display adapter to life; NULL: there is none */
 };
 
 struct boot_menu {
@@ -57,8 +59,9 @@ struct firmware_items {
     unsigned cpus;
     const uint8_t *uuid;
     struct boot_menu menu;
-    bool serial_console;    /* BIOS text goes to COM1, too */
-    const char *boot_order; /* paths, one a line; NULL: none */
+    bool serial_console;        /* BIOS text goes to COM1, too */
+    const struct buf *vga_bios; /* NULL: none */
+    const char *boot_order;     /* paths, one a line; NULL: none */
     int kernel_fd, initrd_fd;
     const char *cmdline; /* for kernel_fd */
 };

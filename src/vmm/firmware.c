@@ -16,8 +16,11 @@
 #include <sys/stat.h>
 
 #define BIOS_PATH "/usr/share/seabios/bios-256k.bin"
+#define VGA_BIOS_PATH "/usr/share/seabios/vgabios-stdvga.bin"
 #define UEFI_PATH "/usr/share/OVMF/OVMF_CODE_4M.fd"
 #define UEFI_VARS_PATH "/usr/share/OVMF/OVMF_VARS_4M.fd"
+
+enum { VGA_BIOS_MAX = 64 << 10 };
 
 static int image_open(const char *path, const char *package, int *out, uint64_t *size,
                       struct err *err)
@@ -159,6 +162,12 @@ int vmm_firmware_open(const struct options *o, struct vmm_firmware *out, struct 
     if (o->uefi_vars && firmware->kind != FIRMWARE_UEFI)
         return err_set(err, EINVAL, "--uefi-vars: the firmware is a BIOS and keeps no variables");
     firmware->vars = out->vars;
+    if (o->video && firmware->kind == FIRMWARE_BIOS) {
+        r = file_read(VGA_BIOS_PATH, VGA_BIOS_MAX, &out->vga_bios, err);
+        if (r < 0)
+            return err_prefix(err, "--video vga needs the package seabios");
+        firmware->vga_bios = &out->vga_bios;
+    }
     return uefi_open(o, out->vars, firmware->vars_size, &firmware->vars_fd, err);
 }
 
@@ -187,4 +196,5 @@ void vmm_firmware_close(struct vmm_firmware *firmware)
     fd_close(firmware->board.code_fd);
     fd_close(firmware->board.vars_fd);
     free(firmware->vars);
+    buf_fini(&firmware->vga_bios);
 }

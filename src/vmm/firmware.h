@@ -10,6 +10,7 @@
 struct vmm_firmware {
     struct board_firmware board; /* descriptors owned; -1 where there is none */
     uint8_t *vars;               /* owned: the template */
+    struct buf vga_bios;
 };
 
 /* *out is initialised with descriptors -1; vmm_firmware_close also after a failure. */
