@@ -151,12 +151,13 @@ static void confine_ids(bool change)
     syscall(SYS_capset, &head, none);
 }
 
-static void confine_limits(unsigned open_files)
+static void confine_limits(const struct confine_plan *plan)
 {
-    struct rlimit files = { open_files, open_files }, none = { 0, 0 };
+    struct rlimit files = { plan->open_files, plan->open_files }, none = { 0, 0 };
     setrlimit(RLIMIT_NOFILE, &files);
     setrlimit(RLIMIT_CORE, &none);
-    setrlimit(RLIMIT_NPROC, &none);
+    if (!plan->threads)
+        setrlimit(RLIMIT_NPROC, &none);
 }
 
 /* clang-format off */
@@ -232,7 +233,7 @@ int confine(const struct confine_plan *plan, bool *own_root, char *summary, size
             explicit_bzero(contents[i].data, contents[i].len);
         buf_fini(&contents[i]);
     }
-    confine_limits(plan->open_files);
+    confine_limits(plan);
     confine_ids(!plan->keep_ids && (root || !plan->files_are_ours));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return err_errno(err, errno, "cannot renounce new privileges");

@@ -35,6 +35,7 @@ struct confine_plan {
     unsigned file_count;
     bool keep_ids;       /* stay who we are: a socket lets only us in */
     bool files_are_ours; /* the same where there is no root of its own: only we can read them */
+    bool threads;        /* more of them will be made */
     unsigned open_files;
     const int *calls; /* allowed besides those that every program needs */
     unsigned call_count;

@@ -279,6 +279,9 @@ struct bitmap_bits {
  * inconsistent one is made anew if `renew`. Nothing else is running. */
 int qcow2_bitmap_take(struct image *image, const char *name, bool renew, struct bitmap_bits *out,
                       struct err *err);
+/* A copy of the bits of one that is complete. Nothing else is running. */
+int qcow2_bitmap_read(struct image *image, const char *name, struct bitmap_bits *out,
+                      struct err *err);
 /* As if they had not been taken. Any thread. */
 void qcow2_bitmap_put_back(struct image *image, const char *name, const struct bitmap_bits *bits);
 

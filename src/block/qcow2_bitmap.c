@@ -445,6 +445,28 @@ int qcow2_bitmap_take(struct image *image, const char *name, bool renew, struct 
     return 0;
 }
 
+int qcow2_bitmap_read(struct image *image, const char *name, struct bitmap_bits *out,
+                      struct err *err)
+{
+    struct qcow2 *q = qcow2_of(image);
+    struct qcow2_bitmap *b = bitmap_find(q, name);
+    if (!b)
+        return err_set(err, ENOENT, "has no bitmap %s", name);
+    if (!b->bits && b->flags & BITMAP_IN_USE)
+        return err_set(err, EINVAL, "bitmap %s is not complete: the image was not closed properly",
+                       name);
+    LOCKED(&q->lock);
+    int r = b->bits ? 0 : bits_load(q, b);
+    if (r < 0)
+        return err_errno(err, -r, "cannot read bitmap %s", name);
+    uint8_t *data = malloc(b->bit_count / 8 + 1);
+    if (!data)
+        return err_set(err, ENOMEM, "out of memory");
+    memcpy(data, b->bits, b->bit_count / 8);
+    *out = (struct bitmap_bits){ data, b->granules, b->granularity_bits, false };
+    return 0;
+}
+
 void qcow2_bitmap_put_back(struct image *image, const char *name, const struct bitmap_bits *bits)
 {
     struct qcow2 *q = qcow2_of(image);

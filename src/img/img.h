@@ -80,5 +80,6 @@ int img_map(struct call *call);
 int img_measure(struct call *call);
 int img_dd(struct call *call);
 int img_bench(struct call *call);
+int img_serve(struct call *call);
 
 #endif

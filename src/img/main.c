@@ -83,6 +83,16 @@ static const struct flag bench_flags[] = {
     { 'o', "offset", "SIZE", "where to begin (0)" }, { 'w', "write", NULL, "write instead of reading: destroys the content" },
     { 0, "random", NULL, "at random places instead" }, { 't', "cache", "MODE", "none: go around the host's cache" },
     { 0, "no-uring", NULL, "use threads although io_uring works" }, F_OUTPUT, F_QUIET, F_SHARE, F_END };
+static const struct flag serve_flags[] = {
+    F_FORMAT, { 0, "socket", "PATH", "listen on a Unix socket that only we may use" },
+    { 0, "port", "N", "listen on 127.0.0.1" }, { 0, "bind", "ADDRESS", "listen there instead; needs TLS unless it is of this host" },
+    { 0, "name", "NAME", "of the export (the empty name)" }, { 0, "description", "TEXT", "for clients that ask" },
+    { 'r', "read-only", NULL, "clients may not write" },
+    { 0, "persistent", NULL, "go on after the last client has left, until a signal" },
+    { 0, "connections", "N", "at most, at once (16)" }, { 'm', "parallel", "N", "workers (8); 0: one request of each client at a time" },
+    { 0, "bitmap", "NAME,...", "show dirty bitmaps as qemu:dirty-bitmap:NAME" },
+    { 0, "tls-certificates", "DIRECTORY", "clients must use TLS; server-cert.pem, server-key.pem; with ca-cert.pem they need certificates, too" },
+    { 0, "tls-psk", "FILE", "clients must use TLS with a key of FILE, lines USER:HEXKEY" }, F_QUIET, F_SHARE, F_END };
 
 static const struct command commands[] = {
     { "create", "FILE [SIZE]", "make an image", create_flags, 1, 2, img_create },
@@ -98,6 +108,7 @@ static const struct command commands[] = {
     { "map", "FILE", "print where data lies", map_flags, 1, 1, img_map },
     { "measure", "[FILE]", "print how much room a conversion takes", measure_flags, 0, 1, img_measure },
     { "dd", "if=FILE of=FILE [bs=SIZE] [count=N] [skip=N]", "copy a part", dd_flags, 2, 8, img_dd },
+    { "serve", "FILE", "make an image an NBD export", serve_flags, 1, 1, img_serve },
     { "bench", "FILE", "measure requests per second", bench_flags, 1, 1, img_bench },
 };
 /* clang-format on */
