@@ -60,7 +60,10 @@ chroot "$root" systemctl -q enable bedplate-source
 # A serial line cannot tell the terminal's size; bp.rows=N bp.cols=N do.
 cat >"$root/etc/profile.d/bedplate.sh" <<'END'
 if [ "$(tty)" = /dev/ttyS0 ]; then
-    stty $(tr ' ' '\n' </proc/cmdline | sed -n 's/^bp.\(rows\|cols\)=\([0-9]*\)$/\1 \2/p')
+    for size in $(tr ' ' '\n' </proc/cmdline | sed -n 's/^bp\.\(rows\|cols\)=\([0-9]*\)$/\1:\2/p'); do
+        stty "${size%:*}" "${size#*:}"
+    done
+    unset size
 fi
 END
 

@@ -20,9 +20,10 @@ for (let i = 1n; i < 1500n; i++) big *= i;
 class Node { constructor(d) { this.l = d ? new Node(d - 1) : null; this.r = d ? new Node(d - 1) : null; }
     count() { return 1 + (this.l ? this.l.count() + this.r.count() : 0); } }
 for (let i = 0; i < 20; i++) add(new Node(14).count());
-// A WebAssembly module by hand: (func (param i32) (result i64) ... sum of i * i)
-const wasm = new Uint8Array([0,97,115,109,1,0,0,0,1,6,1,96,1,127,1,126,3,2,1,0,7,5,1,1,102,0,0,10,40,1,38,2,1,126,1,126,
-    3,64,32,1,32,0,173,32,0,173,126,124,33,1,32,0,65,1,107,34,0,13,0,11,32,1,66,3,126,33,2,32,2,11]);
+// A WebAssembly module by hand: 3 * (the sum of i * i from the argument down to 1)
+const wasm = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 6, 1, 96, 1, 127, 1, 126, 3, 2, 1, 0, 7, 5, 1, 1, 102, 0, 0,
+    10, 35, 1, 33, 1, 1, 126, 3, 64, 32, 1, 32, 0, 173, 32, 0, 173, 126, 124, 33, 1, 32, 0, 65, 1, 107, 34, 0, 13, 0, 11,
+    32, 1, 66, 3, 126, 11]);
 let w = 0n;
 if (typeof WebAssembly === 'object')
     w = new WebAssembly.Instance(new WebAssembly.Module(wasm)).exports.f(1000000);

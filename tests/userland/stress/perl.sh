@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Perl's own tests out of Debian's source package, run with the installed perl of the same version.
+# Perl's own tests out of Debian's source package, run by the installed perl of the same version. Natively all pass.
 apt-get -qq source perl
 cd perl-*/t
-# These compare the installed perl with files of a finished build tree, or want a terminal.
-rm -f op/getppid.t op/tie_fetch_count.t.orig
-export PERL_CORE_MINITEST= PERL_SKIP_TTY_TEST=1 PERL_TEST_HARNESS=1
+# The tests look for perl and its modules in the built tree.
+for installed in /usr/share/perl/5.36 /usr/lib/x86_64-linux-gnu/perl/5.36 /usr/lib/x86_64-linux-gnu/perl-base; do
+    cp -a "$installed/." ../lib/
+done
+ln -s /usr/bin/perl perl
+ln -s /usr/bin/perl ../perl
+# These need what only a build generates: an extension for tests, and tables of Unicode.
+rm op/goto_xs.t re/uniprops*.t
 perl -e '
     use TAP::Harness;
-    my $harness = TAP::Harness->new({ jobs => $ARGV[0], verbosity => -1, exec => [ "perl" ] });
-    my @known = map { chomp; s/ *#.*//; $_ } grep { /^[^#]/ } do { open my $f, "<", "../../perl-known" or (); $f ? <$f> : () };
-    my @all = sort glob("base/*.t cmd/*.t re/*.t op/*.t opbasic/*.t comp/*.t uni/*.t");
-    my $result = $harness->runtests(@all);
-    my @failed = $result->failed;
-    print "failed: @failed\n";
-' "$(nproc)"
+    my $harness = TAP::Harness->new({ jobs => $ARGV[0], verbosity => -1 });
+    my $result = $harness->runtests(sort glob("base/*.t cmd/*.t comp/*.t opbasic/*.t op/*.t re/*.t uni/*.t mro/*.t"));
+    exit !($result->all_passed && $result->total > 200000);
+' "$(nproc)" </dev/null
 echo good
