@@ -27,6 +27,7 @@
 
 struct block_node;
 struct block_queue;
+struct image_secret;
 
 /* ---- requests ---- */
 
@@ -130,6 +131,7 @@ struct block_options {
     bool no_uring; /* use the thread pool although io_uring works */
     bool live;     /* jobs may change the chain while the disk is in use (chain.h) */
     const struct block_opener *opener; /* NULL: block_opener_files; outlives the node */
+    const struct image_secret *secret; /* the passphrase of encrypted images (image.h) */
 };
 
 int block_open(const struct block_options *options, struct block_node **out, struct err *err);

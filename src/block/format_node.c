@@ -500,6 +500,7 @@ int format_node_open(const struct block_options *options, const char *name,
         .no_lock = options->no_lock,
         .direct = options->cache == BLOCK_CACHE_DIRECT,
         .opener = options->opener,
+        .secret = options->secret,
     };
     struct format_node *format = calloc(1, sizeof *format);
     if (!format)

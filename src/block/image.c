@@ -123,7 +123,7 @@ const struct image_format image_raw = {
 /* ---- formats ---- */
 
 static const struct image_format *const formats[] = {
-    &image_raw, &image_qcow2, &image_vdi, &image_vhd, &image_vhdx, &image_vmdk, NULL,
+    &image_raw, &image_luks, &image_qcow2, &image_vdi, &image_vhd, &image_vhdx, &image_vmdk, NULL,
 };
 
 const struct image_format *const *image_formats(void) { return formats; }

@@ -21,6 +21,15 @@ struct json_t;
 
 /* ---- opening ---- */
 
+struct image_secret { /* a passphrase, byte for byte */
+    const void *data;
+    size_t len;
+};
+struct crypt_budget;
+/* All of a file, which nothing but the passphrase may be in (a newline counts, too). */
+int image_secret_read(const char *path, struct image_secret *out, struct err *err);
+void image_secret_free(struct image_secret *secret);
+
 struct image_options {
     const char *path;
     const char *format; /* NULL: by the magic */
@@ -29,6 +38,9 @@ struct image_options {
     bool no_backing; /* leave the chain below closed; unallocated parts read as zeros */
     bool for_check;  /* open although marked corrupt or dirty, change nothing on opening */
     bool direct;     /* O_DIRECT */
+    bool no_key;     /* without a secret: open an encrypted image all the same, its data closed */
+    const struct image_secret *secret; /* for all encrypted images of the chain; NULL: none */
+    const struct crypt_budget *budget; /* of key derivation; NULL: crypt_budget_default */
     const struct block_opener *opener; /* NULL: block_opener_files */
 };
 
@@ -126,7 +138,8 @@ struct image_create {
     const char *format;
     uint64_t size;
     const char *backing, *backing_format;
-    const char *options; /* "name=value,..." of the format */
+    const char *options;               /* "name=value,..." of the format */
+    const struct image_secret *secret; /* of an encrypted image */
     bool no_overwrite;
 };
 int image_create(const struct image_create *create, struct err *err);
@@ -159,10 +172,9 @@ struct image_option { /* of create; the table ends with a NULL name */
 struct image_format { /* absent functions: the operation is refused by name */
     const char *name, *about;
     const struct image_option *options;
-    size_t struct_size;      /* of what embeds struct image */
-    bool can_back;           /* has a place for the name of a backing file */
-    bool plain;              /* the file is the disk: any request may go straight to direct_store */
-    bool packs_only_streams; /* write_compressed is only for images that are packed_only */
+    size_t struct_size; /* of what embeds struct image */
+    bool can_back;      /* has a place for the name of a backing file */
+    bool plain;         /* the file is the disk: any request may go straight to direct_store */
     int (*create)(const struct image_create *create, struct store *store, struct err *err);
     /* Fills a new image whose common part (below) is ready; fails without freeing `image`. */
     int (*open)(struct image *image, const struct image_options *options, struct err *err);
@@ -203,6 +215,8 @@ struct image { /* embedded first by each format; fixed once open unless it says 
     char *path;
     uint64_t size;
     bool readonly;
+    bool noisy;       /* what was never written reads as anything */
+    bool unpackable;  /* write_compressed does not work on this one */
     bool packed_only; /* a new stream: takes whole clusters by write_compressed, in order, once */
     uint32_t cluster_size;
     struct store *store;        /* owned */
@@ -213,8 +227,8 @@ struct image { /* embedded first by each format; fixed once open unless it says 
     bool may_name_files;                 /* while opening only: its format was not a mere guess */
 };
 
-extern const struct image_format image_raw, image_qcow2, image_vdi, image_vhd, image_vhdx,
-    image_vmdk;
+extern const struct image_format image_raw, image_luks, image_qcow2, image_vdi, image_vhd,
+    image_vhdx, image_vmdk;
 
 /* -ENOTSUP with a sentence that lists the formats. */
 int image_no_format(const char *name, struct err *err);

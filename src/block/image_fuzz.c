@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "block/crypt.h"
 #include "block/image.h"
 
 #include <string.h>
@@ -72,8 +73,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct err err;
     uint8_t how = data[0];
     bool write = how & 1, repair = how & 2;
+    static const struct image_secret secret = { "fuzz", 4 };
+    static const struct crypt_budget budget = { 8000, 64, 64 };
     struct image_options options = {
         .path = "fuzz",
+        .secret = how & 4 ? NULL : &secret,
+        .budget = &budget,
+        .no_key = true,
         .readonly = !write,
         .for_check = repair,
         .no_backing = true,

@@ -11,7 +11,8 @@
  * qcow2_admin.c  snapshots, resizing, emptying, preallocation
  * qcow2_check.c  consistency and repair
  * qcow2_bitmap.c persistent dirty bitmaps
- * qcow2.c        header, opening, creating, the format's table
+ * qcow2_create.c new images
+ * qcow2.c        header, opening, the format's table
  */
 #ifndef BLOCK_QCOW2_H
 #define BLOCK_QCOW2_H
@@ -21,6 +22,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#define QCOW2_MAGIC 0x514649fbu
 #define L1E_OFFSET_MASK 0x00fffffffffffe00ull
 #define L2E_OFFSET_MASK 0x00fffffffffffe00ull
 #define L2E_COPIED (1ull << 63)
@@ -51,6 +53,7 @@ enum { /* incompatible features */
 };
 enum { COMPAT_LAZY = 1 };
 enum { AUTOCLEAR_BITMAPS = 1, AUTOCLEAR_DATA_FILE_RAW = 2 };
+enum { CRYPT_NONE = 0, CRYPT_LUKS = 2 };
 enum { COMPRESS_ZLIB = 0, COMPRESS_ZSTD = 1 };
 
 struct qcow2_header { /* big-endian in the file */
@@ -112,8 +115,10 @@ enum { BITMAP_IN_USE = 1, BITMAP_AUTO = 2, BITMAP_EXTRA_COMPATIBLE = 4 };
 
 struct qcow2 {
     struct image image;
-    struct store *data; /* image.store or data_file */
+    struct store *data; /* image.store, data_file or plain */
     struct store *data_file;
+    struct store *plain;              /* of an encrypted image: the plain text of image.store */
+    uint64_t crypt_offset, crypt_len; /* of its LUKS header */
     char *data_file_name;
     /* Fixed at open. */
     unsigned version, cluster_bits, refcount_order, entry_size, l2_bits, subclusters, sub_bits;
@@ -233,6 +238,11 @@ int qcow2_unallocate(struct qcow2 *q, uint64_t offset, uint64_t len); /* whole c
 int qcow2_write_header(struct qcow2 *q); /* lock; durable when it returns */
 int qcow2_read_table(struct qcow2 *q, uint64_t offset, uint64_t count, uint64_t *out);
 bool qcow2_table_fits(const struct qcow2 *q, uint64_t offset, uint64_t len);
+
+/* ---- qcow2_create.c ---- */
+
+extern const struct image_option qcow2_options[];
+int qcow2_create(const struct image_create *create, struct store *store, struct err *err);
 
 /* ---- qcow2_admin.c ---- */
 

@@ -664,6 +664,7 @@ static int preallocate_run(struct qcow2 *q, uint64_t guest, uint64_t clusters,
     if (!q->data_file) {
         r = clusters_alloc(q, &n, false, &host, &fresh);
         *done = n;
+        fresh &= !q->plain;
     }
     if (r == 0 && (prealloc >= PREALLOC_FALLOC || (!fresh && !q->data_file)))
         r = store_zero(q->data, host, n << q->cluster_bits, true);

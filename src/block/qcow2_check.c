@@ -244,6 +244,8 @@ static void check_references(struct checker *c)
 {
     struct qcow2 *q = c->q;
     check_count(c, 0, q->cluster_size, "the header");
+    if (q->crypt_len)
+        check_count(c, q->crypt_offset, q->crypt_len, "the LUKS header");
     check_tree(c, q->header.l1_table_offset, q->l1, q->l1_size, true);
     if (!c->error)
         check_snapshots(c);

@@ -470,6 +470,7 @@ static int allocation_plan(struct qcow2 *q, uint64_t guest, uint64_t len, struct
             r = clusters_alloc(q, &a->clusters, false, &a->host, &a->fresh);
             if (r < 0)
                 return r;
+            a->fresh &= !q->plain; /* zeros of the file are no zeros of its plain text */
         }
     }
     uint64_t end = a->guest + (a->clusters << q->cluster_bits);
@@ -810,7 +811,7 @@ int qcow2_write_compressed(struct image *image, const void *data, size_t len, ui
     if ((offset & (q->cluster_size - 1)) || len > q->cluster_size ||
         (len < q->cluster_size && offset + len != image->size))
         return -EINVAL;
-    if (q->data_file)
+    if (q->data_file || q->plain)
         return -EOPNOTSUPP;
     int r = qcow2_balance(q);
     if (r < 0)

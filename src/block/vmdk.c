@@ -286,6 +286,7 @@ static int vmdk_open(struct image *image, const struct image_options *options, s
     bool packed = one->sparse && one->sparse->flat.read_packed;
     image->direct_store = vmdk->count == 1 && !packed ? one->store : NULL;
     image->packed_only = one->sparse && one->sparse->stream;
+    image->unpackable = !image->packed_only;
     return 0;
 }
 
@@ -548,7 +549,6 @@ const struct image_format image_vmdk = {
     .flush = vmdk_flush,
     .status = vmdk_status,
     .write_compressed = vmdk_write_compressed,
-    .packs_only_streams = true,
     .check = vmdk_check,
     .set_backing = vmdk_set_backing,
     .check_backing = vmdk_check_backing,

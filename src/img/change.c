@@ -111,8 +111,9 @@ int img_snapshot(struct call *call)
         .readonly = !change,
         .no_lock = call_flag(call, "force-share") != NULL,
         .no_backing = true,
+        .no_key = true,
     };
-    int r = image_open(&options, &image, &call->err);
+    int r = call_image_open(call, &options, &image);
     if (r < 0)
         return r;
     if (create)
@@ -138,8 +139,9 @@ int img_bitmap(struct call *call)
     struct image *image;
     struct image_options options = { .path = call->args[0],
                                      .format = call_flag(call, "format"),
-                                     .no_backing = true };
-    r = image_open(&options, &image, &call->err);
+                                     .no_backing = true,
+                                     .no_key = true };
+    r = call_image_open(call, &options, &image);
     if (r < 0)
         return r;
     if (strcmp(image_format_name(image), "qcow2"))
@@ -174,7 +176,7 @@ static int layers_open(struct call *call, struct layers *layers)
     struct image_options options = { .path = call->args[0],
                                      .format = call_flag(call, "format"),
                                      .no_backing = true };
-    int r = image_open(&options, &layers->top, &call->err);
+    int r = call_image_open(call, &options, &layers->top);
     struct image *last = layers->top;
     for (layers->count = 1; r == 0; layers->count++) {
         const char *name = image_backing_name(last);
@@ -190,10 +192,10 @@ static int layers_open(struct call *call, struct layers *layers)
             return err_set(&call->err, ENOMEM, "out of memory");
         struct image_options below = { .path = path, .format = image_backing_format(last) };
         if (is_base(wanted, name, path))
-            return image_open(&below, &layers->base, &call->err);
+            return call_image_open(call, &below, &layers->base);
         struct image *next;
         below.readonly = below.no_backing = true;
-        r = image_open(&below, &next, &call->err);
+        r = call_image_open(call, &below, &next);
         if (r == 0)
             image_attach_backing(last, next);
         last = r == 0 ? next : last;
@@ -345,9 +347,10 @@ int img_rebase(struct call *call)
         return err_set(&call->err, EINVAL, "-b needs the backing file's format, too: -F FORMAT");
     struct image_options options = { .path = call->args[0],
                                      .format = call_flag(call, "format"),
-                                     .no_backing = unsafe };
+                                     .no_backing = unsafe,
+                                     .no_key = unsafe };
     struct rebase re = { 0 };
-    int r = image_open(&options, &re.image, &call->err);
+    int r = call_image_open(call, &options, &re.image);
     if (r < 0)
         return r;
     if (!image_cluster_size(re.image))

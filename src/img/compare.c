@@ -209,7 +209,9 @@ int img_dd(struct call *call)
         create.format = "raw";
     if (strcmp(create.format, "raw"))
         create.size = round_up(len, 512);
-    r = image_create(&create, &call->err);
+    r = call_new_secret(call, NULL, &create.secret);
+    if (r == 0)
+        r = image_create(&create, &call->err);
     struct image *out;
     if (r == 0)
         r = call_open(call, dd.out, create.format, true, &out);

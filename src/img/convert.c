@@ -226,15 +226,21 @@ static int convert_open_target(struct call *call, struct convert *c)
     if (strcmp(create.format, "raw"))
         create.size = round_up(c->size, 512);
     bool exists = call_flag(call, "no-create");
-    int r = exists ? 0 : image_create(&create, &call->err);
+    int r = call_new_secret(call, create.options, &create.secret);
+    if (r == 0 && !exists)
+        r = image_create(&create, &call->err);
     if (r < 0)
         return r;
-    r = call_open(call, create.path,
-                  call_flag(call, "target-format") || !exists ? create.format : NULL, true,
-                  &c->target);
+    struct image_options options = {
+        .path = create.path,
+        .format = call_flag(call, "target-format") || !exists ? create.format : NULL,
+        .no_lock = call_flag(call, "force-share") != NULL,
+        .secret = create.secret,
+    };
+    r = image_open(&options, &c->target, &call->err);
     if (r == 0 && image_size(c->target) < c->size)
         r = err_set(&call->err, EINVAL, "%s: is smaller than the source", create.path);
-    c->zero_target = !exists;
+    c->zero_target = !exists && r == 0 && !c->target->noisy;
     return r;
 }
 
@@ -265,10 +271,12 @@ int img_convert(struct call *call)
     if (r == 0 && c.target->packed_only) {
         c.compress = true;
         workers = 1; /* in order */
-    } else if (r == 0 && c.compress && found->packs_only_streams) {
-        r = err_set(&call->err, ENOTSUP,
-                    "format %s can only be compressed as a stream: -o subformat=streamOptimized",
-                    found->name);
+    } else if (r == 0 && c.compress && c.target->unpackable) {
+        r = err_set(
+            &call->err, ENOTSUP,
+            "%s: cannot be compressed: it is encrypted, has a data file, or is a VMDK other "
+            "than subformat=streamOptimized",
+            call->args[1]);
     }
     if (r == 0)
         r = convert_run(call, &c, workers);

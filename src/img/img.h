@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { FLAG_MAX = 24, ARG_MAX = 16 };
+enum { FLAG_MAX = 28, ARG_MAX = 16, SECRETS_MAX = 8 };
 
 struct flag {
     char letter;      /* 0: long only */
@@ -29,11 +29,18 @@ struct command {
     int (*run)(struct call *call); /* the exit status, or -errno with call->err */
 };
 
+struct call_secret {
+    char id[64];
+    struct image_secret secret;
+};
+
 struct call {
     const struct command *command;
     const char *values[FLAG_MAX]; /* by flag; "" for one without argument; NULL: not given */
     const char *args[ARG_MAX];
     unsigned count;
+    struct call_secret secrets[SECRETS_MAX]; /* of --object and the flags that name key files */
+    unsigned secret_count;
     struct err err;
 };
 
@@ -45,9 +52,20 @@ bool call_quiet(const struct call *call);
 int call_size(struct call *call, const char *name, uint64_t fallback, uint64_t *out);
 int call_number(struct call *call, const char *name, uint64_t min, uint64_t max, uint64_t *out);
 
+/* image_open with the passphrase given. */
+int call_image_open(struct call *call, struct image_options *options, struct image **out);
 /* Opens with --format and --force-share as given. */
 int call_open(struct call *call, const char *path, const char *format, bool write,
               struct image **out);
+
+/* ---- passphrases (secret.c) ---- */
+
+int call_add_object(struct call *call, const char *text);
+/* For images that are there; NULL: none given. */
+int call_secret(struct call *call, const struct image_secret **out);
+/* For the image to be made with these options; NULL: none given. */
+int call_new_secret(struct call *call, const char *options, const struct image_secret **out);
+void call_forget_secrets(struct call *call);
 
 /* ---- progress ---- */
 

@@ -75,7 +75,9 @@ int img_create(struct call *call)
     if (strcmp(create.format, "raw"))
         size = round_up(size, 512);
     create.size = size;
-    int r = image_create(&create, &call->err);
+    int r = call_new_secret(call, create.options, &create.secret);
+    if (r == 0)
+        r = image_create(&create, &call->err);
     if (r == 0 && !call_quiet(call)) {
         char text[32];
         printf("%s: %s, %s\n", create.path, create.format, size_print(size, text, sizeof text));
@@ -200,9 +202,10 @@ int img_info(struct call *call)
         .readonly = true,
         .no_lock = call_flag(call, "force-share") != NULL,
         .no_backing = !chain,
+        .no_key = true,
     };
     AUTO(image_drop) struct image *image = NULL;
-    int r = image_open(&options, &image, &call->err);
+    int r = call_image_open(call, &options, &image);
     if (r < 0)
         return r;
     AUTO(json_decref) json_t *list = json_array();
@@ -271,9 +274,10 @@ int img_check(struct call *call)
         .no_lock = call_flag(call, "force-share") != NULL,
         .no_backing = true,
         .for_check = true,
+        .no_key = true,
     };
     struct image *image;
-    int r = image_open(&options, &image, &call->err);
+    int r = call_image_open(call, &options, &image);
     if (r < 0)
         return r;
     struct image_check check = {

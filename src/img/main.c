@@ -22,6 +22,8 @@
 #define F_OUTPUT { 0, "output", "human|json", "how to print" }, { 0, "json", NULL, "the same as --output=json" }
 #define F_PROGRESS { 'p', "progress", NULL, "show progress also when stderr is no terminal" }
 #define F_CACHE  { 't', "cache", "MODE", "accepted for qemu-img's sake; the host's cache is used and flushed at the end" }
+#define F_KEY { 0, "key-file", "FILE", "the passphrase of encrypted images, and nothing else" }, \
+              { 0, "object", "secret,id=ID,file=FILE", "the same, in qemu-img's words; may be repeated" }
 #define F_END    { 0, NULL, NULL, NULL }
 
 static const struct flag create_flags[] = {
@@ -30,11 +32,11 @@ static const struct flag create_flags[] = {
     { 'F', "backing-format", "FORMAT", "format of the backing file" },
     { 'o', "options", "NAME=VALUE,...", "options of the format; -o help lists them" },
     { 'u', "unsafe", NULL, "do not look for the backing file; needs SIZE" },
-    F_QUIET, F_END };
+    F_QUIET, F_KEY, F_END };
 static const struct flag info_flags[] = {
-    F_FORMAT, F_OUTPUT, F_SHARE, { 0, "backing-chain", NULL, "of all images below, too" }, F_END };
+    F_FORMAT, F_OUTPUT, F_SHARE, { 0, "backing-chain", NULL, "of all images below, too" }, F_KEY, F_END };
 static const struct flag check_flags[] = {
-    F_FORMAT, { 'r', "repair", "leaks|all", "put right what is safe to" }, F_OUTPUT, F_QUIET, F_SHARE, F_END };
+    F_FORMAT, { 'r', "repair", "leaks|all", "put right what is safe to" }, F_OUTPUT, F_QUIET, F_SHARE, F_KEY, F_END };
 static const struct flag convert_flags[] = {
     F_FORMAT, { 'O', "target-format", "FORMAT", "format of TARGET (raw)" },
     { 'o', "options", "NAME=VALUE,...", "options of the target's format" },
@@ -48,41 +50,42 @@ static const struct flag convert_flags[] = {
     { 'n', "no-create", NULL, "TARGET exists; write over it" },
     { 'S', "sparse", "SIZE", "zeros of this length stay unwritten (4K); 0: write all" },
     { 'T', "source-cache", "MODE", "accepted, as -t" },
-    F_CACHE, F_PROGRESS, F_QUIET, F_SHARE, F_END };
+    F_CACHE, F_PROGRESS, F_QUIET, F_SHARE, F_KEY,
+    { 0, "target-key-file", "FILE", "the passphrase of TARGET, if it is another one" }, F_END };
 static const struct flag resize_flags[] = {
     F_FORMAT, { 0, "shrink", NULL, "allow the disk to lose its end" },
-    { 0, "preallocation", "MODE", "off, metadata, falloc or full, for the new part" }, F_QUIET, F_END };
+    { 0, "preallocation", "MODE", "off, metadata, falloc or full, for the new part" }, F_QUIET, F_KEY, F_END };
 static const struct flag snapshot_flags[] = {
     F_FORMAT, { 'l', "list", NULL, "list the snapshots (the default)" }, { 'c', "create", "NAME", "make one" },
     { 'a', "apply", "NAME", "go back to it; what was written since is lost" },
-    { 'd', "delete", "NAME", "delete it" }, F_OUTPUT, F_QUIET, F_SHARE, F_END };
+    { 'd', "delete", "NAME", "delete it" }, F_OUTPUT, F_QUIET, F_SHARE, F_KEY, F_END };
 static const struct flag bitmap_flags[] = {
     F_FORMAT, { 0, "add", NULL, "make a dirty bitmap" }, { 0, "remove", NULL, "remove it" },
-    { 'g', "granularity", "SIZE", "bytes for each bit (64K)" }, F_QUIET, F_END };
+    { 'g', "granularity", "SIZE", "bytes for each bit (64K)" }, F_QUIET, F_KEY, F_END };
 static const struct flag commit_flags[] = {
     F_FORMAT, { 'b', "base", "FILE", "the image below to write into (the next)" },
-    { 'd', "keep", NULL, "do not empty FILE afterwards" }, F_CACHE, F_PROGRESS, F_QUIET, F_END };
+    { 'd', "keep", NULL, "do not empty FILE afterwards" }, F_CACHE, F_PROGRESS, F_QUIET, F_KEY, F_END };
 static const struct flag rebase_flags[] = {
     F_FORMAT, { 'b', "backing", "FILE", "the new backing file; \"\": none, all data moves into FILE" },
     { 'F', "backing-format", "FORMAT", "its format" },
     { 'u', "unsafe", NULL, "change only the name: the content below must be the same" },
-    F_CACHE, F_PROGRESS, F_QUIET, F_END };
+    F_CACHE, F_PROGRESS, F_QUIET, F_KEY, F_END };
 static const struct flag compare_flags[] = {
     F_FORMAT, { 'F', "second-format", "FORMAT", "format of the second image" },
-    { 's', "strict", NULL, "sizes and allocation count, too" }, F_PROGRESS, F_QUIET, F_SHARE, F_END };
-static const struct flag map_flags[] = { F_FORMAT, F_OUTPUT, F_SHARE, F_END };
+    { 's', "strict", NULL, "sizes and allocation count, too" }, F_PROGRESS, F_QUIET, F_SHARE, F_KEY, F_END };
+static const struct flag map_flags[] = { F_FORMAT, F_OUTPUT, F_SHARE, F_KEY, F_END };
 static const struct flag measure_flags[] = {
     F_FORMAT, { 'O', "target-format", "FORMAT", "format to measure for (raw)" },
     { 'o', "options", "NAME=VALUE,...", "options of that format" },
-    { 0, "size", "SIZE", "of a new, empty disk instead of FILE" }, F_OUTPUT, F_SHARE, F_END };
+    { 0, "size", "SIZE", "of a new, empty disk instead of FILE" }, F_OUTPUT, F_SHARE, F_KEY, F_END };
 static const struct flag dd_flags[] = {
-    F_FORMAT, { 'O', "target-format", "FORMAT", "format of the output (raw)" }, F_SHARE, F_END };
+    F_FORMAT, { 'O', "target-format", "FORMAT", "format of the output (raw)" }, F_SHARE, F_KEY, F_END };
 static const struct flag bench_flags[] = {
     F_FORMAT, { 'c', "count", "N", "requests (75000)" }, { 'd', "depth", "N", "at once (64)" },
     { 's', "buffer-size", "SIZE", "of each request (4K)" }, { 'S', "step-size", "SIZE", "from one to the next (the buffer's)" },
     { 'o', "offset", "SIZE", "where to begin (0)" }, { 'w', "write", NULL, "write instead of reading: destroys the content" },
     { 0, "random", NULL, "at random places instead" }, { 't', "cache", "MODE", "none: go around the host's cache" },
-    { 0, "no-uring", NULL, "use threads although io_uring works" }, F_OUTPUT, F_QUIET, F_SHARE, F_END };
+    { 0, "no-uring", NULL, "use threads although io_uring works" }, F_OUTPUT, F_QUIET, F_SHARE, F_KEY, F_END };
 static const struct flag serve_flags[] = {
     F_FORMAT, { 0, "socket", "PATH", "listen on a Unix socket that only we may use" },
     { 0, "port", "N", "listen on 127.0.0.1" }, { 0, "bind", "ADDRESS", "listen there instead; needs TLS unless it is of this host" },
@@ -92,7 +95,7 @@ static const struct flag serve_flags[] = {
     { 0, "connections", "N", "at most, at once (16)" }, { 'm', "parallel", "N", "workers (8); 0: one request of each client at a time" },
     { 0, "bitmap", "NAME,...", "show dirty bitmaps as qemu:dirty-bitmap:NAME" },
     { 0, "tls-certificates", "DIRECTORY", "clients must use TLS; server-cert.pem, server-key.pem; with ca-cert.pem they need certificates, too" },
-    { 0, "tls-psk", "FILE", "clients must use TLS with a key of FILE, lines USER:HEXKEY" }, F_QUIET, F_SHARE, F_END };
+    { 0, "tls-psk", "FILE", "clients must use TLS with a key of FILE, lines USER:HEXKEY" }, F_QUIET, F_SHARE, F_KEY, F_END };
 
 static const struct command commands[] = {
     { "create", "FILE [SIZE]", "make an image", create_flags, 1, 2, img_create },
@@ -150,6 +153,12 @@ int call_number(struct call *call, const char *name, uint64_t min, uint64_t max,
     return r < 0 ? err_prefix(&call->err, "--%s", name) : 0;
 }
 
+int call_image_open(struct call *call, struct image_options *options, struct image **out)
+{
+    int r = call_secret(call, &options->secret);
+    return r < 0 ? r : image_open(options, out, &call->err);
+}
+
 int call_open(struct call *call, const char *path, const char *format, bool write,
               struct image **out)
 {
@@ -159,7 +168,7 @@ int call_open(struct call *call, const char *path, const char *format, bool writ
         .readonly = !write,
         .no_lock = call_flag(call, "force-share") != NULL,
     };
-    return image_open(&options, out, &call->err);
+    return call_image_open(call, &options, out);
 }
 
 /* ---- progress ---- */
@@ -279,7 +288,7 @@ static int flag_give(struct call *call, unsigned i, const char *given, const cha
         value = argv[++*at];
     }
     call->values[i] = value ? value : "";
-    return 0;
+    return strcmp(f->name, "object") ? 0 : call_add_object(call, value);
 }
 
 static int parse_long(struct call *call, char **argv, int argc, int *at)
@@ -375,6 +384,7 @@ int main(int argc, char **argv)
     bool mistake = r < 0;
     if (r == 0)
         r = call.command->run(&call);
+    call_forget_secrets(&call);
     if (r < 0) {
         fprintf(stderr, "bedplate-img: %s\n", call.err.code ? call.err.text : strerror(-r));
         return !mistake && !strcmp(call.command->name, "compare") ? 2 : 1;
