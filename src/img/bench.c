@@ -137,6 +137,9 @@ int img_bench(struct call *call)
     };
     AUTO(loop_destroy) struct loop *loop = NULL;
     AUTO(block_close) struct block_node *node = NULL;
+    r = call_secret(call, &options.secret);
+    if (r < 0)
+        return r;
     r = block_open(&options, &node, &call->err);
     if (r == 0)
         r = loop_create(&loop, &call->err);

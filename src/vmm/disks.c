@@ -2,6 +2,8 @@
 /* The VM's disks: opening them, each behind a throttle whose limits can change while it runs. */
 #include "vmm/vmm.h"
 
+#include "block/image.h"
+
 #include <string.h>
 
 /* The limits of an earlier disk that is in the same group, or this disk's own. */
@@ -34,8 +36,14 @@ static int disk_open(struct vmm *vmm, unsigned index, struct err *err)
         return err_prefix(err, "%s", disk->path ? disk->path : "none");
     if (!disk->path)
         return 0;
+    struct image_secret secret = { 0 };
+    r = disk->key_file ? image_secret_read(disk->key_file, &secret, err) : 0;
+    if (r < 0)
+        return err_prefix(err, "%s: key-file", disk->path);
+    options.secret = disk->key_file ? &secret : NULL;
     struct block_node *node;
     r = block_open(&options, &node, err);
+    image_secret_free(&secret); /* the node has the key */
     return r < 0 ? r : throttle_open(node, vmm->throttles[index], &vmm->disks[index], err);
 }
 

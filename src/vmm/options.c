@@ -301,7 +301,7 @@ static int boot_set(struct options *o, const char *value, struct err *err)
 static const char *disk_key(size_t i)
 {
     static const char *const names[] = { "path",   "format",  "readonly", "bus",
-                                         "queues", "on-full", NULL };
+                                         "queues", "on-full", "key-file", NULL };
     return names[i];
 }
 
@@ -343,6 +343,10 @@ static int disk_part(struct options *o, const char *key, const char *value, stru
     if (strcmp(key, "format") == 0) {
         r = value_needed(key, value, "format=raw", err);
         return r < 0 ? r : text_set(&disk->format, value, err);
+    }
+    if (strcmp(key, "key-file") == 0) {
+        r = value_needed(key, value, "key-file=/etc/bedplate/root.key", err);
+        return r < 0 ? r : text_set(&disk->key_file, value, err);
     }
     if (strcmp(key, "readonly") == 0) {
         disk->readonly = true;
@@ -692,12 +696,12 @@ static const struct option option_table[] = {
       "Each VM needs a file of its own. Without this option variables are lost when the VM ends.", uefi_vars_set },
     { "boot", "order=cdn[,menu=on|off][,timeout=MS]", 0, "what firmware boots from: c disk, d CD, n network (default cdn)",
       "menu=on offers the firmware's boot menu for so many milliseconds (default 3000).", boot_set },
-    { "disk", "PATH[,format=F][,readonly][,bus=virtio|sata][,queues=N][,on-full=report|pause]", OPTION_MANY,
+    { "disk", "PATH[,format=F][,readonly][,bus=virtio|sata][,queues=N][,on-full=report|pause][,key-file=FILE]", OPTION_MANY,
       "a disk (virtio-blk unless bus= says otherwise); may be repeated",
       "Without format the image's magic decides; a file without any known magic is opened as raw with a warning, and the "
       "guest cannot write a magic into its first sector. on-full says what happens when the host's disk is full: the guest "
-      "sees an error (report, the default), or the VM pauses until it is resumed. A path with a comma can be given in a "
-      "configuration file.", NULL, disk_part, "path" },
+      "sees an error (report, the default), or the VM pauses until it is resumed. key-file names a file that holds the "
+      "passphrase of an encrypted image and nothing else. A path with a comma can be given in a configuration file.", NULL, disk_part, "path" },
     { "cdrom", "ISO|none[,bus=sata]", OPTION_MANY, "a CD-ROM drive with this image, or empty; may be repeated",
       "The drives are called cdrom0, cdrom1 and so on; medium-eject and medium-insert of the control socket change their "
       "media while the VM runs.", NULL, cdrom_part, "path" },
@@ -1101,6 +1105,7 @@ void options_fini(struct options *o)
     for (unsigned i = 0; i < o->disk_count; i++) {
         free(o->disks[i].path);
         free(o->disks[i].format);
+        free(o->disks[i].key_file);
         free(o->disks[i].throttle_group);
     }
     for (unsigned i = 0; i < o->net_count; i++) {

@@ -31,7 +31,8 @@ struct disk_options {
     char *path; /* NULL: an empty drive */
     enum disk_bus bus;
     bool cdrom;
-    char *format; /* NULL: found out by its magic */
+    char *format;   /* NULL: found out by its magic */
+    char *key_file; /* NULL: it is not encrypted */
     bool readonly, pause_when_full;
     unsigned queues; /* 0: the device's default */
     struct throttle_limits limits;
