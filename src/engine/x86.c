@@ -383,7 +383,7 @@ void arch_state_reset(struct arch_state *state, uint32_t apic_id)
 /* clang-format off */
 /* Leaf 1 EDX, of which leaf 0x80000001 repeats all but SEP, CLFLUSH, SSE and SSE2 */
 #define LEAF_1_D_COMMON                                                                          \
-    (BIT(0) /* FPU */ | BIT(2) /* DE */ | BIT(3) /* PSE */ | BIT(4) /* TSC */ | BIT(5) /* MSR */ | \
+    (BIT(0) /* FPU */ | BIT(1) /* VME */ | BIT(2) /* DE */ | BIT(3) /* PSE */ | BIT(4) /* TSC */ | BIT(5) /* MSR */ | \
      BIT(6) /* PAE */ | BIT(7) /* MCE */ | BIT(8) /* CX8 */ | BIT(9) /* APIC */ |                  \
      BIT(12) /* MTRR */ | BIT(13) /* PGE */ | BIT(14) /* MCA */ | BIT(15) /* CMOV */ |             \
      BIT(16) /* PAT */ | BIT(17) /* PSE36 */ | BIT(23) /* MMX */ | BIT(24) /* FXSR */)

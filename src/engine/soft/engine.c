@@ -539,9 +539,6 @@ static void vcpu_state_install(struct soft_vcpu *v, const struct arch_state *s)
 static int soft_set_state(struct vcpu *vcpu, const struct arch_state *s, struct err *err)
 {
     struct soft_vcpu *v = soft_vcpu_of(vcpu);
-    if (s->rflags & FL_VM)
-        return err_set(err, ENOTSUP, "vcpu %u: the soft engine has no virtual-8086 mode",
-                       vcpu->index);
     if (s->in_smm || s->smi_pending)
         return err_set(err, ENOTSUP, "vcpu %u: the soft engine has no system management mode",
                        vcpu->index);

@@ -3,13 +3,11 @@
  * Exceptions and interrupts: delivery through the IDT (or the real-mode vectors), double and triple
  * faults, IRET, software interrupts, and what a change of mode means for the vCPU. SDM vol. 3A,
  * chapter 6.
- *
- * Task gates, hardware task switches and virtual-8086 mode are left out: the CPU models do not
- * offer them.
  */
 #include "engine/soft/mem.h"
 #include "engine/soft/run.h"
 #include "engine/soft/seg.h"
+#include "engine/soft/sys.h"
 #include "machine/machine.h"
 
 #include <string.h>
@@ -58,6 +56,7 @@ struct delivery {
     uint32_t ext;   /* 1: the event is external to the program */
     uint32_t flags; /* image to push */
     uint64_t rip;   /* image to push */
+    bool inside;    /* answer: a fault is a new task's own (task.c) */
 };
 
 static int deliver_real(struct soft_vcpu *v, const struct delivery *d)
@@ -83,58 +82,26 @@ static int deliver_real(struct soft_vcpu *v, const struct delivery *d)
     return 0;
 }
 
-static int stack_from_tss(struct soft_vcpu *v, unsigned cpl, uint16_t *ss, uint64_t *sp)
+/* A task gate: the task that it names is the handler. */
+static int deliver_task(struct soft_vcpu *v, struct delivery *d, uint16_t selector)
 {
-    const struct x86_segment *tr = &v->seg[S_TR];
-    uint32_t error = tr->selector & 0xfffc;
-    if (v->long_mode) {
-        if (4 + cpl * 8 + 7 > tr->limit)
-            return raise_error(v, EXC_TS, error);
-        *ss = 0;
-        return gva_load_system(v, tr->base + 4 + cpl * 8, sp, 8);
-    }
-    *sp = 0;
-    if ((tr->attr & SEG_TYPE & ~2) == 1) { /* 16-bit TSS */
-        uint16_t pair[2];
-        if (2 + cpl * 4 + 3 > tr->limit)
-            return raise_error(v, EXC_TS, error);
-        int r = gva_load_system(v, tr->base + 2 + cpl * 4, pair, 4);
-        *sp = pair[0];
-        *ss = pair[1];
-        return r;
-    }
-    uint32_t pair[2];
-    if (4 + cpl * 8 + 5 > tr->limit)
-        return raise_error(v, EXC_TS, error);
-    int r = gva_load_system(v, tr->base + 4 + cpl * 8, pair, 8);
-    *sp = pair[0];
-    *ss = (uint16_t)pair[1];
-    return r;
+    const struct task_cause cause = {
+        .how = TASK_CALL,
+        .rip = d->rip,
+        .flags = d->flags,
+        .ext = d->ext,
+        .has_error = d->has_error,
+        .error = d->error,
+    };
+    if (!(selector & 0xfffc))
+        return raise_gp(v, d->ext);
+    return task_switch(v, selector, &cause, &d->inside);
 }
 
-/* Pushes onto a stack that is not the vCPU's yet. */
-struct frame {
-    uint64_t base, sp, mask;
-    unsigned size;
-    uint32_t limit;
-    bool checked;
-};
+/* From virtual-8086 mode the data segments are saved, too, and null for the handler. */
+static const uint8_t v86_saved[] = { S_GS, S_FS, S_DS, S_ES };
 
-static int frame_push(struct soft_vcpu *v, struct frame *f, uint64_t value)
-{
-    uint64_t sp = (f->sp - f->size) & f->mask;
-    if (f->checked && sp + f->size - 1 > f->limit)
-        return raise_error(v, EXC_SS, 0);
-    uint64_t va = f->checked ? (f->base + sp) & 0xffffffff : sp;
-    int r = gva_store(v, va, &value, f->size);
-    if (!r)
-        f->sp = sp;
-    else if (v->exc.vector == EXC_GP)
-        return raise_error(v, EXC_SS, 0);
-    return r;
-}
-
-static int deliver_protected(struct soft_vcpu *v, const struct delivery *d)
+static int deliver_protected(struct soft_vcpu *v, struct delivery *d)
 {
     unsigned entry = v->long_mode ? 16 : 8;
     uint32_t idt_error = d->vector * 8u + 2 + d->ext;
@@ -146,13 +113,16 @@ static int deliver_protected(struct soft_vcpu *v, const struct delivery *d)
         return r;
     unsigned type = gate[0] >> 40 & 0x1f, gate_dpl = gate[0] >> 45 & 3;
     bool wide = type & 8;
-    if (v->long_mode ? (type & 0x1e) != 0xe : (type & 0x16) != 6)
+    bool task = type == 5 && !v->long_mode;
+    if (!task && (v->long_mode ? (type & 0x1e) != 0xe : (type & 0x16) != 6))
         return raise_gp(v, idt_error);
     if (d->software && gate_dpl < v->cpl)
         return raise_gp(v, idt_error);
     if (!(gate[0] >> 47 & 1))
         return raise_error(v, EXC_NP, idt_error);
     uint16_t selector = (uint16_t)(gate[0] >> 16);
+    if (task)
+        return deliver_task(v, d, selector);
     uint64_t target = (gate[0] & 0xffff) | (gate[0] >> 32 & 0xffff0000);
     if (v->long_mode)
         target |= gate[1] << 32;
@@ -164,6 +134,9 @@ static int deliver_protected(struct soft_vcpu *v, const struct delivery *d)
     r = code_segment_check(v, selector, TRANSFER_GATE, d->ext, &cs, &cpl);
     if (r)
         return r;
+    bool from_v86 = v8086_mode(v);
+    if (from_v86 && cpl)
+        return raise_gp(v, (selector & 0xfffcu) | d->ext);
 
     uint64_t sp = v->gpr[R_SP];
     unsigned ist = v->long_mode ? gate[0] >> 32 & 7 : 0;
@@ -174,34 +147,22 @@ static int deliver_protected(struct soft_vcpu *v, const struct delivery *d)
     }
     bool inner = cpl < v->cpl;
     if (!r && inner) {
-        uint16_t ss_selector;
         uint64_t tss_sp;
-        r = stack_from_tss(v, cpl, &ss_selector, &tss_sp);
+        r = inner_stack(v, cpl, &ss, &tss_sp);
         if (!r && !ist)
             sp = tss_sp;
-        if (!r && v->long_mode)
-            ss = (struct x86_segment){ .selector = cpl,
-                                       .attr = (uint16_t)(SEG_UNUSABLE | cpl << SEG_DPL_SHIFT) };
-        else if (!r)
-            r = stack_segment_check(v, ss_selector, cpl, EXC_TS, &ss);
     }
     if (r)
         return r;
 
-    struct frame f = { .sp = sp, .mask = ~0ull, .size = 8 };
-    if (v->long_mode) {
-        f.sp &= ~15ull;
-    } else {
-        f.size = wide ? 4 : 2;
-        f.mask = ss.attr & SEG_DB ? 0xffffffff : 0xffff;
-        f.base = ss.base;
-        f.limit = (ss.attr & 0xc) == 4 ? 0xffffffff : ss.limit;
-        f.checked = true;
-    }
+    struct frame f;
+    frame_begin(v, &f, &ss, v->long_mode ? sp & ~15ull : sp, v->long_mode ? 8 : wide ? 4 : 2);
     uint8_t old_cpl = v->cpl;
     v->cpl = cpl;
     tlb_mode_changed(v);
-    if (inner || v->long_mode) {
+    for (unsigned n = 0; !r && from_v86 && n < ARRAY_LEN(v86_saved); n++)
+        r = frame_push(v, &f, v->seg[v86_saved[n]].selector);
+    if (!r && (inner || v->long_mode)) {
         r = frame_push(v, &f, v->seg[S_SS].selector);
         if (!r)
             r = frame_push(v, &f, v->gpr[R_SP]);
@@ -226,12 +187,14 @@ static int deliver_protected(struct soft_vcpu *v, const struct delivery *d)
     v->gpr[R_SP] = v->long_mode ? f.sp : (v->gpr[R_SP] & ~f.mask) | f.sp;
     /* An interrupt gate masks interrupts, a trap gate does not. */
     flags_set(v, 0, FL_TF | FL_NT | FL_RF | FL_VM | (type & 1 ? 0 : FL_IF));
+    for (unsigned n = 0; from_v86 && n < ARRAY_LEN(v86_saved); n++)
+        v->seg[v86_saved[n]] = (struct x86_segment){ .attr = SEG_UNUSABLE };
     code_segment_install(v, &cs, cpl);
     v->rip = target;
     return 0;
 }
 
-static int deliver(struct soft_vcpu *v, const struct delivery *d)
+static int deliver(struct soft_vcpu *v, struct delivery *d)
 {
     v->run->exceptions++;
     return real_mode(v) ? deliver_real(v, d) : deliver_protected(v, d);
@@ -279,14 +242,23 @@ bool interrupt_deliver(struct soft_vcpu *v, uint8_t vector)
     return deliver(v, &d) == 0 || exception_deliver(v);
 }
 
-/* INT n and INT3 push the address behind them. A fault is the instruction's own. */
+/* What a handler answers that delivers by itself. A fault is the instruction's own, unless a new
+ * task has begun. */
+static int delivered(struct soft_vcpu *v, struct delivery *d)
+{
+    int r = deliver(v, d);
+    if (r)
+        return d->inside ? task_fault(v) : r;
+    return OP_JUMP;
+}
+
+/* INT n and INT3 push the address behind them. */
 int software_interrupt(struct soft_vcpu *v, const struct insn *i, uint8_t vector)
 {
     struct delivery d = {
         .vector = vector, .software = true, .flags = rflags_get(v), .rip = next_rip(v, i)
     };
-    int r = deliver(v, &d);
-    return r ? r : OP_JUMP;
+    return delivered(v, &d);
 }
 
 /* ---- IRET ---- */
@@ -318,6 +290,32 @@ static int iret_real(struct soft_vcpu *v, const struct insn *i)
     return OP_JUMP;
 }
 
+/* ESP, SS, ES, DS, FS, GS follow on the stack. */
+static int iret_to_v86(struct soft_vcpu *v, uint64_t rip, uint16_t cs, uint32_t flags, uint64_t sp)
+{
+    static const uint8_t segs[] = { S_SS, S_ES, S_DS, S_FS, S_GS };
+    uint64_t image[6];
+    int r = 0;
+    for (unsigned n = 0; !r && n < ARRAY_LEN(image); n++)
+        r = pop(v, 4, &image[n]);
+    if (!r && rip > 0xffff)
+        r = raise_gp(v, 0);
+    if (r) {
+        v->gpr[R_SP] = sp;
+        return r;
+    }
+    flags_set(v, flags,
+              F_ALL | FL_TF | FL_IF | FL_DF | FL_IOPL | FL_NT | FL_VM | FL_AC | FL_VIF | FL_VIP |
+                  FL_ID | resume_flag(v));
+    v->gpr[R_SP] = image[0];
+    segment_set_real(v, S_CS, cs);
+    for (unsigned n = 0; n < ARRAY_LEN(segs); n++)
+        segment_set_real(v, segs[n], (uint16_t)image[n + 1]);
+    vcpu_mode_update(v);
+    v->rip = rip;
+    return OP_JUMP;
+}
+
 static int iret(struct soft_vcpu *v, const struct insn *i)
 {
     if (v->nmi_masked) {
@@ -326,8 +324,10 @@ static int iret(struct soft_vcpu *v, const struct insn *i)
     }
     if (real_mode(v))
         return iret_real(v, i);
+    if (v8086_mode(v))
+        return v86_iret(v, i);
     if (v->flags & FL_NT)
-        return v->long_mode ? raise_gp(v, 0) : raise_error(v, EXC_TS, 0);
+        return v->long_mode ? raise_gp(v, 0) : task_return(v, i);
 
     uint64_t sp = v->gpr[R_SP], rip, selector, flags, new_sp = 0, ss_sel = 0;
     struct x86_segment cs, ss = v->seg[S_SS];
@@ -337,8 +337,8 @@ static int iret(struct soft_vcpu *v, const struct insn *i)
         r = pop(v, i->size, &selector);
     if (!r)
         r = pop(v, i->size, &flags);
-    if (!r && !v->long_mode && flags & FL_VM && v->cpl == 0)
-        r = raise_gp(v, 0); /* no virtual-8086 mode */
+    if (!r && !v->long_mode && i->size == 4 && flags & FL_VM && v->cpl == 0)
+        return iret_to_v86(v, rip, (uint16_t)selector, (uint32_t)flags, sp);
     if (!r)
         r = code_segment_check(v, (uint16_t)selector, TRANSFER_RETURN, 0, &cs, &cpl);
     if (!r)
@@ -392,7 +392,8 @@ fault:
 
 static int int_i(struct soft_vcpu *v, const struct insn *i)
 {
-    return software_interrupt(v, i, (uint8_t)i->imm);
+    return v8086_mode(v) ? v86_int(v, i, (uint8_t)i->imm)
+                         : software_interrupt(v, i, (uint8_t)i->imm);
 }
 static int int3(struct soft_vcpu *v, const struct insn *i)
 {
@@ -407,8 +408,7 @@ static int int1(struct soft_vcpu *v, const struct insn *i)
     struct delivery d = {
         .vector = EXC_DB, .flags = rflags_get(v), .rip = next_rip(v, i), .ext = 1
     };
-    int r = deliver(v, &d);
-    return r ? r : OP_JUMP;
+    return delivered(v, &d);
 }
 static int ud(struct soft_vcpu *v, const struct insn *i)
 {

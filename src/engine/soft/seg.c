@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Segments: descriptors, segment registers, far jumps, calls and returns.
- *
- * Call gates and task gates are left out: the operating systems this stage boots do not use them;
- * they raise #GP(selector).
+ * Segments: descriptors, segment registers, far jumps, calls and returns. Gates are in gate.c,
+ * tasks in task.c.
  */
 #include "engine/soft/seg.h"
 
@@ -240,17 +238,41 @@ static int far_target(struct soft_vcpu *v, uint16_t selector, uint64_t offset,
         cs->selector = selector;
         cs->base = (uint64_t)selector << 4;
         *cpl = v->cpl;
-        return offset > 0xffff && v->mode == MODE_16 && offset > cs->limit ? raise_gp(v, 0) : 0;
+        return offset > cs->limit ? raise_gp(v, 0) : 0;
     }
     int r = code_segment_check(v, selector, TRANSFER_JUMP, 0, cs, cpl);
     return r ? r : target_check(v, cs, offset);
 }
 
-static int jump_far(struct soft_vcpu *v, uint16_t selector, uint64_t offset)
+/* What is no code segment: call gates, task gates, task states. Answers OP_NEXT for code and for
+ * what the code segment's own checks find wrong. */
+static int system_target(struct soft_vcpu *v, const struct insn *i, uint16_t selector, bool call)
+{
+    enum { GATE_16 = 4, TASK = 5, GATE = 0xc, TSS_16 = 1, TSS = 9 };
+    uint64_t d;
+    if (real_mode(v) || v8086_mode(v) || is_null(selector))
+        return OP_NEXT;
+    int r = descriptor_read(v, selector, EXC_GP, &d);
+    if (r)
+        return r;
+    if (d >> 44 & 1)
+        return OP_NEXT;
+    unsigned type = d >> 40 & 15;
+    if (type == GATE || (type == GATE_16 && !v->long_mode))
+        return gate_far(v, i, selector, d, call);
+    if (!v->long_mode && (type == TASK || type == TSS_16 || type == TSS))
+        return task_far(v, i, selector, d, call);
+    return raise_gp(v, selector & 0xfffc);
+}
+
+static int jump_far(struct soft_vcpu *v, const struct insn *i, uint16_t selector, uint64_t offset)
 {
     struct x86_segment cs;
     uint8_t cpl;
-    int r = far_target(v, selector, offset, &cs, &cpl);
+    int r = system_target(v, i, selector, false);
+    if (r)
+        return r;
+    r = far_target(v, selector, offset, &cs, &cpl);
     if (r)
         return r;
     code_segment_install(v, &cs, cpl);
@@ -263,7 +285,10 @@ static int call_far(struct soft_vcpu *v, const struct insn *i, uint16_t selector
     struct x86_segment cs;
     uint8_t cpl;
     uint64_t back = next_rip(v, i), sp = v->gpr[R_SP];
-    int r = far_target(v, selector, offset, &cs, &cpl);
+    int r = system_target(v, i, selector, true);
+    if (r)
+        return r;
+    r = far_target(v, selector, offset, &cs, &cpl);
     if (!r)
         r = push(v, i->size, v->seg[S_CS].selector);
     if (!r)
@@ -295,7 +320,7 @@ static int far_pointer(struct soft_vcpu *v, const struct insn *i, uint16_t *sele
 
 static int jmp_far_a(struct soft_vcpu *v, const struct insn *i)
 {
-    return jump_far(v, i->sel, (uint64_t)i->imm & size_mask(i->size));
+    return jump_far(v, i, i->sel, (uint64_t)i->imm & size_mask(i->size));
 }
 static int call_far_a(struct soft_vcpu *v, const struct insn *i)
 {
@@ -307,7 +332,7 @@ static int jmp_far_m(struct soft_vcpu *v, const struct insn *i)
     uint16_t selector;
     uint64_t offset;
     int r = far_pointer(v, i, &selector, &offset);
-    return r ? r : jump_far(v, selector, offset);
+    return r ? r : jump_far(v, i, selector, offset);
 }
 
 static int call_far_m(struct soft_vcpu *v, const struct insn *i)

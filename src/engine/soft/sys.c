@@ -64,7 +64,7 @@ int cr0_write(struct soft_vcpu *v, uint64_t value)
     return 0;
 }
 
-static int cr3_write(struct soft_vcpu *v, uint64_t value)
+int cr3_write(struct soft_vcpu *v, uint64_t value)
 {
     bool pcide = v->cr4 & CR4_PCIDE;
     bool keep = pcide && value >> 63;
@@ -98,6 +98,8 @@ static uint64_t cr4_known(const struct soft_vcpu *v)
         if (v->features >> more[n].feature & 1)
             known |= more[n].bit;
     const struct cpuid_entry *one = vcpu_cpuid(v, 1, 0), *seven = vcpu_cpuid(v, 7, 0);
+    if (one && one->edx >> 1 & 1)
+        known |= CR4_VME | CR4_PVI;
     if (one && one->ecx >> 17 & 1)
         known |= CR4_PCIDE;
     if (seven && seven->ebx >> 7 & 1)
@@ -850,7 +852,7 @@ static int cli(struct soft_vcpu *v, const struct insn *i)
 {
     (void)i;
     if (!io_privileged(v))
-        return raise_gp(v, 0);
+        return virtual_cli(v);
     v->flags &= ~(uint32_t)FL_IF;
     return OP_NEXT;
 }
@@ -859,7 +861,7 @@ static int sti(struct soft_vcpu *v, const struct insn *i)
 {
     (void)i;
     if (!io_privileged(v))
-        return raise_gp(v, 0);
+        return virtual_sti(v);
     if (v->flags & FL_IF)
         return OP_NEXT;
     v->flags |= FL_IF;
@@ -870,12 +872,16 @@ static int sti(struct soft_vcpu *v, const struct insn *i)
 
 static int pushf(struct soft_vcpu *v, const struct insn *i)
 {
+    if (v8086_mode(v))
+        return v86_pushf(v, i);
     return push(v, i->size, rflags_get(v) & ~(uint32_t)(FL_RF | FL_VM));
 }
 
 static int popf(struct soft_vcpu *v, const struct insn *i)
 {
     uint64_t value;
+    if (v8086_mode(v))
+        return v86_popf(v, i);
     int r = pop(v, i->size, &value);
     if (r)
         return r;
