@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "img/ova.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -193,8 +194,55 @@ static void info_print(const json_t *info)
     json_object_foreach(data, key, value) print_value("  ", key, value);
 }
 
+static bool is_ova(struct call *call)
+{
+    const char *format = call_flag(call, "format");
+    return format ? !strcmp(format, "ova") : ova_probe(call->args[0]);
+}
+
+static void ova_print(const json_t *info)
+{
+    char size[32];
+    size_t i;
+    json_t *one;
+    printf("image: %s\nfile format: ova\nname: %s\noperating system: %s\n",
+           json_string_value(json_object_get(info, "filename")),
+           json_string_value(json_object_get(info, "name")),
+           json_string_value(json_object_get(info, "os")));
+    uint64_t memory = (uint64_t)json_integer_value(json_object_get(info, "memory"));
+    printf("CPUs: %lld\nmemory: %s\n", (long long)json_integer_value(json_object_get(info, "cpus")),
+           size_print(memory, size, sizeof size));
+    json_array_foreach(json_object_get(info, "disks"), i, one)
+        printf("disk %zu: %s: %s in %s, compression %s\n", i + 1,
+               json_string_value(json_object_get(one, "id")),
+               size_print((uint64_t)json_integer_value(json_object_get(one, "capacity")), size,
+                          sizeof size),
+               json_string_value(json_object_get(one, "file")),
+               json_string_value(json_object_get(one, "compression")));
+    json_array_foreach(json_object_get(info, "hardware"), i, one)
+        printf("hardware: %s%s%s\n", json_string_value(json_object_get(one, "name")),
+               json_string_length(json_object_get(one, "subtype")) ? ", " : "",
+               json_string_value(json_object_get(one, "subtype")));
+}
+
+static int info_ova(struct call *call)
+{
+    AUTO(ova_close) struct ova *ova = NULL;
+    int r = ova_open(call->args[0], &ova, &call->err);
+    if (r < 0)
+        return r;
+    AUTO(json_decref) json_t *info = ova_info(ova);
+    if (call_json(call))
+        print_json(info);
+    else
+        ova_print(info);
+    return 0;
+}
+
 int img_info(struct call *call)
 {
+    if (is_ova(call))
+        return info_ova(call);
     bool chain = call_flag(call, "backing-chain");
     struct image_options options = {
         .path = call->args[0],
@@ -262,8 +310,25 @@ static void check_print(const struct image_problem_count *n)
     printf("image end: %" PRIu64 "\n", n->end);
 }
 
+static int check_ova(struct call *call)
+{
+    AUTO(ova_close) struct ova *ova = NULL;
+    unsigned checked, bad;
+    int r = ova_open(call->args[0], &ova, &call->err);
+    if (r == 0)
+        r = ova_check(ova, call_quiet(call) ? NULL : check_report, NULL, &checked, &bad,
+                      &call->err);
+    if (r < 0)
+        return r;
+    if (!call_quiet(call))
+        printf("%u digests of the manifest, %u of them differ\n", checked, bad);
+    return bad ? 2 : 0;
+}
+
 int img_check(struct call *call)
 {
+    if (is_ova(call))
+        return check_ova(call);
     const char *repair = call_flag(call, "repair");
     if (repair && strcmp(repair, "leaks") && strcmp(repair, "all"))
         return err_set(&call->err, EINVAL, "--repair=%s: there is leaks and all", repair);

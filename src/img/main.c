@@ -10,6 +10,7 @@
 #include "base/checked.h"
 #include "base/loop.h"
 #include "base/text.h"
+#include "img/ova.h"
 
 #include <string.h>
 
@@ -24,6 +25,7 @@
 #define F_CACHE  { 't', "cache", "MODE", "accepted for qemu-img's sake; the host's cache is used and flushed at the end" }
 #define F_KEY { 0, "key-file", "FILE", "the passphrase of encrypted images, and nothing else" }, \
               { 0, "object", "secret,id=ID,file=FILE", "the same, in qemu-img's words; may be repeated" }
+#define F_DISK { 0, "disk", "ID|N", "which disk of an OVA" }
 #define F_END    { 0, NULL, NULL, NULL }
 
 static const struct flag create_flags[] = {
@@ -38,7 +40,7 @@ static const struct flag info_flags[] = {
 static const struct flag check_flags[] = {
     F_FORMAT, { 'r', "repair", "leaks|all", "put right what is safe to" }, F_OUTPUT, F_QUIET, F_SHARE, F_KEY, F_END };
 static const struct flag convert_flags[] = {
-    F_FORMAT, { 'O', "target-format", "FORMAT", "format of TARGET (raw)" },
+    F_FORMAT, F_DISK, { 'O', "target-format", "FORMAT", "format of TARGET (raw)" },
     { 'o', "options", "NAME=VALUE,...", "options of the target's format" },
     { 'c', "compress", NULL, "pack clusters" },
     { 'b', "backing", "FILE", "store in TARGET only what differs from FILE" },
@@ -71,11 +73,11 @@ static const struct flag rebase_flags[] = {
     { 'u', "unsafe", NULL, "change only the name: the content below must be the same" },
     F_CACHE, F_PROGRESS, F_QUIET, F_KEY, F_END };
 static const struct flag compare_flags[] = {
-    F_FORMAT, { 'F', "second-format", "FORMAT", "format of the second image" },
+    F_FORMAT, F_DISK, { 'F', "second-format", "FORMAT", "format of the second image" },
     { 's', "strict", NULL, "sizes and allocation count, too" }, F_PROGRESS, F_QUIET, F_SHARE, F_KEY, F_END };
-static const struct flag map_flags[] = { F_FORMAT, F_OUTPUT, F_SHARE, F_KEY, F_END };
+static const struct flag map_flags[] = { F_FORMAT, F_DISK, F_OUTPUT, F_SHARE, F_KEY, F_END };
 static const struct flag measure_flags[] = {
-    F_FORMAT, { 'O', "target-format", "FORMAT", "format to measure for (raw)" },
+    F_FORMAT, F_DISK, { 'O', "target-format", "FORMAT", "format to measure for (raw)" },
     { 'o', "options", "NAME=VALUE,...", "options of that format" },
     { 0, "size", "SIZE", "of a new, empty disk instead of FILE" }, F_OUTPUT, F_SHARE, F_KEY, F_END };
 static const struct flag dd_flags[] = {
@@ -168,7 +170,14 @@ int call_open(struct call *call, const char *path, const char *format, bool writ
         .readonly = !write,
         .no_lock = call_flag(call, "force-share") != NULL,
     };
-    return call_image_open(call, &options, out);
+    bool archive = format ? !strcmp(format, "ova") : ova_probe(path);
+    if (!archive)
+        return call_image_open(call, &options, out);
+    if (write)
+        return err_set(&call->err, EROFS, "%s: an OVA can only be read; convert it", path);
+    struct ova *ova;
+    int r = ova_open(path, &ova, &call->err);
+    return r < 0 ? r : ova_open_disk(ova, call_flag(call, "disk"), out, &call->err);
 }
 
 /* ---- progress ---- */
@@ -248,6 +257,7 @@ static void help(void)
     printf("\nFormats:\n");
     for (unsigned i = 0; image_formats()[i]; i++)
         printf("  %-10s %s\n", image_formats()[i]->name, image_formats()[i]->about);
+    printf("  %-10s %s\n", "ova", "virtual appliances; disks of them can be read");
     printf("\nbedplate-img COMMAND --help lists a command's options.\n");
 }
 
