@@ -99,6 +99,7 @@ struct block_request {
 enum block_cache {
     BLOCK_CACHE_WRITEBACK, /* the host's page cache; FLUSH makes it durable */
     BLOCK_CACHE_DIRECT,    /* O_DIRECT; FLUSH makes it durable */
+    BLOCK_CACHE_UNSAFE,    /* the host's page cache; FLUSH and FUA do nothing */
 };
 
 /* What a node asks of its submitters. Fixed once open. */

@@ -10,6 +10,7 @@
 #include "block/image.h"
 #include "block/probe.h"
 #include "block/raw.h"
+#include "block/zeroes.h"
 
 #include <fcntl.h>
 #include <sched.h>
@@ -471,6 +472,57 @@ static void test_space(void **state)
     disk_close(&disk);
 }
 
+/* Bytes of the file that are stored. */
+static uint64_t stored(const char *path)
+{
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+/* Writes a MiB of noise, then zeros over its first half: what is stored afterwards. */
+static uint64_t zeroes_stored(const struct zeroes_options *zeroes, bool discard)
+{
+    const char *path = make_file("zeroes", 1 << 20);
+    AUTO(free) uint8_t *data = malloc(1 << 20);
+    struct err err;
+    struct disk disk = { 0 };
+    assert_non_null(data);
+    memset(data, 7, 1 << 20);
+    if (block_open(
+            &(struct block_options){ .path = path, .format = "raw", .no_uring = use_threads },
+            &disk.node, &err) < 0 ||
+        zeroes_open(disk.node, zeroes, &disk.node, &err) < 0 ||
+        block_queue_create(disk.node, test_loop, &disk.queue, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(run(&disk, BLOCK_WRITE, 0, data, 1 << 20, 0), 0);
+    memset(data, 0, 1 << 19);
+    assert_int_equal(run(&disk, BLOCK_WRITE, 0, data, 1 << 19, 0), 0);
+    if (discard)
+        assert_int_equal(run(&disk, BLOCK_DISCARD, 1 << 19, NULL, 1 << 18, 0),
+                         zeroes->keep_space ? -EOPNOTSUPP : 0);
+    memset(data, 1, 1 << 19);
+    assert_int_equal(run(&disk, BLOCK_READ, 0, data, 1 << 19, 0), 0);
+    for (unsigned i = 0; i < 1 << 19; i++)
+        assert_int_equal(data[i], 0);
+    assert_int_equal(run(&disk, BLOCK_WRITE_ZEROES, 3 << 18, NULL, 1 << 18, BLOCK_UNMAP), 0);
+    disk_close(&disk);
+    return stored(path);
+}
+
+static void test_zeroes(void **state)
+{
+    if (zeroes_stored(&(struct zeroes_options){ 0 }, true) == 1 << 20)
+        skip(); /* no holes on this file system */
+    assert_int_equal(zeroes_stored(&(struct zeroes_options){ 0 }, true), 1 << 19);
+    assert_int_equal(zeroes_stored(&(struct zeroes_options){ 0 }, false), 3 << 18);
+    assert_int_equal(zeroes_stored(&(struct zeroes_options){ .detect = ZEROES_UNMAP }, true), 0);
+    assert_int_equal(zeroes_stored(&(struct zeroes_options){ .keep_space = true }, true), 1 << 20);
+    assert_int_equal(
+        zeroes_stored(&(struct zeroes_options){ .detect = ZEROES_ZERO, .keep_space = true }, true),
+        1 << 20);
+}
+
 static void test_guard(void **state)
 {
     const char *path = make_file("guard", 8192);
@@ -750,6 +802,7 @@ int main(void)
         EACH(test_shrunk),
         EACH(test_refused),
         EACH(test_space),
+        EACH(test_zeroes),
         EACH(test_guard),
         cmocka_unit_test(test_drain_deadline),
         cmocka_unit_test(test_flush_failed),

@@ -493,12 +493,14 @@ int format_node_open(const struct block_options *options, const char *name,
                      struct store *take_store, struct block_node **out, struct err *err)
 {
     AUTO(store_close) struct store *store = take_store;
+    store->no_flush = options->cache == BLOCK_CACHE_UNSAFE;
     struct image_options image_options = {
         .path = options->path,
         .format = name,
         .readonly = options->readonly,
         .no_lock = options->no_lock,
         .direct = options->cache == BLOCK_CACHE_DIRECT,
+        .unsafe = options->cache == BLOCK_CACHE_UNSAFE,
         .opener = options->opener,
         .secret = options->secret,
     };

@@ -277,6 +277,8 @@ int image_open_part(const struct image *image, const char *name, struct store **
     r = image_open_fd(&options, &fd, err);
     if (r == 0)
         r = store_open_fd(fd, !options.no_lock, out, err);
+    if (r == 0)
+        (*out)->no_flush = options.unsafe;
     return r < 0 ? err_prefix(err, "%s", path) : 0;
 }
 
@@ -387,6 +389,8 @@ static int image_open_link(const struct image_options *options, const struct cha
         r = nbd_client_open(options->path, options->readonly, &client, err);
         if (r == 0)
             r = nbd_store_open(client, &store, err);
+        if (r == 0)
+            store->no_flush = options->unsafe;
         return r < 0 ? r : image_open_format(&export, store, above, guess_may_refer, out, err);
     }
     r = image_open_fd(options, &fd, err);
@@ -394,6 +398,7 @@ static int image_open_link(const struct image_options *options, const struct cha
         r = store_open_fd(fd, !options->no_lock, &store, err);
     if (r < 0)
         return r;
+    store->no_flush = options->unsafe;
     return image_open_format(options, store, above, guess_may_refer, out, err);
 }
 

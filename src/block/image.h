@@ -38,6 +38,7 @@ struct image_options {
     bool no_backing; /* leave the chain below closed; unallocated parts read as zeros */
     bool for_check;  /* open although marked corrupt or dirty, change nothing on opening */
     bool direct;     /* O_DIRECT */
+    bool unsafe;     /* flushing does nothing */
     bool no_key;     /* without a secret: open an encrypted image all the same, its data closed */
     const struct image_secret *secret; /* for all encrypted images of the chain; NULL: none */
     const struct crypt_budget *budget; /* of key derivation; NULL: crypt_budget_default */

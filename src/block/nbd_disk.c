@@ -240,6 +240,7 @@ int nbd_store_open(struct nbd_client *take_client, struct store **out, struct er
 struct nbd_node {
     struct block_node node;
     struct nbd_client *client; /* owned */
+    bool unsafe;               /* flushing does nothing; fixed once open */
 };
 
 struct nbd_queue {
@@ -306,6 +307,11 @@ static void request_fill(struct nbd_request *req, const struct block_request *bl
 static void nbd_node_submit(struct block_queue *base, struct block_request *block)
 {
     struct nbd_queue *queue = queue_of(base);
+    bool unsafe = CONTAINER_OF(base->node, struct nbd_node, node)->unsafe;
+    if (unsafe && block->op == BLOCK_FLUSH) {
+        block_complete_later(block, 0);
+        return;
+    }
     struct nbd_piece *piece = queue->spare;
     if (piece)
         queue->spare = piece->next;
@@ -316,6 +322,8 @@ static void nbd_node_submit(struct block_queue *base, struct block_request *bloc
     piece->block = block;
     piece->queue = queue;
     request_fill(&piece->req, block);
+    if (unsafe)
+        piece->req.flags &= ~(unsigned)NBD_CMD_FLAG_FUA;
     nbd_submit(node_client(base->node), &piece->req);
 }
 
@@ -415,6 +423,7 @@ int nbd_node_open(const struct block_options *options, struct nbd_client *take_c
         return err_set(err, ENOMEM, "out of memory");
     }
     nbd->client = take_client;
+    nbd->unsafe = options->cache == BLOCK_CACHE_UNSAFE;
     AUTO(block_close) struct block_node *node = &nbd->node;
     int r = block_node_init(node, &nbd_driver, options->path, err);
     if (r < 0)

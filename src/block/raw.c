@@ -81,6 +81,11 @@ static const struct iovec *raw_remaining(struct block_request *req, unsigned *co
     return req->rest;
 }
 
+static bool raw_is_durable(const struct raw *raw, const struct block_request *req)
+{
+    return req->flags & BLOCK_FUA && !raw->unsafe;
+}
+
 static enum raw_step raw_first_zero_step(struct raw *raw, const struct block_request *req)
 {
     bool punch = !atomic_load(&raw->no_punch), range = !atomic_load(&raw->no_zero_range);
@@ -94,7 +99,7 @@ void raw_next(struct raw *raw, struct block_request *req, struct raw_io *io)
     *io = (struct raw_io){ .offset = req->at, .len = req->len };
     if (req->op == BLOCK_READ || req->op == BLOCK_WRITE) {
         io->call = req->op == BLOCK_READ ? RAW_READ : RAW_WRITE;
-        io->flags = req->op == BLOCK_WRITE && (req->flags & BLOCK_FUA) ? RWF_DSYNC : 0;
+        io->flags = req->op == BLOCK_WRITE && raw_is_durable(raw, req) ? RWF_DSYNC : 0;
         io->offset += req->moved;
         io->iov = raw_remaining(req, &io->count);
         return;
@@ -173,10 +178,10 @@ static bool raw_unsupported(int answer)
 }
 
 /* After the content of WRITE_ZEROES is in place. */
-static bool raw_zeroed(struct block_request *req, int *result)
+static bool raw_zeroed(struct raw *raw, struct block_request *req, int *result)
 {
     *result = 0;
-    if (!(req->flags & BLOCK_FUA))
+    if (!raw_is_durable(raw, req))
         return true;
     req->step = STEP_SYNC;
     return false;
@@ -225,12 +230,12 @@ static bool raw_zero_result(struct raw *raw, struct block_request *req, int answ
     case STEP_ZERO_WRITE:
         if (!raw_moved(raw, req, answer, result))
             return false;
-        return *result < 0 || raw_zeroed(req, result);
+        return *result < 0 || raw_zeroed(raw, req, result);
     case STEP_FIRST:
     case STEP_SYNC: return raw_synced(raw, answer, result);
     }
     *result = answer;
-    return answer < 0 || raw_zeroed(req, result);
+    return answer < 0 || raw_zeroed(raw, req, result);
 }
 
 bool raw_result(struct raw *raw, struct block_request *req, int answer, int *result)
@@ -367,6 +372,7 @@ int raw_open(const struct block_options *options, int take_fd, struct block_node
     workers_init(&raw->workers, &raw_workers, &raw->node);
     raw->fd = TAKE_FD(fd);
     raw->direct = flags & O_DIRECT;
+    raw->unsafe = options->cache == BLOCK_CACHE_UNSAFE;
     raw->locked = !options->no_lock;
     raw->uring = !options->no_uring && raw_uring_works();
     AUTO(block_close) struct block_node *node = &raw->node;

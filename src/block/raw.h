@@ -32,6 +32,7 @@ struct raw {
     bool uring;
     /* Learned while running, from any thread. */
     atomic_bool no_punch, no_zero_range;
+    bool unsafe; /* flushing does nothing; fixed once open */
     atomic_bool sync_failed;
     struct workers workers; /* idle with io_uring */
 };

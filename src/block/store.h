@@ -34,7 +34,8 @@ struct store_ops { /* all return 0 or -errno */
 
 struct store { /* embedded by each kind; fixed at create */
     const struct store_ops *ops;
-    int fd; /* the file behind it, borrowed; -1: none */
+    int fd;        /* the file behind it, borrowed; -1: none */
+    bool no_flush; /* store_flush does nothing: a power cut may lose anything */
 };
 
 /* Takes the descriptor. `locked`: lock_image was called on it. */

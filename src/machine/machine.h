@@ -32,6 +32,7 @@ enum machine_event {
     MACHINE_TRIPLE_FAULT,  /* a vCPU shut down */
     MACHINE_ENGINE_FAILED, /* detail: why */
     MACHINE_DISK_FULL,     /* detail: which disk; sent by a disk with on-full=pause */
+    MACHINE_DISK_ERROR,    /* the same with on-error=pause */
     MACHINE_PANICKED,      /* the guest said so */
     MACHINE_WATCHDOG,      /* a watchdog fired; detail: which */
     MACHINE_DEBUG,         /* a vCPU hit the host's debugger: vcpu index in `vcpu` */

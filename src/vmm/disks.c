@@ -28,9 +28,11 @@ static int disk_throttle(struct vmm *vmm, unsigned index, struct err *err)
 static int disk_open(struct vmm *vmm, unsigned index, struct err *err)
 {
     const struct disk_options *disk = &vmm->options.disks[index];
-    struct block_options options = { .path = disk->path,
-                                     .format = disk->format,
-                                     .readonly = disk->readonly };
+    struct block_options options = {
+        .path = disk->path, .format = disk->format, .readonly = disk->readonly, .cache = disk->cache
+    };
+    const struct zeroes_options zeroes = { .detect = disk->detect_zeroes,
+                                           .keep_space = disk->discard };
     int r = disk_throttle(vmm, index, err);
     if (r < 0)
         return err_prefix(err, "%s", disk->path ? disk->path : "none");
@@ -44,6 +46,8 @@ static int disk_open(struct vmm *vmm, unsigned index, struct err *err)
     struct block_node *node;
     r = block_open(&options, &node, err);
     image_secret_free(&secret); /* the node has the key */
+    if (r == 0)
+        r = zeroes_open(node, &zeroes, &node, err);
     return r < 0 ? r : throttle_open(node, vmm->throttles[index], &vmm->disks[index], err);
 }
 

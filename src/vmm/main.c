@@ -139,6 +139,12 @@ void vmm_machine_event(struct vmm *vmm, enum machine_event event, unsigned vcpu,
         vmm_event(vmm, "disk-full", json_pack("{s:s}", "device", detail));
         vmm_say("%s: the host's disk is full; the VM is paused until it is resumed", detail);
         break;
+    case MACHINE_DISK_ERROR:
+        vmm_pause(vmm, "disk-error");
+        vmm_event(vmm, "disk-error", json_pack("{s:s}", "device", detail));
+        vmm_say("%s: the host cannot read or write it; the VM is paused until it is resumed",
+                detail);
+        break;
     case MACHINE_PANICKED:
         vmm_event(vmm, "panicked", json_pack("{s:s}", "detail", detail));
         log_warning("the guest reports a panic: %s", detail);

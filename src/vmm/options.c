@@ -13,6 +13,7 @@
 #include "engine/x86.h"
 #include "net/net.h"
 #include "vmm/exit_status.h"
+#include "vmm/options_disk.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -42,7 +43,7 @@ struct option {
     const char *first;
 };
 
-static int text_set(char **field, const char *value, struct err *err)
+int text_set(char **field, const char *value, struct err *err)
 {
     char *copy = strdup(value);
     if (!copy)
@@ -125,8 +126,8 @@ const char *options_guess(const char *word, const char *(*get)(size_t i))
     return guess;
 }
 
-static int unknown_word(struct err *err, const char *what, const char *dashes, const char *word,
-                        const char *(*get)(size_t i))
+int unknown_word(struct err *err, const char *what, const char *dashes, const char *word,
+                 const char *(*get)(size_t i))
 {
     const char *guess = options_guess(word, get);
     if (guess)
@@ -139,8 +140,7 @@ static int unknown_word(struct err *err, const char *what, const char *dashes, c
 }
 
 /* Index of `word`, or the error. */
-static int choice_set(const char *what, const char *word, const char *(*get)(size_t i),
-                      struct err *err)
+int choice_set(const char *what, const char *word, const char *(*get)(size_t i), struct err *err)
 {
     for (size_t i = 0; get(i); i++)
         if (strcmp(get(i), word) == 0)
@@ -298,27 +298,20 @@ static int boot_set(struct options *o, const char *value, struct err *err)
     return r;
 }
 
-static const char *disk_key(size_t i)
-{
-    static const char *const names[] = { "path",   "format",  "readonly", "bus",
-                                         "queues", "on-full", "key-file", NULL };
-    return names[i];
-}
-
 const char *options_disk_bus(size_t i)
 {
     static const char *const names[] = { "virtio", "sata", NULL };
     return names[i];
 }
 
-static int value_needed(const char *key, const char *value, const char *example, struct err *err)
+int value_needed(const char *key, const char *value, const char *example, struct err *err)
 {
     if (value && *value)
         return 0;
     return err_set(err, EINVAL, "'%s' needs a value, as in %s", key, example);
 }
 
-static int flag_value(const char *key, const char *value, struct err *err)
+int flag_value(const char *key, const char *value, struct err *err)
 {
     return value ? err_set(err, EINVAL, "'%s' takes no value", key) : 0;
 }
@@ -338,43 +331,7 @@ static int disk_part(struct options *o, const char *key, const char *value, stru
 {
     if (strcmp(key, "path") == 0)
         return disk_new(o, value, err);
-    struct disk_options *disk = &o->disks[o->disk_count - 1];
-    int r = 0;
-    if (strcmp(key, "format") == 0) {
-        r = value_needed(key, value, "format=raw", err);
-        return r < 0 ? r : text_set(&disk->format, value, err);
-    }
-    if (strcmp(key, "key-file") == 0) {
-        r = value_needed(key, value, "key-file=/etc/bedplate/root.key", err);
-        return r < 0 ? r : text_set(&disk->key_file, value, err);
-    }
-    if (strcmp(key, "readonly") == 0) {
-        disk->readonly = true;
-        return flag_value(key, value, err);
-    }
-    if (strcmp(key, "bus") == 0) {
-        r = choice_set("bus", value ? value : "", options_disk_bus, err);
-        if (r >= 0)
-            disk->bus = (enum disk_bus)r;
-        return r < 0 ? r : 0;
-    }
-    if (strcmp(key, "queues") == 0) {
-        uint64_t n;
-        r = value_needed(key, value, "queues=4", err);
-        if (r == 0)
-            r = number_parse(value, 1, OPTIONS_MAX_QUEUES, &n, err);
-        if (r < 0)
-            return err_prefix(err, "queues");
-        disk->queues = (unsigned)n;
-        return 0;
-    }
-    if (strcmp(key, "on-full") == 0) {
-        if (!value || (strcmp(value, "report") != 0 && strcmp(value, "pause") != 0))
-            return err_set(err, EINVAL, "on-full is 'report' (the guest sees an error) or 'pause'");
-        disk->pause_when_full = *value == 'p';
-        return 0;
-    }
-    return unknown_word(err, "disk option", "", key, disk_key);
+    return options_disk_part(&o->disks[o->disk_count - 1], key, value, err);
 }
 
 static const char *cdrom_key(size_t i)
@@ -696,12 +653,20 @@ static const struct option option_table[] = {
       "Each VM needs a file of its own. Without this option variables are lost when the VM ends.", uefi_vars_set },
     { "boot", "order=cdn[,menu=on|off][,timeout=MS]", 0, "what firmware boots from: c disk, d CD, n network (default cdn)",
       "menu=on offers the firmware's boot menu for so many milliseconds (default 3000).", boot_set },
-    { "disk", "PATH[,format=F][,readonly][,bus=virtio|sata][,queues=N][,on-full=report|pause][,key-file=FILE]", OPTION_MANY,
+    { "disk", "PATH[,format=F][,readonly][,bus=virtio|sata][,NAME=VALUE]...", OPTION_MANY,
       "a disk (virtio-blk unless bus= says otherwise); may be repeated",
+      "PATH is a file, a block device or an export nbd://HOST/NAME (see bedplate-img(1); its TLS parameters may be parts: "
+      "tls-certificates=DIRECTORY, tls-psk-file=FILE). "
       "Without format the image's magic decides; a file without any known magic is opened as raw with a warning, and the "
-      "guest cannot write a magic into its first sector. on-full says what happens when the host's disk is full: the guest "
-      "sees an error (report, the default), or the VM pauses until it is resumed. key-file names a file that holds the "
-      "passphrase of an encrypted image and nothing else. A path with a comma can be given in a configuration file.", NULL, disk_part, "path" },
+      "guest cannot write a magic into its first sector. key-file names a file that holds the passphrase of an encrypted image "
+      "and nothing else. "
+      "cache=writeback (the default) uses the host's cache, none goes around it, unsafe ignores the guest's flushes. "
+      "discard=unmap (the default) gives trimmed space back, ignore keeps it. detect-zeroes=on|unmap finds zeros in what "
+      "the guest writes. iops=N, bps=SIZE and the same with -rd and -wr limit a second's requests and bytes; -burst and "
+      "-burst-s behind them allow more for a while; throttle-group=NAME shares one disk's limits. queues=N, serial=TEXT. "
+      "on-full (the host's disk is full) and on-error (another error of the host) say what follows: the guest "
+      "sees an error (report, the default), the VM pauses until it is resumed, which tries again (pause), or the guest is "
+      "told that all is well (ignore). A path with a comma can be given in a configuration file.", NULL, disk_part, "path" },
     { "cdrom", "ISO|none[,bus=sata]", OPTION_MANY, "a CD-ROM drive with this image, or empty; may be repeated",
       "The drives are called cdrom0, cdrom1 and so on; medium-eject and medium-insert of the control socket change their "
       "media while the VM runs.", NULL, cdrom_part, "path" },
@@ -1042,6 +1007,11 @@ static int options_check(const struct options *o, struct err *err)
     if (o->viewer.address && !o->video)
         return err_set(err, EINVAL,
                        "--display shows the display adapter's screen; leave out --video none");
+    for (unsigned i = 0; i < o->disk_count; i++) {
+        int r = options_disk_check(&o->disks[i], err);
+        if (r < 0)
+            return err_prefix(err, "--disk %s", o->disks[i].path ? o->disks[i].path : "none");
+    }
     for (unsigned i = 0; i < o->disk_count; i++)
         for (unsigned j = 0; j < i; j++)
             if (o->disks[i].path && o->disks[j].path &&
@@ -1103,10 +1073,7 @@ void options_fini(struct options *o)
         *texts[i] = NULL;
     }
     for (unsigned i = 0; i < o->disk_count; i++) {
-        free(o->disks[i].path);
-        free(o->disks[i].format);
-        free(o->disks[i].key_file);
-        free(o->disks[i].throttle_group);
+        options_disk_fini(&o->disks[i]);
     }
     for (unsigned i = 0; i < o->net_count; i++) {
         free(o->nets[i].tap);

@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "block/throttle.h"
+#include "block/zeroes.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -33,8 +34,13 @@ struct disk_options {
     bool cdrom;
     char *format;   /* NULL: found out by its magic */
     char *key_file; /* NULL: it is not encrypted */
-    bool readonly, pause_when_full;
-    unsigned queues; /* 0: the device's default */
+    bool readonly;
+    unsigned queues;            /* 0: the device's default */
+    unsigned cache;             /* enum block_cache */
+    unsigned discard;           /* 0: unmap, 1: ignore */
+    unsigned detect_zeroes;     /* enum zeroes_detect */
+    unsigned on_full, on_error; /* enum virtio_blk_policy */
+    char *serial;               /* NULL: the disk's name */
     struct throttle_limits limits;
     char *throttle_group; /* NULL: the limits are this disk's own */
 };

@@ -349,7 +349,9 @@ static int disks_plug(struct vmm *vmm, struct err *err)
             .node = vmm->disks[i],
             .readonly = disk->readonly,
             .queues = disk->queues,
-            .on_full = disk->pause_when_full ? VIRTIO_BLK_FULL_PAUSE : VIRTIO_BLK_FULL_REPORT,
+            .serial = disk->serial,
+            .on_full = disk->on_full,
+            .on_error = disk->on_error,
         };
         struct pci_device *pci;
         int r = virtio_blk_create(vmm->machine, &options, &pci, err);

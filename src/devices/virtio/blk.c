@@ -6,11 +6,11 @@
  * queues go to one block queue on io_loop. The device orders nothing: a flush covers what completed
  * before it was submitted, and a driver learns of completions only through us.
  *
- *  1. A request is in exactly one place: submitted to the block queue, in `full` (no space, kept),
- * or in `late` (completed while the device was paused).
+ *  1. A request is in exactly one place: submitted to the block queue, in `kept` (the host could
+ * not, by now), or in `late` (completed while the device was paused).
  *  2. While paused, no buffer is given back: the saved state lists it, and whoever restores it
  *     submits it again. Doing so is harmless, since the driver has not been told that it was done.
- *  3. What waits in `full` or `late` holds no lease while the device is paused: whoever freezes
+ *  3. What waits in `kept` or `late` holds no lease while the device is paused: whoever freezes
  * guest memory need not wait for a disk to get room.
  */
 #include "devices/virtio/blk.h"
@@ -43,7 +43,7 @@ struct blk_request {
     struct block_request block;
     struct blk *blk;
     struct virtqueue_elem *elem;
-    struct blk_request *next; /* in full, late or spare */
+    struct blk_request *next; /* in kept, late or spare */
     struct iovec *iov;
     unsigned iov_room;
     int result; /* in late */
@@ -54,13 +54,13 @@ struct blk {
     struct blk_regs regs;
     struct block_node *node; /* borrowed; fixed at create */
     bool readonly;           /* fixed at create */
-    enum virtio_blk_full on_full;
+    enum virtio_blk_policy on_full, on_error;
     char serial[VIRTIO_BLK_ID_BYTES];
 
     /* io_loop */
     struct block_queue *queue; /* owned */
-    struct blk_request *full, *late, *spare;
-    bool full_posted; /* MACHINE_DISK_FULL was sent since the last resume */
+    struct blk_request *kept, *late, *spare;
+    bool kept_posted; /* MACHINE_DISK_FULL or _ERROR was sent since the last resume */
     struct block_request settle;
     bool settling;
 };
@@ -125,22 +125,39 @@ static uint8_t blk_status(const struct blk_request *req, int result)
     return VIRTIO_BLK_S_IOERR;
 }
 
-static void blk_keep_full(struct blk *blk, struct blk_request *req)
+static void blk_keep(struct blk *blk, struct blk_request *req, enum machine_event event)
 {
-    request_append(&blk->full, req);
-    if (!blk->full_posted)
-        machine_post_event(blk->vdev.pci.dev.machine, MACHINE_DISK_FULL, blk->vdev.pci.dev.id);
-    blk->full_posted = true;
+    request_append(&blk->kept, req);
+    if (!blk->kept_posted)
+        machine_post_event(blk->vdev.pci.dev.machine, event, blk->vdev.pci.dev.id);
+    blk->kept_posted = true;
+}
+
+/* What to do about a result. Mistakes of the guest are always told to it. */
+static enum virtio_blk_policy blk_policy(const struct blk *blk, int result)
+{
+    switch (-result) {
+    case ENOSPC: return blk->on_full;
+    case 0:
+    case EOPNOTSUPP:
+    case EINVAL:
+    case EROFS:
+    case EPERM: return VIRTIO_BLK_REPORT;
+    default: return blk->on_error;
+    }
 }
 
 static void blk_finish(struct blk *blk, struct blk_request *req, int result)
 {
     struct virtqueue_elem *elem = req->elem;
-    if (result == -ENOSPC && blk->on_full == VIRTIO_BLK_FULL_PAUSE && !elem->vq->stopped) {
-        blk_keep_full(blk, req);
+    enum virtio_blk_policy policy = blk_policy(blk, result);
+    if (policy == VIRTIO_BLK_PAUSE && !elem->vq->stopped) {
+        blk_keep(blk, req, result == -ENOSPC ? MACHINE_DISK_FULL : MACHINE_DISK_ERROR);
         return;
     }
-    uint8_t status = blk_status(req, result);
+    uint8_t status = blk_status(req, result); /* logs it in any case */
+    if (policy == VIRTIO_BLK_IGNORE)
+        status = VIRTIO_BLK_S_OK;
     request_put(req);
     blk_answer(blk, elem, status);
 }
@@ -320,7 +337,7 @@ static void blk_cancel_list(struct blk_request **list, unsigned queue)
 static void blk_cancel(struct virtio_device *vdev, unsigned queue)
 {
     struct blk *blk = blk_of(vdev);
-    blk_cancel_list(&blk->full, queue);
+    blk_cancel_list(&blk->kept, queue);
     blk_cancel_list(&blk->late, queue);
 }
 
@@ -360,7 +377,7 @@ static void blk_pause(struct virtio_device *vdev)
     if (block_drain(blk->queue, BLK_DRAIN_MS / 2) < 0)
         log_warning("%s: %u requests did not finish in time; they stay listed", vdev->pci.dev.id,
                     block_in_flight(blk->queue));
-    for (struct blk_request *req = blk->full; req; req = req->next)
+    for (struct blk_request *req = blk->kept; req; req = req->next)
         virtqueue_elem_unlease(req->elem); /* 3 */
 }
 
@@ -377,14 +394,14 @@ static bool blk_reclaim(struct blk_request *req)
 static void blk_resume(struct virtio_device *vdev)
 {
     struct blk *blk = blk_of(vdev);
-    struct blk_request *late = TAKE(blk->late), *full = TAKE(blk->full), *next;
-    blk->full_posted = false;
+    struct blk_request *late = TAKE(blk->late), *kept = TAKE(blk->kept), *next;
+    blk->kept_posted = false;
     for (struct blk_request *req = late; req; req = next) {
         next = req->next;
         if (blk_reclaim(req))
             blk_finish(blk, req, req->result);
     }
-    for (struct blk_request *req = full; req; req = next) {
+    for (struct blk_request *req = kept; req; req = next) {
         next = req->next;
         struct virtqueue_elem *elem = req->elem;
         if (!blk_reclaim(req))
@@ -468,7 +485,7 @@ static void blk_queue_close(void *arg)
     blk->vdev.paused = true; /* what completes now goes to `late` */
     block_queue_destroy(blk->queue);
     request_list_free(blk->late);
-    request_list_free(blk->full);
+    request_list_free(blk->kept);
     request_list_free(blk->spare);
 }
 
@@ -540,6 +557,7 @@ int virtio_blk_create(struct machine *m, const struct virtio_blk_options *option
     blk->node = options->node;
     blk->readonly = options->readonly || block_readonly(options->node);
     blk->on_full = options->on_full;
+    blk->on_error = options->on_error;
     blk->regs.writeback = 1;
     const char *serial = options->serial ? options->serial : options->id;
     memcpy(blk->serial, serial, strnlen(serial, sizeof blk->serial));

@@ -12,9 +12,11 @@ struct block_node;
 struct machine;
 struct pci_device;
 
-enum virtio_blk_full {
-    VIRTIO_BLK_FULL_REPORT, /* the guest sees an I/O error */
-    VIRTIO_BLK_FULL_PAUSE,  /* MACHINE_DISK_FULL; the request is kept and tried again on resume */
+enum virtio_blk_policy {                    /* when the host cannot do a request */
+                         VIRTIO_BLK_REPORT, /* the guest sees an I/O error */
+                         VIRTIO_BLK_PAUSE,  /* MACHINE_DISK_FULL or _ERROR; the request is kept,
+                                               tried again on resume */
+                         VIRTIO_BLK_IGNORE, /* the guest is told that it was done */
 };
 
 enum { VIRTIO_BLK_MAX_QUEUES = 16 };
@@ -25,7 +27,7 @@ struct virtio_blk_options {
     const char *serial;      /* at most 20 bytes count; NULL: the id */
     bool readonly;           /* a read-only node is read-only anyway */
     unsigned queues;         /* 1 to VIRTIO_BLK_MAX_QUEUES; 0: 1 */
-    enum virtio_blk_full on_full;
+    enum virtio_blk_policy on_full, on_error;
 };
 
 /* The caller puts it on the bus (pci_bus_add) and then into the machine. */

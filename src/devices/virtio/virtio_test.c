@@ -65,7 +65,7 @@ static void wait_for(bool (*fn)(void *arg), void *arg)
 /* ---- A disk of memory that can be full or hang ---- */
 
 enum { FAKE_SIZE = 4 << 20 };
-enum fake_mode { FAKE_WORKS, FAKE_FULL, FAKE_HANGS };
+enum fake_mode { FAKE_WORKS, FAKE_FULL, FAKE_BROKEN, FAKE_HANGS };
 
 struct fake {
     struct block_node node;
@@ -98,6 +98,8 @@ static void fake_submit(struct block_queue *queue, struct block_request *req)
     if (fake->mode == FAKE_HANGS) {
         req->next = fake->held;
         fake->held = req;
+    } else if (fake->mode == FAKE_BROKEN) {
+        block_complete_later(req, -EIO);
     } else if (fake->mode == FAKE_FULL && req->op == BLOCK_WRITE) {
         block_complete_later(req, -ENOSPC);
     } else {
@@ -172,7 +174,7 @@ enum { SLOT = 64 << 10 };
 static uint64_t slot_at(struct disk *k, unsigned slot) { return k->memory + slot * (uint64_t)SLOT; }
 
 static void disk_open(struct disk *k, struct block_node *node, const char *id, unsigned queues,
-                      enum virtio_blk_full on_full)
+                      enum virtio_blk_policy policy)
 {
     struct pci_device *pci;
     guest_init(&k->g, true);
@@ -181,7 +183,8 @@ static void disk_open(struct disk *k, struct block_node *node, const char *id, u
                                           .node = node,
                                           .serial = "SERIAL-0123456789-TOO-LONG",
                                           .queues = queues,
-                                          .on_full = on_full };
+                                          .on_full = policy,
+                                          .on_error = policy };
     assert_int_equal(virtio_blk_create(k->g.m, &options, &pci, NULL), 0);
     gdev_add(&k->d, &k->g, pci);
     k->memory = guest_alloc(&k->g, 64 * SLOT);
@@ -304,7 +307,7 @@ static void test_blk_traffic(void **state)
     char path[32];
     uint8_t *shadow = calloc(1, FAKE_SIZE);
     seed = 42;
-    disk_open(&k, raw_file(path, FAKE_SIZE), "disk0", 2, VIRTIO_BLK_FULL_REPORT);
+    disk_open(&k, raw_file(path, FAKE_SIZE), "disk0", 2, VIRTIO_BLK_REPORT);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     machine_start(k.g.m);
     const uint64_t rings[] = { 0, RING_FEATURES, BIT(VIRTIO_F_RING_PACKED),
@@ -334,7 +337,7 @@ static void test_blk_commands(void **state)
 {
     struct disk k = { 0 };
     k.fake = fake_open();
-    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_FULL_REPORT);
+    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_REPORT);
     machine_start(k.g.m);
     disk_queues(&k, gdev_features(&k.d), 1);
 
@@ -396,7 +399,7 @@ static void test_blk_writethrough(void **state)
 {
     struct disk k = { 0 };
     k.fake = fake_open();
-    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_FULL_REPORT);
+    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_REPORT);
     machine_start(k.g.m);
     uint64_t wce = k.d.config + offsetof(struct virtio_blk_config, wce);
     disk_queues(&k, 0, 1);
@@ -443,22 +446,22 @@ static void test_blk_readonly(void **state)
     disk_close(&k);
 }
 
-static bool disk_full_seen(void *arg)
+static bool kept_seen(void *arg)
 {
     struct disk *k = arg;
     guest_run_loop(&k->g);
-    return k->g.events[MACHINE_DISK_FULL];
+    return k->g.events[MACHINE_DISK_FULL] || k->g.events[MACHINE_DISK_ERROR];
 }
 
-static void test_blk_full_pauses(void **state)
+static void blk_pauses(enum fake_mode mode, enum machine_event event)
 {
     struct disk k = { 0 };
     uint32_t len;
     k.fake = fake_open();
-    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_FULL_PAUSE);
+    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_PAUSE);
     machine_start(k.g.m);
     disk_queues(&k, RING_FEATURES, 1);
-    k.fake->mode = FAKE_FULL;
+    k.fake->mode = mode;
     for (unsigned i = 0; i < 3; i++) {
         uint8_t fill[512];
         memset(fill, (int)('a' + i), sizeof fill);
@@ -466,10 +469,10 @@ static void test_blk_full_pauses(void **state)
         assert_true(disk_add(&k, 0, i, VIRTIO_BLK_T_OUT, i, 512) >= 0);
     }
     gdev_kick(&k.q[0]);
-    wait_for(disk_full_seen, &k);
+    wait_for(kept_seen, &k);
     machine_pause(k.g.m);
     guest_run_loop(&k.g);
-    assert_int_equal(k.g.events[MACHINE_DISK_FULL], 1); /* once for all three */
+    assert_int_equal(k.g.events[event], 1); /* once for all three */
     assert_int_equal(gq_get(&k.q[0], &len), -1);
     dma_freeze(k.g.m); /* hangs if they held leases */
     dma_thaw(k.g.m);
@@ -481,6 +484,28 @@ static void test_blk_full_pauses(void **state)
         assert_int_equal(disk_status(&k, i), VIRTIO_BLK_S_OK);
         assert_int_equal(k.fake->data[i * 512], 'a' + i);
     }
+    disk_close(&k);
+}
+
+static void test_blk_pauses(void **state)
+{
+    blk_pauses(FAKE_FULL, MACHINE_DISK_FULL);
+    blk_pauses(FAKE_BROKEN, MACHINE_DISK_ERROR);
+}
+
+static void test_blk_ignores(void **state)
+{
+    struct disk k = { 0 };
+    k.fake = fake_open();
+    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_IGNORE);
+    machine_start(k.g.m);
+    disk_queues(&k, RING_FEATURES, 1);
+    k.fake->mode = FAKE_FULL;
+    assert_int_equal(disk_do(&k, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_OK);
+    k.fake->mode = FAKE_BROKEN;
+    assert_int_equal(disk_do(&k, VIRTIO_BLK_T_IN, 0, 512), VIRTIO_BLK_S_OK);
+    /* but not the guest's own mistakes */
+    assert_int_equal(disk_do(&k, VIRTIO_BLK_T_IN, FAKE_SIZE / 512, 512), VIRTIO_BLK_S_IOERR);
     disk_close(&k);
 }
 
@@ -499,8 +524,8 @@ static void blk_move(uint64_t features)
     struct err err = { 0 };
     from.fake = fake_open();
     to.fake = fake_open();
-    disk_open(&from, &from.fake->node, "disk0", 1, VIRTIO_BLK_FULL_REPORT);
-    disk_open(&to, &to.fake->node, "disk0", 1, VIRTIO_BLK_FULL_REPORT);
+    disk_open(&from, &from.fake->node, "disk0", 1, VIRTIO_BLK_REPORT);
+    disk_open(&to, &to.fake->node, "disk0", 1, VIRTIO_BLK_REPORT);
     machine_start(from.g.m);
     disk_queues(&from, features, 1);
     assert_int_equal(disk_do(&from, VIRTIO_BLK_T_IN, 0, 512), VIRTIO_BLK_S_OK);
@@ -577,7 +602,7 @@ static void test_blk_reset_waits(void **state)
     struct disk k = { 0 };
     uint32_t len;
     k.fake = fake_open();
-    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_FULL_REPORT);
+    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_REPORT);
     machine_start(k.g.m);
     uint64_t common = k.d.common;
     disk_queues(&k, BIT(VIRTIO_F_RING_RESET), 1);
@@ -626,7 +651,7 @@ static void test_transport(void **state)
 {
     struct disk k = { 0 };
     k.fake = fake_open();
-    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_FULL_REPORT);
+    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_REPORT);
     machine_start(k.g.m);
     struct pci_bus *bus = k.g.bus;
     unsigned devfn = k.d.pci->devfn;
@@ -791,7 +816,7 @@ static void test_blk_garbage(void **state)
     struct pci_device *pci;
     k.fake = fake_open();
     new_seed("blk");
-    disk_open(&k, &k.fake->node, "disk0", 2, VIRTIO_BLK_FULL_PAUSE);
+    disk_open(&k, &k.fake->node, "disk0", 2, VIRTIO_BLK_PAUSE);
     memset(cd_fake->data, 0x77, FAKE_SIZE);
     struct virtio_blk_options options = {
         .id = "cd", .node = &cd_fake->node, .queues = 2, .readonly = true
@@ -1456,7 +1481,7 @@ static void test_coverage(void **state)
     struct con con;
     struct pci_device *pci;
     k.fake = fake_open();
-    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_FULL_REPORT);
+    disk_open(&k, &k.fake->node, "disk0", 1, VIRTIO_BLK_REPORT);
     assert_int_equal(device_uncovered(k.d.pci->dev.type), 0);
     assert_int_equal(virtio_rng_create(k.g.m, "rng0", &pci, NULL), 0);
     covered(pci);
@@ -1475,15 +1500,25 @@ int main(int argc, char **argv)
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_blk_traffic),      cmocka_unit_test(test_blk_commands),
-        cmocka_unit_test(test_blk_writethrough), cmocka_unit_test(test_blk_readonly),
-        cmocka_unit_test(test_blk_full_pauses),  cmocka_unit_test(test_blk_move),
-        cmocka_unit_test(test_blk_reset_waits),  cmocka_unit_test(test_transport),
-        cmocka_unit_test(test_blk_garbage),      cmocka_unit_test(test_rng),
-        cmocka_unit_test(test_console_single),   cmocka_unit_test(test_console_ports),
-        cmocka_unit_test(test_console_garbage),  cmocka_unit_test(test_net_traffic),
-        cmocka_unit_test(test_net_merge),        cmocka_unit_test(test_net_control),
-        cmocka_unit_test(test_net_checksum),     cmocka_unit_test(test_net_garbage),
+        cmocka_unit_test(test_blk_traffic),
+        cmocka_unit_test(test_blk_commands),
+        cmocka_unit_test(test_blk_writethrough),
+        cmocka_unit_test(test_blk_readonly),
+        cmocka_unit_test(test_blk_pauses),
+        cmocka_unit_test(test_blk_ignores),
+        cmocka_unit_test(test_blk_move),
+        cmocka_unit_test(test_blk_reset_waits),
+        cmocka_unit_test(test_transport),
+        cmocka_unit_test(test_blk_garbage),
+        cmocka_unit_test(test_rng),
+        cmocka_unit_test(test_console_single),
+        cmocka_unit_test(test_console_ports),
+        cmocka_unit_test(test_console_garbage),
+        cmocka_unit_test(test_net_traffic),
+        cmocka_unit_test(test_net_merge),
+        cmocka_unit_test(test_net_control),
+        cmocka_unit_test(test_net_checksum),
+        cmocka_unit_test(test_net_garbage),
         cmocka_unit_test(test_coverage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
