@@ -218,11 +218,10 @@ static int listen_tcp(struct display *display, const char *host, uint16_t port, 
     if (v6) {
         addr.v6.sin6_family = AF_INET6;
         addr.v6.sin6_port = htons(port);
-    } else if (inet_pton(AF_INET, host, &addr.v4.sin_addr) == 1) {
+    } else {
+        inet_pton(AF_INET, host, &addr.v4.sin_addr);
         addr.v4.sin_family = AF_INET;
         addr.v4.sin_port = htons(port);
-    } else {
-        return err_set(err, EINVAL, "\"%s\" is no IP address", host);
     }
     AUTO(fd_close)
     int fd = socket(addr.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -300,6 +299,10 @@ static int start_helper(struct display *display, const struct display_options *o
 
 static int check_options(const struct display_options *o, struct err *err)
 {
+    struct in6_addr any;
+    if (!o->unix_path && inet_pton(AF_INET, o->host, &any) != 1 &&
+        inet_pton(AF_INET6, o->host, &any) != 1)
+        return err_set(err, EINVAL, "\"%s\" is no IP address", o->host);
     if (!o->tls_cert != !o->tls_key)
         return err_set(err, EINVAL, "tls-cert= and tls-key= go together");
     if (o->tls_ca && !o->tls_cert)

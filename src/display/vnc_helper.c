@@ -4,9 +4,9 @@
  * it.
  *
  * libvncserver parses what viewers send, so this process is confined before the first viewer: no
- * privileges, no files, no sockets but those it was given. One thread serves all viewers (those
- * over TLS have one more each, see vnc_tls.c); a viewer that stops reading in the middle of a
- * message is dropped after some seconds.
+ * privileges, no files, no sockets but those it was given. The main thread listens to the VMM and
+ * for viewers; libvncserver has two threads for each viewer, so that one that stops in the middle
+ * of a message holds up nobody else (those over TLS have one more, see vnc_tls.c).
  */
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -35,8 +35,8 @@
 
 enum {
     MAX_VIEWERS = 32,
-    VIEWER_WAIT_MS = 4000,
-    DEFER_MS = 4, /* areas that change together are sent together */
+    VIEWER_WAIT_MS = 20000, /* then a viewer that does not read is dropped */
+    DEFER_MS = 4,           /* areas that change together are sent together */
     MAX_FILES = 256,
     PASSWORD_MAX = 8, /* VNC's DES key: what is longer is not looked at */
 };
@@ -56,39 +56,50 @@ static struct helper {
     int listener;
     void *pixels;
     struct vnc_tls *tls;
+    pthread_mutex_t lock; /* of viewers, and of sending to the VMM */
     unsigned viewers;
     char password[64];
     char *passwords[2];
     struct display_message in;
     size_t in_len;
-} helper;
+} helper = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* ---- to the VMM ---- */
 
-static void tell(uint32_t kind, uint32_t a, uint32_t b, uint32_t c)
+/* helper.lock held. */
+static void tell_locked(uint32_t kind, uint32_t a, uint32_t b, uint32_t c)
 {
     struct display_message m = { kind, a, b, c, 0 };
     if (write_full(HELPER_FD, &m, sizeof m) < 0)
         _exit(0); /* the VMM is gone */
 }
 
-/* ---- viewers ---- */
+static void tell(uint32_t kind, uint32_t a, uint32_t b, uint32_t c)
+{
+    LOCKED(&helper.lock);
+    tell_locked(kind, a, b, c);
+}
+
+/* ---- viewers; on their threads ---- */
 
 static void viewer_gone(rfbClientPtr client)
 {
     free(client->clientData);
-    tell(DISPLAY_VIEWERS, --helper.viewers, 0, 0);
+    LOCKED(&helper.lock);
+    tell_locked(DISPLAY_VIEWERS, --helper.viewers, 0, 0);
 }
 
 static enum rfbNewClientAction viewer_new(rfbClientPtr client)
 {
-    client->clientData = calloc(1, sizeof(struct viewer));
-    if (!client->clientData || helper.viewers == MAX_VIEWERS) {
-        free(client->clientData);
+    struct viewer *viewer = calloc(1, sizeof *viewer);
+    LOCKED(&helper.lock);
+    if (!viewer || helper.viewers == MAX_VIEWERS) {
+        free(viewer);
         return RFB_CLIENT_REFUSE;
     }
+    client->clientData = viewer;
     client->clientGoneHook = viewer_gone;
-    tell(DISPLAY_VIEWERS, ++helper.viewers, 0, 0);
+    tell_locked(DISPLAY_VIEWERS, ++helper.viewers, 0, 0);
     return RFB_CLIENT_ACCEPT;
 }
 
@@ -128,7 +139,9 @@ static rfbBool extended_keys_enable(rfbClientPtr client, void **data, int encodi
     if (encoding != ENCODING_EXTENDED_KEYS)
         return FALSE;
     memcpy(update + 12, &be, 4);
-    return rfbWriteExact(client, (const char *)update, sizeof update) == (int)sizeof update || TRUE;
+    LOCKED(&client->sendMutex); /* not into the middle of an update */
+    rfbWriteExact(client, (const char *)update, sizeof update);
+    return TRUE;
 }
 
 static rfbBool extended_message(rfbClientPtr client, void *data,
@@ -210,21 +223,18 @@ static void viewer_accept(void)
         log_info("display: a viewer was turned away: %s", err.text);
         return;
     }
-    rfbNewClient(helper.server, fd); /* takes fd, on failure, too */
+    rfbClientPtr viewer = rfbNewClient(helper.server, fd); /* takes fd, on failure, too */
+    if (viewer && !viewer->onHold)
+        rfbStartOnHoldClient(viewer);
 }
 
-static void helper_round(bool busy)
+static void helper_round(void)
 {
-    struct pollfd polls[2 + MAX_VIEWERS + 1] = {
+    struct pollfd polls[2] = {
         { .fd = HELPER_FD, .events = POLLIN },
         { .fd = helper.listener, .events = POLLIN },
     };
-    unsigned count = 2;
-    rfbClientIteratorPtr viewers = rfbGetClientIterator(helper.server);
-    for (rfbClientPtr v; (v = rfbClientIteratorNext(viewers)) && count < ARRAY_LEN(polls);)
-        polls[count++] = (struct pollfd){ .fd = v->sock, .events = POLLIN };
-    rfbReleaseClientIterator(viewers);
-    poll(polls, count, busy ? DEFER_MS : -1);
+    poll(polls, ARRAY_LEN(polls), -1);
     if (polls[0].revents)
         messages_read();
     if (polls[1].revents & POLLIN)
@@ -297,6 +307,7 @@ static int server_start(const struct settings *settings, struct err *err)
     server->port = server->ipv6port = -1;
     server->deferUpdateTime = DEFER_MS;
     server->maxClientWait = VIEWER_WAIT_MS;
+    server->backgroundLoop = TRUE; /* threads for viewers; accepting them is ours */
     server->permitFileTransfer = FALSE;
     server->cursor = NULL; /* the guest draws its own */
     server->newClientHook = viewer_new;
@@ -317,7 +328,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(poll), SCMP_SYS(ppoll),
     SCMP_SYS(select), SCMP_SYS(pselect6), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(getsockname),
     SCMP_SYS(getpeername), SCMP_SYS(setsockopt), SCMP_SYS(getsockopt), SCMP_SYS(shutdown), SCMP_SYS(socketpair),
-    SCMP_SYS(fcntl), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield), SCMP_SYS(mprotect),
+    SCMP_SYS(pipe), SCMP_SYS(pipe2), SCMP_SYS(fcntl), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield),
 };
 static const struct confine_call conditional_calls[] = {
     { SCMP_SYS(clone), SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD) },
@@ -328,6 +339,7 @@ static int helper_confine(pid_t parent, char *summary, size_t len, struct err *e
 {
     const struct confine_plan plan = {
         .name = DISPLAY_HELPER,
+        .threads = true,
         .parent = parent,
         .open_files = MAX_FILES,
         .calls = allowed_calls,
@@ -396,8 +408,6 @@ int main(int argc, char **argv)
     snprintf(hello, sizeof hello, "%s%s\n", r < 0 ? "" : HELPER_HELLO, r < 0 ? err.text : summary);
     if (write_full(HELPER_FD, hello, strlen(hello)) < 0 || r < 0)
         return 1;
-    for (bool busy = false;;) {
-        helper_round(busy);
-        busy = rfbProcessEvents(helper.server, 0);
-    }
+    for (;;)
+        helper_round();
 }

@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The screen as people use it:  display_test.py CASE --binary B
+
+GRUB's rescue CD runs under seabios; viewers look, type, and are turned away.
+"""
+import argparse
+import base64
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), *below) for below in ([], ["..", "vmm"])]
+import rfb  # noqa: E402
+import vmm_test  # noqa: E402
+from vmm_test import check, equal  # noqa: E402
+
+CD = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso"
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+class Grub:
+    """A VM at GRUB's menu, with a screen."""
+
+    def __init__(self, folder, display, *words):
+        self.control = os.path.join(folder, "control")
+        self.vm = vmm_test.Vm("--firmware", "bios", "--cdrom", CD, "--memory", "64M", "--display", display,
+                              "--control", "unix:" + self.control, *words, boots=False, serial="none")
+        self.client = vmm_test.Client(self.control)
+
+    def text(self):
+        reply = self.client.ask("screenshot", format="text")
+        return reply.get("ok", {}).get("text", "")
+
+    def shows(self, words, limit=60):
+        deadline = time.monotonic() + limit
+        while words not in self.text():
+            check(time.monotonic() < deadline, f"no {words!r} on the screen:\n{self.text()}\n{self.vm.said()}")
+            time.sleep(0.1)
+
+    def picture(self):
+        return rfb.png_rgb(base64.b64decode(self.client.ok("screenshot")["png"]))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.vm.__exit__()
+
+
+def same_picture(grub, viewer):
+    """The viewer has what the screenshot has, when nothing changes any more."""
+    for _ in range(100):
+        viewer.request()
+        while viewer.waiting(0.3):
+            viewer.update()
+            viewer.request()
+        width, height, pixels = grub.picture()
+        if (viewer.width, viewer.height) == (width, height) and viewer.rgb() == pixels:
+            return
+    raise AssertionError(f"{viewer.width} x {viewer.height} pixels differ from the screenshot's {width} x {height}")
+
+
+@case
+def look_and_type(folder):
+    path = os.path.join(folder, "vnc")
+    with Grub(folder, "vnc=unix:" + path) as grub:
+        viewer = rfb.Viewer(path)
+        equal(viewer.name, "Bedplate", "the desktop's name")
+        viewer.request(False)
+        grub.shows("GNU GRUB")
+        same_picture(grub, viewer)
+        check(viewer.extended, "no extended keys")
+
+        viewer.press(0x2e)  # C: the command line
+        grub.shows("grub>")
+        for scancode in (0x12, 0x2e, 0x23, 0x18, 0x39, 0x1f):  # echo s
+            viewer.press(scancode)
+        viewer.plain_key(0x41, 1)  # without Shift of its own: what is printed on the key counts
+        viewer.plain_key(0x41, 0)
+        viewer.press(0x1c)
+        grub.shows("\nsa\n")
+        grub.client.ok("send-keys", text="echo Typed_Text!\n")
+        grub.shows("\nTyped_Text!\n")
+        same_picture(grub, viewer)
+
+        # An idle screen sends nothing.
+        viewer.request()
+        while viewer.waiting(1.5):
+            viewer.update()
+            viewer.request()
+        check(not viewer.waiting(2), "an idle screen sends updates")
+
+        # Several look at once; who leaves in the middle disturbs nobody.
+        other = rfb.Viewer(path)
+        equal(grub.client.ok("status")["screen"]["viewers"], 2, "viewers")
+        other.request(False)
+        other.close()
+        grub.client.ok("send-keys", keys=["up", "ctrl-c", "ctrl-l"])
+        same_picture(grub, viewer)
+        viewer.close()
+        equal(grub.client.refused("send-keys", "EINVAL", keys=["ctrl-nokey"]), "there is no key 'nokey'")
+        equal(grub.client.refused("screenshot", "EINVAL", format="bmp"), "'format' is png or text")
+        with tempfile.TemporaryFile() as file:
+            grub.client.ok("screenshot", fds=[file.fileno()], fd=True)
+            file.seek(0)
+            equal(rfb.png_rgb(file.read())[:2], grub.picture()[:2], "the picture in a file")
+    check(not os.path.exists(path), "the socket is left behind")
+
+
+@case
+def hostile_viewers(folder):
+    path = os.path.join(folder, "vnc")
+    with Grub(folder, "vnc=unix:" + path) as grub:
+        grub.shows("GNU GRUB")
+        half = socket.socket(socket.AF_UNIX)
+        half.connect(path)
+        half.sendall(b"RFB")
+        for nonsense in (b"\xff" * 4096, b"RFB 003.008\n\x01\x01" + bytes(range(256)) * 64,
+                         b"RFB 003.008\n\x01\x01\x02\x00\xff\xff" + b"\x00" * 65535 * 4, b""):
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(path)
+            try:
+                s.sendall(nonsense)
+            except OSError:
+                pass
+            s.close()
+        viewer = rfb.Viewer(path)
+        viewer.request(False)
+        same_picture(grub, viewer)
+        check(grub.client.ok("status")["screen"]["alive"], "the helper has died")
+
+
+def certificate(folder, name, authority=None):
+    """A certificate for localhost, signed by itself or by `authority`."""
+    key, cert = os.path.join(folder, name + ".key"), os.path.join(folder, name + ".pem")
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+             "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", cert]
+    if authority:
+        words += ["-CA", authority + ".pem", "-CAkey", authority + ".key", "-addext", "basicConstraints=CA:FALSE"]
+    subprocess.run(words, check=True, capture_output=True)
+    return os.path.join(folder, name)
+
+
+@case
+def tls(folder):
+    ca, other = certificate(folder, "ca"), certificate(folder, "other")
+    client = certificate(folder, "client", ca)
+    words = f"vnc=127.0.0.1:0,tls-cert={ca}.pem,tls-key={ca}.key"
+    with Grub(folder, words) as grub:
+        host, port = grub.client.ok("status")["screen"]["vnc"].rsplit(":", 1)
+        address = (host, int(port))
+        grub.shows("GNU GRUB")
+        viewer = rfb.Viewer(address, ssl.create_default_context(cafile=ca + ".pem"))
+        equal(viewer.types, [rfb.VENCRYPT], "security types")
+        viewer.request(False)
+        same_picture(grub, viewer)
+        viewer.press(0x2e)
+        grub.shows("grub>")
+        refused(lambda: rfb.Viewer(address), "a viewer without TLS")
+        refused(lambda: rfb.Viewer(address, ssl.create_default_context(cafile=other + ".pem")),
+                "a server that the viewer does not trust")
+        old = ssl.create_default_context(cafile=ca + ".pem")
+        old.options |= ssl.OP_NO_TLSv1_2 | ssl.OP_NO_TLSv1_3
+        refused(lambda: rfb.Viewer(address, old), "TLS 1.1")
+        same_picture(grub, viewer)
+    with Grub(folder, words + f",tls-ca={ca}.pem") as grub:
+        host, port = grub.client.ok("status")["screen"]["vnc"].rsplit(":", 1)
+        address = (host, int(port))
+        context = ssl.create_default_context(cafile=ca + ".pem")
+        refused(lambda: rfb.Viewer(address, context), "a viewer without a certificate")
+        context.load_cert_chain(client + ".pem", client + ".key")
+        rfb.Viewer(address, context).close()
+
+
+def refused(connect, what):
+    try:
+        connect()
+    except (rfb.Closed, ssl.SSLError, OSError):
+        return
+    raise AssertionError(f"{what} was let in")
+
+
+def free_display():
+    """vncsnapshot takes numbers below 100 only."""
+    for number in range(20, 100):
+        try:
+            socket.create_server(("127.0.0.1", 5900 + number)).close()
+            return number
+        except OSError:
+            pass
+    return vmm_test.skip("no free port from 5920 to 5999")
+
+
+@case
+def password(folder):
+    """With another program as the viewer, which decodes more."""
+    words, good, bad = (os.path.join(folder, n) for n in ("words", "good", "bad"))
+    for name, text in ((words, "geheim\n"), ):
+        with open(name, "w", encoding="ascii") as file:
+            file.write(text)
+    for name, text in ((good, "geheim"), (bad, "falsch")):
+        with open(name, "wb") as file:
+            file.write(subprocess.run(["vncpasswd", "-f"], input=text.encode() + b"\n", capture_output=True, check=True).stdout)
+    number = free_display()
+    with Grub(folder, f"vnc=:{number},password-file={words}") as grub:
+        host, port = "127.0.0.1", 5900 + number
+        grub.shows("GNU GRUB")
+        refused(lambda: rfb.Viewer((host, port)), "a viewer without a password")
+
+        def snapshot(passwd, encodings):
+            picture = os.path.join(folder, "picture.jpg")
+            if os.path.exists(picture):
+                os.unlink(picture)
+            result = subprocess.run(["vncsnapshot", "-quiet", "-encodings", encodings, "-passwd", passwd, f"{host}:{number}",
+                                     picture], capture_output=True, timeout=30, check=False)
+            return result.returncode == 0 and os.path.exists(picture) and os.path.getsize(picture)
+
+        for encodings in ("zrle", "zlib", "hextile", "raw"):
+            check(snapshot(good, encodings), f"vncsnapshot takes no picture by {encodings}")
+        check(not snapshot(bad, "raw"), "a wrong password was taken")
+
+
+@case
+def bad_words(folder):
+    long, empty = os.path.join(folder, "long"), os.path.join(folder, "empty")
+    for name, text in ((long, "a password of many words\n"), (empty, "\n")):
+        with open(name, "w", encoding="ascii") as file:
+            file.write(text)
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+
+    def sentence(words, *display):
+        with vmm_test.Vm("--firmware", "bios", *display, boots=False) as vm:
+            check(vm.wait() in (vmm_test.USAGE, vmm_test.FILE), f"{display}: status {vm.wait()}: {vm.said()}")
+            check(words in vm.said(), f"no {words!r} in {vm.said()!r}")
+
+    sentence(f"port {port} of 127.0.0.1 is taken", "--display", f"vnc=127.0.0.1:{port}")
+    sentence("is no display; write vnc=", "--display", "spice")
+    sentence("is neither unix:PATH nor ADDRESS:PORT", "--display", "vnc=nowhere")
+    sentence("is no IP address", "--display", "vnc=nowhere:1")
+    sentence("give tls-cert= and tls-key=", "--display", "vnc=0.0.0.0:0")
+    sentence("tls-cert= and tls-key= go together", "--display", "vnc=:0,tls-cert=/x")
+    sentence("No such file", "--display", "vnc=127.0.0.1:0,password-file=/nonexistent")
+    sentence("longer than 8 characters", "--display", f"vnc=127.0.0.1:0,password-file={long}")
+    sentence("holds no password", "--display", f"vnc=127.0.0.1:0,password-file={empty}")
+    sentence("the certificate: /nonexistent", "--display", "vnc=127.0.0.1:0,tls-cert=/nonexistent,tls-key=/nonexistent")
+    sentence("leave out --video none", "--display", "vnc=:0", "--video", "none")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("case", choices=sorted(CASES))
+    parser.add_argument("--binary", required=True)
+    vmm_test.ARGS = args = parser.parse_args()
+    if not os.path.exists(CD):
+        vmm_test.skip("the package grub-rescue-pc is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        CASES[args.case](folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A VNC client: RFB 3.8 with raw pixels, QEMU's extended keys, and VeNCrypt with X.509."""
+import select
+import socket
+import ssl
+import struct
+import time
+import zlib
+
+RAW, EXTENDED_KEYS, DESKTOP_SIZE = 0, -258, -223
+NONE, VNC, VENCRYPT = 1, 2, 19
+
+
+class Closed(Exception):
+    pass
+
+
+class Viewer:
+    def __init__(self, address, tls=None, security=None):
+        """address: a path or (host, port); tls: an ssl.SSLContext."""
+        if isinstance(address, str):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(20)
+            self.socket.connect(address)
+        else:
+            self.socket = socket.create_connection(address, 20)
+        self.extended = False
+        assert self.read(12) == b"RFB 003.008\n"
+        self.socket.sendall(b"RFB 003.008\n")
+        self.types = list(self.read(self.read(1)[0]))
+        want = security or (VENCRYPT if tls else NONE)
+        if want not in self.types:
+            raise Closed(f"offered {self.types}")
+        self.socket.sendall(bytes([want]))
+        if want == VENCRYPT:
+            self.vencrypt(tls)
+        if struct.unpack(">I", self.read(4))[0]:
+            raise Closed("refused")
+        self.socket.sendall(b"\1")
+        self.width, self.height = struct.unpack(">HH", self.read(4))
+        self.format = self.read(16)
+        self.name = self.read(struct.unpack(">I", self.read(4))[0]).decode()
+        self.pixels = bytearray(self.width * self.height * 4)
+        self.socket.sendall(struct.pack(">BxHiii", 2, 3, RAW, EXTENDED_KEYS, DESKTOP_SIZE))
+
+    def vencrypt(self, tls):
+        assert self.read(2) == b"\0\2"
+        self.socket.sendall(b"\0\2")
+        assert self.read(1) == b"\0"
+        subtypes = struct.unpack(">I", self.read(1)[0] and self.read(4))
+        assert subtypes == (260,), subtypes
+        self.socket.sendall(struct.pack(">I", 260))
+        assert self.read(1) == b"\1"
+        self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
+
+    def read(self, n):
+        data = b""
+        while len(data) < n:
+            chunk = self.socket.recv(n - len(data))
+            if not chunk:
+                raise Closed("the server closed the connection")
+            data += chunk
+        return data
+
+    def waiting(self, seconds):
+        """Does anything come from the server within that time?"""
+        if getattr(self.socket, "pending", lambda: 0)():
+            return True
+        return bool(select.select([self.socket], [], [], seconds)[0])
+
+    def request(self, incremental=True):
+        self.socket.sendall(struct.pack(">BBHHHH", 3, incremental, 0, 0, self.width, self.height))
+
+    def update(self):
+        """Reads one update."""
+        kind, count = struct.unpack(">BxH", self.read(4))
+        assert kind == 0, kind
+        for _ in range(count):
+            x, y, w, h, encoding = struct.unpack(">HHHHi", self.read(12))
+            if encoding == EXTENDED_KEYS:
+                self.extended = True
+            elif encoding == DESKTOP_SIZE:
+                self.width, self.height = w, h
+                self.pixels = bytearray(w * h * 4)
+            else:
+                assert encoding == RAW, encoding
+                data = self.read(w * h * 4)
+                for line in range(h):
+                    at = ((y + line) * self.width + x) * 4
+                    self.pixels[at:at + 4 * w] = data[line * w * 4:(line + 1) * w * 4]
+
+    def rgb(self):
+        """Lines of red, green, blue, as a PNG has them."""
+        out = bytearray(self.width * self.height * 3)
+        out[0::3], out[1::3], out[2::3] = self.pixels[2::4], self.pixels[1::4], self.pixels[0::4]
+        return bytes(out)
+
+    def key(self, keysym, scancode, down):
+        assert self.extended
+        self.socket.sendall(struct.pack(">BBHII", 255, 0, down, keysym, scancode))
+
+    def plain_key(self, keysym, down):
+        self.socket.sendall(struct.pack(">BBxxI", 4, down, keysym))
+
+    def press(self, scancode):
+        for down in (1, 0):
+            self.key(0, scancode, down)
+            time.sleep(0.02)
+
+    def pointer(self, x, y, buttons=0):
+        self.socket.sendall(struct.pack(">BBHH", 5, buttons, x, y))
+
+    def close(self):
+        self.socket.close()
+
+
+def png_rgb(data):
+    """Width, height and pixels of an 8-bit RGB PNG without interlacing."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at, packed, width, height = 8, b"", 0, 0
+    while at < len(data):
+        length, kind = struct.unpack(">I4s", data[at:at + 8])
+        body = data[at + 8:at + 8 + length]
+        if kind == b"IHDR":
+            width, height, depth, colour = struct.unpack(">IIBB", body[:10])
+            assert (depth, colour) == (8, 2)
+        elif kind == b"IDAT":
+            packed += body
+        at += 12 + length
+    raw, stride = zlib.decompress(packed), width * 3
+    lines, before = [], bytes(stride)
+    for y in range(height):
+        kind, line = raw[y * (stride + 1)], bytearray(raw[y * (stride + 1) + 1:(y + 1) * (stride + 1)])
+        for x in range(stride if kind else 0):
+            a = line[x - 3] if x >= 3 else 0
+            b, c = before[x], before[x - 3] if x >= 3 else 0
+            if kind == 1:
+                line[x] = (line[x] + a) & 255
+            elif kind == 2:
+                line[x] = (line[x] + b) & 255
+            elif kind == 3:
+                line[x] = (line[x] + (a + b) // 2) & 255
+            else:
+                p = a + b - c
+                pa, pb, pc = abs(p - a), abs(p - b), abs(p - c)
+                line[x] = (line[x] + (a if pa <= pb and pa <= pc else b if pb <= pc else c)) & 255
+        before = bytes(line)
+        lines.append(before)
+    return width, height, b"".join(lines)
