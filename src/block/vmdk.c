@@ -71,6 +71,10 @@ static int descriptor_read(struct vmdk *vmdk, struct err *err)
         r = store_read(image->store, h, sizeof h, 0);
     if (r < 0)
         return err_errno(err, -r, "cannot read its beginning");
+    if (!memcmp(h, "COWD", 4))
+        return err_set(err, ENOTSUP,
+                       "is a sparse extent of ESX (COWD), which is not supported; clone it with: "
+                       "vmkfstools -i, or convert it with: qemu-img convert -O qcow2");
     bool embedded = !memcmp(h, "KDMV", 4);
     vmdk->text_at = embedded ? le64(h + VMDK_DESCRIPTOR) : 0;
     vmdk->text_len = embedded ? le64(h + VMDK_DESCRIPTOR_LEN) : size;

@@ -127,10 +127,6 @@ static int header_read(struct sparse *sparse, uint64_t *file_size, struct err *e
         r = store_read(store, h, VMDK_HEADER, 0);
     if (r < 0)
         return err_errno(err, -r, "cannot read the header");
-    if (!memcmp(h, "COWD", 4))
-        return err_set(err, ENOTSUP,
-                       "is a sparse extent of ESX (COWD), which is not supported; clone it with: "
-                       "vmkfstools -i, or convert it with: qemu-img convert -O qcow2");
     if (memcmp(h, "KDMV", 4))
         return err_set(err, EINVAL, "is no sparse extent of a VMDK");
     if (le64(h + VMDK_DIRECTORY) != DIRECTORY_AT_END)

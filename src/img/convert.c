@@ -9,6 +9,7 @@
 #include "img/img.h"
 
 #include "base/checked.h"
+#include "base/log.h"
 #include "base/text.h"
 
 #include <pthread.h>
@@ -285,6 +286,8 @@ int img_convert(struct call *call)
         if (r < 0)
             err_errno(&call->err, -r, "%s: cannot flush", call->args[1]);
     }
+    if (r < 0) /* closing would fail for the same reason, and log that */
+        log_set_level(LOG_ERROR - 1, LOG_ERROR - 1);
     int closed = image_close(c.target);
     if (r == 0 && closed < 0)
         r = err_errno(&call->err, -closed, "%s: cannot close", call->args[1]);

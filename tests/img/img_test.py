@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""bedplate-img against qemu-img: each reads, checks and compares what the other made.
+"""bedplate-img against qemu-img on qcow2: each reads, checks and compares what the other made.
 
 Prints a matrix of format x operation; a cell that fails says why and the status is 1.
 """
@@ -258,38 +258,6 @@ def bitmaps(b, text):
     b.check_both(img, "qcow2")
 
 
-def other_ours(b, text):
-    """Other formats: we make it, they use it."""
-    fmt, name, opts = text
-    raw, img, kind = b.make_source("source.raw"), b.path("a." + fmt), ["-o", opts] if opts else []
-    b.ours("convert", "-q", "-O", fmt, *kind, raw, img)
-    b.ours("check", "-q", img)
-    b.compare_both(img, name, raw, "raw")
-    b.write_patterns(img, name, raw)
-    b.ours("check", "-q", img)
-    b.compare_both(img, name, raw, "raw")
-
-
-def other_theirs(b, text):
-    """They make it, we read it, and write where we can."""
-    fmt, name, opts = text
-    raw, img, kind = b.make_source("source.raw"), b.path("a." + fmt), ["-o", opts] if opts else []
-    b.qemu("convert", "-O", name, *kind, raw, img)
-    b.ours("compare", "-q", img, raw)
-    b.ours("convert", "-q", "-O", "raw", img, b.path("back.raw"))
-    b.qemu("compare", "-q", b.path("back.raw"), raw)
-    if fmt in ("vdi", "vhdx") or "stream" in opts:
-        return
-    b.ours("convert", "-q", "-n", "-O", fmt, b.make_source("other.raw"), img)
-    b.ours("check", "-q", img)
-    b.compare_both(img, name, b.path("other.raw"), "raw")
-
-
-OTHER_OURS = [("vhd", "vpc", "subformat=dynamic"), ("vhd", "vpc", "subformat=fixed"), ("vmdk", "vmdk", "")]
-OTHER_THEIRS = [("vhd", "vpc", "subformat=dynamic,force_size=on"), ("vhd", "vpc", "subformat=fixed,force_size=on"),
-                ("vmdk", "vmdk", "subformat=monolithicSparse"), ("vmdk", "vmdk", "subformat=streamOptimized"),
-                ("vdi", "vdi", ""), ("vdi", "vdi", "static=on"),
-                ("vhdx", "vhdx", ""), ("vhdx", "vhdx", "subformat=fixed,block_size=1M")]
 OPERATIONS = [ours_to_theirs, theirs_to_ours, packed, snapshots, chains, resizing, same_facts, bitmaps]
 
 
@@ -315,7 +283,7 @@ def mistakes(b):
         (["info", b.path("nothing.img")], "nothing.img"),
         (["info", "--backing-chain", b.path("loop.qcow2")], "is its own backing file"),
         (["map", b.path("orphan.qcow2")], "gone.raw: no such file"),
-        (["info", b.path("luks.qcow2")], "LUKS"),
+        (["map", b.path("luks.qcow2")], "is encrypted"),
         (["info", b.path("unknown.qcow2")], "unknown feature bit 63"),
         (["info", "-f", "qcow2", b.path("short.qcow2")], "short.qcow2"),
         (["info", "-f", "qcow2", raw], "is not in qcow2 format"),
@@ -395,9 +363,7 @@ def in_use(b):
 
 
 def label(text):
-    if text is None:
-        return ""
-    return f"{text[0]} {text[2]}" if isinstance(text, tuple) else f"qcow2 {text}"
+    return "" if text is None else f"qcow2 {text}"
 
 
 def main():
@@ -414,8 +380,7 @@ def main():
         return 77
     bad = 0
     print(f"seed {args.seed}")
-    rows = [(op, text) for op in OPERATIONS for text in QCOW2] + [(other_ours, t) for t in OTHER_OURS]
-    rows += [(other_theirs, t) for t in OTHER_THEIRS] + [(mistakes, None), (in_use, None), (left_dirty, None), (killed, None)]
+    rows = [(op, text) for op in OPERATIONS for text in QCOW2] + [(mistakes, None), (in_use, None), (left_dirty, None), (killed, None)]
     rows += [(power_cuts, None)] if args.powercut else []
     if args.only:
         rows = [row for row in rows if row[0].__name__ == args.only]
