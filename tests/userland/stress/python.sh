@@ -7,5 +7,5 @@ python3 -m test -j "$(nproc)" --timeout 600 \
     test_ctypes test_mmap test_signal test_threading test_thread test_threadsignals test_queue test_subprocess \
     test_select test_poll test_epoll test_socket test_asyncio test_fork1 test_wait3 test_wait4 test_os test_posix \
     test_time test_datetime test_faulthandler test_exceptions test_generators test_dict test_set test_list test_sort \
-    test_heapq test_itertools test_functools test_compile test_ast test_gc test_weakref test_sqlite3
+    test_heapq test_itertools test_functools test_compile test_ast test_gc test_weakref
 echo good
