@@ -81,9 +81,11 @@ class Guest:
         return [word.format(**values) for word in shlex.split(template)] + self.extra
 
     def start(self, words=None):
+        """Boots, or runs the words, in which {port} is the one for ssh."""
         self.port = free_port()
         self.text = bytearray()
-        self.process = subprocess.Popen(words or self.words(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        words = [word.format(port=self.port) for word in words] if words else self.words()
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT)
         self.reader = threading.Thread(target=self.read, args=(self.process, self.text), daemon=True)
         self.reader.start()
