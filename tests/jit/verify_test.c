@@ -41,7 +41,7 @@ static struct block *block_new(void)
 static bool block_add(struct block *b, const uint8_t *bytes, unsigned len)
 {
     bool gp = false;
-    int r = insn_decode(bytes, len, MODE_64, ~0ull, b->bytes, &b->insns[b->count], &gp);
+    int r = insn_decode(bytes, len, b->key & CODE_MODE, ~0ull, b->bytes, &b->insns[b->count], &gp);
     if (r <= 0)
         return true;
     bool end = insn_rows[b->insns[b->count].row].attr & AT_END;
@@ -69,6 +69,8 @@ static void random_insn(uint8_t *bytes)
 static void random_block(struct jit *j)
 {
     struct block *b = block_new();
+    if (random_below(3) == 0)
+        b->key = MODE_32 | CODE_FLAT | CODE_FS | CODE_SSE | CODE_X87;
     uint8_t bytes[16];
     unsigned want = 1 + random_below(20);
     do

@@ -535,14 +535,15 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint16_t
     return kept;
 }
 
-/* Translates the block when it is kept and 64-bit code. May be called for one that has a
- * translation, or is stale.
+/* Translates the block when it is kept, and 64-bit or flat 32-bit code. May be called for one that
+ * has a translation, or is stale.
  */
 void code_translate(struct soft_vcpu *v, struct block *b)
 {
     struct code_cache *c = &soft_engine_of(v)->code;
     LOCKED(&c->lock);
-    if (b->code || atomic_load(&b->stale) || b == v->run->scratch || v->mode != MODE_64)
+    if (b->code || atomic_load(&b->stale) || b == v->run->scratch ||
+        !(v->mode == MODE_64 || b->key & CODE_FLAT))
         return;
     jit_translate(&c->jit, b);
     if (b->code)
@@ -576,6 +577,25 @@ void code_link(struct soft_vcpu *v)
 /* Global pages keep their entries when the address space changes. */
 enum { JUMP_GLOBAL = 1 << 16 };
 
+/* Can every offset be read and written (code: run), so that no check is needed? */
+static bool whole(const struct x86_segment *s, bool code)
+{
+    enum { EXPAND_DOWN = 4, WRITABLE = 2, CODE = 8 };
+    if (s->attr & SEG_UNUSABLE || !(s->attr & SEG_P) || s->limit != ~0u)
+        return false;
+    return code || (s->attr & (CODE | EXPAND_DOWN | WRITABLE)) == WRITABLE;
+}
+static uint16_t flat_key(const struct soft_vcpu *v)
+{
+    const struct x86_segment *s = v->seg;
+    if (v->mode != MODE_32 || v->stack_size != 4 ||
+        s[S_CS].base | s[S_SS].base | s[S_DS].base | s[S_ES].base || !whole(&s[S_CS], true) ||
+        !whole(&s[S_SS], false) || !whole(&s[S_DS], false) || !whole(&s[S_ES], false))
+        return 0;
+    return (uint16_t)(CODE_FLAT | (whole(&s[S_FS], false) ? CODE_FS : 0) |
+                      (whole(&s[S_GS], false) ? CODE_GS : 0));
+}
+
 static uint16_t key_of(const struct soft_vcpu *v)
 {
     enum { MX_ALL_MASKED = 0x1f80, FCW_ALL_MASKED = 0x3f };
@@ -585,7 +605,7 @@ static uint16_t key_of(const struct soft_vcpu *v)
     bool x87 = (v->fpu.fcw & FCW_ALL_MASKED) == FCW_ALL_MASKED && !(v->cr0 & (CR0_EM | CR0_TS));
     return (uint16_t)(v->mode | (v->cpl ? 0 : CODE_CPL0) | (real_mode(v) ? CODE_REAL : 0) |
                       (v8086_mode(v) ? CODE_V86 : 0) | (sse ? CODE_SSE : 0) | (avx ? CODE_AVX : 0) |
-                      (x87 ? CODE_X87 : 0));
+                      (x87 ? CODE_X87 : 0) | flat_key(v));
 }
 
 struct block *code_lookup(struct soft_vcpu *v)

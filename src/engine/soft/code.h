@@ -99,6 +99,10 @@ enum {
     CODE_SSE = 32,  /* SSE may be used and all its exceptions are masked */
     CODE_AVX = 64,  /* the same for AVX */
     CODE_X87 = 128, /* the same for x87 */
+    /* 32-bit code: CS, SS, DS and ES are the whole 4 GiB from 0; FS and GS are as large */
+    CODE_FLAT = 256,
+    CODE_FS = 512,
+    CODE_GS = 1024,
 };
 
 int code_cache_init(struct code_cache *c);

@@ -83,7 +83,8 @@ static int repeat(struct soft_vcpu *v, const struct insn *i, one_fn *one, bulk_f
         uint64_t count = v->gpr[R_CX] & size_mask(i->asize);
         if (!count)
             break;
-        uint64_t done = bulk && count > 1 ? bulk(v, i, count) : 0;
+        /* A trap comes behind every element. */
+        uint64_t done = bulk && count > 1 && !(v->flags & FL_TF) ? bulk(v, i, count) : 0;
         if (!done) {
             int r = one(v, i);
             if (r)

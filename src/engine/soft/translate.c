@@ -220,8 +220,12 @@ static void producer_run(struct tr *t)
 /* ---- Memory ---- */
 
 /* Can this address be computed inline? */
-static bool plain_address(const struct insn *i)
+static bool plain_address(const struct tr *t, const struct insn *i)
 {
+    if (narrow(t))
+        return i->asize == 4 && i->disp == (int32_t)i->disp && i->seg != S_CS &&
+               !(i->seg == S_FS && !(t->block->key & CODE_FS)) &&
+               !(i->seg == S_GS && !(t->block->key & CODE_GS));
     return !(i->flags & IF_SLOWEA) && i->disp == (int32_t)i->disp;
 }
 
@@ -279,14 +283,14 @@ static void check_rax(struct tr *t, const struct insn *i, unsigned size, bool wr
 
 bool address(struct tr *t, const struct insn *i, unsigned size, bool write)
 {
-    if (!plain_address(i))
+    if (!plain_address(t, i))
         return false;
     flags_spill(t);
     unsigned base = address_reg(t, i->base, H_AX);
     unsigned index = address_reg(t, i->index, H_14);
-    emit_lea(&t->e, 8, H_AX, base, index, i->scale, (int32_t)i->disp);
+    emit_lea(&t->e, word_of(t), H_AX, base, index, i->scale, (int32_t)i->disp);
     if (i->seg == S_FS || i->seg == S_GS)
-        emit_op(&t->e, 0, 8, 0x03, H_AX,
+        emit_op(&t->e, 0, word_of(t), 0x03, H_AX,
                 in_vcpu(offsetof(struct soft_vcpu, seg_base) + i->seg * 8u), 0);
     check_rax(t, i, size, write);
     return true;
@@ -323,7 +327,7 @@ static void exit_direct(struct tr *t, int64_t delta)
     struct emit *e = &t->e;
     const struct block *b = t->block;
     if (delta)
-        emit_lea(e, 8, H_15, H_15, H_NONE, 0, (int32_t)delta);
+        emit_lea(e, word_of(t), H_15, H_15, H_NONE, 0, (int32_t)delta);
     int64_t place = (int64_t)(b->offset & (PAGE_SIZE - 1)) + delta;
     if (place < 0 || place >= (int64_t)PAGE_SIZE) {
         emit_jmp(e, t->jit->lookup);
@@ -602,7 +606,7 @@ static bool tr_extend(struct tr *t, const struct insn *i, unsigned param)
 
 static bool tr_lea(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size < 4 || i->asize != 8 || !small(i->disp))
+    if (i->size < 4 || i->asize != word_of(t) || !small(i->disp))
         return false;
     unsigned base = address_reg(t, i->base, H_AX), index = address_reg(t, i->index, H_14);
     unsigned d = reg_new(i->reg, H_AX);
@@ -996,53 +1000,56 @@ static bool tr_xadd(struct tr *t, const struct insn *i, unsigned param)
 static void stack_address(struct tr *t, const struct insn *i, int32_t offset, bool write)
 {
     flags_spill(t);
-    emit_lea(&t->e, 8, H_AX, host_of[R_SP], H_NONE, 0, offset);
-    check_rax(t, i, 8, write);
+    emit_lea(&t->e, word_of(t), H_AX, host_of[R_SP], H_NONE, 0, offset);
+    check_rax(t, i, word_of(t), write);
 }
 static void stack_move(struct tr *t, int32_t by)
 {
-    emit_lea(&t->e, 8, host_of[R_SP], host_of[R_SP], H_NONE, 0, by);
+    emit_lea(&t->e, word_of(t), host_of[R_SP], host_of[R_SP], H_NONE, 0, by);
 }
 
 static bool tr_push(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size != 8 || is_mem(i))
+    const int32_t word = (int32_t)word_of(t);
+    if (i->size != word || is_mem(i))
         return false;
-    stack_address(t, i, -8, true);
-    emit_store(&t->e, at(H_AX), reg_get(t, i->rm, H_14));
-    stack_move(t, -8);
+    stack_address(t, i, -word, true);
+    emit_op(&t->e, 0, i->size, 0x89, reg_get(t, i->rm, H_14), at(H_AX), 0);
+    stack_move(t, -word);
     return true;
 }
 static bool tr_push_i(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size != 8)
+    const int32_t word = (int32_t)word_of(t);
+    if (i->size != word)
         return false;
-    stack_address(t, i, -8, true);
-    emit_op(&t->e, 0, 8, 0xc7, 0, at(H_AX), 0);
+    stack_address(t, i, -word, true);
+    emit_op(&t->e, 0, i->size, 0xc7, 0, at(H_AX), 0);
     e32(&t->e, (uint32_t)i->imm);
-    stack_move(t, -8);
+    stack_move(t, -word);
     return true;
 }
 static bool tr_pop(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size != 8 || is_mem(i) || i->rm == R_SP)
+    const int32_t word = (int32_t)word_of(t);
+    if (i->size != word || is_mem(i) || i->rm == R_SP)
         return false;
     stack_address(t, i, 0, false);
     unsigned d = reg_new(i->rm, H_14);
-    emit_load(&t->e, d, at(H_AX));
+    emit_op(&t->e, 0, i->size, 0x8b, d, at(H_AX), 0);
     reg_put(t, i->rm, d);
-    stack_move(t, 8);
+    stack_move(t, word);
     return true;
 }
 static bool tr_leave(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size != 8)
+    if (i->size != word_of(t))
         return false;
     flags_spill(t);
-    emit_op(&t->e, 0, 8, 0x8b, H_AX, in_reg(host_of[R_BP]), 0);
-    check_rax(t, i, 8, false);
-    emit_lea(&t->e, 8, host_of[R_SP], host_of[R_BP], H_NONE, 0, 8);
-    emit_load(&t->e, host_of[R_BP], at(H_AX));
+    emit_op(&t->e, 0, i->size, 0x8b, H_AX, in_reg(host_of[R_BP]), 0);
+    check_rax(t, i, i->size, false);
+    emit_lea(&t->e, i->size, host_of[R_SP], host_of[R_BP], H_NONE, 0, i->size);
+    emit_op(&t->e, 0, i->size, 0x8b, host_of[R_BP], at(H_AX), 0);
     return true;
 }
 
@@ -1052,7 +1059,7 @@ static int64_t end_of(const struct insn *i) { return insn_end(i); }
 
 static bool tr_jmp(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (!small(i->imm))
+    if (i->size != word_of(t) || !small(i->imm))
         return false;
     fp_spill(t);
     flags_commit(t);
@@ -1063,7 +1070,7 @@ static bool tr_jmp(struct tr *t, const struct insn *i, unsigned param)
 
 static bool tr_jcc(struct tr *t, const struct insn *i, unsigned cc)
 {
-    if (!small(i->imm))
+    if (i->size != word_of(t) || !small(i->imm))
         return false;
     flags_fetch(t);
     t->exits[t->exit_count++] = (struct side_exit){
@@ -1092,14 +1099,15 @@ static void side_exits_write(struct tr *t)
 
 static bool tr_call(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size != 8 || !small(i->imm))
+    const int32_t word = (int32_t)word_of(t);
+    if (i->size != word || !small(i->imm))
         return false;
     fp_spill(t);
     flags_commit(t);
-    stack_address(t, i, -8, true);
-    emit_lea(&t->e, 8, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
-    emit_store(&t->e, at(H_AX), H_14);
-    stack_move(t, -8);
+    stack_address(t, i, -word, true);
+    emit_lea(&t->e, i->size, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
+    emit_op(&t->e, 0, i->size, 0x89, H_14, at(H_AX), 0);
+    stack_move(t, -word);
     exit_direct(t, i->imm);
     t->ended = true;
     return true;
@@ -1110,6 +1118,8 @@ static bool tr_call(struct tr *t, const struct insn *i, unsigned param)
 static void check_target(struct tr *t, const struct insn *i)
 {
     struct emit *e = &t->e;
+    if (narrow(t)) /* any of 32 bits lies in CS */
+        return;
     emit_op(e, 0, 8, 0x8b, H_AX, in_reg(H_14), 0);
     emit_op(e, 0, 8, 0xc1, 7, in_reg(H_AX), 0), e8(e, 47); /* sar: 0 or -1 */
     emit_alu_imm(e, 0, 4, 0, in_reg(H_AX), 1, 0);
@@ -1119,15 +1129,15 @@ static void check_target(struct tr *t, const struct insn *i)
 
 static bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
 {
-    if (i->size != 8)
+    if (i->size != word_of(t))
         return false;
     fp_spill(t);
     flags_commit(t);
     stack_address(t, i, 0, false);
-    emit_load(&t->e, H_14, at(H_AX));
+    emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
     check_target(t, i);
     emit_op(&t->e, 0, 8, 0x8b, H_15, in_reg(H_14), 0);
-    stack_move(t, 8 + (with_release ? (uint16_t)i->imm : 0));
+    stack_move(t, i->size + (with_release ? (uint16_t)i->imm : 0));
     emit_jmp(&t->e, t->jit->lookup);
     t->ended = true;
     return true;
@@ -1135,17 +1145,17 @@ static bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
 
 static bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size != 8)
+    if (i->size != word_of(t))
         return false;
     fp_spill(t);
     flags_commit(t);
     if (is_mem(i)) {
-        if (!address(t, i, 8, false))
+        if (!address(t, i, i->size, false))
             return false;
-        emit_load(&t->e, H_14, at(H_AX));
+        emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
     } else {
         flags_spill(t);
-        emit_op(&t->e, 0, 8, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
+        emit_op(&t->e, 0, i->size, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
     }
     check_target(t, i);
     emit_op(&t->e, 0, 8, 0x8b, H_15, in_reg(H_14), 0);
@@ -1156,19 +1166,20 @@ static bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
 
 static bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size != 8 || is_mem(i))
+    const int32_t word = (int32_t)word_of(t);
+    if (i->size != word || is_mem(i))
         return false;
     fp_spill(t);
     flags_commit(t);
     flags_spill(t);
-    emit_op(&t->e, 0, 8, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
+    emit_op(&t->e, 0, i->size, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
     check_target(t, i);
-    stack_address(t, i, -8, true);
-    emit_lea(&t->e, 8, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
-    emit_store(&t->e, at(H_AX), H_14);
+    stack_address(t, i, -word, true);
+    emit_lea(&t->e, i->size, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
+    emit_op(&t->e, 0, i->size, 0x89, H_14, at(H_AX), 0);
     unsigned s = reg_get(t, i->rm, H_AX);
-    emit_op(&t->e, 0, 8, 0x8b, H_15, in_reg(s), 0);
-    stack_move(t, -8);
+    emit_op(&t->e, 0, i->size, 0x8b, H_15, in_reg(s), 0);
+    stack_move(t, -word);
     emit_jmp(&t->e, t->jit->lookup);
     t->ended = true;
     return true;
@@ -1387,7 +1398,7 @@ static void insn_translate(struct tr *t, const struct insn *i)
     handler_call(t, i);
     held_drop(t);
     if (changes_mode(i)) {
-        emit_lea(&t->e, 8, H_15, H_15, H_NONE, 0, (int32_t)insn_end(i));
+        emit_lea(&t->e, word_of(t), H_15, H_15, H_NONE, 0, (int32_t)insn_end(i));
         emit_jmp(&t->e, t->jit->leave_jump);
         t->ended = true;
     }

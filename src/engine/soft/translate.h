@@ -99,6 +99,9 @@ unsigned reg_get(struct tr *t, unsigned n, unsigned scratch);
 /* The register to write guest register n to, when its old value does not matter; then reg_put. */
 unsigned reg_new(unsigned n, unsigned scratch);
 void reg_put(struct tr *t, unsigned n, unsigned h);
+/* 32-bit code (CODE_FLAT)? And the size of its addresses, pushes and returns */
+static inline bool narrow(const struct tr *t) { return (t->block->key & CODE_MODE) == MODE_32; }
+static inline unsigned word_of(const struct tr *t) { return narrow(t) ? 4 : 8; }
 static inline bool is_mem(const struct insn *i) { return i->flags & IF_MEM; }
 /* rax = checked host address of the memory operand. Spills the flags, uses r14. False: an address
  * that is left to the handler. */

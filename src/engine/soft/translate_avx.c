@@ -106,7 +106,8 @@ bool tr_avx(struct tr *t, const struct insn *i, unsigned form)
     const struct insn_row *row = &insn_rows[i->row];
     struct place_of o;
     unsigned h;
-    if (!t->wide)
+    /* VZEROUPPER and VZEROALL reach only the registers that the code can name. */
+    if (!t->wide || (form == AVX_ZERO && narrow(t)))
         return false;
     vec_needed(t, uses_mxcsr(row->name + 1));
     switch (form) {

@@ -20,7 +20,18 @@ enum { FCW_USED = 0x1f3f, FCW_MASKED = 0x7f }; /* as the handler keeps it; bit 6
 
 /* ---- The pointers ---- */
 
-static void pointer_store(struct tr *t, size_t at) { emit_store(&t->e, in_vcpu(at), H_AX); }
+/* rax to a pointer; outside 64-bit code its upper half is the selector. Uses r14. */
+static void pointer_store(struct tr *t, size_t at, unsigned seg)
+{
+    emit_op(&t->e, 0, word_of(t), 0x89, H_AX, in_vcpu(at), 0);
+    if (!narrow(t))
+        return;
+    emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xb7), H_14,
+            in_vcpu(offsetof(struct soft_vcpu, seg) + seg * sizeof(struct x86_segment) +
+                    offsetof(struct x86_segment, selector)),
+            0);
+    emit_op(&t->e, 0, 4, 0x89, H_14, in_vcpu(at + 4), 0);
+}
 
 static unsigned pointer_reg(struct tr *t, unsigned slot, unsigned scratch)
 {
@@ -37,8 +48,8 @@ static unsigned pointer_reg(struct tr *t, unsigned slot, unsigned scratch)
 static void data_pointer_store(struct tr *t, const struct insn *i)
 {
     unsigned base = pointer_reg(t, i->base, H_AX), index = pointer_reg(t, i->index, H_14);
-    emit_lea(&t->e, 8, H_AX, base, index, i->scale, (int32_t)i->disp);
-    pointer_store(t, FPU_AT(fdp));
+    emit_lea(&t->e, word_of(t), H_AX, base, index, i->scale, (int32_t)i->disp);
+    pointer_store(t, FPU_AT(fdp), i->seg);
     held_drop(t);
 }
 
@@ -62,8 +73,8 @@ void x87_pointers_store(struct tr *t, const struct fp_state *fp)
     if (!i)
         return;
     unsigned fop = (insn_rows[i->row].opcode & 7u) << 8 | i->modrm;
-    emit_lea(&t->e, 8, H_AX, H_15, H_NONE, 0, i->start);
-    pointer_store(t, FPU_AT(fip));
+    emit_lea(&t->e, word_of(t), H_AX, H_15, H_NONE, 0, i->start);
+    pointer_store(t, FPU_AT(fip), S_CS);
     emit_op(&t->e, 0, 2, 0xc7, 0, in_vcpu(FPU_AT(fop)), 0);
     e8(&t->e, fop & 0xff), e8(&t->e, fop >> 8);
     held_drop(t);
