@@ -190,6 +190,10 @@ int lpc_create(struct machine *m, struct pci_bus *bus, struct device *pm, struct
     AUTO(device_destroy) struct device *dev = &lpc->pci.dev;
     enum { MULTI_FUNCTION = 0x80 };
     pci_config_init(&lpc->pci, PCI_HEADER_TYPE, 1, MULTI_FUNCTION, 0);
+    /* What lies behind is always decoded; firmware looks for that before it uses a serial port. */
+    pci_config_init(&lpc->pci, PCI_COMMAND, 2,
+                    PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER,
+                    PCI_COMMAND_PARITY | PCI_COMMAND_SERR);
     pci_config_init(&lpc->pci, PMBASE, 4, 1, 0xff80);
     pci_config_init(&lpc->pci, ACPI_CNTL, 1, 0, 0x87);
     pci_config_init(&lpc->pci, GPIOBASE, 4, 1, 0xff80);

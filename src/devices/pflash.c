@@ -197,7 +197,7 @@ static uint8_t read_byte(const struct pflash *flash, uint64_t offset)
         default: return 0; /* no block is locked */
         }
     case READ_QUERY: return query_byte(flash, offset);
-    default: return flash->regs.status | STATUS_READY;
+    default: return flash->regs.status;
     }
 }
 
@@ -220,7 +220,11 @@ static void write_command(struct pflash *flash, uint64_t offset, uint8_t value)
     case READ_ID:
     case READ_QUERY:
     case READ_STATUS: pflash_set_mode(flash, (enum command)value); return;
-    case CLEAR_STATUS: regs->status = 0; return;
+    case CLEAR_STATUS:
+        /* With the ready bit, until the next operation ends: by that firmware tells this chip from
+         * RAM and ROM. */
+        regs->status = 0;
+        return;
     case PROGRAM:
     case PROGRAM_ALTERNATE: regs->stage = STAGE_PROGRAM; break;
     case ERASE: regs->stage = STAGE_ERASE; break;
@@ -260,15 +264,20 @@ static void write_byte(struct pflash *flash, uint64_t offset, uint8_t value)
         regs->stage = STAGE_COMMAND;
     switch (stage) {
     case STAGE_COMMAND: write_command(flash, offset, value); break;
-    case STAGE_PROGRAM: program(flash, offset, &value, 1); break;
+    case STAGE_PROGRAM:
+        program(flash, offset, &value, 1);
+        regs->status |= STATUS_READY;
+        break;
     case STAGE_ERASE:
         if (value == CONFIRM)
             erase(flash, offset);
         else
             regs->status |= STATUS_ERASE_ERROR | STATUS_PROGRAM_ERROR;
+        regs->status |= STATUS_READY;
         break;
     case STAGE_LOCK: break; /* blocks have no locks: accepted, nothing to do */
     case STAGE_COUNT:
+        regs->status |= STATUS_READY;
         regs->buffer_len = value + 1u;
         regs->buffer_have = 0;
         regs->stage = STAGE_DATA;
@@ -279,6 +288,7 @@ static void write_byte(struct pflash *flash, uint64_t offset, uint8_t value)
             program(flash, regs->buffer_start, regs->buffer, BUFFER_SIZE);
         else
             regs->status |= STATUS_PROGRAM_ERROR;
+        regs->status |= STATUS_READY;
         break;
     }
 }
@@ -303,7 +313,7 @@ static void pflash_reset(struct device *dev)
     struct pflash *flash = CONTAINER_OF(dev, struct pflash, dev);
     LOCKED(&dev->lock);
     flash->regs.stage = STAGE_COMMAND;
-    flash->regs.status = 0;
+    flash->regs.status = STATUS_READY;
     pflash_set_mode(flash, READ_ARRAY);
 }
 
@@ -329,9 +339,9 @@ static int pflash_check(const void *state, struct err *err)
     static const uint8_t none[sizeof regs->reserved];
     bool mode = regs->mode == READ_ARRAY || regs->mode == READ_ID || regs->mode == READ_QUERY ||
                 regs->mode == READ_STATUS;
-    if (!mode || regs->stage > STAGE_CONFIRM || (regs->status & STATUS_READY) ||
-        regs->buffer_len > BUFFER_SIZE || regs->buffer_have > BUFFER_SIZE ||
-        regs->dirty_start > regs->dirty_end || memcmp(regs->reserved, none, sizeof none))
+    if (!mode || regs->stage > STAGE_CONFIRM || regs->buffer_len > BUFFER_SIZE ||
+        regs->buffer_have > BUFFER_SIZE || regs->dirty_start > regs->dirty_end ||
+        memcmp(regs->reserved, none, sizeof none))
         return err_set(err, EINVAL, "the flash cannot be in the saved state");
     return 0;
 }
@@ -389,6 +399,7 @@ int pflash_create(struct machine *m, const struct pflash_config *config, struct 
     flash->ram = config->ram;
     flash->fd = config->fd;
     flash->regs.mode = READ_ARRAY;
+    flash->regs.status = STATUS_READY;
     int r = pflash_map(flash, true, err);
     if (r < 0)
         return err_prefix(err, "%s", config->id);

@@ -654,6 +654,10 @@ static void place_store(struct soft_vcpu *v, const struct place *p, const void *
             gpa += n;
             size -= n;
         }
+        /* The write may have changed the address map (a flash chip that now gives its status): the
+         * next instruction of this block shall see that already. */
+        if (atomic_load(&v->request) & REQ_FLUSH)
+            tlb_flush(v);
         return;
     }
     if (atomic_load(&p->ram->dirty_log))
