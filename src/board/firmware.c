@@ -157,6 +157,7 @@ static void describe_acpi(struct device *fw_cfg, const struct acpi_config *confi
         uint32_t start;
         acpi_file(fixups.sums[i].start, &start);
         const char *file = acpi_file(fixups.sums[i].at, &at);
+        tables.data[fixups.sums[i].at] = 0; /* UEFI firmware sums that byte up, too */
         loader_checksum(&loader, file, at, start, fixups.sums[i].len);
     }
     fw_cfg_add_file(fw_cfg, rsdp_file, tables.data, ACPI_RSDP_SIZE);

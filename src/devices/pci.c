@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The PCI core: configuration space, BAR decoding, MSI-X and INTx for every function of bus 0.
+ * The PCI core: configuration space, BAR decoding, MSI-X and INTx for every function, and the buses
+ * behind bridges.
  *
- * Follows PCI Local Bus 3.0 (chapter 6; 6.8.2 for MSI-X) and, for the extended configuration space,
- * PCI Express. There are no bridges behind the root: one bus, 32 slots.
+ * Follows PCI Local Bus 3.0 (chapter 6; 6.8.2 for MSI-X), the PCI-to-PCI bridge specification 1.2
+ * (chapter 3.2 for the registers) and, for the extended configuration space, PCI Express. All buses
+ * of a machine share the root's lock.
  *
  * Invariants
- *  1. regs->config differs from power_on only in writable bits. So whatever is read back was put
- * there by us or is something that the guest may choose; pci_loaded refuses state that breaks this.
- *  2. A BAR is mapped exactly if its decoding bit is set, its address is sensible and no other BAR
- * is in the way. BARs have the lowest priority of the address map: they never cover RAM or a chip
- * of the board.
+ *  1. regs->config differs from power_on only in writable and varying bits. So whatever is read
+ * back was put there by us or is something that the guest may choose; pci_loaded refuses state that
+ * breaks this.
+ *  2. A BAR is mapped exactly if its decoding bit is set, its address is sensible, all bridges
+ * above it pass that on and no other BAR is in the way. BARs have the lowest priority of the
+ * address map: they never cover RAM or a chip of the board.
  *  3. The INTx bit of the status register and the pin's level are derived, never stored.
  */
 #include "devices/pci.h"
@@ -42,9 +45,15 @@ enum { ENTRY_MASKED = 1 };
 
 struct pci_bus {
     struct machine *machine;
-    pthread_mutex_t lock;
+    struct pci_bus *root;
+    struct pci_device *bridge; /* NULL: this is the root */
+    pthread_mutex_t lock;      /* the root's is used */
     struct pci_device *functions[FUNCTIONS];
 };
+
+static pthread_mutex_t *bus_lock(struct pci_bus *bus) { return &bus->root->lock; }
+void pci_bus_lock(struct pci_bus *bus) { pthread_mutex_lock(bus_lock(bus)); }
+void pci_bus_unlock(struct pci_bus *bus) { pthread_mutex_unlock(bus_lock(bus)); }
 
 /* ---- Configuration bytes. Stores are atomic because the functions for any thread look without the
  * bus lock. ---- */
@@ -72,9 +81,26 @@ static void config_put(struct pci_device *pci, unsigned offset, unsigned size, u
 
 /* ---- INTx and MSI-X ---- */
 
+uint32_t pci_config_get(const struct pci_device *pci, unsigned offset, unsigned size)
+{
+    return config_get(pci, offset, size);
+}
+
+void pci_config_status(struct pci_device *pci, unsigned offset, unsigned size, uint32_t mask,
+                       uint32_t value)
+{
+    for (unsigned i = 0; i < size; i++)
+        assert(!((mask >> 8 * i & 0xff) & ~pci->varies[offset + i]));
+    config_put(pci, offset, size, (config_get(pci, offset, size) & ~mask) | (value & mask));
+}
+
+/* A bridge passes messages and DMA up only as a bus master. */
 bool pci_bus_master(const struct pci_device *pci)
 {
-    return config_get(pci, PCI_COMMAND, 2) & PCI_COMMAND_MASTER;
+    for (; pci; pci = pci->bus ? pci->bus->bridge : NULL)
+        if (!(config_get(pci, PCI_COMMAND, 2) & PCI_COMMAND_MASTER))
+            return false;
+    return true;
 }
 
 static unsigned msix_control(const struct pci_device *pci)
@@ -209,6 +235,38 @@ static uint64_t bar_register(const struct pci_device *pci, unsigned index)
     return value & ~(bar->size - 1);
 }
 
+/* A window register pair of a bridge: 1 MiB granules, the upper halves only of the second one. */
+static bool window_has(const struct pci_device *bridge, unsigned base, unsigned limit,
+                       unsigned high, uint64_t start, uint64_t size)
+{
+    uint64_t first = (uint64_t)(config_get(bridge, base, 2) & 0xfff0) << 16;
+    uint64_t last = (uint64_t)(config_get(bridge, limit, 2) & 0xfff0) << 16 | 0xfffff;
+    if (high) {
+        first |= (uint64_t)config_get(bridge, PCI_PREF_BASE_HIGH, 4) << 32;
+        last |= (uint64_t)config_get(bridge, PCI_PREF_LIMIT_HIGH, 4) << 32;
+    }
+    return first <= last && start >= first && range_fits(start, size, last + 1);
+}
+
+static bool link_up(struct pci_device *bridge)
+{
+    return !bridge->ops->link_up || bridge->ops->link_up(bridge);
+}
+
+/* Do all bridges above pass these addresses down? There are no windows for ports. */
+static bool bus_reached(const struct pci_bus *bus, bool io, uint64_t start, uint64_t size)
+{
+    for (; bus->bridge; bus = bus->bridge->bus) {
+        struct pci_device *bridge = bus->bridge;
+        if (io || !link_up(bridge) || !(config_get(bridge, PCI_COMMAND, 2) & PCI_COMMAND_MEMORY))
+            return false;
+        if (!window_has(bridge, PCI_MEMORY_BASE, PCI_MEMORY_LIMIT, 0, start, size) &&
+            !window_has(bridge, PCI_PREF_BASE, PCI_PREF_LIMIT, 1, start, size))
+            return false;
+    }
+    return true;
+}
+
 /* Where the BAR is to be decoded now; false: nowhere. Addresses that guests write while they
  * measure a BAR's size are not sensible and decode nothing. */
 static bool bar_wanted(const struct pci_device *pci, unsigned index, uint64_t *address)
@@ -222,7 +280,8 @@ static bool bar_wanted(const struct pci_device *pci, unsigned index, uint64_t *a
     if (!bar->size || !(config_get(pci, PCI_COMMAND, 2) & bit))
         return false;
     *address = bar_register(pci, index);
-    return *address && range_fits(*address, bar->size, limit);
+    return *address && range_fits(*address, bar->size, limit) &&
+           bus_reached(pci->bus, bar->flags & PCI_BAR_IO, *address, bar->size);
 }
 
 static void bar_unmap(struct pci_device *pci, unsigned index)
@@ -274,25 +333,42 @@ static void bar_map(struct pci_device *pci, unsigned index, uint64_t address)
         pci->ops->bar_mapped(pci, index, address, true);
 }
 
+static void bus_unmap_stale(struct pci_bus *bus)
+{
+    uint64_t address;
+    for (unsigned i = 0; i < FUNCTIONS; i++) {
+        struct pci_device *pci = bus->functions[i];
+        for (unsigned b = 0; pci && b < PCI_BARS; b++)
+            if (pci->bars[b].mapping &&
+                (!bar_wanted(pci, b, &address) || address != pci->bars[b].address))
+                bar_unmap(pci, b);
+        if (pci && pci->secondary)
+            bus_unmap_stale(pci->secondary);
+    }
+}
+
+static void bus_map_wanted(struct pci_bus *bus)
+{
+    uint64_t address;
+    for (unsigned i = 0; i < FUNCTIONS; i++) {
+        struct pci_device *pci = bus->functions[i];
+        for (unsigned b = 0; pci && b < PCI_BARS; b++)
+            if (!pci->bars[b].mapping && bar_wanted(pci, b, &address))
+                bar_map(pci, b, address);
+        if (pci && pci->secondary)
+            bus_map_wanted(pci->secondary);
+    }
+}
+
 /* Brings all mappings in line with the registers; a BAR that moved away may make room for another
  * function's. */
 static void bus_update_bars(struct pci_bus *bus)
 {
-    uint64_t address;
-
-    for (unsigned i = 0; i < FUNCTIONS; i++)
-        for (unsigned b = 0; bus->functions[i] && b < PCI_BARS; b++) {
-            struct pci_device *pci = bus->functions[i];
-            if (!bar_wanted(pci, b, &address) || address != pci->bars[b].address)
-                bar_unmap(pci, b);
-        }
-    for (unsigned i = 0; i < FUNCTIONS; i++)
-        for (unsigned b = 0; bus->functions[i] && b < PCI_BARS; b++) {
-            struct pci_device *pci = bus->functions[i];
-            if (!pci->bars[b].mapping && bar_wanted(pci, b, &address))
-                bar_map(pci, b, address);
-        }
+    bus_unmap_stale(bus->root);
+    bus_map_wanted(bus->root);
 }
+
+void pci_link_changed(struct pci_device *bridge) { bus_update_bars(bridge->bus); }
 
 /* ---- Building a function ---- */
 
@@ -338,8 +414,9 @@ void pci_device_init(struct pci_device *pci, struct machine *m, const struct dev
 
 void pci_device_fini(struct pci_device *pci)
 {
+    pci_bus_destroy(pci->secondary);
     if (pci->bus) {
-        LOCKED(&pci->bus->lock);
+        LOCKED(bus_lock(pci->bus));
         for (unsigned b = 0; b < PCI_BARS; b++)
             bar_unmap(pci, b);
         pci->bus->functions[pci->devfn] = NULL;
@@ -364,6 +441,33 @@ void pci_bar_add(struct pci_device *pci, unsigned index, uint64_t size, unsigned
         pci_config_init(pci, offset + 4, 4, 0, (uint32_t)(~(size - 1) >> 32));
     unsigned bit = io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
     pci->writable[PCI_COMMAND] |= (uint8_t)bit;
+}
+
+void pci_config_status_init(struct pci_device *pci, unsigned offset, unsigned size, uint32_t varies,
+                            uint32_t clears)
+{
+    assert(offset + size <= PCI_CONFIG_SIZE && !(clears & ~varies));
+    for (unsigned i = 0; i < size; i++) {
+        pci->varies[offset + i] = (uint8_t)(varies >> 8 * i);
+        pci->clears[offset + i] = (uint8_t)(clears >> 8 * i);
+    }
+}
+
+int pci_bridge_init(struct pci_device *pci, struct err *err)
+{
+    assert(!pci->bus && !pci->bars[2].size);
+    int r = pci_bus_create(pci->dev.machine, &pci->secondary, err);
+    if (r < 0)
+        return r;
+    pci->secondary->bridge = pci;
+    pci_config_init(pci, PCI_HEADER_TYPE, 1, 1, 0);
+    pci_config_init(pci, PCI_PRIMARY_BUS, 4, 0, 0x00ffffff);
+    pci_config_init(pci, PCI_MEMORY_BASE, 4, 0, 0xfff0fff0);
+    pci_config_init(pci, PCI_PREF_BASE, 4, 0x00010001, 0xfff0fff0); /* of 64 bits */
+    pci_config_init(pci, PCI_PREF_BASE_HIGH, 4, 0, UINT32_MAX);
+    pci_config_init(pci, PCI_PREF_LIMIT_HIGH, 4, 0, UINT32_MAX);
+    pci->writable[PCI_COMMAND] |= PCI_COMMAND_MEMORY;
+    return 0;
 }
 
 unsigned pci_add_capability(struct pci_device *pci, uint8_t id, unsigned len)
@@ -401,25 +505,50 @@ void pci_msix_init(struct pci_device *pci, unsigned bar, uint32_t table_offset, 
     pci->msix_cap = cap;
 }
 
+/* Pins turn by the slot at each bridge (bridge specification, 9.1). */
+static unsigned function_gsi(const struct pci_device *pci, unsigned pin)
+{
+    unsigned slot = pci->devfn >> 3;
+    for (const struct pci_device *bridge = pci->bus->bridge; bridge; bridge = bridge->bus->bridge) {
+        pin = (pin - 1 + slot) % 4 + 1;
+        slot = bridge->devfn >> 3;
+    }
+    return pci_intx_gsi(slot, pin);
+}
+
+/* Caller holds the bus lock. */
+static int bus_join(struct pci_bus *bus, struct pci_device *pci, unsigned devfn, struct err *err)
+{
+    assert(!pci->bus && devfn < FUNCTIONS);
+    if (bus->functions[devfn])
+        return err_set(err, EBUSY, "%s: PCI slot %u is taken by %s", pci->dev.id, devfn >> 3,
+                       bus->functions[devfn]->dev.id);
+    pci->bus = bus;
+    pci->devfn = devfn;
+    bus->functions[devfn] = pci;
+    if (pci->secondary)
+        pci->secondary->root = bus->root;
+    unsigned pin = pci->power_on[PCI_INTERRUPT_PIN];
+    if (pin)
+        irq_pin_init(&pci->pin, pci->dev.machine, function_gsi(pci, pin));
+    return 0;
+}
+
+int pci_bus_add_at(struct pci_bus *bus, struct pci_device *pci, unsigned devfn, struct err *err)
+{
+    LOCKED(bus_lock(bus));
+    return bus_join(bus, pci, devfn, err);
+}
+
 int pci_bus_add(struct pci_bus *bus, struct pci_device *pci, int slot, struct err *err)
 {
-    LOCKED(&bus->lock);
-    assert(!pci->bus);
+    LOCKED(bus_lock(bus));
     if (slot < 0)
         for (slot = 1; slot < 32 && bus->functions[slot << 3];)
             slot++;
     if (slot > 31)
         return err_set(err, ENOSPC, "%s: all 32 PCI slots are taken", pci->dev.id);
-    if (bus->functions[slot << 3])
-        return err_set(err, EBUSY, "%s: PCI slot %d is taken by %s", pci->dev.id, slot,
-                       bus->functions[slot << 3]->dev.id);
-    pci->bus = bus;
-    pci->devfn = (unsigned)slot << 3;
-    bus->functions[pci->devfn] = pci;
-    unsigned pin = pci->power_on[PCI_INTERRUPT_PIN];
-    if (pin)
-        irq_pin_init(&pci->pin, pci->dev.machine, pci_intx_gsi((unsigned)slot, pin));
-    return 0;
+    return bus_join(bus, pci, (unsigned)slot << 3, err);
 }
 
 /* ---- Reset and state ---- */
@@ -427,7 +556,7 @@ int pci_bus_add(struct pci_bus *bus, struct pci_device *pci, int slot, struct er
 void pci_reset(struct pci_device *pci)
 {
     assert(pci->bus);
-    LOCKED(&pci->bus->lock);
+    LOCKED(bus_lock(pci->bus));
     for (unsigned i = 0; i < PCI_EXT_CONFIG_SIZE; i++)
         config_put(pci, i, 1, pci->power_on[i]);
     bus_update_bars(pci->bus);
@@ -441,9 +570,10 @@ void pci_reset(struct pci_device *pci)
 int pci_loaded(struct pci_device *pci, struct err *err)
 {
     assert(pci->bus);
-    LOCKED(&pci->bus->lock);
+    LOCKED(bus_lock(pci->bus));
     for (unsigned i = 0; i < PCI_EXT_CONFIG_SIZE; i++)
-        if ((config_get(pci, i, 1) ^ pci->power_on[i]) & ~pci->writable[i] & 0xff) {
+        if ((config_get(pci, i, 1) ^ pci->power_on[i]) &
+            ~(pci->writable[i] | (i < PCI_CONFIG_SIZE ? pci->varies[i] : 0u)) & 0xff) {
             uint8_t saved = (uint8_t)config_get(pci, i, 1);
             pci_config_init(pci, i, 1, pci->power_on[i], pci->writable[i]);
             return err_set(err, EINVAL,
@@ -473,6 +603,7 @@ int pci_bus_create(struct machine *m, struct pci_bus **out, struct err *err)
     if (!bus)
         return err_set(err, ENOMEM, "out of memory");
     bus->machine = m;
+    bus->root = bus;
     pthread_mutex_init(&bus->lock, NULL);
     *out = bus;
     return 0;
@@ -490,7 +621,7 @@ void pci_bus_destroy(struct pci_bus *bus)
 
 struct pci_device *pci_bus_device(struct pci_bus *bus, unsigned devfn)
 {
-    LOCKED(&bus->lock);
+    LOCKED(bus_lock(bus));
     return devfn < FUNCTIONS ? bus->functions[devfn] : NULL;
 }
 
@@ -500,12 +631,8 @@ static bool config_cycle_ok(unsigned devfn, unsigned offset, unsigned size)
            offset < PCI_EXT_CONFIG_SIZE;
 }
 
-uint32_t pci_config_read(struct pci_bus *bus, unsigned devfn, unsigned offset, unsigned size)
+static uint32_t function_read(struct pci_device *pci, unsigned offset, unsigned size)
 {
-    if (!config_cycle_ok(devfn, offset, size))
-        return UINT32_MAX;
-    LOCKED(&bus->lock);
-    struct pci_device *pci = bus->functions[devfn];
     if (!pci)
         return UINT32_MAX;
     if (pci->ops->config_read)
@@ -518,23 +645,21 @@ uint32_t pci_config_read(struct pci_bus *bus, unsigned devfn, unsigned offset, u
     return value;
 }
 
-void pci_config_write(struct pci_bus *bus, unsigned devfn, unsigned offset, unsigned size,
-                      uint32_t value)
+static void function_write(struct pci_device *pci, unsigned offset, unsigned size, uint32_t value)
 {
-    if (!config_cycle_ok(devfn, offset, size))
-        return;
-    LOCKED(&bus->lock);
-    struct pci_device *pci = bus->functions[devfn];
     if (!pci)
         return;
     for (unsigned i = 0; i < size; i++) {
         uint8_t mask = pci->writable[offset + i], byte = (uint8_t)(value >> 8 * i);
-        config_put(pci, offset + i, 1, (config_get(pci, offset + i, 1) & ~mask) | (byte & mask));
+        uint8_t clear = offset + i < PCI_CONFIG_SIZE ? pci->clears[offset + i] & byte : 0;
+        config_put(pci, offset + i, 1,
+                   (config_get(pci, offset + i, 1) & ~(mask | clear)) | (byte & mask));
     }
 
     bool command = ranges_overlap(offset, size, PCI_COMMAND, 2);
-    if (command || ranges_overlap(offset, size, PCI_BAR0, 4 * PCI_BARS))
-        bus_update_bars(bus);
+    unsigned decoding = pci->secondary ? PCI_PREF_LIMIT_HIGH + 4 - PCI_BAR0 : 4 * PCI_BARS;
+    if (command || ranges_overlap(offset, size, PCI_BAR0, decoding))
+        bus_update_bars(pci->bus);
     bool msix = pci->msix_cap && ranges_overlap(offset, size, pci->msix_cap + MSIX_CONTROL, 2);
     if (command || msix) {
         LOCKED(&pci->irq_lock);
@@ -544,6 +669,67 @@ void pci_config_write(struct pci_bus *bus, unsigned devfn, unsigned offset, unsi
     }
     if (pci->ops->config_written)
         pci->ops->config_written(pci, offset, size);
+}
+
+uint32_t pci_config_read(struct pci_bus *bus, unsigned devfn, unsigned offset, unsigned size)
+{
+    if (!config_cycle_ok(devfn, offset, size))
+        return UINT32_MAX;
+    LOCKED(bus_lock(bus));
+    return function_read(bus->functions[devfn], offset, size);
+}
+
+void pci_config_write(struct pci_bus *bus, unsigned devfn, unsigned offset, unsigned size,
+                      uint32_t value)
+{
+    if (!config_cycle_ok(devfn, offset, size))
+        return;
+    LOCKED(bus_lock(bus));
+    function_write(bus->functions[devfn], offset, size, value);
+}
+
+/* The bus of that number behind the bridges of `bus`; NULL: no bridge passes it on. Numbers are the
+ * guest's: each step goes one bus down, so nonsense ends, too. */
+static struct pci_bus *bus_numbered(struct pci_bus *bus, unsigned number)
+{
+    for (unsigned i = 0; i < FUNCTIONS; i++) {
+        struct pci_device *pci = bus->functions[i];
+        if (!pci || !pci->secondary || !link_up(pci) ||
+            number < config_get(pci, PCI_SECONDARY_BUS, 1) ||
+            number > config_get(pci, PCI_SUBORDINATE_BUS, 1))
+            continue;
+        return number == config_get(pci, PCI_SECONDARY_BUS, 1)
+                   ? pci->secondary
+                   : bus_numbered(pci->secondary, number);
+    }
+    return NULL;
+}
+
+uint32_t pci_cycle_read(struct pci_bus *root, unsigned number, unsigned devfn, unsigned offset,
+                        unsigned size)
+{
+    if (!number)
+        return pci_config_read(root, devfn, offset, size);
+    if (!config_cycle_ok(devfn, offset, size))
+        return UINT32_MAX;
+    LOCKED(bus_lock(root));
+    struct pci_bus *bus = bus_numbered(root, number);
+    return bus ? function_read(bus->functions[devfn], offset, size) : UINT32_MAX;
+}
+
+void pci_cycle_write(struct pci_bus *root, unsigned number, unsigned devfn, unsigned offset,
+                     unsigned size, uint32_t value)
+{
+    if (!number) {
+        pci_config_write(root, devfn, offset, size, value);
+        return;
+    }
+    if (!config_cycle_ok(devfn, offset, size))
+        return;
+    LOCKED(bus_lock(root));
+    struct pci_bus *bus = bus_numbered(root, number);
+    if (bus)
+        function_write(bus->functions[devfn], offset, size, value);
 }
 
 /* ---- What a firmware would do ---- */
@@ -586,31 +772,52 @@ static int bars_assign(struct pci_bus *bus, struct pci_device *pci, uint64_t siz
     return 0;
 }
 
+/* A bridge gets a bus number and 32-bit memory for what will be plugged in; what is behind it now
+ * is placed in there. */
+static int bridge_assign(struct pci_bus *bus, struct pci_device *bridge, unsigned number,
+                         struct pci_windows *w, struct err *err)
+{
+    enum { ROOM = 16 << 20 };
+    uint64_t start;
+    if (!window_take(&w->mem32, &w->mem32_size, ROOM, &start))
+        return err_set(err, ENOSPC, "%s: no room for its window", bridge->dev.id);
+    pci_config_write(bus, bridge->devfn, PCI_SECONDARY_BUS, 1, number);
+    pci_config_write(bus, bridge->devfn, PCI_SUBORDINATE_BUS, 1, number);
+    pci_config_write(bus, bridge->devfn, PCI_MEMORY_BASE, 2, (uint32_t)(start >> 16));
+    pci_config_write(bus, bridge->devfn, PCI_MEMORY_LIMIT, 2,
+                     (uint32_t)((start + ROOM - 1) >> 16 & 0xfff0));
+    pci_config_write(bus, bridge->devfn, PCI_PREF_BASE, 4, 0x0000fff0); /* none */
+    const struct pci_windows behind = { .mem32 = start, .mem32_size = ROOM };
+    return pci_bus_assign(bridge->secondary, &behind, err);
+}
+
 int pci_bus_assign(struct pci_bus *bus, const struct pci_windows *windows, struct err *err)
 {
     struct pci_windows w = *windows;
+    unsigned number = 0;
+    int r = 0;
 
     for (unsigned i = 0; i < FUNCTIONS; i++)
         pci_config_write(bus, i, PCI_COMMAND, 2, 0); /* nothing is decoded half-way */
     /* Largest first, so that alignment wastes nothing. */
     for (int shift = 45; shift >= 2; shift--)
-        for (unsigned i = 0; i < FUNCTIONS; i++) {
-            int r =
-                bus->functions[i] ? bars_assign(bus, bus->functions[i], 1ull << shift, &w, err) : 0;
-            if (r < 0)
-                return r;
-        }
-    for (unsigned i = 0; i < FUNCTIONS; i++) {
+        for (unsigned i = 0; i < FUNCTIONS && r == 0; i++)
+            if (bus->functions[i])
+                r = bars_assign(bus, bus->functions[i], 1ull << shift, &w, err);
+    for (unsigned i = 0; i < FUNCTIONS && r == 0; i++)
+        if (bus->functions[i] && bus->functions[i]->secondary)
+            r = bridge_assign(bus, bus->functions[i], ++number, &w, err);
+    for (unsigned i = 0; i < FUNCTIONS && r == 0; i++) {
         struct pci_device *pci = bus->functions[i];
         if (!pci)
             continue;
         unsigned pin = pci->power_on[PCI_INTERRUPT_PIN];
         if (pin)
-            pci_config_write(bus, i, PCI_INTERRUPT_LINE, 1, pci_intx_gsi(i >> 3, pin));
+            pci_config_write(bus, i, PCI_INTERRUPT_LINE, 1, function_gsi(pci, pin));
         pci_config_write(bus, i, PCI_COMMAND, 2,
                          PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
     }
-    return 0;
+    return r;
 }
 
 static const struct state_field pci_fields[] = {

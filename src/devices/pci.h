@@ -64,6 +64,16 @@ enum {
     PCI_SUBSYSTEM_VENDOR_ID = 0x2c,
     PCI_SUBSYSTEM_ID = 0x2e,
     PCI_CAPABILITY_LIST = 0x34,
+    /* of a bridge */
+    PCI_PRIMARY_BUS = 0x18,
+    PCI_SECONDARY_BUS = 0x19,
+    PCI_SUBORDINATE_BUS = 0x1a,
+    PCI_MEMORY_BASE = 0x20,
+    PCI_MEMORY_LIMIT = 0x22,
+    PCI_PREF_BASE = 0x24,
+    PCI_PREF_LIMIT = 0x26,
+    PCI_PREF_BASE_HIGH = 0x28,
+    PCI_PREF_LIMIT_HIGH = 0x2c,
     PCI_INTERRUPT_LINE = 0x3c,
     PCI_INTERRUPT_PIN = 0x3d,
 };
@@ -99,6 +109,9 @@ struct pci_ops {
     /* The BAR is decoded at `address` now, or (mapped false) no longer at `address`: doorbells move
      * along. vCPU thread with the bus lock, or main loop. dev->lock not held. */
     void (*bar_mapped)(struct pci_device *pci, unsigned bar, uint64_t address, bool mapped);
+    /* Of a bridge: does it pass cycles on to its secondary bus at all? Bus lock held. NULL: always.
+     */
+    bool (*link_up)(struct pci_device *pci);
 };
 
 struct pci_bar {
@@ -119,6 +132,9 @@ struct pci_device {
 
     uint8_t writable[PCI_EXT_CONFIG_SIZE]; /* bits the guest may change; fixed at create */
     uint8_t power_on[PCI_EXT_CONFIG_SIZE]; /* contents after reset; fixed at create */
+    uint8_t clears[PCI_CONFIG_SIZE];       /* status bits that writing a one clears; fixed */
+    uint8_t varies[PCI_CONFIG_SIZE];       /* bits that the device itself changes; fixed */
+    struct pci_bus *secondary;             /* of a bridge; owned */
     unsigned cap_end;                      /* first free byte for a capability */
 
     pthread_mutex_t irq_lock;
@@ -151,17 +167,23 @@ unsigned pci_add_capability(struct pci_device *pci, uint8_t id, unsigned len);
 /* Sets what the bytes hold after reset, and which bits the guest may write. */
 void pci_config_init(struct pci_device *pci, unsigned offset, unsigned size, uint32_t value,
                      uint32_t writable);
+/* Bits that the device changes by pci_config_status; those in `clears` are status bits, which the
+ * guest clears by writing ones. The first 256 bytes only. */
+void pci_config_status_init(struct pci_device *pci, unsigned offset, unsigned size, uint32_t varies,
+                            uint32_t clears);
+/* Makes the function a bridge (header type 1, without an I/O window), with a bus of its own behind
+ * it that it owns. After the BARs, of which it has at most two. */
+int pci_bridge_init(struct pci_device *pci, struct err *err);
 /* The table and the PBA lie in `bar` (added before), each on its own multiple of 8 bytes, not
  * overlapping. */
 void pci_msix_init(struct pci_device *pci, unsigned bar, uint32_t table_offset, uint32_t pba_offset,
                    unsigned vectors);
 
-/* slot: 0 to 31, or -1 for the first free one from 1. The model keeps owning the device. */
+/* slot: 0 to 31, or -1 for the first free one from 1. The model keeps owning the device. Main loop;
+ * the machine may run. */
 int pci_bus_add(struct pci_bus *bus, struct pci_device *pci, int slot, struct err *err);
-static inline unsigned pci_bdf(const struct pci_device *pci)
-{
-    return pci->devfn;
-} /* bus 0 is the only one */
+/* As function `devfn` & 7 of slot `devfn` >> 3. */
+int pci_bus_add_at(struct pci_bus *bus, struct pci_device *pci, unsigned devfn, struct err *err);
 
 /* ---- From the model's reset and loaded ---- */
 
@@ -170,6 +192,16 @@ void pci_reset(
 /* Checks that the installed configuration is of this function, and maps BARs as it says. Then the
  * model sets INTx. */
 int pci_loaded(struct pci_device *pci, struct err *err);
+
+/* ---- Bus lock held: from pci_ops ---- */
+
+uint32_t pci_config_get(const struct pci_device *pci, unsigned offset, unsigned size);
+/* Sets bits declared by pci_config_status_init; `mask` says which. Also before the bus is joined.
+ */
+void pci_config_status(struct pci_device *pci, unsigned offset, unsigned size, uint32_t mask,
+                       uint32_t value);
+/* link_up answers differently now: what lies behind the bridge appears or vanishes. */
+void pci_link_changed(struct pci_device *bridge);
 
 /* ---- Any thread, dev->lock may be held ---- */
 
@@ -191,6 +223,13 @@ uint32_t pci_config_read(struct pci_bus *bus, unsigned devfn, unsigned offset, u
 void pci_config_write(struct pci_bus *bus, unsigned devfn, unsigned offset, unsigned size,
                       uint32_t value);
 struct pci_device *pci_bus_device(struct pci_bus *bus, unsigned devfn); /* NULL: empty */
+/* The same for bus `number` of those that hang on `root`, as its bridges have been numbered. */
+uint32_t pci_cycle_read(struct pci_bus *root, unsigned number, unsigned devfn, unsigned offset,
+                        unsigned size);
+void pci_cycle_write(struct pci_bus *root, unsigned number, unsigned devfn, unsigned offset,
+                     unsigned size, uint32_t value);
+void pci_bus_lock(struct pci_bus *bus); /* for a bridge's own registers, from any thread */
+void pci_bus_unlock(struct pci_bus *bus);
 /* GSI 16 to 23 that the pin (1 to 4) of a slot is wired to; the board's _PRT says the same. */
 static inline unsigned pci_intx_gsi(unsigned slot, unsigned pin)
 {

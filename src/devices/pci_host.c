@@ -66,15 +66,14 @@ static void address_write(struct pci_host *host, uint64_t offset, unsigned size,
     }
 }
 
-/* The function and register that the address register selects, -1 when it is off or on another bus.
- */
+/* The bus, function and register that the address register selects, -1 when it is off. */
 static int selected(struct pci_host *host, uint64_t offset, unsigned *reg)
 {
     uint32_t address = __atomic_load_n(&host->regs.address, __ATOMIC_RELAXED);
-    if (!(address >> 31) || (address >> 16 & 0xff))
+    if (!(address >> 31))
         return -1;
     *reg = (address & 0xfc) + (unsigned)offset;
-    return address >> 8 & 0xff;
+    return address >> 8 & 0xffff;
 }
 
 /* ---- ECAM: a quad word access is two dword cycles ---- */
@@ -83,9 +82,8 @@ static uint64_t ecam_read(struct pci_host *host, uint64_t offset, unsigned size)
 {
     if (size == 8)
         return ecam_read(host, offset, 4) | ecam_read(host, offset + 4, 4) << 32;
-    if (offset >> 20)
-        return ones(size);
-    return pci_config_read(host->bus, offset >> 12 & 0xff, offset & 0xfff, size);
+    return pci_cycle_read(host->bus, offset >> 20 & 0xff, offset >> 12 & 0xff, offset & 0xfff,
+                          size);
 }
 
 static void ecam_write(struct pci_host *host, uint64_t offset, unsigned size, uint64_t value)
@@ -93,8 +91,9 @@ static void ecam_write(struct pci_host *host, uint64_t offset, unsigned size, ui
     if (size == 8) {
         ecam_write(host, offset, 4, (uint32_t)value);
         ecam_write(host, offset + 4, 4, value >> 32);
-    } else if (!(offset >> 20)) {
-        pci_config_write(host->bus, offset >> 12 & 0xff, offset & 0xfff, size, (uint32_t)value);
+    } else {
+        pci_cycle_write(host->bus, offset >> 20 & 0xff, offset >> 12 & 0xff, offset & 0xfff, size,
+                        (uint32_t)value);
     }
 }
 
@@ -156,8 +155,9 @@ static uint64_t host_read(struct device *dev, unsigned region, uint64_t offset, 
         return ecam_read(host, offset, size);
     if (region >= REGION_MCH)
         return mch_read(&host->mch, region, offset, size);
-    int devfn = selected(host, offset, &reg);
-    return devfn < 0 ? ones(size) : pci_config_read(host->bus, (unsigned)devfn, reg, size);
+    int bdf = selected(host, offset, &reg);
+    return bdf < 0 ? ones(size)
+                   : pci_cycle_read(host->bus, (unsigned)bdf >> 8, bdf & 0xff, reg, size);
 }
 
 static void host_write(struct device *dev, unsigned region, uint64_t offset, unsigned size,
@@ -173,9 +173,9 @@ static void host_write(struct device *dev, unsigned region, uint64_t offset, uns
     } else if (region >= REGION_MCH) {
         mch_write(&host->mch, region, offset, size, value);
     } else {
-        int devfn = selected(host, offset, &reg);
-        if (devfn >= 0)
-            pci_config_write(host->bus, (unsigned)devfn, reg, size, (uint32_t)value);
+        int bdf = selected(host, offset, &reg);
+        if (bdf >= 0)
+            pci_cycle_write(host->bus, (unsigned)bdf >> 8, bdf & 0xff, reg, size, (uint32_t)value);
     }
 }
 
