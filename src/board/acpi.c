@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The ACPI tables: RSDP, XSDT, FADT, FACS, MADT, MCFG and DSDT, after ACPI 6.4 (chapter 5) and the
- * PCI firmware specification 3.3 (MCFG). No bytecode runs: every object of the DSDT is plain data,
- * so there is nothing in the guest's interpreter that could fail.
+ * PCI firmware specification 3.3 (MCFG, _OSC). All objects of the DSDT are plain data but _OSC,
+ * which systems have to run before they use PCI Express by themselves.
  */
 #include "board/acpi.h"
 
@@ -116,6 +116,49 @@ static void dsdt_routes(struct buf *b)
     aml_end(b, all);
 }
 
+/*
+ * _OSC: the system asks to do PCI Express hot-plug, power management events and the rest by itself,
+ * and gets the first two and the capability structure (PCI firmware specification, 4.5.1):
+ *
+ *   CreateDWordField (Arg3, 0, CDW1)
+ *   If (LEqual (Arg0, uuid)) {
+ *       CreateDWordField (Arg3, 8, CDW3)
+ *       And (CDW3, 0x15, CDW3)
+ *       If (LNot (LEqual (Arg1, One))) { Or (CDW1, 0x08, CDW1) }       unknown revision
+ *   } Else { Or (CDW1, 0x04, CDW1) }                                   unknown UUID
+ *   Return (Arg3)
+ */
+static void dsdt_osc(struct buf *b)
+{
+    static const uint8_t cdw1[] = { 0x8a, 0x6b, 0x00, 'C', 'D', 'W', '1' };
+    static const uint8_t uuid_equal[] = { 0x93, 0x68, 0x11, 0x13, 0x0a, 0x10, 0x5b, 0x4d,
+                                          0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40, 0x96, 0x57,
+                                          0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66 };
+    static const uint8_t grant[] = { 0x8a, 0x6b, 0x0a, 0x08, 'C',  'D', 'W', '3', 0x7b, 'C',
+                                     'D',  'W',  '3',  0x0a, 0x15, 'C', 'D', 'W', '3' };
+    static const uint8_t other_revision[] = { 0x92, 0x93, 0x69, 0x01 };
+    static const uint8_t flag_revision[] = { 0x7d, 'C', 'D', 'W', '1', 0x0a,
+                                             0x08, 'C', 'D', 'W', '1' };
+    static const uint8_t flag_uuid[] = { 0x7d, 'C', 'D', 'W', '1', 0x0a, 0x04, 'C', 'D', 'W', '1' };
+    static const uint8_t give_back[] = { 0xa4, 0x6b };
+
+    size_t method = aml_begin_method(b, "_OSC", 4);
+    aml_bytes(b, cdw1, sizeof cdw1);
+    size_t known = aml_begin_if(b);
+    aml_bytes(b, uuid_equal, sizeof uuid_equal);
+    aml_bytes(b, grant, sizeof grant);
+    size_t revision = aml_begin_if(b);
+    aml_bytes(b, other_revision, sizeof other_revision);
+    aml_bytes(b, flag_revision, sizeof flag_revision);
+    aml_end(b, revision);
+    aml_end(b, known);
+    size_t unknown = aml_begin_else(b);
+    aml_bytes(b, flag_uuid, sizeof flag_uuid);
+    aml_end(b, unknown);
+    aml_bytes(b, give_back, sizeof give_back);
+    aml_end(b, method);
+}
+
 static void dsdt_pci(struct buf *b, const struct acpi_config *config)
 {
     const struct pci_windows *w = &config->pci;
@@ -140,6 +183,8 @@ static void dsdt_pci(struct buf *b, const struct acpi_config *config)
         aml_memory64_window(b, w->mem64, w->mem64 + w->mem64_size - 1);
     aml_end_crs(b, crs);
     dsdt_routes(b);
+    if (config->legacy)
+        dsdt_osc(b);
     aml_end(b, device);
 }
 

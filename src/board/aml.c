@@ -18,6 +18,9 @@ enum {
     OP_SCOPE = 0x10,
     OP_BUFFER = 0x11,
     OP_PACKAGE = 0x12,
+    OP_METHOD = 0x14,
+    OP_IF = 0xa0,
+    OP_ELSE = 0xa1,
     OP_EXT = 0x5b,
     OP_EXT_DEVICE = 0x82
 };
@@ -72,6 +75,29 @@ size_t aml_begin_device(struct buf *b, const char *name)
     put_name(b, name);
     return at;
 }
+
+size_t aml_begin_method(struct buf *b, const char *name, unsigned args)
+{
+    put(b, OP_METHOD, 1);
+    size_t at = begin(b);
+    put_name(b, name);
+    put(b, args, 1); /* not serialized */
+    return at;
+}
+
+size_t aml_begin_if(struct buf *b)
+{
+    put(b, OP_IF, 1);
+    return begin(b);
+}
+
+size_t aml_begin_else(struct buf *b)
+{
+    put(b, OP_ELSE, 1);
+    return begin(b);
+}
+
+void aml_bytes(struct buf *b, const void *bytes, size_t len) { buf_add(b, bytes, len); }
 
 size_t aml_begin_package(struct buf *b, uint8_t elements)
 {

@@ -19,6 +19,12 @@ size_t aml_begin_scope(struct buf *b, const char *name);
 size_t aml_begin_device(struct buf *b, const char *name);
 size_t aml_begin_package(struct buf *b, uint8_t elements);
 
+/* A method's body is bytecode that the caller writes with aml_bytes (chapter 20.2.5). */
+size_t aml_begin_method(struct buf *b, const char *name, unsigned args);
+size_t aml_begin_if(struct buf *b);
+size_t aml_begin_else(struct buf *b);
+void aml_bytes(struct buf *b, const void *bytes, size_t len);
+
 void aml_integer(struct buf *b, uint64_t value);
 void aml_string(struct buf *b, const char *text);
 void aml_eisa_id(struct buf *b, const char *id); /* "PNP0A08" */

@@ -18,6 +18,7 @@
 #include "devices/ioapic.h"
 #include "devices/lpc.h"
 #include "devices/pci_host.h"
+#include "devices/pci_port.h"
 #include "devices/pic.h"
 #include "devices/pit.h"
 #include "devices/pm.h"
@@ -27,6 +28,7 @@
 #include "machine/machine.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,6 +52,7 @@ struct board {
     struct pci_bus *pci;
     struct ram *code;                          /* of the firmware; the machine's. NULL: none */
     struct device *serial, *pm, *rtc, *fw_cfg; /* the machine's */
+    struct device *ports[BOARD_PORTS];
     struct pci_windows windows;
     struct board_boot boots[BOARD_BOOT_MAX];
     unsigned boot_count;
@@ -57,6 +60,7 @@ struct board {
 
 struct pci_bus *board_pci_bus(struct board *board) { return board->pci; }
 struct device *board_serial(struct board *board) { return board->serial; }
+struct device *board_port(struct board *board, unsigned n) { return board->ports[n]; }
 void board_power_button(struct board *board) { pm_power_button(board->pm); }
 
 /* ---- Memory ---- */
@@ -155,6 +159,24 @@ static int board_add_legacy(struct board *board, struct err *err)
     return r;
 }
 
+/* Functions of slot 28, where the ICH9 has its ports. */
+static int board_add_ports(struct board *board, struct err *err)
+{
+    enum { SLOT = 28 };
+    int r = 0;
+    for (unsigned i = 0; i < BOARD_PORTS && r == 0; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "port%u", i + 1);
+        const struct pci_port_config port = { .id = id,
+                                              .devfn = SLOT << 3 | i,
+                                              .number = i + 1,
+                                              .power = board->config.port_power,
+                                              .arg = board->config.port_arg };
+        r = pci_port_create(board->machine, board->pci, &port, &board->ports[i], err);
+    }
+    return r;
+}
+
 static int board_add_chips(struct board *board, struct err *err)
 {
     struct machine *m = board->machine;
@@ -181,6 +203,8 @@ static int board_add_chips(struct board *board, struct err *err)
         r = pci_host_create(m, board->legacy ? &mch : NULL, &board->pci, err);
     if (r == 0 && board->legacy)
         r = lpc_create(m, board->pci, board->pm, err);
+    if (r == 0 && board->legacy)
+        r = board_add_ports(board, err);
     if (r == 0 && board->code)
         r = fw_cfg_create(m, &board->fw_cfg, err);
     return r;

@@ -25,7 +25,7 @@ struct pci_device;
 struct board;
 struct input;
 
-enum { BOARD_BOOT_MAX = 32 };
+enum { BOARD_BOOT_MAX = 32, BOARD_PORTS = 4 };
 
 /* What it points to is borrowed until board_destroy: a guest that resets gets its kernel loaded
  * again. */
@@ -42,6 +42,9 @@ struct board_config {
     struct board_firmware firmware;
     struct boot_menu menu;  /* of the firmware */
     const char *boot_order; /* "cdn": kinds of board_add_boot, best first; NULL: none */
+    /* See devices/pci_port.h. */
+    void (*port_power)(void *arg, struct device *port, bool on);
+    void *port_arg;
     /* The far end of serial0, see devices/serial.h. */
     void (*serial_output)(void *arg, const uint8_t *data, size_t len);
     void (*serial_room)(void *arg);
@@ -65,6 +68,8 @@ void board_destroy(struct board *board);
 DEFINE_AUTO(struct board *, board_destroy)
 
 struct pci_bus *board_pci_bus(struct board *board);
+/* The hot-plug port `n` below BOARD_PORTS; NULL: the profile has none. */
+struct device *board_port(struct board *board, unsigned n);
 struct device *board_serial(struct board *board); /* for serial_input */
 void board_power_button(struct board *board);     /* any thread */
 

@@ -47,7 +47,9 @@ enum {
     SLTCTL_INTERRUPT = 1 << 5,
     SLTCTL_ATTENTION_OFF = 3 << 6,
     SLTCTL_POWER_LED_ON = 1 << 8,
+    SLTCTL_POWER_LED_BLINKS = 2 << 8,
     SLTCTL_POWER_LED_OFF = 3 << 8,
+    SLTCTL_POWER_LED = 3 << 8,
     SLTCTL_POWER_OFF = 1 << 10,
     SLTCTL_LINK = 1 << 12,
     SLTCTL_BITS = 0x17ff
@@ -128,16 +130,18 @@ static bool port_link_up(struct pci_device *pci) { return port_of(pci)->regs.sho
 
 /* ---- power: what the guest switched is looked at on the main loop ---- */
 
-static void port_check(void *arg)
+void pci_port_check(struct device *dev)
 {
-    struct pci_port *port = arg;
+    struct pci_port *port = port_of_device(dev);
     pci_bus_lock(port->pci.bus);
     bool on = has_power(port);
     bool wanted = on ? port->occupant && !port->regs.shown : port->regs.leaving;
     pci_bus_unlock(port->pci.bus);
     if (wanted)
-        port->power(port->arg, &port->pci.dev, on);
+        port->power(port->arg, dev, on);
 }
+
+static void port_check(void *arg) { pci_port_check(arg); }
 
 static void port_config_written(struct pci_device *pci, unsigned offset, unsigned size)
 {
@@ -147,7 +151,7 @@ static void port_config_written(struct pci_device *pci, unsigned offset, unsigne
     if (!has_power(port))
         port_show(port, false);
     if (has_power(port) != port->regs.shown || port->regs.leaving)
-        loop_post(pci->dev.machine->loop, port_check, port);
+        loop_post(pci->dev.machine->loop, port_check, &pci->dev);
     port_interrupt(port);
 }
 
@@ -191,8 +195,9 @@ int pci_port_plug(struct device *dev, struct pci_device *pci, struct err *err)
     if (dev->machine->state == MACHINE_CREATED) {
         port_cold(port);
     } else {
-        exp_set(port, EXP_SLTSTA, SLTSTA_PRESENT | SLTSTA_PRESENCE_CHANGED,
-                SLTSTA_PRESENT | SLTSTA_PRESENCE_CHANGED);
+        /* With the button pressed, too: of a slot that has one, systems wait for that. */
+        const uint32_t events = SLTSTA_PRESENT | SLTSTA_PRESENCE_CHANGED | SLTSTA_BUTTON;
+        exp_set(port, EXP_SLTSTA, events, events);
         if (has_power(port))
             port_show(port, true);
         port_interrupt(port);
@@ -218,7 +223,9 @@ int pci_port_ask(struct device *dev, struct err *err)
 {
     struct pci_port *port = port_of_device(dev);
     pci_bus_lock(port->pci.bus);
-    bool asked = port->regs.leaving;
+    /* While its light blinks the guest is at it, and pressing again would call it off. */
+    bool asked = port->regs.leaving &&
+                 (exp_get(port, EXP_SLTCTL) & SLTCTL_POWER_LED) == SLTCTL_POWER_LED_BLINKS;
     if (!asked) {
         port->regs.leaving = 1;
         exp_set(port, EXP_SLTSTA, SLTSTA_BUTTON, SLTSTA_BUTTON);
@@ -229,7 +236,7 @@ int pci_port_ask(struct device *dev, struct err *err)
     if (asked)
         return err_set(err, EBUSY, "the guest was asked for it already; wait, or remove by force");
     if (off)
-        loop_post(dev->machine->loop, port_check, port);
+        loop_post(dev->machine->loop, port_check, dev);
     return 0;
 }
 
@@ -259,7 +266,7 @@ static int port_loaded(struct device *dev, struct err *err)
     port->interrupt = true; /* a message was sent for what pends */
     port_interrupt(port);
     pci_bus_unlock(port->pci.bus);
-    loop_post(dev->machine->loop, port_check, port);
+    loop_post(dev->machine->loop, port_check, dev);
     return 0;
 }
 

@@ -31,8 +31,11 @@ int pci_port_plug(struct device *port, struct pci_device *pci, struct err *err);
 /* Takes it out; the guest sees it gone. The caller destroys it. */
 struct pci_device *pci_port_unplug(struct device *port);
 /* Asks the guest to let go of it, as the attention button does: it answers by switching the power
- * off, and `power` is called. */
+ * off, and `power` is called. -EBUSY: it is at it already. A guest that does not listen (its driver
+ * is still taking the device in) can be asked again. */
 int pci_port_ask(struct device *port, struct err *err);
+/* Looks again whether `power` is to be called, after its owner had no time for it. */
+void pci_port_check(struct device *port);
 /* From `power`, once what is in the slot has been reset: the guest sees it. */
 void pci_port_power_good(struct device *port);
 

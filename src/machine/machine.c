@@ -359,6 +359,19 @@ void machine_add_device(struct machine *m, struct device *take_dev)
     *end = take_dev;
 }
 
+void machine_remove_device(struct machine *m, struct device *dev)
+{
+    assert_on_loop(m->loop);
+    assert(m->state != MACHINE_RUNNING);
+    struct device **at = &m->devices;
+    while (*at != dev) {
+        assert(*at && "the device is not of this machine");
+        at = &(*at)->next;
+    }
+    *at = dev->next;
+    dev->next = NULL;
+}
+
 struct device *machine_find_device(struct machine *m, const char *id)
 {
     for (struct device *dev = m->devices; dev; dev = dev->next)

@@ -72,6 +72,8 @@ DEFINE_AUTO(struct machine *, machine_destroy)
 
 int machine_add_ram(struct machine *m, struct ram *take_ram, struct err *err);
 void machine_add_device(struct machine *m, struct device *take_dev);
+/* Takes it out again: the caller owns it. While the machine does not run. */
+void machine_remove_device(struct machine *m, struct device *dev);
 struct device *machine_find_device(struct machine *m, const char *id);
 
 /* Creates the vCPU threads "vcpu/N". If it cannot, it posts MACHINE_ENGINE_FAILED and the machine

@@ -43,17 +43,18 @@ static json_t *config_json(const struct snapshot_config *config)
     json_t *disks = json_array(), *nets = json_array();
     for (unsigned i = 0; i < config->disk_count; i++) {
         const struct snapshot_disk *disk = &config->disks[i];
-        json_array_append_new(disks,
-                              json_pack("{s:s, s:s, s:I, s:b, s:i}", "format", disk->format, "bus",
-                                        disk->bus, "size", (json_int_t)disk->size, "readonly",
-                                        disk->readonly, "queues", (int)disk->queues));
+        json_array_append_new(
+            disks, json_pack("{s:s, s:s, s:I, s:b, s:i, s:i, s:s}", "format", disk->format, "bus",
+                             disk->bus, "size", (json_int_t)disk->size, "readonly", disk->readonly,
+                             "queues", (int)disk->queues, "port", (int)disk->port, "id", disk->id));
     }
     for (unsigned i = 0; i < config->net_count; i++) {
         const uint8_t *mac = config->nets[i].mac;
         char text[18];
         snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
                  mac[4], mac[5]);
-        json_array_append_new(nets, json_pack("{s:s}", "mac", text));
+        json_array_append_new(nets, json_pack("{s:s, s:i, s:s}", "mac", text, "port",
+                                              (int)config->nets[i].port, "id", config->nets[i].id));
     }
     return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:I, s:I, s:o, s:o}", "version",
                      BEDPLATE_VERSION, "engine", config->engine, "cpu", config->cpu, "profile",
@@ -86,6 +87,19 @@ static int config_number(const json_t *object, const char *name, uint64_t min, u
     return r == 0 ? err_set(err, EINVAL, "'%s' is missing", name) : r < 0 ? r : 0;
 }
 
+/* Where a device is plugged in; older states know of no slots. */
+static int config_slot(const json_t *object, uint32_t *port, char *id, size_t room, struct err *err)
+{
+    uint64_t number = 0;
+    int r = 0;
+    if (json_object_get(object, "port"))
+        r = config_number(object, "port", 0, 255, &number, err);
+    if (r >= 0 && number)
+        r = config_string(object, "id", id, room, err);
+    *port = (uint32_t)number;
+    return r;
+}
+
 static int config_disk(const json_t *object, struct snapshot_disk *disk, struct err *err)
 {
     uint64_t queues = 0;
@@ -100,13 +114,15 @@ static int config_disk(const json_t *object, struct snapshot_disk *disk, struct 
     if (r >= 0)
         r = config_number(object, "queues", 0, 255, &queues, err);
     disk->queues = (uint32_t)queues;
-    return r;
+    return r < 0 ? r : config_slot(object, &disk->port, disk->id, sizeof disk->id, err);
 }
 
 static int config_net(const json_t *object, struct snapshot_net *net, struct err *err)
 {
     char text[18];
     int r = config_string(object, "mac", text, sizeof text, err);
+    if (r == 0)
+        r = config_slot(object, &net->port, net->id, sizeof net->id, err);
     if (r < 0)
         return r;
     unsigned bytes[6];

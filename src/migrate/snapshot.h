@@ -35,10 +35,14 @@ struct snapshot_disk {
     bool readonly;
     char bus[16];    /* "virtio", "sata", "sata-cdrom" ...: what drive it is in */
     uint32_t queues; /* as configured; 0: default */
+    uint32_t port;   /* the hot-plug slot that it is in; 0: none */
+    char id[24];     /* of one in a slot */
 };
 
 struct snapshot_net {
     uint8_t mac[6];
+    uint32_t port; /* as of a disk */
+    char id[24];
 };
 
 /* What must be the same for a state to make sense. */

@@ -134,6 +134,70 @@ COMMAND(do_medium_insert)
     return media_insert(arg, drive, name, format, fd, err);
 }
 
+static int device_add_disk(struct vmm *vmm, const char *id, const json_t *args, int fd,
+                           unsigned *port, struct err *err)
+{
+    struct hotplug_disk disk = { .id = id, .name = id };
+    int r = json_get_string(args, "name", &disk.name, err);
+    if (r >= 0)
+        r = json_get_string(args, "format", &disk.format, err);
+    if (r >= 0)
+        r = json_get_bool(args, "readonly", &disk.readonly, err);
+    if (r < 0) {
+        fd_close(fd);
+        return r;
+    }
+    return hotplug_add_disk(vmm, &disk, fd, port, err);
+}
+
+static int device_add_net(struct vmm *vmm, const char *id, const json_t *args, int fd,
+                          unsigned *port, struct err *err)
+{
+    AUTO(fd_close) int owned = fd;
+    const char *text = NULL;
+    uint8_t mac[6];
+    int r = json_get_string(args, "mac", &text, err);
+    if (r < 0)
+        return r;
+    r = text ? options_mac_parse(text, mac, err) : options_mac_make(mac, err);
+    return r < 0 ? r : hotplug_add_net(vmm, id, mac, TAKE_FD(owned), port, err);
+}
+
+COMMAND(do_device_add)
+{
+    const char *kind = NULL, *id = NULL;
+    unsigned port = 0;
+    AUTO(fd_close) int fd = control_take_fd(request); /* a refused request takes it along, too */
+    int r = json_get_string(args, "kind", &kind, err);
+    if (r >= 0)
+        r = json_get_string(args, "device", &id, err);
+    if (r < 0)
+        return r;
+    if (!kind || !id || (strcmp(kind, "disk") != 0 && strcmp(kind, "net") != 0))
+        return err_set(err, EINVAL, "'kind' (disk or net) and 'device' (a new id) are needed");
+    if (fd < 0)
+        return err_set(err, EBADF, "no descriptor came with the request");
+    r = *kind == 'd' ? device_add_disk(arg, id, args, TAKE_FD(fd), &port, err)
+                     : device_add_net(arg, id, args, TAKE_FD(fd), &port, err);
+    if (r == 0)
+        *result = json_pack("{s:i}", "slot", (int)port);
+    return r;
+}
+
+COMMAND(do_device_remove)
+{
+    const char *id = NULL;
+    bool force = false;
+    int r = json_get_string(args, "device", &id, err);
+    if (r >= 0)
+        r = json_get_bool(args, "force", &force, err);
+    if (r < 0)
+        return r;
+    if (!id)
+        return err_set(err, EINVAL, "'device' is missing");
+    return hotplug_remove(arg, id, force, err);
+}
+
 static void counter_add(void *arg, const char *name, uint64_t value)
 {
     json_object_set_new(arg, name, json_integer((json_int_t)value));
@@ -204,6 +268,9 @@ static const char *const screenshot_members[] = { "fd", "format", NULL };
 static const char *const keys_members[] = { "keys", "text", NULL };
 static const char *const pointer_members[] = { "x", "y", "buttons", NULL };
 
+static const char *const add_members[] = { "kind", "device",   "name", "format",
+                                           "mac",  "readonly", NULL };
+static const char *const remove_members[] = { "device", "force", NULL };
 static const char *const eject_members[] = { "drive", "force", NULL };
 static const char *const insert_members[] = { "drive", "name", "format", NULL };
 
@@ -218,6 +285,10 @@ const struct control_command vmm_commands[] = {
     { "medium-eject", "open a drive and take its medium out", eject_members, do_medium_eject },
     { "medium-insert", "put the image that came as a descriptor into a drive", insert_members,
       do_medium_insert },
+    { "device-add", "plug in a disk or network card whose file came as a descriptor", add_members,
+      do_device_add },
+    { "device-remove", "ask the guest to let go of what was plugged in, or take it by force",
+      remove_members, do_device_remove },
     { "counters", "what the engine and the network cards counted", NULL, do_counters },
     { "inspect", "state of a device or a vCPU; without either: the devices", inspect_members,
       do_inspect },

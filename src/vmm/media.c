@@ -22,6 +22,10 @@ void media_bus_name(const struct disk_options *disk, char *out, size_t room)
 /* Drives with a tray are counted by their own, disks by their place among all. */
 void media_name(const struct vmm *vmm, unsigned index, char *out, size_t room)
 {
+    if (vmm->options.disks[index].id) {
+        snprintf(out, room, "%s", vmm->options.disks[index].id);
+        return;
+    }
     unsigned before = 0;
     for (unsigned i = 0; i < index; i++)
         before += vmm->options.disks[i].cdrom;
@@ -138,33 +142,43 @@ static int fd_opener_open(const struct block_opener *opener, const char *path, i
     return 0;
 }
 
-static int medium_check_fd(int fd, struct err *err)
+static int medium_check_fd(int fd, bool readonly, struct err *err)
 {
     struct stat st;
     if (fstat(fd, &st) < 0)
         return err_errno(err, errno, "the descriptor cannot be looked at");
     if (!S_ISREG(st.st_mode))
         return err_set(err, EINVAL, "the descriptor is not of a regular file; send an image's");
-    if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY)
-        return err_set(err, EINVAL, "the descriptor can only be written; open the image to read");
+    int mode = fcntl(fd, F_GETFL) & O_ACCMODE;
+    if (mode == O_WRONLY || (mode == O_RDONLY && !readonly))
+        return err_set(err, EINVAL, "the descriptor can only be %s; open the image to %s",
+                       mode == O_WRONLY ? "written" : "read",
+                       readonly ? "read" : "read and write, or give readonly");
     return 0;
 }
 
 /* A pool of threads reads it: a new ring cannot be had any more. */
 static int medium_open(struct vmm *vmm, unsigned index, const char *label, const char *format,
-                       int *fd, struct block_node **out, struct err *err)
+                       bool readonly, int *fd, struct block_node **out, struct err *err)
 {
     struct fd_opener opener = { .opener = { .open = fd_opener_open }, .fd = fd };
     struct block_options options = { .path = label,
                                      .format = format,
-                                     .readonly = true,
+                                     .readonly = readonly,
                                      .no_uring = true,
                                      .opener = &opener.opener };
     struct block_node *node;
-    int r = medium_check_fd(*fd, err);
+    int r = medium_check_fd(*fd, readonly, err);
     if (r == 0)
         r = block_open(&options, &node, err);
     return r < 0 ? r : throttle_open(node, vmm->throttles[index], out, err);
+}
+
+int media_open_fd(struct vmm *vmm, unsigned index, int *fd, struct err *err)
+{
+    const struct disk_options *disk = &vmm->options.disks[index];
+    return medium_open(vmm, index, disk->path, disk->format, disk->readonly, fd, &vmm->disks[index],
+                       err);
 }
 
 int media_insert(struct vmm *vmm, const char *drive, const char *label, const char *format,
@@ -177,7 +191,7 @@ int media_insert(struct vmm *vmm, const char *drive, const char *label, const ch
     if (vmm->disks[index])
         return err_set(err, EBUSY, "%s has a medium; eject that first", drive);
     struct block_node *node = NULL;
-    int r = medium_open(vmm, (unsigned)index, label, format, &fd, &node, err);
+    int r = medium_open(vmm, (unsigned)index, label, format, true, &fd, &node, err);
     if (r == 0)
         r = ata_medium_insert(vmm->drives[index], node, err);
     if (r < 0) {

@@ -18,6 +18,7 @@
 #include <ctype.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -398,7 +399,7 @@ static int net_backend_set(struct net_options *net, const char *value, struct er
     return err_set(err, EINVAL, "'%.60s' is no network; write user, tap:NAME or fd:N", value);
 }
 
-static int mac_parse(const char *text, uint8_t mac[6], struct err *err)
+int options_mac_parse(const char *text, uint8_t mac[6], struct err *err)
 {
     size_t len = strlen(text);
     bool good = len == 17;
@@ -412,6 +413,15 @@ static int mac_parse(const char *text, uint8_t mac[6], struct err *err)
     if (mac[0] & 1)
         return err_set(err, EINVAL, "%s is a multicast address; take one whose first byte is even",
                        text);
+    return 0;
+}
+
+int options_mac_make(uint8_t mac[6], struct err *err)
+{
+    static const uint8_t prefix[3] = { 0x52, 0x54, 0x00 };
+    memcpy(mac, prefix, 3);
+    if (getrandom(mac + 3, 3, 0) != 3)
+        return err_errno(err, errno, "no random numbers for a MAC address");
     return 0;
 }
 
@@ -429,7 +439,7 @@ static int net_part(struct options *o, const char *key, const char *value, struc
     if (strcmp(key, "mac") == 0) {
         r = value_needed(key, value, "mac=52:54:00:12:34:56", err);
         if (r == 0)
-            r = mac_parse(value, net->mac, err);
+            r = options_mac_parse(value, net->mac, err);
         net->has_mac = r == 0;
         return r;
     }
@@ -1077,6 +1087,7 @@ void options_fini(struct options *o)
     }
     for (unsigned i = 0; i < o->net_count; i++) {
         free(o->nets[i].tap);
+        free(o->nets[i].id);
         for (unsigned j = 0; j < o->nets[i].hostfwd_count; j++)
             free(o->nets[i].hostfwd[j]);
     }

@@ -43,6 +43,8 @@ struct disk_options {
     char *serial;               /* NULL: the disk's name */
     struct throttle_limits limits;
     char *throttle_group; /* NULL: the limits are this disk's own */
+    unsigned port;        /* hot-plug slot it is in; 0: none, it was there from the start */
+    char *id;             /* of one in a slot; NULL: it has none of its own */
 };
 
 enum net_kind { NET_OPTION_USER, NET_OPTION_TAP, NET_OPTION_FD };
@@ -54,6 +56,8 @@ struct net_options {
     uint8_t mac[6];
     char *hostfwd[OPTIONS_MAX_HOSTFWD]; /* "tcp:127.0.0.1:2222-:22", checked */
     unsigned hostfwd_count;
+    unsigned port; /* as of a disk */
+    char *id;
 };
 
 enum stream_kind { STREAM_NONE, STREAM_STDIO, STREAM_FILE, STREAM_UNIX };
@@ -118,6 +122,10 @@ struct options {
 int options_parse(int argc, char *const argv[], struct options *out, struct err *err);
 void options_fini(struct options *options);
 static inline void options_fini_auto(struct options *options) { options_fini(options); }
+
+/* For device-add: as --net's mac= is read, or by chance. */
+int options_mac_parse(const char *text, uint8_t mac[6], struct err *err);
+int options_mac_make(uint8_t mac[6], struct err *err);
 
 /* Was --name given, on the command line or in the file? */
 bool options_given(const struct options *options, const char *name);

@@ -163,7 +163,8 @@ int options_disk_check(const struct disk_options *disk, struct err *err)
 
 void options_disk_fini(struct disk_options *disk)
 {
-    char *all[] = { disk->path, disk->format, disk->key_file, disk->serial, disk->throttle_group };
+    char *all[] = { disk->path,   disk->format,         disk->key_file,
+                    disk->serial, disk->throttle_group, disk->id };
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         free(all[i]);
 }

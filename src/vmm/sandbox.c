@@ -122,6 +122,7 @@ static const struct { int call; struct scmp_arg_cmp arg; } conditional[] = {
     { SCMP_SYS(arch_prctl), SCMP_A0_64(SCMP_CMP_EQ, ARCH_SET_GS) }, /* soft, without FSGSBASE */
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_GETFL) },
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_SETFL) },
+    { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_SETFD) }, /* of a descriptor that device-add brings */
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_OFD_SETLK) },
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_OFD_GETLK) },
     { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, TCGETS) },

@@ -45,6 +45,7 @@ static void save_ended(struct vmm *vmm)
         control_finish(TAKE(s->request), NULL, r < 0 ? &s->err : NULL);
     if (vmm->ending)
         return;
+    hotplug_catch_up(vmm);
     if (r == 0 && s->then == SAVE_THEN_END)
         vmm_end(vmm, EXIT_SAVED, "saved");
     else if (s->was_running && (r < 0 || s->then == SAVE_THEN_RESUME))

@@ -112,6 +112,17 @@ static int text_replace(char **field, const char *text, struct err *err)
     return 0;
 }
 
+/* What was plugged in comes into its slot again. */
+static int restore_slot(uint32_t port, const char *saved, unsigned *out, char **id, struct err *err)
+{
+    if (!port)
+        return 0;
+    if (!hotplug_id_good(saved))
+        return err_set(err, EINVAL, "the id of what is in slot %u is none", port);
+    *out = port;
+    return text_replace(id, saved, err);
+}
+
 /* Takes the VM's shape from the saved state. */
 static int restore_open(struct vmm *vmm, struct err *err)
 {
@@ -146,8 +157,16 @@ static int restore_open(struct vmm *vmm, struct err *err)
     if (!saved->console && o->console.kind != STREAM_NONE)
         return err_set(err, EINVAL,
                        "--restore: the saved VM has no virtio console; leave out --console");
-    for (unsigned i = 0; i < saved->disk_count; i++)
+    for (unsigned i = 0; i < saved->disk_count && r == 0; i++) {
         o->disks[i].queues = saved->disks[i].queues;
+        r = restore_slot(saved->disks[i].port, saved->disks[i].id, &o->disks[i].port,
+                         &o->disks[i].id, err);
+    }
+    for (unsigned i = 0; i < saved->net_count && r == 0; i++)
+        r = restore_slot(saved->nets[i].port, saved->nets[i].id, &o->nets[i].port, &o->nets[i].id,
+                         err);
+    if (r < 0)
+        return err_prefix(err, "--restore");
     for (unsigned i = 0; i < saved->net_count; i++) {
         memcpy(o->nets[i].mac, saved->nets[i].mac, 6);
         o->nets[i].has_mac = true;
@@ -202,9 +221,16 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
         out->disks[i].size = node ? block_size(node) : 0;
         out->disks[i].readonly = node ? block_readonly(node) : o->disks[i].readonly;
         out->disks[i].queues = o->disks[i].queues;
+        out->disks[i].port = o->disks[i].port;
+        if (o->disks[i].id)
+            snprintf(out->disks[i].id, sizeof out->disks[i].id, "%s", o->disks[i].id);
     }
-    for (unsigned i = 0; i < o->net_count; i++)
+    for (unsigned i = 0; i < o->net_count; i++) {
         memcpy(out->nets[i].mac, o->nets[i].mac, 6);
+        out->nets[i].port = o->nets[i].port;
+        if (o->nets[i].id)
+            snprintf(out->nets[i].id, sizeof out->nets[i].id, "%s", o->nets[i].id);
+    }
 }
 
 /* ---- terminal, serial port, console ---- */
@@ -345,7 +371,7 @@ static int disks_plug(struct vmm *vmm, struct err *err)
         char id[16];
         snprintf(id, sizeof id, "disk%u", i);
         struct virtio_blk_options options = {
-            .id = id,
+            .id = disk->id ? disk->id : id,
             .node = vmm->disks[i],
             .readonly = disk->readonly,
             .queues = disk->queues,
@@ -356,10 +382,11 @@ static int disks_plug(struct vmm *vmm, struct err *err)
         struct pci_device *pci;
         int r = virtio_blk_create(vmm->machine, &options, &pci, err);
         if (r == 0)
-            r = vmm_plug(vmm, pci, err);
+            r = disk->port ? hotplug_plug(vmm, pci, disk->port, err) : vmm_plug(vmm, pci, err);
         if (r < 0)
             return err_prefix(err, "--disk %s", disk->path);
-        board_add_boot(vmm->board, 'c', pci, "scsi", "/disk@0,0");
+        if (!disk->port)
+            board_add_boot(vmm->board, 'c', pci, "scsi", "/disk@0,0");
     }
     return media_plug(vmm, err);
 }
@@ -406,23 +433,22 @@ static int nets_plug(struct vmm *vmm, struct err *err)
         loop_call(vmm->machine->io_loop, net_open, &opening);
         if (opening.result < 0)
             return err_prefix(err, "--net");
-        static const uint8_t prefix[3] = { 0x52, 0x54, 0x00 };
-        if (!net->has_mac) {
-            memcpy(net->mac, prefix, 3);
-            if (getrandom(net->mac + 3, 3, 0) != 3)
-                return err_errno(err, errno, "no random numbers for a MAC address");
-        }
+        int r = net->has_mac ? 0 : options_mac_make(net->mac, err);
+        if (r < 0)
+            return r;
         char id[16];
         snprintf(id, sizeof id, "net%u", i);
-        struct virtio_net_options options = { .id = id, .take_backend = vmm->nets[i] };
+        struct virtio_net_options options = { .id = net->id ? net->id : id,
+                                              .take_backend = vmm->nets[i] };
         memcpy(options.mac, net->mac, 6);
         struct pci_device *pci;
-        int r = virtio_net_create(vmm->machine, &options, &pci, err);
+        r = virtio_net_create(vmm->machine, &options, &pci, err);
         if (r == 0)
-            r = vmm_plug(vmm, pci, err);
+            r = net->port ? hotplug_plug(vmm, pci, net->port, err) : vmm_plug(vmm, pci, err);
         if (r < 0)
             return err_prefix(err, "--net");
-        board_add_boot(vmm->board, 'n', pci, "ethernet", "/ethernet-phy@0");
+        if (!net->port)
+            board_add_boot(vmm->board, 'n', pci, "ethernet", "/ethernet-phy@0");
     }
     return 0;
 }
@@ -505,6 +531,8 @@ static int board_open(struct vmm *vmm, struct err *err)
         .firmware = vmm->firmware.board,
         .menu = { .show = o->boot.menu, .timeout_ms = o->boot.timeout_ms },
         .boot_order = o->boot.order,
+        .port_power = hotplug_power,
+        .port_arg = vmm,
         .serial_output = serial_output,
         .serial_room = serial_room,
         .serial_arg = vmm,

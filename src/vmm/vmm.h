@@ -5,7 +5,7 @@
  *   main.c      open, lock down, run; how it ends        commands.c  what the control socket can do
  *   vm_open.c   makes the machine from the options       save.c      saving the state
  *   debugger.c  gdb's target                             inspect.c   states as JSON
- *   video.c     screen and keyboard
+ *   video.c     screen and keyboard                      hotplug.c   what comes and goes
  *   media.c     drives whose media change
  *   disks.c     opening and closing disks                firmware.c  opening firmware's files
  */
@@ -132,6 +132,28 @@ int media_eject(struct vmm *vmm, const char *drive, bool force, struct err *err)
 /* Takes fd; `label` stands for the path in messages. */
 int media_insert(struct vmm *vmm, const char *drive, const char *label, const char *format,
                  int take_fd, struct err *err);
+
+/* Opens disk `index` of the options from a descriptor, which is taken if all goes well. */
+int media_open_fd(struct vmm *vmm, unsigned index, int *fd, struct err *err);
+
+/* hotplug.c */
+struct hotplug_disk {
+    const char *id, *name, *format; /* format NULL: found out */
+    bool readonly;
+};
+bool hotplug_id_good(const char *id);
+/* Into a free slot, *port. They take fd. */
+int hotplug_add_disk(struct vmm *vmm, const struct hotplug_disk *disk, int take_fd, unsigned *port,
+                     struct err *err);
+int hotplug_add_net(struct vmm *vmm, const char *id, const uint8_t mac[6], int take_fd,
+                    unsigned *port, struct err *err);
+/* Asks the guest; the event device-removed tells the end. force: at once, whatever the guest does.
+ */
+int hotplug_remove(struct vmm *vmm, const char *id, bool force, struct err *err);
+/* Into that slot and into the machine; also on failure `pci` is gone. */
+int hotplug_plug(struct vmm *vmm, struct pci_device *pci, unsigned port, struct err *err);
+void hotplug_power(void *arg, struct device *port, bool on); /* the board's port_power */
+void hotplug_catch_up(struct vmm *vmm);                      /* after a save */
 
 /* disks.c */
 int disks_open(struct vmm *vmm, struct err *err);
