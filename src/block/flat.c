@@ -370,14 +370,15 @@ int flat_check(struct image *image, struct image_check *check, struct err *err)
     n->end = size;
     for (uint64_t i = 0; i < used; i++) {
         uint64_t need = flat->read_packed ? 1 : flat->block_size;
-        bool overlap = i && sorted[i] - sorted[i - 1] < need, outside = sorted[i] >= size;
+        bool overlap = (i && sorted[i] - sorted[i - 1] < need) || sorted[i] < flat->first;
+        bool outside = sorted[i] >= size;
         if (!overlap && !outside)
             continue;
         n->corruptions++;
         char text[96];
         snprintf(text, sizeof text, "corruption: the block at offset %#llx %s",
                  (unsigned long long)sorted[i],
-                 outside ? "lies outside of the file" : "overlaps another");
+                 outside ? "lies outside of the file" : "overlaps another or metadata");
         if (check->report)
             check->report(check->arg, text);
     }

@@ -53,7 +53,8 @@ struct flat {
     uint64_t *dirty; /* blocks whose entry is not written. lock */
     size_t dirty_count, dirty_room;
     atomic_uint unclean;
-    uint64_t end; /* where the next block goes. lock */
+    uint64_t end;   /* where the next block goes. lock */
+    uint64_t first; /* no block lies before this; for the check */
 };
 
 static inline struct flat *flat_of(struct image *image) { return (struct flat *)image; }

@@ -249,6 +249,7 @@ static int vhd_open_dynamic(struct vhd *vhd, uint32_t type, bool tail, uint64_t 
     vhd->bitmap_size = round_up(block / VHD_SECTOR / 8, VHD_SECTOR);
     flat->add = vhd_add;
     flat->enter = vhd_enter;
+    flat->first = FOOTER_LEN + DYN_LEN;
     flat->end = tail ? file_size - FOOTER_LEN : round_up(file_size, VHD_SECTOR);
     uint64_t blocks = flat->image.size / block + !!(flat->image.size % block);
     r = flat_setup(flat, blocks, err);

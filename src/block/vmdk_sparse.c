@@ -183,6 +183,8 @@ static int sparse_setup(struct sparse *sparse, uint64_t file_size, struct err *e
     flat->read_packed = packed ? sparse_read_packed : NULL;
     flat->add = flat->image.readonly || packed ? NULL : sparse_add;
     flat->enter = sparse_enter;
+    uint64_t overhead = le64(h + VMDK_OVERHEAD);
+    flat->first = overhead < 1ull << 40 ? overhead * VMDK_SECTOR : 0;
     flat->zero_entries = flags & FLAG_ZERO_GRAINS;
     flat->end = packed ? round_up(file_size, VMDK_SECTOR) : round_up(file_size, flat->block_size);
     int r = flat_setup(flat, capacity / grain + !!(capacity % grain), err);

@@ -200,6 +200,8 @@ static int take_envelope(struct parse *p, xmlNode *root, struct err *err)
     return r;
 }
 
+static void __attribute__((format(printf, 2, 3))) be_silent(void *arg, const char *format, ...) {}
+
 int ovf_parse(const char *text, size_t len, struct ovf *out, struct err *err)
 {
     *out = (struct ovf){ 0 };
@@ -216,7 +218,9 @@ int ovf_parse(const char *text, size_t len, struct ovf *out, struct err *err)
         r = err_set(err, EPERM, "its description has a document type, which is refused");
     xmlDoc *doc = NULL;
     if (r == 0) {
-        doc = xmlReadMemory(text, (int)len, NULL, NULL,
+        xmlSetGenericErrorFunc(NULL, be_silent); /* some errors come although NOERROR says no */
+        /* Whatever it declares: in another encoding "<!DOCTYPE" could look different. */
+        doc = xmlReadMemory(text, (int)len, NULL, "UTF-8",
                             XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING |
                                 XML_PARSE_NOBLANKS);
         r = doc ? take_envelope(&parse, xmlDocGetRootElement(doc), err)
