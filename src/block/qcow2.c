@@ -244,6 +244,9 @@ static int header_read(struct qcow2 *q, const struct image_options *options, str
     q->subclusters = extended ? 32 : 1;
     q->sub_bits = q->cluster_bits - (extended ? 5 : 0);
     q->compression = h->compression_type;
+    q->codecs = codecs_create(q->compression == COMPRESS_ZSTD);
+    if (!q->codecs)
+        return err_set(err, ENOMEM, "out of memory");
     q->has_zero_flag = q->version >= 3;
     return header_check_tables(q, err);
 }
@@ -477,6 +480,7 @@ static int qcow2_close(struct image *image)
     free(q->reftable);
     free(q->pending.runs);
     free(q->unpacked);
+    codecs_destroy(q->codecs);
     pthread_cond_destroy(&q->hold_freed);
     pthread_mutex_destroy(&q->flush_lock);
     pthread_mutex_destroy(&q->lock);

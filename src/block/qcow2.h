@@ -17,6 +17,7 @@
 #ifndef BLOCK_QCOW2_H
 #define BLOCK_QCOW2_H
 
+#include "block/codec.h"
 #include "block/image.h"
 
 #include <pthread.h>
@@ -153,6 +154,7 @@ struct qcow2 {
     bool corrupt_seen;
     uint64_t unpacked_key; /* of the last compressed cluster; 0: none */
     uint8_t *unpacked;
+    struct codecs *codecs; /* fixed once open */
     struct qcow2_snapshot *snapshots;
     unsigned snapshot_count;
     struct qcow2_bitmap *bitmaps;

@@ -19,8 +19,6 @@
 #include "base/checked.h"
 
 #include <string.h>
-#include <zlib.h>
-#include <zstd.h>
 
 /* ---- holds ---- */
 
@@ -259,55 +257,6 @@ static int piece_get(struct qcow2 *q, uint64_t guest, uint64_t len, struct piece
 
 /* ---- packed clusters ---- */
 
-static int unpack_zlib(const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
-{
-    z_stream z = { .next_in = (Bytef *)in,
-                   .avail_in = (uInt)in_len,
-                   .next_out = out,
-                   .avail_out = (uInt)out_len };
-    if (inflateInit2(&z, -12) != Z_OK)
-        return -ENOMEM;
-    int r = inflate(&z, Z_FINISH);
-    /* Bytes behind the stream belong to the next one. */
-    bool whole = (r == Z_STREAM_END || r == Z_BUF_ERROR) && z.avail_out == 0;
-    inflateEnd(&z);
-    return whole ? 0 : -EIO;
-}
-
-static int unpack_zstd(const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
-{
-    ZSTD_DStream *d = ZSTD_createDStream();
-    if (!d)
-        return -ENOMEM;
-    ZSTD_inBuffer src = { in, in_len, 0 };
-    ZSTD_outBuffer dst = { out, out_len, 0 };
-    size_t r = 1;
-    while (dst.pos < dst.size) {
-        size_t before = src.pos + dst.pos;
-        r = ZSTD_decompressStream(d, &dst, &src);
-        if (ZSTD_isError(r) || src.pos + dst.pos == before)
-            break;
-    }
-    ZSTD_freeDStream(d);
-    return dst.pos == dst.size ? 0 : -EIO;
-}
-
-static size_t pack(const struct qcow2 *q, const void *in, size_t len, void *out, size_t room)
-{
-    if (q->compression == COMPRESS_ZSTD) {
-        size_t n = ZSTD_compress(out, room, in, len, ZSTD_CLEVEL_DEFAULT);
-        return ZSTD_isError(n) ? 0 : n;
-    }
-    z_stream z = {
-        .next_in = (Bytef *)in, .avail_in = (uInt)len, .next_out = out, .avail_out = (uInt)room
-    };
-    if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) != Z_OK)
-        return 0;
-    size_t n = deflate(&z, Z_FINISH) == Z_STREAM_END ? room - z.avail_out : 0;
-    deflateEnd(&z);
-    return n;
-}
-
 /* Reads from one packed cluster; the last one stays unpacked. Under a hold. */
 static int packed_read(struct qcow2 *q, uint64_t entry, uint64_t in_cluster, void *data, size_t len)
 {
@@ -322,14 +271,14 @@ static int packed_read(struct qcow2 *q, uint64_t entry, uint64_t in_cluster, voi
     uint64_t offset, packed_len;
     compressed_place(q, entry, &offset, &packed_len);
     AUTO(free) uint8_t *packed = malloc(packed_len);
-    AUTO(free) uint8_t *plain = malloc(q->cluster_size);
-    if (!packed || !plain)
+    if (!packed)
         return -ENOMEM;
     int r = store_read(q->image.store, packed, packed_len, offset);
-    if (r < 0)
-        return r;
-    r = (q->compression == COMPRESS_ZSTD ? unpack_zstd : unpack_zlib)(packed, packed_len, plain,
-                                                                      q->cluster_size);
+    if (r == 0 && len == q->cluster_size)
+        return codecs_unpack(q->codecs, packed, packed_len, data, len);
+    AUTO(free) uint8_t *plain = malloc(q->cluster_size);
+    if (r == 0)
+        r = plain ? codecs_unpack(q->codecs, packed, packed_len, plain, q->cluster_size) : -ENOMEM;
     if (r < 0)
         return r;
     memcpy(data, plain + in_cluster, len);
@@ -821,7 +770,7 @@ int qcow2_write_compressed(struct image *image, const void *data, size_t len, ui
     if (!plain || !packed)
         return -ENOMEM;
     memcpy(plain, data, len);
-    size_t n = pack(q, plain, q->cluster_size, packed, q->cluster_size - 1);
+    size_t n = codecs_pack(q->codecs, plain, q->cluster_size, packed, q->cluster_size - 1);
     if (!n)
         return qcow2_write(image, data, len, offset);
     pthread_mutex_lock(&q->lock);

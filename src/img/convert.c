@@ -16,7 +16,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { JOB_SIZE = 2 << 20, SPARSE_DEFAULT = 4096 };
+enum { JOB_SIZE = 512 << 10, SPARSE_DEFAULT = 4096, SPARSE_MAX = 2 << 20 };
+enum { WORKERS_MIN = 4, WORKERS_MAX = 16 };
 
 struct convert {
     struct image *source, *target;
@@ -245,16 +246,23 @@ static int convert_open_target(struct call *call, struct convert *c)
     return r;
 }
 
+/* Packing takes a CPU for each worker; copying waits for disks, too. */
+static uint64_t workers_default(void)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN) * 2;
+    return (uint64_t)(cpus < WORKERS_MIN ? WORKERS_MIN : cpus > WORKERS_MAX ? WORKERS_MAX : cpus);
+}
+
 int img_convert(struct call *call)
 {
     struct convert c = { 0 };
-    uint64_t workers = 8;
+    uint64_t workers = workers_default();
     int r = call_number(call, "parallel", 1, 64, &workers);
     if (r == 0)
         r = call_size(call, "sparse", SPARSE_DEFAULT, &c.sparse);
     if (r < 0)
         return r;
-    if (c.sparse && (!is_power_of_two(c.sparse) || c.sparse < 512 || c.sparse > JOB_SIZE))
+    if (c.sparse && (!is_power_of_two(c.sparse) || c.sparse < 512 || c.sparse > SPARSE_MAX))
         return err_set(&call->err, EINVAL, "--sparse is 0 or a power of two from 512 to 2M");
     AUTO(image_drop) struct image *source = NULL;
     r = convert_open_source(call, &source);
@@ -268,7 +276,12 @@ int img_convert(struct call *call)
     if (c.compress && found && !found->write_compressed)
         return err_set(&call->err, ENOTSUP, "format %s cannot be compressed", found->name);
     r = convert_open_target(call, &c);
-    c.job_size = JOB_SIZE;
+    if (r == 0) {
+        /* Whole clusters, and whole stretches of zeros. */
+        uint64_t cluster = image_cluster_size(c.target);
+        c.job_size = c.sparse > JOB_SIZE ? c.sparse : JOB_SIZE;
+        c.job_size = cluster > c.job_size ? cluster : c.job_size;
+    }
     if (r == 0 && c.target->packed_only) {
         c.compress = true;
         workers = 1; /* in order */
