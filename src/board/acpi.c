@@ -8,9 +8,11 @@
 
 #include "base/checked.h"
 #include "board/aml.h"
+#include "devices/hpet.h"
 #include "devices/ioapic.h"
 #include "devices/pci_host.h"
 #include "devices/pm.h"
+#include "devices/pvpanic.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -242,6 +244,64 @@ static void dsdt_mouse(struct buf *b)
     aml_end(b, device);
 }
 
+/* A chip in memory, in the reserved part of the address space. */
+static void dsdt_hpet(struct buf *b)
+{
+    size_t device = aml_begin_device(b, "HPET");
+    dsdt_hid(b, "PNP0103");
+    aml_name(b, "_UID");
+    aml_integer(b, 0);
+    size_t crs = aml_begin_crs(b);
+    aml_memory32_fixed(b, HPET_BASE, HPET_SIZE);
+    aml_end_crs(b, crs);
+    aml_end(b, device);
+}
+
+static void dsdt_panic(struct buf *b)
+{
+    size_t device = aml_begin_device(b, "PEVT");
+    aml_name(b, "_HID");
+    aml_string(b, "QEMU0001");
+    size_t crs = aml_begin_crs(b);
+    aml_io(b, PVPANIC_PORT, 1);
+    aml_end_crs(b, crs);
+    aml_end(b, device);
+}
+
+/* The generation id ("Virtual Machine Generation ID", Microsoft 2012): ADDR says where its 16 bytes
+ * are; event 5 of GPE0 tells that they changed. */
+static void dsdt_generation(struct buf *b, uint32_t gpa, struct acpi_fixups *fixups)
+{
+    enum { OP_DWORD = 0x0c };
+    size_t device = aml_begin_device(b, "VGEN");
+    aml_name(b, "_HID");
+    aml_string(b, "BEDP0001");
+    aml_name(b, "_CID");
+    aml_string(b, "VM_Gen_Counter");
+    aml_name(b, "_DDN");
+    aml_string(b, "VM_Gen_Counter");
+    aml_name(b, "ADDR");
+    size_t package = aml_begin_package(b, 2);
+    put(b, OP_DWORD, 1);
+    fixups->generation_at = (uint32_t)b->len;
+    put(b, gpa, 4);
+    aml_integer(b, 0);
+    aml_end(b, package);
+    aml_end(b, device);
+}
+
+/* Scope (\_GPE) { Method (_E05) { Notify (\_SB.VGEN, 0x80) } } */
+static void dsdt_generation_event(struct buf *b)
+{
+    static const uint8_t notify[] = { 0x86, '\\', 0x2e, '_', 'S',  'B', '_',
+                                      'V',  'G',  'E',  'N', 0x0a, 0x80 };
+    size_t scope = aml_begin_scope(b, "\\_GPE");
+    size_t method = aml_begin_method(b, "_E05", 0);
+    aml_bytes(b, notify, sizeof notify);
+    aml_end(b, method);
+    aml_end(b, scope);
+}
+
 static void dsdt_cpus(struct buf *b, unsigned cpus)
 {
     for (unsigned i = 0; i < cpus; i++) {
@@ -256,7 +316,7 @@ static void dsdt_cpus(struct buf *b, unsigned cpus)
     }
 }
 
-static void build_dsdt(struct buf *b, const struct acpi_config *config)
+static void build_dsdt(struct buf *b, const struct acpi_config *config, struct acpi_fixups *fixups)
 {
     size_t at = table_begin(b, "DSDT", 2);
     size_t scope = aml_begin_scope(b, "\\_SB");
@@ -274,8 +334,16 @@ static void build_dsdt(struct buf *b, const struct acpi_config *config)
     if (config->serial)
         dsdt_isa(b, "COM1", "PNP0501", (struct port_range){ 0x3f8, 8 }, (struct port_range){ 0 },
                  4);
+    if (config->legacy) {
+        dsdt_hpet(b);
+        dsdt_panic(b);
+    }
+    if (config->generation)
+        dsdt_generation(b, config->generation, fixups);
     dsdt_cpus(b, config->cpus);
     aml_end(b, scope);
+    if (config->generation)
+        dsdt_generation_event(b);
 
     aml_name(b, "\\_S5");
     size_t s5 = aml_begin_package(b, 4);
@@ -284,6 +352,8 @@ static void build_dsdt(struct buf *b, const struct acpi_config *config)
     aml_integer(b, 0);
     aml_integer(b, 0);
     aml_end(b, s5);
+    if (config->generation)
+        fix_sum(fixups, at + HEADER_CHECKSUM, at, b->len - at);
     table_end(b, at);
 }
 
@@ -409,6 +479,29 @@ static void build_madt(struct buf *b, const struct acpi_config *config)
     table_end(b, at);
 }
 
+static void build_hpet(struct buf *b)
+{
+    size_t at = table_begin(b, "HPET", 1);
+    put(b, HPET_ID, 4);
+    put(b, 0, 1); /* in memory */
+    put(b, 64, 1);
+    put(b, 0, 2);
+    put(b, HPET_BASE, 8);
+    put(b, 0, 1);    /* its number */
+    put(b, 1000, 2); /* ticks that a period needs at least: 10 us */
+    put(b, 0, 1);
+    table_end(b, at);
+}
+
+/* An ACPI PM timer that needs no second reading, and a clock that keeps time (Microsoft's WAET). */
+static void build_waet(struct buf *b)
+{
+    enum { RTC_GOOD = 1, PM_TIMER_GOOD = 2 };
+    size_t at = table_begin(b, "WAET", 1);
+    put(b, RTC_GOOD | PM_TIMER_GOOD, 4);
+    table_end(b, at);
+}
+
 static void build_mcfg(struct buf *b)
 {
     size_t at = table_begin(b, "MCFG", 1);
@@ -462,7 +555,8 @@ void acpi_build(const struct acpi_config *config, uint32_t gpa, struct buf *out,
                 struct acpi_fixups *fixups)
 {
     struct acpi_fixups unused = { 0 };
-    uint32_t tables[3];
+    uint32_t tables[5];
+    unsigned count = 0;
     assert(!out->len && gpa % 64 == 0);
 
     fixups = fixups ? fixups : &unused;
@@ -472,16 +566,22 @@ void acpi_build(const struct acpi_config *config, uint32_t gpa, struct buf *out,
     assert(facs - gpa == ACPI_TABLES_OFFSET);
     build_facs(out);
     uint32_t dsdt = next_table(out, gpa, 16);
-    build_dsdt(out, config);
-    tables[0] = next_table(out, gpa, 16);
+    build_dsdt(out, config, fixups);
+    tables[count++] = next_table(out, gpa, 16);
     build_fadt(out, config, facs, dsdt, fixups);
-    tables[1] = next_table(out, gpa, 16);
+    tables[count++] = next_table(out, gpa, 16);
     build_madt(out, config);
-    tables[2] = next_table(out, gpa, 16);
+    tables[count++] = next_table(out, gpa, 16);
     build_mcfg(out);
+    if (config->legacy) {
+        tables[count++] = next_table(out, gpa, 16);
+        build_hpet(out);
+        tables[count++] = next_table(out, gpa, 16);
+        build_waet(out);
+    }
     uint32_t rsdt = next_table(out, gpa, 16);
-    build_root(out, "RSDT", 4, tables, ARRAY_LEN(tables), fixups);
+    build_root(out, "RSDT", 4, tables, count, fixups);
     uint32_t xsdt = next_table(out, gpa, 16);
-    build_root(out, "XSDT", 8, tables, ARRAY_LEN(tables), fixups);
+    build_root(out, "XSDT", 8, tables, count, fixups);
     fill_rsdp(out->data, rsdt, xsdt, fixups);
 }

@@ -13,6 +13,7 @@ struct acpi_config {
     unsigned cpus;          /* APIC ids 0 to cpus - 1 */
     bool legacy;            /* PIC, PIT and RTC are there */
     bool serial;            /* COM1 is */
+    uint32_t generation;    /* where the generation id of the VM lies; 0: there is none */
     struct pci_windows pci; /* what _CRS of the host bridge offers */
 };
 
@@ -28,6 +29,7 @@ struct acpi_fixups {
         uint32_t at, start, len;
     } sums[ACPI_FIXUPS_MAX]; /* of tables with pointers */
     unsigned pointer_count, sum_count;
+    uint32_t generation_at; /* the four bytes with the address of the generation id */
 };
 
 /* All tables as they lie from guest-physical address `gpa` (below 4 GiB, multiple of 64) on; the

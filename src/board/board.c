@@ -14,6 +14,7 @@
 #include "board/linux_boot.h"
 #include "board/smbios.h"
 #include "devices/fw_cfg.h"
+#include "devices/hpet.h"
 #include "devices/i8042.h"
 #include "devices/ioapic.h"
 #include "devices/lpc.h"
@@ -22,6 +23,7 @@
 #include "devices/pic.h"
 #include "devices/pit.h"
 #include "devices/pm.h"
+#include "devices/pvpanic.h"
 #include "devices/rtc.h"
 #include "devices/serial.h"
 #include "engine/x86.h"
@@ -31,6 +33,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 enum { PRIORITY_RAM = 5 }; /* above BARs (0), below chips (10 and more) */
 #define MEMORY_MIN (2ull << 20)
@@ -53,6 +56,7 @@ struct board {
     struct ram *code;                          /* of the firmware; the machine's. NULL: none */
     struct device *serial, *pm, *rtc, *fw_cfg; /* the machine's */
     struct device *ports[BOARD_PORTS];
+    uint8_t generation[16];
     struct pci_windows windows;
     struct board_boot boots[BOARD_BOOT_MAX];
     unsigned boot_count;
@@ -114,6 +118,7 @@ static unsigned board_memory_map(const struct board *board, struct e820_range ma
         { LAYOUT_KERNEL_MIN, board->low_ram - LAYOUT_KERNEL_MIN, E820_RAM },
         { PCI_HOST_ECAM_BASE, PCI_HOST_ECAM_SIZE, E820_RESERVED },
         { IOAPIC_BASE, IOAPIC_SIZE, E820_RESERVED },
+        { HPET_BASE, 0x1000, E820_RESERVED },
         { 0xfee00000, 0x1000, E820_RESERVED },
         { LAYOUT_HIGH_RAM, board->high_ram, E820_RAM },
     };
@@ -205,6 +210,10 @@ static int board_add_chips(struct board *board, struct err *err)
         r = lpc_create(m, board->pci, board->pm, err);
     if (r == 0 && board->legacy)
         r = board_add_ports(board, err);
+    if (r == 0 && board->legacy)
+        r = hpet_create(m, err);
+    if (r == 0 && board->legacy)
+        r = pvpanic_create(m, err);
     if (r == 0 && board->code)
         r = fw_cfg_create(m, &board->fw_cfg, err);
     return r;
@@ -214,9 +223,13 @@ static int board_add_chips(struct board *board, struct err *err)
 
 static struct acpi_config board_acpi(const struct board *board)
 {
-    return (struct acpi_config){
-        .cpus = board->machine->cpus, .legacy = board->legacy, .serial = true, .pci = board->windows
-    };
+    return (struct acpi_config){ .generation = !board->legacy ? 0
+                                               : board->code  ? FIRMWARE_GENERATION_OFFSET
+                                                              : LAYOUT_GENERATION,
+                                 .cpus = board->machine->cpus,
+                                 .legacy = board->legacy,
+                                 .serial = true,
+                                 .pci = board->windows };
 }
 
 static struct smbios_config board_smbios(const struct board *board)
@@ -242,6 +255,9 @@ static int board_put_tables(struct board *board, struct err *err)
     acpi_build(&acpi, LAYOUT_ACPI, &tables, NULL);
     assert(tables.len <= LAYOUT_ACPI_SIZE);
     int r = mem_load(m, LAYOUT_ACPI, tables.data, tables.len);
+
+    if (r == 0 && board->legacy)
+        r = mem_load(m, LAYOUT_GENERATION, board->generation, sizeof board->generation);
 
     AUTO(buf_fini) struct buf structures = { 0 };
     smbios_build(&smbios, LAYOUT_SMBIOS, &structures);
@@ -292,6 +308,7 @@ static int board_describe(struct board *board, struct err *err)
         .high_ram_base = LAYOUT_HIGH_RAM,
         .cpus = board->machine->cpus,
         .uuid = config->uuid,
+        .generation = board->generation,
         .menu = config->menu,
         .serial_console = true,
         .vga_bios = board->config.firmware.vga_bios,
@@ -460,6 +477,8 @@ int board_create(struct machine *m, const struct board_config *config, struct bo
     board->machine = m;
     board->config = *config;
     board->legacy = !strcmp(config->profile, "pc-1");
+    if (getrandom(board->generation, sizeof board->generation, 0) != sizeof board->generation)
+        return err_errno(err, errno, "no random numbers for a generation id");
 
     int r = board_place_ram(board, err);
     if (r == 0 && config->firmware.kind)
@@ -471,6 +490,16 @@ int board_create(struct machine *m, const struct board_config *config, struct bo
     board_place_windows(board);
     *out = TAKE(board);
     return 0;
+}
+
+void board_restored(struct board *board)
+{
+    enum { GENERATION_EVENT = 5 };
+    uint64_t gpa = board->fw_cfg ? firmware_generation_gpa(board->fw_cfg) : LAYOUT_GENERATION;
+    if (!board->legacy || !gpa)
+        return;
+    if (mem_write(board->machine, gpa, board->generation, sizeof board->generation) == 0)
+        pm_gpe_raise(board->pm, GENERATION_EVENT);
 }
 
 int board_finish(struct board *board, struct err *err)

@@ -71,6 +71,9 @@ struct pci_bus *board_pci_bus(struct board *board);
 /* The hot-plug port `n` below BOARD_PORTS; NULL: the profile has none. */
 struct device *board_port(struct board *board, unsigned n);
 struct device *board_serial(struct board *board); /* for serial_input */
-void board_power_button(struct board *board);     /* any thread */
+/* The VM goes on from a saved state, perhaps not for the first time: the guest is told by a new
+ * generation id, and can renew what must be unique. Main loop, before the machine runs. */
+void board_restored(struct board *board);
+void board_power_button(struct board *board); /* any thread */
 
 #endif

@@ -87,9 +87,11 @@ int firmware_place(struct machine *m, const struct board_firmware *firmware, str
 
 static const char tables_file[] = "etc/acpi/tables";
 static const char rsdp_file[] = "etc/acpi/rsdp";
+static const char generation_file[] = "etc/vmgenid_guid";
+static const char generation_address_file[] = "etc/vmgenid_addr";
 
 enum { COMMAND_SIZE = 128 };
-enum { COMMAND_ALLOCATE = 1, COMMAND_POINTER = 2, COMMAND_CHECKSUM = 3 };
+enum { COMMAND_ALLOCATE = 1, COMMAND_POINTER = 2, COMMAND_CHECKSUM = 3, COMMAND_WRITE_POINTER = 4 };
 enum { ZONE_HIGH = 1, ZONE_FSEG = 2 };
 
 static uint8_t *command_add(struct buf *b, uint32_t command, const char *file)
@@ -113,12 +115,21 @@ static void loader_allocate(struct buf *b, const char *file, uint32_t align, uin
     at[64] = zone;
 }
 
-static void loader_pointer(struct buf *b, const char *in, uint32_t offset, uint8_t bytes)
+static void loader_pointer(struct buf *b, const char *in, const char *to, uint32_t offset,
+                           uint8_t bytes)
 {
     uint8_t *at = command_add(b, COMMAND_POINTER, in);
-    strcpy((char *)at + 60, tables_file); /* all of our pointers lead there */
+    strcpy((char *)at + 60, to);
     put32(at + 116, offset);
     at[120] = bytes;
+}
+
+/* The address that `of` got is written to the start of the file `to`. */
+static void loader_write_pointer(struct buf *b, const char *to, const char *of, uint8_t bytes)
+{
+    uint8_t *at = command_add(b, COMMAND_WRITE_POINTER, to);
+    strcpy((char *)at + 60, of);
+    at[124] = bytes;
 }
 
 static void loader_checksum(struct buf *b, const char *file, uint32_t offset, uint32_t start,
@@ -149,10 +160,14 @@ static void describe_acpi(struct device *fw_cfg, const struct acpi_config *confi
     acpi_build(config, (uint32_t)-ACPI_TABLES_OFFSET, &tables, &fixups);
     loader_allocate(&loader, rsdp_file, 16, ZONE_FSEG);
     loader_allocate(&loader, tables_file, 64, ZONE_HIGH);
+    loader_allocate(&loader, generation_file, PAGE_SIZE, ZONE_HIGH);
     for (unsigned i = 0; i < fixups.pointer_count; i++) {
         const char *file = acpi_file(fixups.pointers[i].at, &at);
-        loader_pointer(&loader, file, at, fixups.pointers[i].bytes);
+        loader_pointer(&loader, file, tables_file, at, fixups.pointers[i].bytes);
     }
+    acpi_file(fixups.generation_at, &at);
+    loader_pointer(&loader, tables_file, generation_file, at, 4);
+    loader_write_pointer(&loader, generation_address_file, generation_file, 8);
     for (unsigned i = 0; i < fixups.sum_count; i++) {
         uint32_t start;
         acpi_file(fixups.sums[i].start, &start);
@@ -164,6 +179,25 @@ static void describe_acpi(struct device *fw_cfg, const struct acpi_config *confi
     fw_cfg_add_file(fw_cfg, tables_file, tables.data + ACPI_TABLES_OFFSET,
                     tables.len - ACPI_TABLES_OFFSET);
     fw_cfg_add_file(fw_cfg, "etc/table-loader", loader.data, loader.len);
+}
+
+static void describe_generation(struct device *fw_cfg, const uint8_t *id)
+{
+    uint8_t page[PAGE_SIZE] = { 0 };
+    memcpy(page + FIRMWARE_GENERATION_OFFSET, id, 16);
+    fw_cfg_add_file(fw_cfg, generation_file, page, sizeof page);
+    fw_cfg_add_writable(fw_cfg, generation_address_file, 8);
+}
+
+uint64_t firmware_generation_gpa(struct device *fw_cfg)
+{
+    uint8_t bytes[8];
+    uint64_t gpa = 0;
+    if (!fw_cfg_read_file(fw_cfg, generation_address_file, bytes, sizeof bytes))
+        return 0;
+    for (unsigned i = 0; i < 8; i++)
+        gpa |= (uint64_t)bytes[i] << 8 * i;
+    return gpa ? gpa + FIRMWARE_GENERATION_OFFSET : 0;
 }
 
 static void describe_smbios(struct device *fw_cfg, const struct smbios_config *config)
@@ -271,6 +305,7 @@ int firmware_describe(struct device *fw_cfg, const struct firmware_items *items,
     fw_cfg_add_int(fw_cfg, FW_CFG_CPUS, items->cpus, 2);
     fw_cfg_add_int(fw_cfg, FW_CFG_MAX_CPUS, items->cpus, 2);
     fw_cfg_add_int(fw_cfg, FW_CFG_IRQ0_OVERRIDE, 1, 4);
+    describe_generation(fw_cfg, items->generation);
     describe_acpi(fw_cfg, items->acpi);
     describe_smbios(fw_cfg, items->smbios);
     describe_boot(fw_cfg, items);

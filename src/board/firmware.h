@@ -58,6 +58,7 @@ struct firmware_items {
     uint64_t low_ram, high_ram, high_ram_base;
     unsigned cpus;
     const uint8_t *uuid;
+    const uint8_t *generation; /* 16 bytes; acpi.generation is FIRMWARE_GENERATION_OFFSET */
     struct boot_menu menu;
     bool serial_console;        /* BIOS text goes to COM1, too */
     const struct buf *vga_bios; /* NULL: none */
@@ -66,7 +67,13 @@ struct firmware_items {
     const char *cmdline; /* for kernel_fd */
 };
 
+enum {
+    FIRMWARE_GENERATION_OFFSET = 40
+}; /* of the id in its page: firmware looks for tables at 0 */
+
 struct device;
+/* Where firmware put the generation id; 0: it has not, or the guest wrote nonsense. */
+uint64_t firmware_generation_gpa(struct device *fw_cfg);
 /* Fills in what firmware asks for. Main loop, before the machine runs. */
 int firmware_describe(struct device *fw_cfg, const struct firmware_items *items, struct err *err);
 

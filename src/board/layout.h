@@ -27,8 +27,9 @@ enum {
     LAYOUT_CMDLINE_SIZE = 0x10000,
     LAYOUT_BASE_RAM_END = 0x9fc00,
     LAYOUT_ACPI = 0xe0000,
-    LAYOUT_ACPI_SIZE = 0x10000,
-    LAYOUT_SMBIOS = 0xf0000, /* guests search its entry point from here on */
+    LAYOUT_ACPI_SIZE = 0xff00,
+    LAYOUT_GENERATION = 0xeff00, /* the VM's generation id */
+    LAYOUT_SMBIOS = 0xf0000,     /* guests search its entry point from here on */
     LAYOUT_SMBIOS_SIZE = 0x10000,
     LAYOUT_KERNEL_MIN = 0x100000,
 };

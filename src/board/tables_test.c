@@ -27,6 +27,7 @@ static const struct acpi_config configs[] = {
       .pci = { .mem32 = LAYOUT_MEM32, .mem32_size = LAYOUT_MEM32_SIZE } },
     { .cpus = 255,
       .legacy = true,
+      .generation = LAYOUT_GENERATION,
       .serial = true,
       .pci = { .mem32 = LAYOUT_MEM32,
                .mem32_size = LAYOUT_MEM32_SIZE,
@@ -74,7 +75,7 @@ static void tables_hang_together(void **state)
         assert_int_equal(sum(b.data, 20), 0);
         assert_int_equal(sum(b.data, 36), 0);
         const uint8_t *xsdt = table(&b, get(b.data + 24, 8), "XSDT", &len);
-        assert_int_equal(len, 36 + 3 * 8);
+        assert_int_equal(len, 36 + (configs[i].legacy ? 5 : 3) * 8);
         const uint8_t *fadt = table(&b, get(xsdt + 36, 8), "FACP", &len);
         assert_int_equal(len, 276);
         table(&b, get(fadt + 36, 4), "FACS", &len);
@@ -83,6 +84,13 @@ static void tables_hang_together(void **state)
         table(&b, get(xsdt + 44, 8), "APIC", &len);
         assert_int_equal(len, 44 + 8 * configs[i].cpus + 12 + 10 * (configs[i].legacy ? 2 : 1) + 6);
         table(&b, get(xsdt + 52, 8), "MCFG", &len);
+        if (configs[i].legacy) {
+            table(&b, get(xsdt + 60, 8), "HPET", &len);
+            assert_int_equal(len, 56);
+            table(&b, get(xsdt + 68, 8), "WAET", &len);
+        }
+        const uint8_t *rsdt = table(&b, get(b.data + 16, 4), "RSDT", &len);
+        assert_int_equal(get(rsdt + 36, 4), get(xsdt + 36, 8));
         buf_fini(&b);
     }
 }
@@ -125,8 +133,9 @@ static void iasl_has_no_complaint(void **state)
         struct buf b = { 0 };
         acpi_build(&configs[i], LAYOUT_ACPI, &b, NULL);
         for (size_t at = 36; at + 8 < b.len; at++) {
-            static const char *const signatures[] = { "DSDT", "FACP", "APIC", "MCFG", "FACS" };
-            for (unsigned j = 0; at % 16 == 0 && j < 5; j++)
+            static const char *const signatures[] = { "DSDT", "FACP", "APIC", "MCFG",
+                                                      "FACS", "HPET", "WAET" };
+            for (unsigned j = 0; at % 16 == 0 && j < 7; j++)
                 if (!memcmp(b.data + at, signatures[j], 4))
                     compile_again(dir, b.data + at, get(b.data + at + 4, 4));
         }

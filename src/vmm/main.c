@@ -290,6 +290,7 @@ static int vmm_run(struct vmm *vmm, struct err *err)
             return err_prefix(err, "--restore: %s", vmm->options.restore);
         }
         snapshot_close(TAKE(vmm->restore));
+        board_restored(vmm->board);
     }
     if (vmm->options.gdb.wait)
         vmm_say("waiting for a debugger");
