@@ -9,8 +9,9 @@
  * clear parked, read request.)
  *  2. A rendezvous runs its function while no vCPU other than the caller is in RUN_GUEST, and none
  * enters until it is over.
- *  3. REQ_INTERRUPT stays set while something waits that the flags or the shadow hold back, except
- * in HLT.
+ *  3. What IF holds back is looked at again when IF is set (flags_set, STI), what the shadow holds
+ * back when it ends: both set REQ_INTERRUPT. It does not stay set meanwhile, because translated code
+ * would not run.
  */
 #include "engine/soft/run.h"
 
@@ -170,11 +171,8 @@ static bool interrupts_take(struct soft_vcpu *v)
     bool extint = vector < 0 && atomic_load(&e->extint) && lapic_takes_extint(&v->lapic);
     if (vector < 0 && !extint)
         return true;
-    if (!(v->flags & FL_IF)) {
-        if (v->activity == X86_RUNNING)
-            vcpu_request_self(v, REQ_INTERRUPT);
+    if (!(v->flags & FL_IF))
         return true;
-    }
     if (extint) {
         vector = extint_ack(machine_of(v));
         if (vector < 0)

@@ -57,10 +57,11 @@ int cr0_write(struct soft_vcpu *v, uint64_t value)
         v->long_mode = false;
         v->efer &= ~(uint64_t)EFER_LMA;
     }
-    if ((old ^ value) & (CR0_PG | CR0_WP | CR0_PE)) {
+    if ((old ^ value) & (CR0_PG | CR0_WP))
         tlb_flush(v);
+    /* PE alone changes no translation: it cannot be cleared while paging is on. */
+    if ((old ^ value) & (CR0_PG | CR0_WP | CR0_PE))
         vcpu_mode_update(v);
-    }
     return 0;
 }
 
