@@ -10,8 +10,8 @@
  *  2. A rendezvous runs its function while no vCPU other than the caller is in RUN_GUEST, and none
  * enters until it is over.
  *  3. What IF holds back is looked at again when IF is set (flags_set, STI), what the shadow holds
- * back when it ends: both set REQ_INTERRUPT. It does not stay set meanwhile, because translated code
- * would not run.
+ * back when it ends: both set REQ_INTERRUPT. It does not stay set meanwhile, because translated
+ * code would not run.
  */
 #include "engine/soft/run.h"
 
