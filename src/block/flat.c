@@ -4,25 +4,16 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "base/text.h"
 
 #include <string.h>
 
-enum { ZERO_CHUNK = 1 << 20 };
+enum { ZERO_CHUNK = 1 << 20, MIN_PACKED = 512 /* bytes of a packed block */ };
 
 void flat_init(struct flat *flat)
 {
     pthread_mutex_init(&flat->lock, NULL);
     pthread_mutex_init(&flat->flush_lock, NULL);
-}
-
-int flat_setup(struct flat *flat, uint64_t blocks, struct err *err)
-{
-    if (blocks > FLAT_MAX_BLOCKS)
-        return err_set(err, EFBIG, "has %llu blocks, more than %llu", (unsigned long long)blocks,
-                       FLAT_MAX_BLOCKS);
-    flat->blocks = blocks;
-    flat->host = calloc(blocks + 1, sizeof *flat->host);
-    return flat->host ? 0 : err_set(err, ENOMEM, "out of memory");
 }
 
 static bool flat_has_below(const struct flat *flat)
@@ -39,11 +30,11 @@ static int flat_read_below(struct flat *flat, void *data, size_t len, uint64_t o
 int flat_close(struct image *image)
 {
     struct flat *flat = flat_of(image);
-    int r = image->readonly || !flat->host ? 0 : flat_flush(image);
+    int r = image->readonly || (!flat->host && !flat->pages) ? 0 : flat_flush(image);
     if (r < 0)
         log_error("%s: closing: %s; what was written since the last flush may be lost", image->path,
                   strerror(-r));
-    free(flat->host);
+    flat_table_free(flat);
     free(flat->partial);
     free(flat->dirty);
     pthread_mutex_destroy(&flat->lock);
@@ -58,10 +49,10 @@ static uint64_t flat_part(const struct flat *flat, uint64_t offset, uint64_t len
     return left < len ? left : len;
 }
 
-static uint64_t flat_host(struct flat *flat, uint64_t offset)
+static int flat_host(struct flat *flat, uint64_t offset, uint64_t *host)
 {
     LOCKED(&flat->lock);
-    return flat->host[offset / flat->block_size];
+    return flat_get(flat, offset / flat->block_size, host);
 }
 
 static uint64_t flat_block_len(const struct flat *flat, uint64_t block)
@@ -106,7 +97,10 @@ static int flat_read_partial(struct flat *flat, uint8_t *data, size_t len, uint6
 
 static int flat_read_part(struct flat *flat, void *data, size_t len, uint64_t offset)
 {
-    uint64_t host = flat_host(flat, offset), in_block = offset % flat->block_size;
+    uint64_t host, in_block = offset % flat->block_size;
+    int r = flat_host(flat, offset, &host);
+    if (r < 0)
+        return r;
     if (host == FLAT_NONE)
         return flat_read_below(flat, data, len, offset);
     if (host == FLAT_ZERO) {
@@ -135,14 +129,16 @@ int flat_read(struct image *image, void *data, size_t len, uint64_t offset)
 static int flat_status_partial(struct flat *flat, uint64_t offset, uint64_t len,
                                struct image_extent *out)
 {
-    uint64_t run, in_block = offset % flat->block_size;
+    uint64_t run, host, in_block = offset % flat->block_size;
     bool here;
-    int r = flat->present(flat, offset / flat->block_size, in_block, &run, &here);
+    int r = flat_host(flat, offset, &host);
+    if (r == 0)
+        r = flat->present(flat, offset / flat->block_size, in_block, &run, &here);
     if (r < 0)
         return r;
     out->len = run < len ? run : len;
     out->flags = here ? IMAGE_ALLOCATED | IMAGE_HOST : 0;
-    out->host = here ? flat_host(flat, offset) + in_block : 0;
+    out->host = here ? host + in_block : 0;
     return 0;
 }
 
@@ -154,14 +150,16 @@ int flat_status(struct image *image, uint64_t offset, uint64_t len, struct image
     if (flat_is_partial(flat, offset / flat->block_size))
         return flat_status_partial(flat, offset, len, out);
     LOCKED(&flat->lock);
-    uint64_t block = offset / flat->block_size, host = flat->host[block];
+    uint64_t block = offset / flat->block_size, host, next;
     uint64_t in_block = offset % flat->block_size, have = flat->block_size - in_block;
+    int r = flat_get(flat, block, &host);
+    if (r < 0)
+        return r;
     bool plain = host > FLAT_ZERO && !flat->read_packed;
-    for (; have < len; have += flat->block_size) {
-        uint64_t next = flat->host[++block];
+    /* As far as the table is at hand. */
+    for (; have < len && flat_peek(flat, ++block, &next); have += flat->block_size)
         if (plain ? next != host + in_block + have : next != host || host > FLAT_ZERO)
             break;
-    }
     out->len = have < len ? have : len;
     out->flags = host == FLAT_NONE   ? 0
                  : host == FLAT_ZERO ? IMAGE_ALLOCATED | IMAGE_ZERO
@@ -172,21 +170,6 @@ int flat_status(struct image *image, uint64_t offset, uint64_t len, struct image
 }
 
 /* ---- writing ---- */
-
-int flat_mark(struct flat *flat, uint64_t block)
-{
-    if (flat->dirty_count == flat->dirty_room) {
-        size_t room = flat->dirty_room ? flat->dirty_room * 2 : 64;
-        uint64_t *dirty = realloc(flat->dirty, room * sizeof *dirty);
-        if (!dirty)
-            return -ENOMEM;
-        flat->dirty = dirty;
-        flat->dirty_room = room;
-    }
-    flat->dirty[flat->dirty_count++] = block;
-    atomic_store(&flat->unclean, 1);
-    return 0;
-}
 
 /* Brings [from, to) of the disk, inside one block, from below to the block's place. */
 static int flat_copy_below(struct flat *flat, uint64_t from, uint64_t to, uint64_t host)
@@ -211,21 +194,20 @@ static int flat_add(struct flat *flat, const void *data, size_t len, uint64_t of
 {
     uint64_t block = offset / flat->block_size, start = block * flat->block_size, host;
     LOCKED(&flat->lock);
-    if (flat->host[block] > FLAT_ZERO) /* somebody was quicker */
-        return store_write(flat->image.store, data, len, flat->host[block] + (offset - start));
-    bool copy = flat_has_below(flat) && flat->host[block] == FLAT_NONE;
-    int r = flat->add(flat, block, &host);
+    int r = flat_get(flat, block, &host);
+    if (r < 0)
+        return r;
+    if (host > FLAT_ZERO) /* somebody was quicker */
+        return store_write(flat->image.store, data, len, host + (offset - start));
+    bool copy = flat_has_below(flat) && host == FLAT_NONE;
+    r = flat->add(flat, block, &host);
     if (r == 0 && copy)
         r = flat_copy_below(flat, start, offset, host);
     if (r == 0)
         r = store_write(flat->image.store, data, len, host + (offset - start));
     if (r == 0 && copy)
         r = flat_copy_below(flat, offset + len, start + flat_block_len(flat, block), host);
-    if (r == 0)
-        r = flat_mark(flat, block);
-    if (r == 0)
-        flat->host[block] = host;
-    return r;
+    return r < 0 ? r : flat_set(flat, block, host);
 }
 
 /* Brings the sectors that a block lacks from below. */
@@ -235,13 +217,14 @@ static int flat_complete(struct flat *flat, uint64_t block)
     LOCKED(&flat->lock);
     if (!flat->partial[block])
         return 0;
-    int r = 0;
+    uint64_t host;
+    int r = flat_get(flat, block, &host);
     for (uint64_t at = 0, run = 0; r == 0 && at < len; at += run) {
         bool here = false;
         r = flat->present(flat, block, at, &run, &here);
         run = run < len - at ? run : len - at;
         if (r == 0 && !here)
-            r = flat_copy_below(flat, start + at, start + at + run, flat->host[block]);
+            r = flat_copy_below(flat, start + at, start + at + run, host);
     }
     if (r == 0)
         r = store_flush(flat->image.store);
@@ -257,12 +240,18 @@ int flat_write(struct image *image, const void *data, size_t len, uint64_t offse
     struct flat *flat = flat_of(image);
     if (!flat->add)
         return -EROFS;
+    pthread_mutex_lock(&flat->lock);
+    bool many = flat->dirty_pages > FLAT_PAGES_MAX / 2;
+    pthread_mutex_unlock(&flat->lock);
+    int full = many ? flat_flush(image) : 0; /* the cache keeps its bound */
+    if (full < 0)
+        return full;
     for (size_t at = 0, part; at < len; at += part) {
         part = flat_part(flat, offset + at, len - at);
         const uint8_t *from = (const uint8_t *)data + at;
-        uint64_t host = flat_host(flat, offset + at);
-        int r = 0;
-        if (flat_is_partial(flat, (offset + at) / flat->block_size))
+        uint64_t host;
+        int r = flat_host(flat, offset + at, &host);
+        if (r == 0 && flat_is_partial(flat, (offset + at) / flat->block_size))
             r = flat_complete(flat, (offset + at) / flat->block_size);
         if (r < 0)
             return r;
@@ -279,11 +268,10 @@ int flat_write(struct image *image, const void *data, size_t len, uint64_t offse
 static int flat_zero_entry(struct flat *flat, uint64_t block, bool *done)
 {
     LOCKED(&flat->lock);
-    *done = flat->host[block] == FLAT_NONE;
-    int r = *done ? flat_mark(flat, block) : 0;
-    if (r == 0 && *done)
-        flat->host[block] = FLAT_ZERO;
-    return r;
+    uint64_t host;
+    int r = flat_get(flat, block, &host);
+    *done = r == 0 && host == FLAT_NONE;
+    return *done ? flat_set(flat, block, FLAT_ZERO) : r;
 }
 
 /* Zeros are written, except where nothing is and nothing is below. */
@@ -295,9 +283,11 @@ int flat_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags
         return -ENOMEM;
     while (len) {
         uint64_t part = flat_part(flat, offset, len), block = offset / flat->block_size;
-        uint64_t host = flat_host(flat, offset);
+        uint64_t host;
+        int r = flat_host(flat, offset, &host);
+        if (r < 0)
+            return r;
         bool done = host == FLAT_ZERO || (host == FLAT_NONE && !flat_has_below(flat));
-        int r = 0;
         if (!done && flat->zero_entries && part == flat_block_len(flat, block))
             r = flat_zero_entry(flat, block, &done);
         if (r == 0 && !done) {
@@ -327,14 +317,20 @@ int flat_flush(struct image *image)
     if (r == 0 && count && flat->enter_all) {
         r = flat->enter_all(flat, dirty, count);
     } else {
-        for (; r == 0 && i < count; i++)
-            r = flat->enter(flat, dirty[i], flat_host(flat, dirty[i] * flat->block_size));
+        for (uint64_t host; r == 0 && i < count; i++) {
+            r = flat_host(flat, dirty[i] * flat->block_size, &host);
+            if (r == 0)
+                r = flat->enter(flat, dirty[i], host);
+        }
         if (r == 0 && count)
             r = store_flush(image->store);
     }
     pthread_mutex_lock(&flat->lock);
-    for (i = 0; r < 0 && i < count; i++)
-        flat_mark(flat, dirty[i]);
+    for (i = 0; i < count; i++) {
+        if (r < 0)
+            flat_mark(flat, dirty[i]);
+        flat_unmark(flat, dirty[i]);
+    }
     if (!flat->dirty_count)
         atomic_store(&flat->unclean, 0);
     pthread_mutex_unlock(&flat->lock);
@@ -355,21 +351,23 @@ int flat_check(struct image *image, struct image_check *check, struct err *err)
     struct flat *flat = flat_of(image);
     struct image_problem_count *n = &check->count;
     *n = (struct image_problem_count){ .clusters = flat->blocks };
-    AUTO(free) uint64_t *sorted = malloc((flat->blocks + 1) * sizeof *sorted);
-    if (!sorted)
-        return err_set(err, ENOMEM, "out of memory");
-    uint64_t used = 0, size;
+    AUTO(buf_fini) struct buf places = { 0 };
+    uint64_t size, need = flat->read_packed ? 1 : flat->block_size;
     int r = store_size(image->store, &size);
     if (r < 0)
         return err_errno(err, -r, "cannot ask for the size");
-    for (uint64_t i = 0; i < flat->blocks; i++)
-        if (flat->host[i] > FLAT_ZERO)
-            sorted[used++] = flat->host[i];
-    qsort(sorted, used, sizeof *sorted, by_value);
+    pthread_mutex_lock(&flat->lock);
+    /* More than that overlap, which is found among so many, too. */
+    r = flat_places(flat, size / (flat->read_packed ? MIN_PACKED : need) + 2, &places);
+    pthread_mutex_unlock(&flat->lock);
+    if (r < 0)
+        return err_errno(err, -r, "cannot read the block table");
+    uint64_t used = places.len / sizeof need, *sorted = (uint64_t *)places.data;
+    if (used)
+        qsort(sorted, used, sizeof *sorted, by_value);
     n->allocated = used;
     n->end = size;
     for (uint64_t i = 0; i < used; i++) {
-        uint64_t need = flat->read_packed ? 1 : flat->block_size;
         bool overlap = (i && sorted[i] - sorted[i - 1] < need) || sorted[i] < flat->first;
         bool outside = sorted[i] >= size;
         if (!overlap && !outside)
@@ -394,11 +392,11 @@ bool flat_direct_map(struct image *image, struct block_hold *hold, uint64_t offs
     if (flat->read_packed || flat_part(flat, offset, len) != len ||
         pthread_mutex_trylock(&flat->lock))
         return false;
-    uint64_t block = offset / flat->block_size, at = flat->host[block];
-    bool partial = flat->partial && flat->partial[block];
+    uint64_t block = offset / flat->block_size, at = FLAT_NONE;
+    bool known = flat_peek(flat, block, &at), partial = flat->partial && flat->partial[block];
     pthread_mutex_unlock(&flat->lock);
     *host = at + offset % flat->block_size;
-    return !partial && at > FLAT_ZERO && (!write || flat->add);
+    return known && !partial && at > FLAT_ZERO && (!write || flat->add);
 }
 
 /* Blocks stay where they are, so there is nothing to hold. */

@@ -17,9 +17,13 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define FLAT_NONE 0ull /* not in this image */
-#define FLAT_ZERO 1ull /* reads as zeros */
-#define FLAT_MAX_BLOCKS (8ull << 20)
+#define FLAT_NONE 0ull                           /* not in this image */
+#define FLAT_ZERO 1ull                           /* reads as zeros */
+#define FLAT_MAX_BLOCKS (8ull << 20)             /* of a table that is whole in memory */
+#define FLAT_MAX_PAGED (512ull << 20)            /* of one that is read as needed */
+enum { FLAT_PAGE = 512, FLAT_PAGES_MAX = 4096 }; /* entries of a page; pages kept: 16 MiB */
+struct flat_page;
+struct buf;
 
 struct flat {
     struct image image;
@@ -29,6 +33,9 @@ struct flat {
     uint64_t outer_start;
     /* Set by the format's open. */
     uint64_t block_size, blocks;
+    /* Reads a page's entries from the file; NULL: open fills all of `host`. Set before flat_setup.
+     * lock */
+    int (*load)(struct flat *flat, uint64_t page, uint64_t host[FLAT_PAGE]);
     uint64_t *host; /* by block: offset of its data in the file, or one of the above. lock */
     /* Makes room for a block at the end of the file; answers where its data goes, reading as zeros.
      * lock. NULL: no blocks can be added. */
@@ -49,6 +56,10 @@ struct flat {
     /* Reads from a block that is not stored plain; NULL: all are. */
     int (*read_packed)(struct flat *flat, uint64_t host, void *data, size_t len, uint64_t in_block);
 
+    struct flat_page **pages; /* flat_table.c. lock */
+    uint64_t page_count, hand;
+    unsigned loaded, dirty_pages;
+
     pthread_mutex_t lock, flush_lock;
     uint64_t *dirty; /* blocks whose entry is not written. lock */
     size_t dirty_count, dirty_room;
@@ -61,11 +72,24 @@ static inline struct flat *flat_of(struct image *image) { return (struct flat *)
 
 /* First thing in open. */
 void flat_init(struct flat *flat);
-/* When the fields above are known: allocates host, all FLAT_NONE. */
+
+/* ---- flat_table.c; with lock ---- */
+
+/* When the fields above are known: a table of blocks, all FLAT_NONE, or to be loaded. No lock. */
 int flat_setup(struct flat *flat, uint64_t blocks, struct err *err);
+void flat_table_free(struct flat *flat);
+int flat_get(struct flat *flat, uint64_t block, uint64_t *host);
+bool flat_peek(const struct flat *flat, uint64_t block, uint64_t *host); /* never blocks */
+int flat_set(struct flat *flat, uint64_t block,
+             uint64_t host);                         /* and its entry has to be written */
+int flat_mark(struct flat *flat, uint64_t block);    /* only that */
+void flat_unmark(struct flat *flat, uint64_t block); /* it is written */
+/* Where all blocks lie (uint64_t), at most so many. */
+int flat_places(struct flat *flat, uint64_t most, struct buf *out);
+
+/* ---- flat.c ---- */
+
 int flat_close(struct image *image);
-/* The entry of this block has to be written. lock */
-int flat_mark(struct flat *flat, uint64_t block);
 int flat_read(struct image *image, void *data, size_t len, uint64_t offset);
 int flat_write(struct image *image, const void *data, size_t len, uint64_t offset);
 int flat_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags);

@@ -354,7 +354,9 @@ static void cut_check(const struct work *w, const struct config *config, size_t 
                       unsigned choice, struct buf *content)
 {
     cases++;
-    if (sample_dir && !config->snapshots && cases % 97 == 0)
+    /* Overlays name a parent that is gone by now; of qcow2 only the test itself knows that. */
+    bool alone = !config->backing || !strcmp(config->format, "qcow2");
+    if (sample_dir && !config->snapshots && alone && cases % 97 == 0)
         keep_sample(config, content);
     struct recorder recorder;
     struct store *store;

@@ -10,8 +10,9 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define PART_SIZE (2ull << 30) /* of twoGbMaxExtent* */
-#define SPARSE_MAX (FLAT_MAX_BLOCKS * GRAIN * VMDK_SECTOR)
+#define PART_SIZE (2ull << 30)     /* of twoGbMaxExtent* */
+#define SPARSE_MAX (2040ull << 30) /* sectors of the file are numbered with 32 bits */
+#define STREAM_MAX (FLAT_MAX_BLOCKS * GRAIN * VMDK_SECTOR)
 
 struct subformat {
     const char *name, *suffix; /* of extents' names; NULL: the image's own file */
@@ -61,12 +62,12 @@ static int plan_kind(const struct image_create *create, struct plan *p, struct e
         return err_set(err, EINVAL, "subformat=%s: there is %s", kind, list);
     if (create->backing && (p->kind->flat || p->kind->stream))
         return err_set(err, EINVAL, "subformat=%s has no backing file; use monolithicSparse", kind);
-    if (create->size % VMDK_SECTOR ||
-        (!p->kind->split && !p->kind->flat && create->size > SPARSE_MAX))
+    uint64_t most = p->kind->stream ? STREAM_MAX : p->kind->suffix ? 1ull << 50 : SPARSE_MAX;
+    if (create->size % VMDK_SECTOR || create->size > most)
         return err_set(err, EFBIG,
-                       "subformat=%s has at most 512 GiB here, in sectors of 512 bytes; use "
-                       "monolithicFlat, twoGbMaxExtentSparse or qcow2",
-                       kind);
+                       "subformat=%s has at most %llu GiB, in sectors of 512 bytes; use another "
+                       "subformat, or qcow2",
+                       kind, (unsigned long long)most >> 30);
     return 0;
 }
 
@@ -124,14 +125,18 @@ static int parent_cid(const char *path, const char *name, uint32_t *out, struct 
 
 /* ---- extents ---- */
 
-/* A directory at `sector` and the tables right behind it; returns the sector behind. */
-static uint64_t put_directory(uint8_t *area, uint64_t sector, uint64_t tables)
+/* A directory at `sector`, for tables (zeros, so not written) right behind it; *end is the sector
+ * behind those. */
+static int write_directory(struct store *store, uint64_t sector, uint64_t tables, uint64_t *end)
 {
     uint64_t first = sector + (tables * 4 + VMDK_SECTOR - 1) / VMDK_SECTOR;
+    AUTO(free) uint8_t *directory = calloc(tables + 1, 4);
+    if (!directory)
+        return -ENOMEM;
     for (uint64_t i = 0; i < tables; i++)
-        set_le32(area + sector * VMDK_SECTOR + i * 4,
-                 (uint32_t)(first + i * (PER_TABLE * 4 / VMDK_SECTOR)));
-    return first + tables * (PER_TABLE * 4 / VMDK_SECTOR);
+        set_le32(directory + i * 4, (uint32_t)(first + i * (PER_TABLE * 4 / VMDK_SECTOR)));
+    *end = first + tables * (PER_TABLE * 4 / VMDK_SECTOR);
+    return store_write(store, directory, tables * 4, sector * VMDK_SECTOR);
 }
 
 static void put_header(const struct plan *p, uint8_t *h, uint64_t capacity)
@@ -153,28 +158,30 @@ static int write_sparse(const struct plan *p, uint64_t size, const struct buf *t
 {
     uint64_t capacity = size / VMDK_SECTOR, grains = capacity / GRAIN + !!(capacity % GRAIN);
     uint64_t tables = grains / PER_TABLE + !!(grains % PER_TABLE);
-    uint64_t spare = 1 + (text ? DESCRIPTOR_SECTORS : 0);
-    uint64_t most = spare + 2 * (tables * 4 / VMDK_SECTOR + 1 + tables * 4) + GRAIN;
-    AUTO(free) uint8_t *area = calloc(most, VMDK_SECTOR);
-    if (!area)
-        return -ENOMEM;
-    uint64_t overhead = GRAIN;
-    put_header(p, area, capacity);
+    uint64_t spare = 1 + (text ? DESCRIPTOR_SECTORS : 0), directory = 0, end = GRAIN;
+    uint8_t header[VMDK_HEADER] = { 0 };
+    int r = 0;
+    put_header(p, header, capacity);
     if (p->kind->stream) {
-        set_le64(area + VMDK_DIRECTORY, DIRECTORY_AT_END);
+        set_le64(header + VMDK_DIRECTORY, DIRECTORY_AT_END);
     } else {
-        uint64_t directory = put_directory(area, spare, tables);
-        overhead = round_up(put_directory(area, directory, tables), GRAIN);
-        set_le64(area + VMDK_SPARE_DIRECTORY, spare);
-        set_le64(area + VMDK_DIRECTORY, directory);
+        r = write_directory(store, spare, tables, &directory);
+        if (r == 0)
+            r = write_directory(store, directory, tables, &end);
+        set_le64(header + VMDK_SPARE_DIRECTORY, spare);
+        set_le64(header + VMDK_DIRECTORY, directory);
     }
-    set_le64(area + VMDK_OVERHEAD, overhead);
+    end = round_up(end, GRAIN);
+    set_le64(header + VMDK_OVERHEAD, end);
     if (text) {
-        set_le64(area + VMDK_DESCRIPTOR, 1);
-        set_le64(area + VMDK_DESCRIPTOR_LEN, DESCRIPTOR_SECTORS);
-        memcpy(area + VMDK_SECTOR, text->data, text->len);
+        set_le64(header + VMDK_DESCRIPTOR, 1);
+        set_le64(header + VMDK_DESCRIPTOR_LEN, DESCRIPTOR_SECTORS);
     }
-    return store_write(store, area, overhead * VMDK_SECTOR, 0);
+    if (r == 0 && text)
+        r = store_write(store, text->data, text->len, VMDK_SECTOR);
+    if (r == 0)
+        r = store_truncate(store, end * VMDK_SECTOR);
+    return r < 0 ? r : store_write(store, header, sizeof header, 0);
 }
 
 static void text_start(struct plan *p, const char *backing)

@@ -94,28 +94,33 @@ static int directory_read(struct sparse *sparse, uint64_t sector, uint32_t **out
     return r < 0 ? err_errno(err, -r, "cannot read the grain directory") : 0;
 }
 
-static int tables_read(struct sparse *sparse, uint32_t flags, struct err *err)
+/* Grains cannot be added where there is no table for them. */
+static int tables_check(struct sparse *sparse, struct err *err)
 {
-    struct flat *flat = &sparse->flat;
-    uint8_t table[PER_TABLE * 4];
-    for (uint64_t t = 0; t < sparse->tables; t++) {
-        if (!sparse->table[t] && flat->add)
+    for (uint64_t t = 0; sparse->flat.add && t < sparse->tables; t++)
+        if (!sparse->table[t] || (sparse->spare && !sparse->spare[t]))
             return err_set(err, ENOTSUP,
                            "lacks a grain table, so it can only be read; add readonly "
                            "or convert it");
-        if (!sparse->table[t])
-            continue;
-        int r = store_read(flat->image.store, table, sizeof table,
-                           (uint64_t)sparse->table[t] * VMDK_SECTOR);
-        if (r < 0)
-            return err_errno(err, -r, "cannot read a grain table");
-        for (uint64_t i = 0; i < PER_TABLE && t * PER_TABLE + i < flat->blocks; i++) {
-            uint32_t entry = le32(table + i * 4);
-            bool zero = entry == 1 && (flags & FLAG_ZERO_GRAINS);
-            flat->host[t * PER_TABLE + i] = zero ? FLAT_ZERO : (uint64_t)entry * VMDK_SECTOR;
-        }
-    }
     return 0;
+}
+
+/* A page of flat.h is a grain table. */
+static int table_load(struct flat *flat, uint64_t page, uint64_t host[FLAT_PAGE])
+{
+    _Static_assert((int)FLAT_PAGE == (int)PER_TABLE, "a page is a grain table");
+    struct sparse *sparse = sparse_of(flat);
+    uint8_t table[PER_TABLE * 4];
+    bool zeros = le32(sparse->header + VMDK_FLAGS) & FLAG_ZERO_GRAINS;
+    if (page >= sparse->tables || !sparse->table[page])
+        return 0;
+    int r = store_read(flat->image.store, table, sizeof table,
+                       (uint64_t)sparse->table[page] * VMDK_SECTOR);
+    for (unsigned i = 0; r == 0 && i < PER_TABLE; i++) {
+        uint32_t entry = le32(table + i * 4);
+        host[i] = entry == 1 && zeros ? FLAT_ZERO : (uint64_t)entry * VMDK_SECTOR;
+    }
+    return r;
 }
 
 static int header_read(struct sparse *sparse, uint64_t *file_size, struct err *err)
@@ -183,6 +188,7 @@ static int sparse_setup(struct sparse *sparse, uint64_t file_size, struct err *e
     flat->read_packed = packed ? sparse_read_packed : NULL;
     flat->add = flat->image.readonly || packed ? NULL : sparse_add;
     flat->enter = sparse_enter;
+    flat->load = sparse->stream ? NULL : table_load;
     uint64_t overhead = le64(h + VMDK_OVERHEAD);
     flat->first = overhead < 1ull << 40 ? overhead * VMDK_SECTOR : 0;
     flat->zero_entries = flags & FLAG_ZERO_GRAINS;
@@ -196,7 +202,7 @@ static int sparse_setup(struct sparse *sparse, uint64_t file_size, struct err *e
     r = directory_read(sparse, le64(h + VMDK_DIRECTORY), &sparse->table, err);
     if (r == 0 && (flags & FLAG_SPARE) && !packed)
         r = directory_read(sparse, le64(h + VMDK_SPARE_DIRECTORY), &sparse->spare, err);
-    return r < 0 ? r : tables_read(sparse, flags, err);
+    return r < 0 ? r : tables_check(sparse, err);
 }
 
 static void sparse_free(struct sparse *sparse)
