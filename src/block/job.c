@@ -44,12 +44,18 @@ int job_create(const struct job_work *work, struct job **out, struct err *err)
     return 0;
 }
 
+void job_join(struct job *job)
+{
+    if (job->started)
+        pthread_join(job->thread, NULL);
+    job->started = false;
+}
+
 void job_destroy(struct job *job)
 {
     if (!job)
         return;
-    if (job->started)
-        pthread_join(job->thread, NULL);
+    job_join(job);
     pthread_cond_destroy(&job->woken);
     pthread_mutex_destroy(&job->lock);
     free(job);

@@ -48,10 +48,12 @@ struct job_work {
 };
 
 int job_create(const struct job_work *work, struct job **out, struct err *err);
-/* Waits for the thread, so cancel it first. NULL is fine. */
+/* Joins. NULL is fine. */
 void job_destroy(struct job *job);
 DEFINE_AUTO(struct job *, job_destroy)
 int job_start(struct job *job, struct err *err);
+/* Waits for the end of a job that was started. */
+void job_join(struct job *job);
 int job_run(struct job *job, struct err *err);
 
 void job_get(struct job *job, struct job_status *out);

@@ -7,6 +7,7 @@
 #include "block/lock.h"
 #include "block/mirror.h"
 #include "block/populate.h"
+#include "block/qcow2.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -31,6 +32,12 @@ int chain_open_store(const char *path, const char *format, struct store *take_st
 
 /* ---- snapshot ---- */
 
+static bool is_encrypted(struct image *image)
+{
+    return image->format == &image_luks ||
+           (image->format == &image_qcow2 && qcow2_of(image)->plain);
+}
+
 int chain_snapshot(struct chain *chain, const struct snapshot_options *options,
                    struct store *take_store, struct err *err)
 {
@@ -42,6 +49,11 @@ int chain_snapshot(struct chain *chain, const struct snapshot_options *options,
         backing = found = chain_name_for(options->path, top->path, err);
     if (!backing)
         return -err->code;
+    if (!options->existing && is_encrypted(top))
+        return err_set(err, ENOTSUP,
+                       "%s: is encrypted, and the overlay would not be; create one with the key, "
+                       "and start the VM on it",
+                       top->path);
     struct image_create create = {
         .path = options->path,
         .format = "qcow2",

@@ -274,6 +274,17 @@ static const char *const remove_members[] = { "device", "force", NULL };
 static const char *const eject_members[] = { "drive", "force", NULL };
 static const char *const insert_members[] = { "drive", "name", "format", NULL };
 
+/* clang-format off */
+static const char *const snapshot_members[] = { "disk", "path", "backing", "existing", NULL };
+static const char *const resize_members[] = { "disk", "size", "shrink", NULL };
+static const char *const stream_members[] = { "disk", "base", "speed", NULL };
+static const char *const commit_members[] = { "disk", "layer", "base", "fd", "keep", "speed", NULL };
+static const char *const mirror_members[] = { "disk", "path", "format", "stay", "speed", NULL };
+static const char *const backup_members[] = { "disk", "path", "format", "bitmap", "incremental", "speed", NULL };
+static const char *const throttle_members[] = { "disk", "limits", NULL };
+static const char *const job_members[] = { "job", NULL }, *const speed_members[] = { "job", "speed", NULL };
+/* clang-format on */
+
 const struct control_command vmm_commands[] = {
     { "status", "state, engine, vCPUs, memory, disks, nets", NULL, do_status },
     { "pause", "stop the vCPUs, the devices and the guest's clock", NULL, do_pause },
@@ -296,5 +307,24 @@ const struct control_command vmm_commands[] = {
       do_screenshot },
     { "send-keys", "press keys (\"ctrl-alt-delete\") or type text", keys_members, do_send_keys },
     { "send-pointer", "move the pointer and hold buttons", pointer_members, do_send_pointer },
+    { "disk-snapshot", "go on in an overlay, the empty file that came as a descriptor",
+      snapshot_members, do_disk_snapshot },
+    { "disk-resize", "change a disk's size; virtio guests are told", resize_members,
+      do_disk_resize },
+    { "disk-stream", "job: pull the layers above 'base', or all, into the top image",
+      stream_members, do_disk_stream },
+    { "disk-commit", "job: merge 'layer' (the top) down into 'base' (the one below)",
+      commit_members, do_disk_commit },
+    { "disk-mirror", "job: copy to the file that came as a descriptor, then switch to it",
+      mirror_members, do_disk_mirror },
+    { "disk-backup", "job: copy this moment's content to the file that came as a descriptor",
+      backup_members, do_disk_backup },
+    { "disk-throttle", "show or set a disk's limits a second", throttle_members, do_disk_throttle },
+    { "job-list", "jobs that run, and the last that ended", NULL, do_job_list },
+    { "job-pause", "let a job rest", job_members, do_job_pause },
+    { "job-resume", "let a paused job go on", job_members, do_job_resume },
+    { "job-cancel", "end a job; the disk stays whole", job_members, do_job_cancel },
+    { "job-speed", "limit a job's bytes a second", speed_members, do_job_speed },
+    { "job-complete", "let a mirror that is ready finish", job_members, do_job_complete },
     { NULL, NULL, NULL, NULL },
 };

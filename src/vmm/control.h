@@ -41,6 +41,9 @@ struct control_command {
                struct err *err);
 };
 enum { CONTROL_LATER = 1 };
+#define CONTROL_COMMAND(name)                                                                 \
+    int name(void *arg, struct control_request *request, const json_t *args, json_t **result, \
+             struct err *err)
 
 /* commands end with a NULL name; borrowed. arg goes to each run. */
 int control_create(struct loop *loop, const struct control_command *commands, void *arg,

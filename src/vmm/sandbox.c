@@ -123,11 +123,14 @@ static const struct { int call; struct scmp_arg_cmp arg; } conditional[] = {
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_GETFL) },
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_SETFL) },
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_SETFD) }, /* of a descriptor that device-add brings */
+    { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_DUPFD_CLOEXEC) }, /* images that come as descriptors */
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_OFD_SETLK) },
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_OFD_GETLK) },
     { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, TCGETS) },
     { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, TCSETS) },
     { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, TIOCGWINSZ) },
+    { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, 0x1268) },           /* BLKSSZGET */
+    { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, 0x80081272) },       /* BLKGETSIZE64 */
     { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, 0x1277) },           /* BLKDISCARD */
     { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, 0x127f) },           /* BLKZEROOUT */
     { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, 0x400454d0) },       /* TUNSETOFFLOAD */

@@ -385,6 +385,7 @@ static int disks_plug(struct vmm *vmm, struct err *err)
             r = disk->port ? hotplug_plug(vmm, pci, disk->port, err) : vmm_plug(vmm, pci, err);
         if (r < 0)
             return err_prefix(err, "--disk %s", disk->path);
+        vmm->disk_devices[i] = pci;
         if (!disk->port)
             board_add_boot(vmm->board, 'c', pci, "scsi", "/disk@0,0");
     }
@@ -662,6 +663,7 @@ void vmm_close(struct vmm *vmm)
 {
     debugger_destroy(vmm->debugger);
     snapshot_close(vmm->restore);
+    disk_jobs_end(vmm);
     machine_destroy(vmm->machine);
     board_destroy(vmm->board);
     video_close(vmm);

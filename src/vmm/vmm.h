@@ -8,6 +8,7 @@
  *   video.c     screen and keyboard                      hotplug.c   what comes and goes
  *   media.c     drives whose media change
  *   disks.c     opening and closing disks                firmware.c  opening firmware's files
+ *   disk_jobs.c commands that change disks and their chains
  */
 #ifndef VMM_VMM_H
 #define VMM_VMM_H
@@ -36,6 +37,8 @@
 struct ata_drive;
 struct board;
 struct debugger;
+struct disk_job;
+struct pci_device;
 struct display;
 struct pci_device;
 struct screen;
@@ -79,7 +82,10 @@ struct vmm {
     struct typing *typing;   /* keys of a control request on their way; NULL: none */
     struct block_node *disks[OPTIONS_MAX_DISKS];
     struct throttle_group *throttles[OPTIONS_MAX_DISKS]; /* of each disk */
-    struct ata_drive *drives[OPTIONS_MAX_DISKS];         /* the machine's; NULL: the medium stays */
+    struct pci_device *disk_devices[OPTIONS_MAX_DISKS];  /* virtio disks; the machine's */
+    struct disk_job *jobs;                               /* disk_jobs.c */
+    unsigned job_last;
+    struct ata_drive *drives[OPTIONS_MAX_DISKS]; /* the machine's; NULL: the medium stays */
     struct net_backend *nets[OPTIONS_MAX_NETS];
     struct snapshot *restore;
     struct sandbox sandbox;
@@ -158,6 +164,22 @@ void hotplug_catch_up(struct vmm *vmm);                      /* after a save */
 /* disks.c */
 int disks_open(struct vmm *vmm, struct err *err);
 void disks_close(struct vmm *vmm);
+
+/* disk_jobs.c */
+void disk_jobs_end(struct vmm *vmm);
+CONTROL_COMMAND(do_disk_snapshot);
+CONTROL_COMMAND(do_disk_resize);
+CONTROL_COMMAND(do_disk_stream);
+CONTROL_COMMAND(do_disk_commit);
+CONTROL_COMMAND(do_disk_mirror);
+CONTROL_COMMAND(do_disk_backup);
+CONTROL_COMMAND(do_disk_throttle);
+CONTROL_COMMAND(do_job_list);
+CONTROL_COMMAND(do_job_pause);
+CONTROL_COMMAND(do_job_resume);
+CONTROL_COMMAND(do_job_cancel);
+CONTROL_COMMAND(do_job_complete);
+CONTROL_COMMAND(do_job_speed);
 
 /* For device models on PCI: onto the bus and into the machine, which owns it then; also on failure
  * `pci` is gone. */

@@ -582,3 +582,8 @@ int virtio_blk_create(struct machine *m, const struct virtio_blk_options *option
     *out = &blk->vdev.pci;
     return 0;
 }
+
+void virtio_blk_resized(struct pci_device *pci)
+{
+    virtio_config_changed((struct virtio_device *)pci);
+}

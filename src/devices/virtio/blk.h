@@ -33,5 +33,7 @@ struct virtio_blk_options {
 /* The caller puts it on the bus (pci_bus_add) and then into the machine. */
 int virtio_blk_create(struct machine *m, const struct virtio_blk_options *options,
                       struct pci_device **out, struct err *err);
+/* The node has another size: the driver is told. Any thread, without the device's lock. */
+void virtio_blk_resized(struct pci_device *pci);
 
 #endif
