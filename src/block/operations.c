@@ -305,6 +305,9 @@ static int commit_middle(struct commit *c, uint8_t *data, struct err *err)
     job_stage(c->mirror.job, "copying", granules_bytes(&c->mirror.dirty));
     if (r == 0)
         r = mirror_copy(&c->mirror, data, false);
+    /* A short layer hides what the base has behind its end. */
+    if (r == 0 && c->base->size > c->layer->size)
+        r = image_zero(c->base, c->layer->size, c->base->size - c->layer->size, IMAGE_UNMAP);
     if (r == 0)
         r = image_flush(c->base);
     if (r < 0)

@@ -564,20 +564,30 @@ static int resize_grow(struct qcow2 *q, uint64_t size, struct err *err)
     if (r < 0)
         free(l1);
     else
-        r = l1_switch(q, l1, (uint32_t)need, size);
+        r = l1_switch(q, l1, (uint32_t)need, old);
     if (r < 0)
         return err_errno(err, -r, "cannot grow");
 
-    /* What a smaller disk left in its last cluster, and what lies below, must not appear. */
+    /* What a smaller disk left in its last cluster, and what lies below, must not appear, also when
+     * the power goes: the new part is zero before the header tells of it. */
     uint64_t zero_end = round_up(old, q->cluster_size);
     struct image *backing = q->image.backing;
     if (backing && backing->size > zero_end)
         zero_end = backing->size;
     if (zero_end > size)
         zero_end = size;
+    q->image.size = size;
     if (zero_end > old)
         r = qcow2_zero(&q->image, old, zero_end - old, IMAGE_UNMAP);
-    return r < 0 ? err_errno(err, -r, "cannot zero the new part") : 0;
+    if (r == 0)
+        r = qcow2_flush(&q->image);
+    LOCKED(&q->lock);
+    q->header.size = size;
+    if (r == 0)
+        r = qcow2_write_header(q);
+    if (r < 0)
+        q->header.size = q->image.size = old;
+    return r < 0 ? err_errno(err, -r, "cannot grow") : 0;
 }
 
 static int resize_shrink(struct qcow2 *q, uint64_t size, struct err *err)

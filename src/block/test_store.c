@@ -74,6 +74,8 @@ static int recorder_write(struct store *store, const void *data, size_t len, uin
     struct recorder *r = recorder_of(store);
     if (r->delay_us)
         usleep(r->delay_us);
+    if (r->event)
+        r->event(r->event_arg);
     LOCKED(&r->lock);
     if (recorder_fails(r, 2))
         return -r->fail_code;
@@ -89,6 +91,8 @@ static int recorder_flush(struct store *store)
     struct recorder *r = recorder_of(store);
     if (r->delay_us)
         usleep(r->delay_us);
+    if (r->event)
+        r->event(r->event_arg);
     LOCKED(&r->lock);
     if (recorder_fails(r, 4))
         return -r->fail_code;

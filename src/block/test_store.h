@@ -24,8 +24,10 @@ struct recorder { /* belongs to the test; outlives its stores */
     /* From now on this many calls succeed, then one of the kind fails; < 0: all succeed. */
     int64_t fail_in;
     int fail_code;
-    unsigned fail_kinds; /* 1: reads, 2: writes, 4: flushes */
-    unsigned delay_us;   /* before every write and flush */
+    unsigned fail_kinds;      /* 1: reads, 2: writes, 4: flushes */
+    unsigned delay_us;        /* before every write and flush */
+    void (*event)(void *arg); /* before them, too, without locks; NULL: none */
+    void *event_arg;
     pthread_mutex_t lock;
 };
 

@@ -28,7 +28,9 @@ static const char *const work_names[] = { "snapshot", "resize", "stream",
 struct disk_job {
     struct disk_job *next; /* newest first */
     struct vmm *vmm;
-    unsigned number, disk;
+    unsigned number;
+    char disk[64];           /* its id */
+    struct block_node *node; /* the disk; while it is there */
     enum disk_work work;
     struct chain *chain;
     struct job *job;
@@ -52,10 +54,9 @@ static void job_name(const struct disk_job *dj, char out[24])
 static json_t *job_json(const struct disk_job *dj)
 {
     struct job_status s;
-    char id[24], disk[16];
+    char id[24];
     job_get(dj->job, &s);
     job_name(dj, id);
-    media_name(dj->vmm, dj->disk, disk, sizeof disk);
     json_t *out =
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I}", "job", id, "kind", s.kind, "disk",
                   disk, "state", job_state_name(s.state), "stage", s.stage, "done",
@@ -125,24 +126,35 @@ static int disk_job_run(struct job *job, void *arg, struct err *err)
     return -EINVAL;
 }
 
+struct ending { /* by number: when this arrives the disk and its jobs may be gone */
+    struct vmm *vmm;
+    unsigned number;
+};
+
 /* On the main loop. */
 static void disk_job_ended(void *arg)
 {
-    struct disk_job *dj = arg;
-    struct vmm *vmm = dj->vmm;
+    struct ending ending = *(struct ending *)arg;
+    struct vmm *vmm = ending.vmm;
+    struct disk_job *dj = vmm->jobs;
     struct job_status s;
+    free(arg);
+    while (dj && dj->number != ending.number)
+        dj = dj->next;
+    if (!dj)
+        return;
     job_join(dj->job);
     job_get(dj->job, &s);
     dj->ended = true;
-    if (dj->work == WORK_RESIZE && !vmm->ending && vmm->disk_devices[dj->disk])
-        virtio_blk_resized(vmm->disk_devices[dj->disk]);
+    for (unsigned i = 0; dj->work == WORK_RESIZE && i < vmm->options.disk_count; i++)
+        if (vmm->disks[i] == dj->node && vmm->disk_devices[i])
+            virtio_blk_resized(vmm->disk_devices[i]);
     vmm_event(vmm, "job", job_json(dj));
     if (dj->request) {
-        struct block_node *node = vmm->disks[dj->disk];
         bool good = s.state == JOB_DONE;
         control_finish(TAKE(dj->request),
-                       good ? json_pack("{s:s, s:I}", "path", block_path(node), "size",
-                                        (json_int_t)block_size(node))
+                       good ? json_pack("{s:s, s:I}", "path", block_path(dj->node), "size",
+                                        (json_int_t)block_size(dj->node))
                             : NULL,
                        good ? NULL : &s.err);
     }
@@ -154,10 +166,15 @@ static void disk_job_changed(struct job *job, void *arg)
     struct disk_job *dj = arg;
     struct job_status s;
     job_get(job, &s);
-    if (s.state == JOB_DONE || s.state == JOB_FAILED)
-        loop_post(dj->vmm->loop, disk_job_ended, dj);
-    else
+    if (s.state != JOB_DONE && s.state != JOB_FAILED) {
         vmm_event(dj->vmm, "job", job_json(dj));
+        return;
+    }
+    struct ending *ending = malloc(sizeof *ending);
+    if (!ending)
+        abort();
+    *ending = (struct ending){ dj->vmm, dj->number };
+    loop_post(dj->vmm->loop, disk_job_ended, ending);
 }
 
 /* ---- starting ---- */
@@ -167,7 +184,7 @@ static int disk_find(const struct vmm *vmm, const json_t *args, unsigned *out, s
     const char *name = NULL;
     int r = json_get_string(args, "disk", &name, err);
     for (unsigned i = 0; r > 0 && i < vmm->options.disk_count; i++) {
-        char id[16];
+        char id[64];
         media_name(vmm, i, id, sizeof id);
         *out = i;
         if (vmm->disks[i] && (!strcmp(id, name) || !strcmp(block_path(vmm->disks[i]), name)))
@@ -220,15 +237,16 @@ static int disk_job_create(struct vmm *vmm, const json_t *args, enum disk_work w
     int r = disk_find(vmm, args, &disk, err);
     if (r < 0)
         return r;
-    char id[24];
+    char id[64];
+    struct block_node *node = vmm->disks[disk];
     media_name(vmm, disk, id, sizeof id);
-    struct chain *chain = block_chain(vmm->disks[disk]);
+    struct chain *chain = block_chain(node);
     if (!chain)
         return err_set(err, ENOTSUP, "%s has no chain that could change", id);
-    if (block_readonly(vmm->disks[disk]))
+    if (block_readonly(node))
         return err_set(err, EROFS, "%s is read-only", id);
     for (const struct disk_job *other = vmm->jobs; other; other = other->next)
-        if (!other->ended && other->disk == disk) {
+        if (!other->ended && other->node == node) {
             char what[24];
             job_name(other, what);
             return err_set(err, EBUSY, "%s is busy with %s (%s); wait for it or cancel it", id,
@@ -241,7 +259,8 @@ static int disk_job_create(struct vmm *vmm, const json_t *args, enum disk_work w
     struct disk_job *dj = calloc(1, sizeof *dj);
     if (!dj)
         return err_set(err, ENOMEM, "out of memory");
-    *dj = (struct disk_job){ .vmm = vmm, .disk = disk, .work = work, .chain = chain };
+    *dj = (struct disk_job){ .vmm = vmm, .node = node, .work = work, .chain = chain };
+    snprintf(dj->disk, sizeof dj->disk, "%s", id);
     struct job_work what = {
         .kind = work_names[work], .run = disk_job_run, .changed = disk_job_changed, .arg = dj
     };
@@ -519,14 +538,23 @@ COMMAND(do_job_speed)
     return 0;
 }
 
-/* Before the disks go: every job is cancelled, which loses nothing. */
-void disk_jobs_end(struct vmm *vmm)
+void disk_jobs_end(struct vmm *vmm, const struct block_node *disk)
 {
     for (struct disk_job *dj = vmm->jobs; dj; dj = dj->next)
-        job_cancel(dj->job);
-    while (vmm->jobs) {
-        struct disk_job *dj = vmm->jobs;
-        vmm->jobs = dj->next;
+        if ((!disk || dj->node == disk) && !dj->ended) {
+            job_cancel(dj->job);
+            job_join(dj->job);
+        }
+    for (struct disk_job **at = &vmm->jobs; *at;) {
+        struct disk_job *dj = *at;
+        if (disk && dj->node != disk) {
+            at = &dj->next;
+            continue;
+        }
+        *at = dj->next;
+        if (dj->request)
+            control_finish(TAKE(dj->request), NULL,
+                           &(struct err){ ECANCELED, "the disk has gone" });
         disk_job_free(dj);
     }
 }

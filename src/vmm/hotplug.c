@@ -103,6 +103,8 @@ int hotplug_plug(struct vmm *vmm, struct pci_device *pci, unsigned port, struct 
 static void disk_forget(struct vmm *vmm, unsigned index)
 {
     struct options *o = &vmm->options;
+    if (vmm->disks[index])
+        disk_jobs_end(vmm, vmm->disks[index]);
     block_close(vmm->disks[index]);
     throttle_group_unref(vmm->throttles[index]);
     options_disk_fini(&o->disks[index]);
@@ -111,9 +113,12 @@ static void disk_forget(struct vmm *vmm, unsigned index)
     memmove(&vmm->disks[index], &vmm->disks[index + 1], after * sizeof vmm->disks[0]);
     memmove(&vmm->throttles[index], &vmm->throttles[index + 1], after * sizeof vmm->throttles[0]);
     memmove(&vmm->drives[index], &vmm->drives[index + 1], after * sizeof vmm->drives[0]);
+    memmove(&vmm->disk_devices[index], &vmm->disk_devices[index + 1],
+            after * sizeof vmm->disk_devices[0]);
     vmm->disks[o->disk_count] = NULL;
     vmm->throttles[o->disk_count] = NULL;
     vmm->drives[o->disk_count] = NULL;
+    vmm->disk_devices[o->disk_count] = NULL;
 }
 
 static int disk_create(struct vmm *vmm, const char *id, unsigned index, unsigned port,
@@ -128,6 +133,8 @@ static int disk_create(struct vmm *vmm, const char *id, unsigned index, unsigned
     int r = virtio_blk_create(vmm->machine, &options, &pci, err);
     if (r == 0)
         r = hotplug_plug(vmm, pci, port, err);
+    if (r == 0)
+        vmm->disk_devices[index] = pci;
     pause_end(vmm, running);
     return r;
 }

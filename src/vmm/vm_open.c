@@ -663,7 +663,7 @@ void vmm_close(struct vmm *vmm)
 {
     debugger_destroy(vmm->debugger);
     snapshot_close(vmm->restore);
-    disk_jobs_end(vmm);
+    disk_jobs_end(vmm, NULL);
     machine_destroy(vmm->machine);
     board_destroy(vmm->board);
     video_close(vmm);

@@ -165,8 +165,9 @@ void hotplug_catch_up(struct vmm *vmm);                      /* after a save */
 int disks_open(struct vmm *vmm, struct err *err);
 void disks_close(struct vmm *vmm);
 
-/* disk_jobs.c */
-void disk_jobs_end(struct vmm *vmm);
+/* disk_jobs.c. Before a disk goes (NULL: all of them): its jobs are cancelled, which loses nothing.
+ */
+void disk_jobs_end(struct vmm *vmm, const struct block_node *disk);
 CONTROL_COMMAND(do_disk_snapshot);
 CONTROL_COMMAND(do_disk_resize);
 CONTROL_COMMAND(do_disk_stream);
