@@ -59,7 +59,7 @@ static json_t *job_json(const struct disk_job *dj)
     job_name(dj, id);
     json_t *out =
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I}", "job", id, "kind", s.kind, "disk",
-                  disk, "state", job_state_name(s.state), "stage", s.stage, "done",
+                  dj->disk, "state", job_state_name(s.state), "stage", s.stage, "done",
                   (json_int_t)s.done, "total", (json_int_t)s.total, "speed", (json_int_t)s.speed);
     if (out && s.state == JOB_FAILED) {
         const char *code = strerrorname_np(s.err.code);
