@@ -7,11 +7,15 @@
  * repeated
  */
 #include "base/checked.h"
+#include "devices/hpet.h"
 #include "devices/i6300esb.h"
 #include "devices/i8042.h"
 #include "devices/input.h"
 #include "devices/ioapic.h"
+#include "devices/lpc.h"
 #include "devices/pci_host.h"
+#include "devices/pci_port.h"
+#include "devices/pflash.h"
 #include "devices/pic.h"
 #include "devices/pit.h"
 #include "devices/pm.h"
@@ -25,7 +29,8 @@
 static uint64_t seed = 1;
 static unsigned rounds = 200;
 static struct pci_bus *bus;
-static struct device *serial, *pm;
+static struct device *serial, *pm, *port;
+enum { FLASH = 0xf0000000, FLASH_SIZE = 4 * PFLASH_BLOCK };
 static struct input *input;
 
 static uint64_t random_u64(void)
@@ -37,6 +42,29 @@ static uint64_t random_u64(void)
 }
 static unsigned pick(unsigned n) { return (unsigned)(random_u64() >> 33) % n; }
 
+static void slot_power(void *arg, struct device *dev, bool on) {}
+
+static int chipset_create(struct machine *m, struct err *err)
+{
+    struct ram *rom, *flash;
+    struct device *dev;
+    if (ram_create("firmware", 0x20000, &rom, err) < 0 || machine_add_ram(m, rom, err) < 0 ||
+        ram_create("uefi-vars", FLASH_SIZE, &flash, err) < 0 || machine_add_ram(m, flash, err) < 0)
+        return -1;
+    const struct mch_config mch = { .ram = m->main_ram, .low_ram = 4 << 20, .rom = rom };
+    const struct pci_port_config slot = {
+        .id = "port1", .devfn = 2 << 3, .number = 1, .power = slot_power
+    };
+    const struct pflash_config chip = { .id = "flash", .gpa = FLASH, .ram = flash, .fd = -1 };
+    if (pci_host_create(m, &mch, &bus, err) < 0 || lpc_create(m, bus, pm, err) < 0 ||
+        pci_port_create(m, bus, &slot, &port, err) < 0 || hpet_create(m, err) < 0 ||
+        pflash_create(m, &chip, &dev, err) < 0)
+        return -1;
+    pci_host_as_firmware(bus);
+    lpc_as_firmware(bus);
+    return 0;
+}
+
 static int setup(void **state)
 {
     struct err err = { 0 };
@@ -44,14 +72,14 @@ static int setup(void **state)
     struct device *rtc;
     const struct serial_config config = { .id = "serial0", .port = 0x3f8, .gsi = 4 };
     const struct pci_windows windows = {
-        .mem32 = 0xc0000000, .mem32_size = 0x10000, .io = 0xc000, .io_size = 0x1000
+        .mem32 = 0xc0000000, .mem32_size = 0x4000000, .io = 0xc000, .io_size = 0x1000
     };
     if (input_create(&input, &err) < 0 || i8042_create(m, input, &err) < 0)
         return -1;
     if (ioapic_create(m, &err) < 0 || pic_create(m, &err) < 0 || pit_create(m, &err) < 0 ||
         rtc_create(m, &rtc, &err) < 0 || pm_create(m, &pm, &err) < 0 ||
-        serial_create(m, &config, &serial, &err) < 0 || pci_host_create(m, NULL, &bus, &err) < 0 ||
-        i6300esb_create(m, bus, -1, "watchdog0", &err) < 0)
+        serial_create(m, &config, &serial, &err) < 0 || chipset_create(m, &err) < 0 ||
+        i6300esb_create(m, bus, 1, "watchdog0", &err) < 0)
         return -1;
     return pci_bus_assign(bus, &windows, &err);
 }
@@ -101,6 +129,13 @@ static void random_access(void)
         { SPACE_MEMORY, 0xb0008000, 0x80 },  /* watchdog */
         { SPACE_MEMORY, 0xb0008ff0, 0x20 },  /* end of its configuration, begin of nothing */
         { SPACE_MEMORY, 0xc0000000, 0x20 },
+        { SPACE_MEMORY, 0xb0010000, 0x100 }, /* root port */
+        { SPACE_MEMORY, 0xb0100000, 0x100 }, /* behind it */
+        { SPACE_MEMORY, 0xb00f8000, 0x100 }, /* LPC bridge */
+        { SPACE_MEMORY, HPET_BASE, 0x180 },
+        { SPACE_MEMORY, FLASH, FLASH_SIZE },
+        { SPACE_MEMORY, 0xa0000, 0x60000 },
+        { SPACE_IO, 0xb2, 2 },
     };
     const struct target *t = &targets[pick(ARRAY_LEN(targets))];
     unsigned size = 1u << pick(t->space == SPACE_IO ? 3 : 4);

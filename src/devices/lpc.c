@@ -35,7 +35,7 @@ enum { D31IP = 0x3100, D31IR = 0x3140, D25IR = 0x3150, ROUTE_STRAIGHT = 0x3210 }
 
 struct lpc_regs {
     struct pci_regs pci;
-    uint8_t apm[2];
+    uint32_t apm[2]; /* a byte each */
 };
 
 struct lpc {
@@ -110,7 +110,7 @@ static uint64_t lpc_read(struct device *dev, unsigned region, uint64_t offset, u
     struct lpc *lpc = (struct lpc *)dev;
     if (region == REGION_RCBA)
         return rcba_read(offset, size);
-    return size == 1 ? lpc->regs.apm[offset & 1] : UINT64_MAX;
+    return size == 1 ? lpc->regs.apm[offset & 1] & 0xff : UINT64_MAX;
 }
 
 static void lpc_write(struct device *dev, unsigned region, uint64_t offset, unsigned size,
@@ -149,7 +149,7 @@ static void lpc_destroy(struct device *dev)
 
 static const struct state_field lpc_fields[] = {
     STATE_STRUCT(struct lpc_regs, pci, &pci_state),
-    STATE_BYTES(struct lpc_regs, apm),
+    STATE_UINTS(struct lpc_regs, apm),
     STATE_END,
 };
 static const struct state_desc lpc_state = {
