@@ -17,7 +17,7 @@
 #include <string.h>
 
 enum { JOB_SIZE = 512 << 10, SPARSE_DEFAULT = 4096, SPARSE_MAX = 2 << 20 };
-enum { WORKERS_MIN = 4, WORKERS_MAX = 16 };
+enum { WORKERS_MIN = 8, WORKERS_MAX = 16 };
 
 struct convert {
     struct image *source, *target;

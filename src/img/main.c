@@ -47,7 +47,7 @@ static const struct flag convert_flags[] = {
     { 'B', "target-backing", "FILE", "the same as -b" },
     { 'F', "backing-format", "FORMAT", "format of that file" },
     { 'l', "snapshot", "NAME", "convert this internal snapshot" },
-    { 'm', "parallel", "N", "workers (two for each CPU, 4 to 16)" },
+    { 'm', "parallel", "N", "workers (two for each CPU, 8 to 16)" },
     { 'W', "out-of-order", NULL, "accepted: writes are always out of order" },
     { 'n', "no-create", NULL, "TARGET exists; write over it" },
     { 'S', "sparse", "SIZE", "zeros of this length stay unwritten (4K); 0: write all" },

@@ -388,33 +388,64 @@ static void *io_thread(void *arg)
 
 static void io_is_up(void *arg) { sem_post(arg); }
 
-static int io_start(struct machine *m, struct err *err)
+static int io_start(struct io_thread *io, const char *name, struct err *err)
 {
-    int r = loop_create(&m->io_loop, err);
+    char full[16];
+    int r = loop_create(&io->loop, err);
     if (r < 0)
         return r;
-    int code = thread_start("io/0", io_thread, m->io_loop, &m->priv->io_thread);
-    if (code)
-        return err_errno(err, code, "cannot create thread io/0");
-    m->priv->io_thread_made = true;
-
+    snprintf(io->name, sizeof io->name, "%s", name);
+    snprintf(full, sizeof full, "io/%s", io->name);
+    int code = thread_start(full, io_thread, io->loop, &io->thread);
+    if (code) {
+        loop_destroy(TAKE(io->loop));
+        return err_errno(err, code, "cannot create thread %s", full);
+    }
     /* Until its thread runs it, a loop would take anyone for its own thread. */
     sem_t up;
     sem_init(&up, 0, 0);
-    loop_post(m->io_loop, io_is_up, &up);
+    loop_post(io->loop, io_is_up, &up);
     while (sem_wait(&up) < 0)
         ;
     sem_destroy(&up);
     return 0;
 }
 
+int machine_io_loop(struct machine *m, const char *name, struct loop **out, struct err *err)
+{
+    struct machine_priv *p = m->priv;
+    if (strlen(name) >= sizeof p->io[0].name)
+        return err_set(err, EINVAL, "the name of an I/O thread has at most %zu letters",
+                       sizeof p->io[0].name - 1);
+    unsigned i = 0;
+    while (i < p->io_count && strcmp(p->io[i].name, name) != 0)
+        i++;
+    if (i == IO_THREADS_MAX)
+        return err_set(err, EINVAL, "a machine has at most %d I/O threads", IO_THREADS_MAX);
+    if (i == p->io_count) {
+        int r = io_start(&p->io[i], name, err);
+        if (r < 0)
+            return r;
+        p->io_count++;
+    }
+    *out = p->io[i].loop;
+    return 0;
+}
+
+void machine_io_each(struct machine *m, void (*fn)(void *arg), void *arg)
+{
+    for (unsigned i = 0; i < m->priv->io_count; i++)
+        loop_call(m->priv->io[i].loop, fn, arg);
+}
+
 static void io_finish(struct machine *m)
 {
-    if (m->priv->io_thread_made) {
-        loop_stop(m->io_loop, 0);
-        pthread_join(m->priv->io_thread, NULL);
+    for (unsigned i = m->priv->io_count; i-- > 0;) {
+        struct io_thread *io = &m->priv->io[i];
+        loop_stop(io->loop, 0);
+        pthread_join(io->thread, NULL);
+        loop_destroy(io->loop);
     }
-    loop_destroy(m->io_loop);
 }
 
 static int engine_start(struct machine *m, const struct machine_config *config, struct err *err)
@@ -501,7 +532,7 @@ int machine_create(const struct machine_config *config, struct machine **out, st
     AUTO(machine_destroy) struct machine *m = made;
     int r = clock_init(m, err);
     if (r == 0)
-        r = io_start(m, err);
+        r = machine_io_loop(m, "0", &m->io_loop, err);
     struct ram *ram = NULL;
     if (r == 0)
         r = ram_create("main", config->memory, &ram, err);
@@ -527,8 +558,7 @@ void machine_destroy(struct machine *m)
     for (unsigned i = devices_list(m, list); i-- > 0;)
         device_destroy(list[i]);
     m->devices = NULL;
-    if (m->io_loop)
-        io_finish(m);
+    io_finish(m);
     clock_fini(m);
     engine_finish(m);
     priv_fini(m);

@@ -70,6 +70,12 @@ int machine_create(const struct machine_config *config, struct machine **out, st
 void machine_destroy(struct machine *m);
 DEFINE_AUTO(struct machine *, machine_destroy)
 
+/* The loop of the thread io/NAME, which is made if there is none; "0" is io_loop. For devices that
+ * shall not wait for others'. Main loop, before the process is locked down. */
+int machine_io_loop(struct machine *m, const char *name, struct loop **out, struct err *err);
+/* Runs fn on each of these threads and waits. Main loop. */
+void machine_io_each(struct machine *m, void (*fn)(void *arg), void *arg);
+
 int machine_add_ram(struct machine *m, struct ram *take_ram, struct err *err);
 void machine_add_device(struct machine *m, struct device *take_dev);
 /* Takes it out again: the caller owns it. While the machine does not run. */

@@ -3,6 +3,8 @@
  * posted. */
 #include "machine/fake_engine.h"
 
+#include "base/checked.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -150,7 +152,7 @@ static void test_rams(void **state)
     struct machine *m = fake_machine_create(PAGE_SIZE, 0, NULL, NULL);
     assert_ptr_equal(m->rams[0], m->main_ram);
     struct ram *ram;
-    for (unsigned i = 1; i < 8; i++) {
+    for (unsigned i = 1; i < ARRAY_LEN(m->rams); i++) {
         assert_int_equal(ram_create("more", PAGE_SIZE * i, &ram, NULL), 0);
         assert_int_equal(machine_add_ram(m, ram, NULL), 0);
         assert_int_equal(ram->index, i);

@@ -95,6 +95,8 @@ struct event_box {
     struct machine *machine; /* main loop; NULL once destroyed */
 };
 
+enum { IO_THREADS_MAX = 17 };
+
 struct machine_priv {
     struct machine_config config; /* fixed at create; engine_config's strings are not kept */
     struct address_map map;
@@ -103,8 +105,12 @@ struct machine_priv {
     struct irq_lines irq;
     struct guest_clock clock;
 
-    pthread_t io_thread;
-    bool io_thread_made;
+    struct io_thread {
+        char name[12];
+        struct loop *loop; /* owned */
+        pthread_t thread;
+    } io[IO_THREADS_MAX]; /* main loop; io[0] is machine->io_loop's */
+    unsigned io_count;
 
     pthread_mutex_t run_lock;
     pthread_cond_t run_changed;   /* to vCPU threads: run, quit */

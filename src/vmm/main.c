@@ -244,7 +244,7 @@ static void vmm_lock(struct vmm *vmm)
     struct err err = { 0 };
     char text[128];
     sandbox_lock_thread(&vmm->sandbox);
-    loop_call(vmm->machine->io_loop, thread_lock, NULL);
+    machine_io_each(vmm->machine, thread_lock, NULL);
     if (sandbox_filter(vmm->engine->name, &vmm->sandbox, &err) < 0)
         log_warning("sandbox: %s", err.text);
     sandbox_print(&vmm->sandbox, text, sizeof text);
@@ -267,7 +267,7 @@ static int sandbox_test(struct vmm *vmm)
         return SKIPPED;
     }
     int failures = sandbox_self_test("main");
-    loop_call(vmm->machine->io_loop, test_io, &failures);
+    machine_io_each(vmm->machine, test_io, &failures);
     pthread_t thread;
     if (pthread_create(&thread, NULL, test_thread, &failures) != 0) {
         printf("a thread could not be created\n");

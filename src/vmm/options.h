@@ -40,6 +40,7 @@ struct disk_options {
     unsigned discard;           /* 0: unmap, 1: ignore */
     unsigned detect_zeroes;     /* enum zeroes_detect */
     unsigned on_full, on_error; /* enum virtio_blk_policy */
+    char *io_thread;            /* NULL: the one of all other devices */
     char *serial;               /* NULL: the disk's name */
     struct throttle_limits limits;
     char *throttle_group; /* NULL: the limits are this disk's own */

@@ -9,7 +9,7 @@
 #include <ctype.h>
 #include <string.h>
 
-enum { SERIAL_MAX = 20 };
+enum { SERIAL_MAX = 20, IO_THREAD_MAX = 11 };
 
 /* clang-format off */
 static const struct disk_choice {
@@ -30,6 +30,7 @@ static const struct disk_text {
 } texts[] = {
     { "format", "format=raw", offsetof(struct disk_options, format) },
     { "key-file", "key-file=/etc/bedplate/root.key", offsetof(struct disk_options, key_file) },
+    { "io-thread", "io-thread=fast", offsetof(struct disk_options, io_thread) },
     { "serial", "serial=DISK-1", offsetof(struct disk_options, serial) },
     { "throttle-group", "throttle-group=slow", offsetof(struct disk_options, throttle_group) },
 };
@@ -156,15 +157,20 @@ int options_disk_check(const struct disk_options *disk, struct err *err)
         return err_set(err, EINVAL,
                        "detect-zeroes=unmap gives space back, which discard=ignore "
                        "forbids; take detect-zeroes=on");
-    if (disk->bus != DISK_VIRTIO && (disk->on_full || disk->on_error || disk->queues))
-        return err_set(err, EINVAL, "on-full, on-error and queues work with bus=virtio only");
+    if (disk->io_thread &&
+        (strlen(disk->io_thread) > IO_THREAD_MAX || strchr(disk->io_thread, '/')))
+        return err_set(err, EINVAL, "io-thread is a name of at most %d letters", IO_THREAD_MAX);
+    if (disk->bus != DISK_VIRTIO &&
+        (disk->on_full || disk->on_error || disk->queues || disk->io_thread))
+        return err_set(err, EINVAL,
+                       "on-full, on-error, queues and io-thread work with bus=virtio only");
     return throttle_check(&disk->limits, err);
 }
 
 void options_disk_fini(struct disk_options *disk)
 {
-    char *all[] = { disk->path,   disk->format,         disk->key_file,
-                    disk->serial, disk->throttle_group, disk->id };
+    char *all[] = { disk->path,      disk->format,         disk->key_file, disk->serial,
+                    disk->io_thread, disk->throttle_group, disk->id };
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         free(all[i]);
 }

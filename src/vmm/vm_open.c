@@ -380,7 +380,10 @@ static int disks_plug(struct vmm *vmm, struct err *err)
             .on_error = disk->on_error,
         };
         struct pci_device *pci;
-        int r = virtio_blk_create(vmm->machine, &options, &pci, err);
+        int r = disk->io_thread ? machine_io_loop(vmm->machine, disk->io_thread, &options.loop, err)
+                                : 0;
+        if (r == 0)
+            r = virtio_blk_create(vmm->machine, &options, &pci, err);
         if (r == 0)
             r = disk->port ? hotplug_plug(vmm, pci, disk->port, err) : vmm_plug(vmm, pci, err);
         if (r < 0)

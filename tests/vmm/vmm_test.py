@@ -243,6 +243,7 @@ def usage(folder):
             ("goes with nbds://", [*kernel, "--disk", "a,tls-psk-file=x"]),
             ("serial has more than 20", [*kernel, "--disk", "a,serial=123456789012345678901"]),
             ("discard=ignore forbids", [*kernel, "--disk", "a,discard=ignore,detect-zeroes=unmap"]),
+            ("io-thread is a name", [*kernel, "--disk", "a,io-thread=much-too-long"]),
             ("work with bus=virtio only", [*kernel, "--disk", "a,bus=sata,on-error=pause"]),
             ("a comma with nothing behind it", [*kernel, "--disk", "a,"]),
             ("--disk a is given twice", [*kernel, "--disk", "a", "--disk", "a"]),

@@ -3,8 +3,8 @@
  * A virtio disk (VIRTIO 1.2, 5.2): reads, writes, flush, discard, write-zeroes, get-id.
  *
  * Every buffer becomes one block request and stays leased until that completes. Requests of all
- * queues go to one block queue on io_loop. The device orders nothing: a flush covers what completed
- * before it was submitted, and a driver learns of completions only through us.
+ * queues go to one block queue on the device's loop. The device orders nothing: a flush covers what
+ * completed before it was submitted, and a driver learns of completions only through us.
  *
  *  1. A request is in exactly one place: submitted to the block queue, in `kept` (the host could
  * not, by now), or in `late` (completed while the device was paused).
@@ -57,7 +57,7 @@ struct blk {
     enum virtio_blk_policy on_full, on_error;
     char serial[VIRTIO_BLK_ID_BYTES];
 
-    /* io_loop */
+    /* loop */
     struct block_queue *queue; /* owned */
     struct blk_request *kept, *late, *spare;
     bool kept_posted; /* MACHINE_DISK_FULL or _ERROR was sent since the last resume */
@@ -492,7 +492,8 @@ static void blk_queue_close(void *arg)
 static void blk_destroy(struct device *dev)
 {
     struct blk *blk = blk_of(virtio_of(dev));
-    loop_call(dev->machine->io_loop, blk_queue_close, blk);
+    if (blk->vdev.loop) /* virtio_init came so far */
+        loop_call(blk->vdev.loop, blk_queue_close, blk);
     virtio_fini(&blk->vdev);
     free(blk);
 }
@@ -540,8 +541,7 @@ static void blk_queue_open(void *arg)
 {
     struct blk_open_call *call = arg;
     struct blk *blk = call->blk;
-    call->result =
-        block_queue_create(blk->node, blk->vdev.pci.dev.machine->io_loop, &blk->queue, call->err);
+    call->result = block_queue_create(blk->node, blk->vdev.loop, &blk->queue, call->err);
 }
 
 int virtio_blk_create(struct machine *m, const struct virtio_blk_options *options,
@@ -568,11 +568,12 @@ int virtio_blk_create(struct machine *m, const struct virtio_blk_options *option
                                           .features = blk_features(blk, queues),
                                           .queues = queues,
                                           .config_len = BLK_CONFIG_LEN,
-                                          .queue_size = BLK_QUEUE_SIZE };
+                                          .queue_size = BLK_QUEUE_SIZE,
+                                          .loop = options->loop };
     int r = virtio_init(&blk->vdev, m, &blk_type, &params, err);
     if (r == 0) {
         struct blk_open_call call = { .blk = blk, .err = err };
-        loop_call(m->io_loop, blk_queue_open, &call);
+        loop_call(blk->vdev.loop, blk_queue_open, &call);
         r = call.result;
     }
     if (r < 0) {

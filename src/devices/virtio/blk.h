@@ -9,6 +9,7 @@
 #include <stdbool.h>
 
 struct block_node;
+struct loop;
 struct machine;
 struct pci_device;
 
@@ -24,6 +25,7 @@ enum { VIRTIO_BLK_MAX_QUEUES = 16 };
 struct virtio_blk_options {
     const char *id;
     struct block_node *node; /* borrowed; closed after the device is destroyed */
+    struct loop *loop;       /* where its queues live; NULL: machine->io_loop */
     const char *serial;      /* at most 20 bytes count; NULL: the id */
     bool readonly;           /* a read-only node is read-only anyway */
     unsigned queues;         /* 1 to VIRTIO_BLK_MAX_QUEUES; 0: 1 */

@@ -2,10 +2,10 @@
 /*
  * Virtio over PCI, modern devices only (VIRTIO 1.2, 2.1 to 2.6 and 4.1).
  *
- * A reset is finished on io_loop, when nothing is in flight any more: until then status keeps its
- * value, and the driver waits for it to read 0 (4.1.4.3.2). While the reset is pending, other
- * writes are ignored. Firmware that does not wait meets no pending reset: its device was never
- * live.
+ * A reset is finished on the device's loop, when nothing is in flight any more: until then status
+ * keeps its value, and the driver waits for it to read 0 (4.1.4.3.2). While the reset is pending,
+ * other writes are ignored. Firmware that does not wait meets no pending reset: its device was
+ * never live.
  *
  * Left out: the legacy and transitional interface, and notification data; no driver that
  * matters needs them.
@@ -82,7 +82,7 @@ void virtio_broken(struct virtio_device *vdev, const char *why)
 
 static void virtio_queue_broken(void *arg, const char *why) { virtio_broken(arg, why); }
 
-/* ---- Reset, on io_loop ---- */
+/* ---- Reset, on the loop ---- */
 
 /* dev->lock held. */
 static void virtio_regs_reset(struct virtio_device *vdev)
@@ -160,7 +160,7 @@ static void virtio_settle(struct virtio_device *vdev)
 
 static void virtio_settle_posted(void *arg) { virtio_settle(arg); }
 
-/* ---- Queues, on io_loop ---- */
+/* ---- Queues, on the loop ---- */
 
 bool virtio_queue_ready(struct virtio_device *vdev, unsigned queue)
 {
@@ -287,7 +287,7 @@ static void status_write(struct virtio_device *vdev, uint8_t value)
             virtio_regs_reset(vdev);
         } else {
             r->reset_pending = 1;
-            loop_post(vdev->pci.dev.machine->io_loop, virtio_settle_posted, vdev);
+            loop_post(vdev->loop, virtio_settle_posted, vdev);
         }
         return;
     }
@@ -339,7 +339,7 @@ static void queue_reset_write(struct virtio_device *vdev, struct virtqueue_regs 
     if (value != 1 || !q->enabled || !(vdev->regs->driver_features & 1ull << VIRTIO_F_RING_RESET))
         return;
     q->reset_pending = 1;
-    loop_post(vdev->pci.dev.machine->io_loop, virtio_settle_posted, vdev);
+    loop_post(vdev->loop, virtio_settle_posted, vdev);
 }
 
 static void queue_enable_write(struct virtio_device *vdev, struct virtqueue_regs *q, uint64_t value)
@@ -581,7 +581,7 @@ static void virtio_pause_on_loop(void *arg)
 
 void virtio_pause(struct device *dev)
 {
-    loop_call(dev->machine->io_loop, virtio_pause_on_loop, virtio_of(dev));
+    loop_call(virtio_of(dev)->loop, virtio_pause_on_loop, virtio_of(dev));
 }
 
 static void virtio_resubmit(struct virtio_device *vdev)
@@ -619,7 +619,7 @@ static void virtio_resume_on_loop(void *arg)
 
 void virtio_resume(struct device *dev)
 {
-    loop_call(dev->machine->io_loop, virtio_resume_on_loop, virtio_of(dev));
+    loop_call(virtio_of(dev)->loop, virtio_resume_on_loop, virtio_of(dev));
 }
 
 /* A machine reset: like a reset by the driver, finished at once unless a request hangs. */
@@ -642,7 +642,7 @@ void virtio_reset(struct device *dev)
 {
     struct virtio_device *vdev = virtio_of(dev);
     pci_reset(&vdev->pci);
-    loop_call(dev->machine->io_loop, virtio_reset_on_loop, vdev);
+    loop_call(vdev->loop, virtio_reset_on_loop, vdev);
 }
 
 static int virtio_loaded_queue(struct virtio_device *vdev, unsigned queue, uint32_t slots,
@@ -723,7 +723,7 @@ int virtio_loaded(struct device *dev, struct err *err)
     vdev->live |= !!(r->status & VIRTIO_CONFIG_S_DRIVER_OK);
     pci_intx_set(&vdev->pci, r->isr && !pci_msix_enabled(&vdev->pci));
     struct virtio_loop_call call = { .vdev = vdev, .err = err };
-    loop_call(dev->machine->io_loop, virtio_loaded_on_loop, &call);
+    loop_call(vdev->loop, virtio_loaded_on_loop, &call);
     return call.result;
 }
 
@@ -780,7 +780,7 @@ static int virtio_doorbells_open(struct virtio_device *vdev, struct err *err)
 static void virtio_watch_on_loop(void *arg)
 {
     struct virtio_loop_call *call = arg;
-    struct loop *loop = call->vdev->pci.dev.machine->io_loop;
+    struct loop *loop = call->vdev->loop;
     for (unsigned i = 0; i < call->vdev->queue_count && call->result == 0; i++) {
         struct virtio_doorbell *bell = &call->vdev->doorbells[i];
         call->result = loop_watch_create(loop, bell->fd, LOOP_READ, virtio_doorbell, bell,
@@ -804,6 +804,7 @@ int virtio_init(struct virtio_device *vdev, struct machine *m, const struct devi
            params->queue_size <= VIRTQUEUE_MAX_SIZE);
 
     vdev->ops = ops;
+    vdev->loop = params->loop ? params->loop : m->io_loop;
     vdev->regs = params->regs;
     vdev->features = params->features | transport_features;
     vdev->queue_count = params->queues;
@@ -826,7 +827,7 @@ int virtio_init(struct virtio_device *vdev, struct machine *m, const struct devi
     if (r < 0)
         return r;
     struct virtio_loop_call call = { .vdev = vdev, .err = err };
-    loop_call(m->io_loop, virtio_watch_on_loop, &call);
+    loop_call(vdev->loop, virtio_watch_on_loop, &call);
     if (call.result < 0)
         return call.result;
     LOCKED(&vdev->pci.dev.lock);
@@ -848,7 +849,7 @@ void virtio_fini(struct virtio_device *vdev)
 {
     if (!vdev->whole)
         return;
-    loop_call(vdev->pci.dev.machine->io_loop, virtio_fini_on_loop, vdev);
+    loop_call(vdev->loop, virtio_fini_on_loop, vdev);
     pci_device_fini(&vdev->pci); /* removes the doorbells */
     for (unsigned i = 0; i < vdev->queue_count; i++)
         fd_close(vdev->doorbells[i].fd);

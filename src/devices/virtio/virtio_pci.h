@@ -13,8 +13,9 @@
  * virtio_loaded as they are, with DEVICE_LOCKED.
  *
  * Threads: register handlers run on vCPU threads with dev->lock. Everything about queues runs on
- * machine->io_loop, without the lock. Registers that both use are guarded by the lock; the driver
- * cannot change an enabled queue's addresses, so the loop reads those freely.
+ * vdev->loop (machine->io_loop, unless the kind names another), without the lock. Registers that
+ * both use are guarded by the lock; the driver cannot change an enabled queue's addresses, so the
+ * loop reads those freely.
  */
 #ifndef DEVICES_VIRTIO_VIRTIO_PCI_H
 #define DEVICES_VIRTIO_VIRTIO_PCI_H
@@ -65,7 +66,7 @@ struct virtio_ops {
     void (*config_write)(struct virtio_device *vdev, unsigned offset, unsigned size,
                          uint64_t value);
 
-    /* The rest: io_loop, no lock held. */
+    /* The rest: on the loop, no lock held. */
     void (*queue)(struct virtio_device *vdev, unsigned queue); /* there may be buffers */
     /* The driver resets this queue: drop elements nobody works on. Others are awaited. */
     void (*cancel)(struct virtio_device *vdev, unsigned queue);
@@ -88,7 +89,9 @@ struct virtio_device {
 
     bool live; /* dev->lock: enabled a queue or reached DRIVER_OK since the last reset */
 
-    /* io_loop */
+    struct loop *loop; /* borrowed; fixed at create */
+
+    /* loop */
     bool paused;   /* from create to start, too */
     bool restored; /* elements in flight wait for resubmission */
     struct virtqueue queues[VIRTIO_MAX_QUEUES];
@@ -107,6 +110,7 @@ struct virtio_params {
     uint64_t features; /* of the kind; the transport adds its own */
     unsigned queues, config_len;
     uint16_t queue_size; /* a power of two */
+    struct loop *loop;   /* of the queues; NULL: machine->io_loop */
 };
 
 int virtio_init(struct virtio_device *vdev, struct machine *m, const struct device_type *type,
@@ -128,7 +132,7 @@ void virtio_pause(struct device *dev);
 void virtio_resume(struct device *dev);
 int virtio_loaded(struct device *dev, struct err *err);
 
-/* ---- for kinds, on io_loop ---- */
+/* ---- for kinds, on the loop ---- */
 
 /* May the kind touch this queue now: started, not paused, no reset in progress? Starts it if the
  * driver has enabled it meanwhile. */

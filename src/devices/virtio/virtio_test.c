@@ -509,6 +509,46 @@ static void test_blk_ignores(void **state)
     disk_close(&k);
 }
 
+/* A disk with a thread of its own: requests, pausing while one hangs, a reset, its end. */
+static void test_blk_io_thread(void **state)
+{
+    struct disk k = { 0 };
+    struct pci_device *pci;
+    struct loop *loop, *same;
+    uint32_t len;
+    guest_init(&k.g, true);
+    assert_int_equal(machine_io_loop(k.g.m, "fast", &loop, NULL), 0);
+    assert_int_equal(machine_io_loop(k.g.m, "fast", &same, NULL), 0);
+    assert_ptr_equal(loop, same);
+    assert_ptr_not_equal(loop, k.g.m->io_loop);
+    assert_int_equal(machine_io_loop(k.g.m, "a-name-too-long", &same, NULL), -EINVAL);
+    k.fake = fake_open();
+    k.node = &k.fake->node;
+    const struct virtio_blk_options options = { .id = "disk0", .node = k.node, .loop = loop };
+    assert_int_equal(virtio_blk_create(k.g.m, &options, &pci, NULL), 0);
+    gdev_add(&k.d, &k.g, pci);
+    k.memory = guest_alloc(&k.g, 64 * SLOT);
+    machine_start(k.g.m);
+    disk_queues(&k, RING_FEATURES, 1);
+    for (unsigned i = 0; i < 100; i++)
+        assert_int_equal(disk_do(&k, VIRTIO_BLK_T_IN, i, 512), VIRTIO_BLK_S_OK);
+    k.fake->mode = FAKE_HANGS;
+    assert_true(disk_add(&k, 0, 0, VIRTIO_BLK_T_IN, 0, 512) >= 0);
+    gdev_kick(&k.q[0]);
+    usleep(20000);
+    machine_pause(k.g.m);
+    loop_call(loop, fake_release, k.fake); /* ends while paused: not told before the resume */
+    assert_int_equal(gq_get(&k.q[0], &len), -1);
+    k.fake->mode = FAKE_WORKS;
+    machine_resume(k.g.m);
+    gq_wait(&k.q[0], &len);
+    assert_int_equal(disk_status(&k, 0), VIRTIO_BLK_S_OK);
+    gdev_reset(&k.d);
+    disk_queues(&k, RING_FEATURES, 1);
+    assert_int_equal(disk_do(&k, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_OK);
+    disk_close(&k);
+}
+
 static bool all_submitted(void *arg)
 {
     struct disk *k = arg;
@@ -1500,25 +1540,16 @@ int main(int argc, char **argv)
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_blk_traffic),
-        cmocka_unit_test(test_blk_commands),
-        cmocka_unit_test(test_blk_writethrough),
-        cmocka_unit_test(test_blk_readonly),
-        cmocka_unit_test(test_blk_pauses),
-        cmocka_unit_test(test_blk_ignores),
-        cmocka_unit_test(test_blk_move),
-        cmocka_unit_test(test_blk_reset_waits),
-        cmocka_unit_test(test_transport),
-        cmocka_unit_test(test_blk_garbage),
-        cmocka_unit_test(test_rng),
-        cmocka_unit_test(test_console_single),
-        cmocka_unit_test(test_console_ports),
-        cmocka_unit_test(test_console_garbage),
-        cmocka_unit_test(test_net_traffic),
-        cmocka_unit_test(test_net_merge),
-        cmocka_unit_test(test_net_control),
-        cmocka_unit_test(test_net_checksum),
-        cmocka_unit_test(test_net_garbage),
+        cmocka_unit_test(test_blk_traffic),      cmocka_unit_test(test_blk_commands),
+        cmocka_unit_test(test_blk_writethrough), cmocka_unit_test(test_blk_readonly),
+        cmocka_unit_test(test_blk_pauses),       cmocka_unit_test(test_blk_ignores),
+        cmocka_unit_test(test_blk_io_thread),    cmocka_unit_test(test_blk_move),
+        cmocka_unit_test(test_blk_reset_waits),  cmocka_unit_test(test_transport),
+        cmocka_unit_test(test_blk_garbage),      cmocka_unit_test(test_rng),
+        cmocka_unit_test(test_console_single),   cmocka_unit_test(test_console_ports),
+        cmocka_unit_test(test_console_garbage),  cmocka_unit_test(test_net_traffic),
+        cmocka_unit_test(test_net_merge),        cmocka_unit_test(test_net_control),
+        cmocka_unit_test(test_net_checksum),     cmocka_unit_test(test_net_garbage),
         cmocka_unit_test(test_coverage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

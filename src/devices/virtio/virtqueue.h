@@ -4,7 +4,7 @@
  *
  * The ring belongs to a hostile guest. A ring that breaks the rules calls `broken` once, and the
  * queue answers "empty" from then on. All functions run on the loop that owns the queue
- * (machine->io_loop), unless they say otherwise.
+ * (its device's), unless they say otherwise.
  */
 #ifndef DEVICES_VIRTIO_VIRTQUEUE_H
 #define DEVICES_VIRTIO_VIRTQUEUE_H
