@@ -1007,6 +1007,9 @@ static int options_check(const struct options *o, struct err *err)
         return err_set(err, EINVAL,
                        "nothing to boot; give --disk FILE, --kernel FILE, --firmware or --restore "
                        "FILE");
+    if (o->kernel && o->firmware && strcmp(o->firmware, "bios") == 0)
+        return err_set(err, EINVAL,
+                       "--kernel: a BIOS loads no kernel; leave out --firmware, or take uefi");
     if (o->restore && o->firmware)
         return err_set(err, EINVAL, "--restore brings its firmware along; leave out --firmware");
     if (o->uefi_vars && !o->firmware && !o->restore)
