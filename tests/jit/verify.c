@@ -123,6 +123,7 @@ static bool vector_allowed(const ZydisDecodedInstruction *z)
     if (z->meta.category == ZYDIS_CATEGORY_GATHER || z->meta.category == ZYDIS_CATEGORY_AVX2GATHER)
         return false;
     switch (z->meta.isa_ext) {
+    case ZYDIS_ISA_EXT_MMX:
     case ZYDIS_ISA_EXT_SSE:
     case ZYDIS_ISA_EXT_SSE2:
     case ZYDIS_ISA_EXT_SSE3:

@@ -1271,6 +1271,9 @@ void jit_table_init(void)
         enum sse_form form = sse_form_of(&insn_rows[r]);
         if (form)
             translations[r] = (struct translation){ tr_sse, (uint8_t)form };
+        enum mmx_form mmx = mmx_form_of(&insn_rows[r]);
+        if (mmx)
+            translations[r] = (struct translation){ tr_mmx, (uint8_t)mmx };
         enum avx_form avx = avx_form_of(&insn_rows[r]);
         if (avx)
             translations[r] = (struct translation){ tr_avx, (uint8_t)avx };
@@ -1334,6 +1337,11 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
     if (fn == tr_sse)
         return how->param == SSE_GW                 ? 1u << i->reg
                : how->param == SSE_EV && !is_mem(i) ? 1u << i->rm
+               : insn_rows[i->row].writes           ? 1u << R_CX /* PCMPISTRI */
+                                                    : 0;
+    if (fn == tr_mmx)
+        return how->param == MMX_GN                 ? 1u << i->reg
+               : how->param == MMX_EP && !is_mem(i) ? 1u << i->rm
                                                     : 0;
     if (fn == tr_avx)
         return how->param == AVX_GX                 ? 1u << i->reg
@@ -1361,7 +1369,7 @@ static void insn_translate(struct tr *t, const struct insn *i)
     bool spoils = regs_written(how, i) & producer_regs(&t->producer);
     bool checks = is_mem(i) || how->fn == tr_push || how->fn == tr_push_i || how->fn == tr_pop ||
                   how->fn == tr_leave || how->fn == tr_x87 || how->fn == tr_sse ||
-                  how->fn == tr_avx;
+                  how->fn == tr_avx || how->fn == tr_mmx;
     if (spoils && !sets_all_flags(i) && (checks || t->flags == IN_PRODUCER))
         flags_commit(t);
 

@@ -147,12 +147,21 @@ enum x87_form {
     X87_NOTHING
 };
 tr_fn tr_x87;
+/* The x87 unit is in the host's behind this. Before the address of a memory operand, as vec_needed.
+ */
+void x87_needed(struct tr *t);
 /* FIP, FOP and FDP as they are behind the instructions so far. Uses rax and r14. */
 void x87_pointers_store(struct tr *t, const struct fp_state *fp);
 /* Guest registers that FDP still has to be computed from. */
 unsigned x87_pointer_regs(const struct fp_state *fp);
 /* They are about to change. */
 void x87_data_pointer_commit(struct tr *t);
+
+/* ---- translate_mmx.c ---- */
+
+enum mmx_form { MMX_NONE, MMX_PQ, MMX_PE, MMX_QP, MMX_EP, MMX_GN, MMX_NI, MMX_EMMS };
+enum mmx_form mmx_form_of(const struct insn_row *row);
+tr_fn tr_mmx;
 
 /* ---- translate_avx.c ---- */
 

@@ -46,9 +46,8 @@ unsigned e_bytes(unsigned a, const struct insn *i)
 
 enum sse_form sse_form_of(const struct insn_row *row)
 {
-    static const char *const implicit[] = { "pblendvb",    "blendvps",  "blendvpd",  "maskmovdqu",
-                                            "pcmpestrm",   "pcmpestri", "pcmpistrm", "pcmpistri",
-                                            "sha256rnds2", "ldmxcsr",   "stmxcsr" };
+    static const char *const implicit[] = { "maskmovdqu", "pcmpestrm", "pcmpestri", "ldmxcsr",
+                                            "stmxcsr" };
     const uint8_t *a = row->args;
     if (!(row->attr & AT_SSE) || row->attr & AT_MMX || row->map >= V0F || a[3] ||
         (a[2] && a[2] != A_Ib))

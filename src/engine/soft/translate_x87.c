@@ -89,7 +89,7 @@ static void remember(struct tr *t, const struct insn *i)
 
 /* ---- Instructions ---- */
 
-static void unit_needed(struct tr *t)
+void x87_needed(struct tr *t)
 {
     if (t->fp.x87)
         return;
@@ -147,7 +147,7 @@ bool tr_x87(struct tr *t, const struct insn *i, unsigned form)
         return false;
     if (form == X87_NOTHING)
         return true;
-    unit_needed(t);
+    x87_needed(t);
     switch (form) {
     case X87_LOAD:
     case X87_STORE:
