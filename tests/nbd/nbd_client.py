@@ -13,7 +13,10 @@ import tempfile
 import threading
 import time
 
-from servers import MIB, Failed, Place, certificates, check
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "vmm"))
+import vmm_test  # noqa: E402  (tests/vmm/vmm_test.py)
+from servers import MIB, Failed, Place, certificates, check  # noqa: E402
 
 SIZE = 12 * MIB
 
@@ -135,14 +138,43 @@ def test_confined(place):
             check(line in text, f"{line} is missing")
 
 
-TESTS = [test_transports, test_lacking, test_refusals, test_reconnect, test_timeouts, test_confined]
+def test_vm(place):
+    """A VM with an export as its disk: the parts of --disk, TLS, refusals, and what is left of it when it is killed."""
+    tls = certificates(place)
+    control = place.path("control")
+    words = [ARGS.vmm, "--engine", "soft", "--serial", "stdio", "--memory", "32", "--kernel", ARGS.small_guest, "--control",
+             "unix:" + control]
+    with place.nbdkit_tls("x509", tls) as (uri, _):
+        part = f"{uri},serial=NBD-1,io-thread=net,cache=unsafe,iops=1000,tls-certificates={tls['client']}"
+        vm = subprocess.Popen([*words, "--disk", part], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            vm.stdout.readline()  # the guest runs
+            helper = place.run("pgrep", "-P", str(vm.pid), "bedplate-nbd").stdout.split()
+            check(len(helper) == 1, f"helpers: {helper}")
+            disk = vmm_test.Client(control).ok("status")["disks"][0]
+            check((disk["backend"], disk["size"], disk["format"]) == ("bedplate-nbd", SIZE, "raw"), f"status: {disk}")
+        finally:
+            vm.kill()
+            vm.wait()
+        time.sleep(0.5)
+        state = place.run("ps", "-o", "stat=", "-p", helper[0]).stdout  # a zombie where init reaps nobody
+        check(not state or state.startswith("Z"), f"the helper outlived its VM: {state}")
+        done = place.run(*words, "--disk", f"{uri},tls-certificates={tls['other']}")
+        check(done.returncode == 3 and "certificate" in done.stdout and done.stdout.count("\n") == 1,
+              f"status {done.returncode}: {done.stdout}")
+
+
+TESTS = [test_vm, test_transports, test_lacking, test_refusals, test_reconnect, test_timeouts, test_confined]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", required=True, help="bedplate-img")
     parser.add_argument("tests", nargs="*")
-    args = parser.parse_args()
+    parser.add_argument("--vmm", required=True, help="bedplate-vmm")
+    parser.add_argument("--small-guest", required=True)
+    global ARGS
+    args = ARGS = parser.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         for test in TESTS:
