@@ -112,8 +112,8 @@ class Guest:
         words = ["--engine", args.engine, "--memory", "384", "--kernel", os.path.join(args.guest, "vmlinuz"),
                  "--initrd", initrd, "--cmdline", "console=ttyS0 quiet", "--control",
                  "unix:" + os.path.join(folder, "control")]
-        for disk in disks:
-            words += ["--disk", disk]
+        for number, disk in enumerate(disks):  # two threads beside the usual one
+            words += ["--disk", disk + ("", ",io-thread=a,queues=2", ",io-thread=b")[number % 3]]
         self.vm = pexpect.spawn(args.binary, words, encoding="latin-1", timeout=240)
         self.vm.logfile_read = open(os.path.join(folder, "log"), "a", encoding="latin-1")
         self.vm.expect_exact("guest:~# ")
