@@ -250,6 +250,10 @@ static void ata_fpdma(struct ata_drive *drive, struct ata_taskfile *tf, struct a
                       bool write)
 {
     uint64_t count = tf->features ? tf->features : 65536;
+    if (!drive->sata) {
+        ata_fail(tf, plan, ATA_ABRT);
+        return;
+    }
     plan->ncq = true;
     plan->tag = (uint8_t)(tf->count >> 3 & 31);
     if (!plan_range(drive, plan, tf->lba & 0xffffffffffff, count)) {

@@ -1,0 +1,1000 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * PIIX3 IDE (Intel order 290550, section 2.5): the command layer of ata.c behind the old ports, by
+ * PIO and by bus-master DMA (SFF-8038i).
+ *
+ * A channel runs one command. While it is BUSY there is one thing to do on io_loop, named in the
+ * registers: move a block between the medium and the buffer, or a whole transfer by DMA. The guest
+ * moves the buffer by PIO in slices, each announced by DRQ.
+ *
+ *  1. BUSY work that did not end before the state was saved begins again after the restore, from
+ *     the registers alone.
+ *  2. Work whose command was reset away touches neither registers nor memory of the guest.
+ */
+#include "devices/disk/ide.h"
+
+#include "base/checked.h"
+#include "devices/io_work.h"
+#include "machine/irq.h"
+#include "machine/machine.h"
+
+#include <endian.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHANNELS = 2, BUFFER = 8192, PRIORITY = 10 };
+enum { BM_BAR = 4, BM_SIZE = 16, IDETIM = 0x40, IDETIM_ENABLE = 0x8000 };
+enum { REGION_COMMAND = 16, REGION_CONTROL = 18 }; /* plus the channel; BARs come before them */
+enum { DATA, ERROR, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, STATUS };
+enum { CONTROL_NIEN = 0x02, CONTROL_SRST = 0x04, CONTROL_HOB = 0x80 };
+enum { DEVICE_SLAVE = 0x10 };
+enum { BM_COMMAND = 0, BM_STATUS = 2, BM_TABLE = 4 };
+enum { BM_START = 1, BM_TO_MEMORY = 8 };
+enum { BM_ACTIVE = 1, BM_ERROR = 2, BM_INTERRUPT = 4, BM_CAPABLE = 0x60 };
+enum { PRD_MAX = 8192, PRD_LAST = 0x8000 };
+
+enum ide_phase { IDLE, PACKET_OUT, DATA_IN, DATA_OUT, BUSY };
+enum ide_work { WORK_NONE, WORK_READ, WORK_WRITE, WORK_TAKE, WORK_FLUSH, WORK_DMA };
+enum { FLAG_PACKET = 1, FLAG_FUA = 2, FLAG_DMA = 4 };
+
+struct ide_drive_regs { /* each with the one written before it, for 48-bit commands */
+    uint8_t features[2], count[2], lba[3][2];
+    uint8_t device, status, error;
+    uint8_t reserved[3]; /* features to error have 13 bytes */
+    struct ata_regs ata;
+};
+
+struct ide_channel_regs {
+    struct ide_drive_regs drives[2];
+    uint64_t offset, len, done; /* the command's bytes: place, number, moved by the medium */
+    uint64_t lba;               /* the command's registers, as the command layer has them */
+    uint16_t tf_features, tf_count;
+    uint32_t drq;               /* bytes of a PIO block */
+    uint32_t position, slice, filled; /* of the buffer: next byte, end of what DRQ offers, end */
+    uint32_t bm_table;
+    uint8_t bm_command, bm_status;
+    uint8_t select, control;
+    uint8_t irq;
+    uint8_t phase, work, kind, flags;
+    uint8_t active;  /* the drive that runs the command */
+    uint8_t command;
+    uint8_t resetting;
+    uint8_t reserved[4];
+    uint8_t buffer[BUFFER];
+};
+
+struct ide_regs {
+    struct pci_regs pci;
+    struct ide_channel_regs channels[CHANNELS];
+};
+
+struct ide_block { /* a PIO block under way */
+    struct block_request req;
+    struct iovec iov;
+    struct ide_channel *ch;
+    bool aborted;
+    uint8_t data[BUFFER];
+};
+
+struct ide_dma {
+    struct ata_io io;
+    struct ide_channel *ch;
+};
+
+struct ide_channel {
+    struct ide *ide;
+    struct ide_channel_regs *regs; /* dev.lock */
+    struct irq_pin pin;
+    struct ata_drive drives[2];
+    bool present[2]; /* fixed at create */
+    struct mapping *maps[2];
+    /* io_loop: at most one of them */
+    struct ide_block *block;
+    struct ide_dma *dma;
+};
+
+struct ide {
+    struct pci_device pci;
+    struct ide_regs regs;
+    struct ide_channel channels[CHANNELS];
+    struct io_work work;
+};
+
+/* ---- interrupts and status; lock held ---- */
+
+static void ide_update_irq(struct ide_channel *ch)
+{
+    irq_pin_set(&ch->pin, ch->regs->irq && !(ch->regs->control & CONTROL_NIEN));
+}
+
+static void ide_interrupt(struct ide_channel *ch)
+{
+    ch->regs->irq = 1;
+    ch->regs->bm_status |= BM_INTERRUPT;
+    ide_update_irq(ch);
+}
+
+static struct ide_drive_regs *active_regs(struct ide_channel *ch)
+{
+    return &ch->regs->drives[ch->regs->active];
+}
+
+static struct ata_drive *active_drive(struct ide_channel *ch)
+{
+    return &ch->drives[ch->regs->active];
+}
+
+static void drive_get(const struct ide_drive_regs *d, struct ata_taskfile *tf)
+{
+    *tf = (struct ata_taskfile){ .device = d->device };
+    tf->features = (uint16_t)(d->features[0] | d->features[1] << 8);
+    tf->count = (uint16_t)(d->count[0] | d->count[1] << 8);
+    for (unsigned i = 0; i < 3; i++)
+        tf->lba |= (uint64_t)d->lba[i][0] << 8 * i | (uint64_t)d->lba[i][1] << (24 + 8 * i);
+}
+
+static void drive_put(struct ide_drive_regs *d, const struct ata_taskfile *tf)
+{
+    d->count[0] = (uint8_t)tf->count;
+    d->count[1] = (uint8_t)(tf->count >> 8);
+    for (unsigned i = 0; i < 3; i++) {
+        d->lba[i][0] = (uint8_t)(tf->lba >> 8 * i);
+        d->lba[i][1] = (uint8_t)(tf->lba >> (24 + 8 * i));
+    }
+    d->device = (uint8_t)((d->device & 0xf0) | (tf->device & 0x0f));
+    d->status = tf->status;
+    d->error = tf->error;
+}
+
+/* ---- phases; lock held ---- */
+
+static void ide_finish(struct ide_channel *ch, const struct ata_taskfile *tf, bool interrupt)
+{
+    ch->regs->phase = IDLE;
+    ch->regs->work = WORK_NONE;
+    drive_put(active_regs(ch), tf);
+    if (interrupt)
+        ide_interrupt(ch);
+}
+
+static void ide_plan(const struct ide_channel_regs *r, struct ata_plan *plan)
+{
+    plan->kind = (enum ata_kind)r->kind;
+    plan->packet = r->flags & FLAG_PACKET;
+    plan->fua = r->flags & FLAG_FUA;
+    plan->pio = !(r->flags & FLAG_DMA);
+    plan->ncq = false;
+    plan->offset = r->offset;
+    plan->len = r->len;
+    memcpy(plan->data, r->buffer, sizeof plan->data);
+}
+
+/* The outcome of the command that runs. */
+static void ide_end(struct ide_channel *ch, int result, bool interrupt)
+{
+    struct ide_channel_regs *r = ch->regs;
+    struct ata_plan plan;
+    struct ata_taskfile tf = { .lba = r->lba,
+                               .features = r->tf_features,
+                               .count = r->tf_count,
+                               .command = r->command,
+                               .device = active_regs(ch)->device };
+    ide_plan(r, &plan);
+    ata_end(active_drive(ch), &tf, &plan, result);
+    ide_finish(ch, &tf, interrupt);
+}
+
+static void ide_busy(struct ide_channel *ch, enum ide_work work)
+{
+    ch->regs->phase = BUSY;
+    ch->regs->work = (uint8_t)work;
+    active_regs(ch)->status = ATA_BSY;
+    io_work_kick(&ch->ide->work);
+}
+
+/* Offers the next slice of the buffer. */
+static void ide_offer(struct ide_channel *ch, enum ide_phase phase, bool interrupt)
+{
+    struct ide_channel_regs *r = ch->regs;
+    struct ide_drive_regs *d = active_regs(ch);
+    uint32_t left = r->filled - r->position;
+    r->slice = r->position + (left < r->drq ? left : r->drq);
+    r->phase = (uint8_t)phase;
+    r->work = WORK_NONE;
+    d->status = ATA_READY | ATA_DRQ;
+    if (r->flags & FLAG_PACKET) {
+        d->count[0] = phase == DATA_IN ? ATA_REASON_IN : 0;
+        d->lba[1][0] = (uint8_t)(r->slice - r->position);
+        d->lba[2][0] = (uint8_t)((r->slice - r->position) >> 8);
+    }
+    if (interrupt)
+        ide_interrupt(ch);
+}
+
+/* How many bytes go through the buffer next. */
+static uint32_t ide_block_len(const struct ide_channel_regs *r)
+{
+    uint64_t left = r->len - r->done;
+    uint32_t most = r->flags & FLAG_PACKET || r->kind == ATA_REPLY || r->kind == ATA_TAKE
+                        ? BUFFER
+                        : r->drq;
+    return left < most ? (uint32_t)left : most;
+}
+
+/* The guest read or wrote all that DRQ offered. */
+static void ide_slice_done(struct ide_channel *ch)
+{
+    struct ide_channel_regs *r = ch->regs;
+    bool in = r->phase == DATA_IN;
+    if (r->position < r->filled) {
+        ide_offer(ch, (enum ide_phase)r->phase, true);
+        return;
+    }
+    if (!in && r->kind == ATA_TAKE) {
+        ide_busy(ch, WORK_TAKE);
+        return;
+    }
+    if (!in) {
+        ide_busy(ch, WORK_WRITE);
+        return;
+    }
+    r->done += r->filled;
+    if (r->done < r->len)
+        ide_busy(ch, WORK_READ);
+    else
+        ide_end(ch, 0, r->flags & FLAG_PACKET); /* a packet command tells its status at last */
+}
+
+static void ide_start_pio(struct ide_channel *ch)
+{
+    struct ide_channel_regs *r = ch->regs;
+    r->position = 0;
+    switch (r->kind) {
+    case ATA_REPLY:
+        r->filled = (uint32_t)r->len;
+        ide_offer(ch, DATA_IN, true);
+        break;
+    case ATA_READ: ide_busy(ch, WORK_READ); break;
+    case ATA_TAKE:
+    case ATA_WRITE: /* the first block is asked for without an interrupt, except by packets */
+        r->filled = ide_block_len(r);
+        ide_offer(ch, DATA_OUT, r->flags & FLAG_PACKET);
+        break;
+    case ATA_FLUSH: ide_busy(ch, WORK_FLUSH); break;
+    default: ide_end(ch, 0, true);
+    }
+}
+
+/* Begins the command in the active drive's registers. */
+static void ide_begin(struct ide_channel *ch, const uint8_t *packet)
+{
+    struct ide_channel_regs *r = ch->regs;
+    struct ide_drive_regs *d = active_regs(ch);
+    struct ata_taskfile tf;
+    struct ata_plan plan;
+    unsigned limit = d->lba[1][0] | d->lba[2][0] << 8; /* of a slice for packet commands */
+    bool dma = d->features[0] & 1;
+    drive_get(d, &tf);
+    tf.command = r->command;
+    ata_begin(active_drive(ch), &tf, packet, &plan);
+    if ((tf.status & ATA_ERR) || (plan.kind == ATA_NO_DATA && !plan.packet)) {
+        /* DEVICE RESET is silent */
+        ide_finish(ch, &tf, r->command != ATA_CMD_DEVICE_RESET);
+        return;
+    }
+    if (plan.packet && !packet) {
+        r->phase = PACKET_OUT;
+        r->position = 0;
+        r->slice = r->filled = ATA_PACKET_LEN;
+        d->status = ATA_READY | ATA_DRQ;
+        d->count[0] = ATA_REASON_COMMAND;
+        return;
+    }
+    r->kind = (uint8_t)plan.kind;
+    r->offset = plan.offset;
+    r->len = plan.len;
+    r->done = 0;
+    r->lba = tf.lba;
+    r->tf_count = tf.count;
+    r->tf_features = tf.features;
+    r->flags = (plan.packet ? FLAG_PACKET : 0) | (plan.fua ? FLAG_FUA : 0);
+    r->drq = plan.drq_sectors * ATA_SECTOR;
+    if (plan.packet)
+        r->drq = limit < 2 || limit > 0xfffe ? 0xfffe : limit & ~1u;
+    if (plan.kind == ATA_REPLY)
+        memcpy(r->buffer, plan.data, plan.len);
+    bool data = plan.kind != ATA_NO_DATA && plan.kind != ATA_FLUSH;
+    if (data && (plan.packet ? dma : !plan.pio)) {
+        r->flags |= FLAG_DMA;
+        ide_busy(ch, WORK_DMA);
+    } else {
+        ide_start_pio(ch);
+    }
+}
+
+/* ---- work on io_loop ---- */
+
+static void ide_abort(struct ide_channel *ch)
+{
+    if (ch->block)
+        TAKE(ch->block)->aborted = true;
+    if (ch->dma)
+        TAKE(ch->dma)->io.aborted = true;
+}
+
+static void block_done(struct block_request *req, int result)
+{
+    struct ide_block *block = CONTAINER_OF(req, struct ide_block, req);
+    struct ide_channel *ch = block->ch;
+    struct ide_channel_regs *r = ch->regs;
+    if (!block->aborted && !active_drive(ch)->paused) { /* else it begins again (1) */
+        LOCKED(&ch->ide->pci.dev.lock);
+        if (result < 0) {
+            ide_end(ch, result, true);
+        } else if (req->op == BLOCK_READ) {
+            memcpy(r->buffer, block->data, sizeof r->buffer);
+            r->position = 0;
+            r->filled = ide_block_len(r);
+            ide_offer(ch, DATA_IN, true);
+        } else if (req->op == BLOCK_WRITE && (r->done += r->filled) < r->len) {
+            r->position = 0;
+            r->filled = ide_block_len(r);
+            ide_offer(ch, DATA_OUT, true);
+        } else {
+            ide_end(ch, 0, true);
+        }
+    }
+    if (!block->aborted)
+        ch->block = NULL;
+    free(block);
+}
+
+/* Lock held. Fills a request for the work that the registers name. */
+static struct ide_block *block_for(struct ide_channel *ch)
+{
+    struct ide_channel_regs *r = ch->regs;
+    struct ata_drive *drive = active_drive(ch);
+    struct ide_block *block = calloc(1, sizeof *block);
+    if (!block)
+        abort();
+    block->ch = ch;
+    block->req = (struct block_request){ .op = BLOCK_FLUSH, .done = block_done };
+    if (r->work == WORK_FLUSH)
+        return block;
+    bool write = r->work == WORK_WRITE;
+    uint64_t at = r->offset + r->done, len = write ? r->filled : ide_block_len(r);
+    uint64_t there = at < drive->size ? drive->size - at : 0; /* a CD's last sector may be short */
+    block->iov = (struct iovec){ block->data, there < len ? there : len };
+    block->req.op = write ? BLOCK_WRITE : BLOCK_READ;
+    block->req.flags = write && (r->flags & FLAG_FUA) ? BLOCK_FUA : 0;
+    block->req.offset = at;
+    block->req.len = block->iov.iov_len;
+    block->req.iov = &block->iov;
+    block->req.iov_count = 1;
+    if (write)
+        memcpy(block->data, r->buffer, len);
+    return block;
+}
+
+static void dma_finished(struct ata_io *io, int result)
+{
+    struct ide_dma *dma = CONTAINER_OF(io, struct ide_dma, io);
+    struct ide_channel *ch = dma->ch;
+    if (!io->aborted) {
+        LOCKED(&ch->ide->pci.dev.lock);
+        ch->dma = NULL;
+        if (ch->regs->flags & FLAG_DMA) {
+            ch->regs->bm_status &= (uint8_t)~BM_ACTIVE;
+            if (result == -EFAULT)
+                ch->regs->bm_status |= BM_ERROR;
+        }
+        ide_end(ch, result, true);
+    }
+    ata_io_free(io);
+    free(dma);
+}
+
+static int dma_read_table(struct ide_channel *ch, uint32_t table, struct sg *sg)
+{
+    uint32_t entry[2];
+    for (unsigned i = 0; i < PRD_MAX; i++) {
+        uint64_t at = (uint64_t)(table & ~3u) + i * sizeof entry;
+        if (mem_read(ch->ide->pci.dev.machine, at, entry, sizeof entry) < 0)
+            return -EFAULT;
+        uint32_t len = le32toh(entry[1]) & 0xfffe;
+        sg_add(sg, le32toh(entry[0]) & ~1u, len ? len : 0x10000);
+        if (le32toh(entry[1]) >> 16 & PRD_LAST)
+            return 0;
+    }
+    return 0;
+}
+
+/* A transfer by ata_io: DMA, or (no memory of the guest in it) what TAKE led to. */
+static void dma_start(struct ide_channel *ch, const struct ata_plan *plan, uint32_t table,
+                      bool has_table)
+{
+    struct ide_dma *dma = calloc(1, sizeof *dma);
+    if (!dma)
+        abort();
+    dma->ch = ch;
+    dma->io.drive = active_drive(ch);
+    dma->io.plan = *plan;
+    dma->io.finished = dma_finished;
+    ch->dma = dma;
+    if (has_table && dma_read_table(ch, table, &dma->io.sg) < 0)
+        dma_finished(&dma->io, -EFAULT);
+    else
+        ata_io_start(&dma->io);
+}
+
+/* Resets wait until nothing is under way. */
+static void channel_reset_work(struct ide_channel *ch)
+{
+    struct ide_channel_regs *r = ch->regs;
+    if (!r->resetting)
+        return;
+    ide_abort(ch);
+    r->phase = IDLE;
+    r->work = WORK_NONE;
+    r->bm_status &= (uint8_t)~BM_ACTIVE;
+    if (r->control & CONTROL_SRST)
+        return;
+    r->resetting = 0;
+    r->select = 0;
+    for (unsigned i = 0; i < 2; i++) {
+        struct ata_taskfile tf = { 0 };
+        if (!ch->present[i])
+            continue;
+        ata_reset(&ch->drives[i], false);
+        ata_signature(&ch->drives[i], &tf);
+        r->drives[i].device = 0;
+        drive_put(&r->drives[i], &tf);
+    }
+}
+
+static void channel_work(struct ide_channel *ch)
+{
+    struct ide_channel_regs *r = ch->regs;
+    struct ata_plan plan;
+    struct ide_block *block = NULL;
+    uint32_t table = 0;
+    enum ide_work work;
+    {
+        LOCKED(&ch->ide->pci.dev.lock);
+        channel_reset_work(ch);
+        work = r->phase == BUSY && !ch->block && !ch->dma ? (enum ide_work)r->work : WORK_NONE;
+        if (work == WORK_DMA && !(r->bm_command & BM_START))
+            work = WORK_NONE;
+        if (work == WORK_NONE)
+            return;
+        ide_plan(r, &plan);
+        table = r->bm_table;
+        if (!active_drive(ch)->queue && work != WORK_DMA && work != WORK_TAKE) {
+            ide_end(ch, -ENOMEDIUM, true); /* it was taken away meanwhile */
+            return;
+        }
+        if (work == WORK_TAKE) {
+            int result = ata_take(active_drive(ch), &plan);
+            if (result < 0 || plan.kind != ATA_TRIM || !active_drive(ch)->queue) {
+                ide_end(ch, result, true);
+                return;
+            }
+        } else if (work != WORK_DMA) {
+            block = block_for(ch);
+        }
+    }
+    if (!block) {
+        dma_start(ch, &plan, table, work == WORK_DMA);
+        return;
+    }
+    ch->block = block;
+    block_submit(active_drive(ch)->queue, &block->req);
+    block_kick(active_drive(ch)->queue);
+}
+
+static void ide_work_run(void *arg)
+{
+    struct ide *ide = arg;
+    if (!pci_bus_master(&ide->pci)) {
+        /* PIO does not need it. */
+        for (unsigned i = 0; i < CHANNELS; i++)
+            if (ide->channels[i].regs->work != WORK_DMA || ide->channels[i].regs->resetting)
+                channel_work(&ide->channels[i]);
+        return;
+    }
+    for (unsigned i = 0; i < CHANNELS; i++)
+        channel_work(&ide->channels[i]);
+}
+
+/* ---- registers; lock held ---- */
+
+static struct ide_drive_regs *selected(struct ide_channel *ch)
+{
+    return &ch->regs->drives[!!(ch->regs->select & DEVICE_SLAVE)];
+}
+
+static bool selected_present(const struct ide_channel *ch)
+{
+    return ch->present[!!(ch->regs->select & DEVICE_SLAVE)];
+}
+
+static uint64_t data_read(struct ide_channel *ch, unsigned size)
+{
+    struct ide_channel_regs *r = ch->regs;
+    uint64_t value = 0;
+    if (r->phase != DATA_IN)
+        return 0;
+    for (unsigned i = 0; i < size && r->position < r->slice; i++)
+        value |= (uint64_t)r->buffer[r->position++] << 8 * i;
+    if (r->position == r->slice)
+        ide_slice_done(ch);
+    return value;
+}
+
+static void data_write(struct ide_channel *ch, unsigned size, uint64_t value)
+{
+    struct ide_channel_regs *r = ch->regs;
+    if (r->phase != DATA_OUT && r->phase != PACKET_OUT)
+        return;
+    for (unsigned i = 0; i < size && r->position < r->slice; i++)
+        r->buffer[r->position++] = (uint8_t)(value >> 8 * i);
+    if (r->position < r->slice)
+        return;
+    if (r->phase == DATA_OUT) {
+        ide_slice_done(ch);
+    } else {
+        uint8_t packet[ATA_PACKET_LEN];
+        memcpy(packet, r->buffer, sizeof packet);
+        ide_begin(ch, packet);
+    }
+}
+
+static uint64_t command_read(struct ide_channel *ch, unsigned reg)
+{
+    const struct ide_drive_regs *d = selected(ch);
+    unsigned hob = ch->regs->control & CONTROL_HOB ? 1 : 0;
+    if (!ch->present[0] && !ch->present[1])
+        return reg == STATUS ? 0 : 0xff;
+    switch (reg) {
+    case ERROR: return selected_present(ch) ? d->error : 0;
+    case COUNT: return d->count[hob];
+    case LBA_LOW:
+    case LBA_MID:
+    case LBA_HIGH: return d->lba[reg - LBA_LOW][hob];
+    case DEVICE: return ch->regs->select | 0xa0;
+    case STATUS:
+        ch->regs->irq = 0;
+        ide_update_irq(ch);
+        return ch->regs->resetting ? ATA_BSY : selected_present(ch) ? d->status : 0;
+    }
+    return 0;
+}
+
+static void shift(uint8_t reg[2], uint8_t value)
+{
+    reg[1] = reg[0];
+    reg[0] = value;
+}
+
+static void command_start(struct ide_channel *ch, uint8_t command)
+{
+    struct ide_channel_regs *r = ch->regs;
+    unsigned drive = !!(r->select & DEVICE_SLAVE);
+    r->irq = 0;
+    ide_update_irq(ch);
+    if (command == 0x90) { /* DIAGNOSTIC is for both, and drive 0 answers */
+        r->select &= (uint8_t)~DEVICE_SLAVE;
+        drive = ch->present[0] ? 0 : 1;
+    }
+    if (r->resetting || !ch->present[drive])
+        return;
+    if (r->phase != IDLE) {
+        if (command == ATA_CMD_DEVICE_RESET) {
+            r->resetting = 1;
+            io_work_kick(&ch->ide->work);
+        }
+        return;
+    }
+    r->active = (uint8_t)drive;
+    r->command = command;
+    r->drives[drive].error = 0;
+    ide_begin(ch, NULL);
+}
+
+static void command_write(struct ide_channel *ch, unsigned reg, uint8_t value)
+{
+    struct ide_channel_regs *r = ch->regs;
+    r->control &= (uint8_t)~CONTROL_HOB;
+    if (reg == STATUS) {
+        command_start(ch, value);
+        return;
+    }
+    if (reg == DEVICE)
+        r->select = value;
+    if (r->phase == BUSY) /* the command's registers are in use */
+        return;
+    for (unsigned i = 0; i < 2; i++) {
+        struct ide_drive_regs *d = &r->drives[i];
+        switch (reg) {
+        case ERROR: shift(d->features, value); break;
+        case COUNT: shift(d->count, value); break;
+        case LBA_LOW:
+        case LBA_MID:
+        case LBA_HIGH: shift(d->lba[reg - LBA_LOW], value); break;
+        case DEVICE: d->device = value; break;
+        }
+    }
+}
+
+static void control_write(struct ide_channel *ch, uint8_t value)
+{
+    struct ide_channel_regs *r = ch->regs;
+    bool was = r->control & CONTROL_SRST, now = value & CONTROL_SRST;
+    r->control = value & (CONTROL_NIEN | CONTROL_SRST | CONTROL_HOB);
+    if (now && !was) {
+        r->resetting = 1;
+        r->irq = 0;
+    }
+    if (now != was)
+        io_work_kick(&ch->ide->work);
+    ide_update_irq(ch);
+}
+
+static uint8_t bm_read(const struct ide_channel *ch, unsigned reg)
+{
+    const struct ide_channel_regs *r = ch->regs;
+    switch (reg) {
+    case BM_COMMAND: return r->bm_command;
+    case BM_STATUS: return r->bm_status;
+    }
+    return reg >= BM_TABLE ? (uint8_t)(r->bm_table >> 8 * (reg - BM_TABLE)) : 0;
+}
+
+static void bm_write(struct ide_channel *ch, unsigned reg, uint8_t value)
+{
+    struct ide_channel_regs *r = ch->regs;
+    switch (reg) {
+    case BM_COMMAND:
+        if (value & ~r->bm_command & BM_START)
+            r->bm_status |= BM_ACTIVE;
+        if (!(value & BM_START))
+            r->bm_status &= (uint8_t)~BM_ACTIVE;
+        r->bm_command = value & (BM_START | BM_TO_MEMORY);
+        if (value & BM_START)
+            io_work_kick(&ch->ide->work);
+        break;
+    case BM_STATUS:
+        r->bm_status &= (uint8_t) ~((value & (BM_ERROR | BM_INTERRUPT)) | BM_CAPABLE);
+        r->bm_status |= value & BM_CAPABLE;
+        break;
+    case BM_TABLE:
+    case BM_TABLE + 1:
+    case BM_TABLE + 2:
+    case BM_TABLE + 3:
+        r->bm_table &= ~(0xffu << 8 * (reg - BM_TABLE));
+        r->bm_table |= (uint32_t)value << 8 * (reg - BM_TABLE);
+        r->bm_table &= ~3u;
+        break;
+    }
+}
+
+static uint64_t ide_read(struct device *dev, unsigned region, uint64_t offset, unsigned size)
+{
+    struct ide *ide = (struct ide *)dev;
+    uint64_t value = 0;
+    if (region == BM_BAR) {
+        for (unsigned i = 0; i < size; i++)
+            value |= (uint64_t)bm_read(&ide->channels[(offset + i) / 8 & 1], (offset + i) % 8)
+                     << 8 * i;
+        return value;
+    }
+    struct ide_channel *ch = &ide->channels[region & 1];
+    if (region >= REGION_CONTROL) /* the status again, without its effect */
+        return ch->regs->resetting ? ATA_BSY : selected_present(ch) ? selected(ch)->status : 0;
+    if (offset == DATA)
+        return data_read(ch, size);
+    for (unsigned i = 0; i < size && offset + i <= STATUS; i++)
+        value |= command_read(ch, (unsigned)offset + i) << 8 * i;
+    return value;
+}
+
+static void ide_write(struct device *dev, unsigned region, uint64_t offset, unsigned size,
+                      uint64_t value)
+{
+    struct ide *ide = (struct ide *)dev;
+    if (region == BM_BAR) {
+        for (unsigned i = 0; i < size; i++)
+            bm_write(&ide->channels[(offset + i) / 8 & 1], (offset + i) % 8,
+                     (uint8_t)(value >> 8 * i));
+        return;
+    }
+    struct ide_channel *ch = &ide->channels[region & 1];
+    if (region >= REGION_CONTROL)
+        control_write(ch, (uint8_t)value);
+    else if (offset == DATA)
+        data_write(ch, size, value);
+    else
+        for (unsigned i = 0; i < size && offset + i <= STATUS; i++)
+            command_write(ch, (unsigned)offset + i, (uint8_t)(value >> 8 * i));
+}
+
+static void ide_config_written(struct pci_device *pci, unsigned offset, unsigned size)
+{
+    io_work_kick(&((struct ide *)pci)->work);
+}
+
+/* ---- life ---- */
+
+static void ide_power_on(void *arg)
+{
+    struct ide *ide = arg;
+    LOCKED(&ide->pci.dev.lock);
+    for (unsigned c = 0; c < CHANNELS; c++) {
+        struct ide_channel *ch = &ide->channels[c];
+        struct ide_channel_regs *r = ch->regs;
+        ide_abort(ch);
+        struct ata_regs ata[2] = { r->drives[0].ata, r->drives[1].ata };
+        *r = (struct ide_channel_regs){ .drq = ATA_SECTOR, .bm_status = 0 };
+        for (unsigned i = 0; i < 2; i++) {
+            struct ata_taskfile tf = { 0 };
+            r->drives[i].ata = ata[i];
+            if (!ch->present[i])
+                continue;
+            ata_reset(&ch->drives[i], true);
+            r->bm_status |= (uint8_t)(0x20 << i); /* DMA works, as firmware would say */
+            ata_signature(&ch->drives[i], &tf);
+            drive_put(&r->drives[i], &tf);
+        }
+        ide_update_irq(ch);
+    }
+}
+
+static void ide_reset(struct device *dev)
+{
+    loop_call(dev->machine->io_loop, ide_power_on, dev);
+    pci_reset((struct pci_device *)dev);
+}
+
+static void ide_do_pause(void *arg)
+{
+    struct ide *ide = arg;
+    for (unsigned i = 0; i < IDE_DRIVES; i++)
+        ata_drive_pause(&ide->channels[i / 2].drives[i % 2]);
+}
+
+static void ide_pause(struct device *dev)
+{
+    struct ide *ide = (struct ide *)dev;
+    io_work_pause(&ide->work);
+    loop_call(dev->machine->io_loop, ide_do_pause, ide);
+}
+
+static void ide_do_resume(void *arg)
+{
+    struct ide *ide = arg;
+    for (unsigned i = 0; i < IDE_DRIVES; i++)
+        ata_drive_resume(&ide->channels[i / 2].drives[i % 2]);
+}
+
+static void ide_resume(struct device *dev)
+{
+    struct ide *ide = (struct ide *)dev;
+    loop_call(dev->machine->io_loop, ide_do_resume, ide);
+    io_work_resume(&ide->work);
+}
+
+static void ide_do_load(void *arg)
+{
+    struct ide *ide = arg;
+    LOCKED(&ide->pci.dev.lock);
+    for (unsigned i = 0; i < CHANNELS; i++) {
+        ide_abort(&ide->channels[i]);
+        ide_update_irq(&ide->channels[i]);
+    }
+}
+
+static int ide_loaded(struct device *dev, struct err *err)
+{
+    int r = pci_loaded((struct pci_device *)dev, err);
+    if (r == 0)
+        loop_call(dev->machine->io_loop, ide_do_load, dev);
+    return r;
+}
+
+static int channel_check(const struct ide_channel_regs *r, struct err *err)
+{
+    uint32_t room = r->kind == ATA_REPLY || r->kind == ATA_TAKE ? ATA_DATA_MAX : BUFFER;
+    bool fine = r->phase <= BUSY && r->work <= WORK_DMA && r->kind <= ATA_FLUSH && r->active <= 1 &&
+                r->irq <= 1 && r->resetting <= 1 && r->position <= r->slice &&
+                r->slice <= r->filled && r->filled <= BUFFER && r->done <= r->len && r->drq &&
+                r->drq <= 0xfffe && !(r->bm_table & 3);
+    /* Blocks of disks come whole; the range was checked against the disk when it began. */
+    if (r->kind == ATA_REPLY || r->kind == ATA_TAKE)
+        fine = fine && r->len <= room;
+    else if (!(r->flags & FLAG_PACKET))
+        fine = fine && r->drq <= BUFFER && r->drq % ATA_SECTOR == 0;
+    if (r->phase == PACKET_OUT)
+        fine = fine && r->slice <= ATA_PACKET_LEN;
+    if (!fine)
+        return err_set(err, EINVAL, "the IDE channel cannot be in the saved state");
+    for (unsigned i = 0; i < 2; i++) {
+        int result = ata_check(&r->drives[i].ata, err);
+        if (result < 0)
+            return result;
+    }
+    return 0;
+}
+
+static int ide_check(const void *state, struct err *err)
+{
+    const struct ide_regs *regs = state;
+    int r = channel_check(&regs->channels[0], err);
+    return r < 0 ? r : channel_check(&regs->channels[1], err);
+}
+
+static void ide_destroy(struct device *dev)
+{
+    struct ide *ide = (struct ide *)dev;
+    io_work_fini(&ide->work);
+    loop_call(dev->machine->io_loop, ide_do_load, ide);
+    for (unsigned i = 0; i < IDE_DRIVES; i++)
+        ata_drive_close(&ide->channels[i / 2].drives[i % 2]);
+    for (unsigned i = 0; i < CHANNELS; i++)
+        for (unsigned j = 0; j < 2; j++)
+            map_remove(dev->machine, ide->channels[i].maps[j]);
+    pci_device_fini(&ide->pci);
+    free(ide);
+}
+
+static const struct state_field drive_fields[] = {
+    STATE_BYTES(struct ide_drive_regs, features),
+    STATE_BYTES(struct ide_drive_regs, count),
+    STATE_BYTES(struct ide_drive_regs, lba),
+    STATE_U8(struct ide_drive_regs, device),
+    STATE_U8(struct ide_drive_regs, status),
+    STATE_U8(struct ide_drive_regs, error),
+    STATE_BYTES(struct ide_drive_regs, reserved),
+    STATE_STRUCT(struct ide_drive_regs, ata, &ata_state),
+    STATE_END,
+};
+static const struct state_desc drive_state = {
+    .name = "ide-drive",
+    .version = 1,
+    .size = sizeof(struct ide_drive_regs),
+    .fields = drive_fields,
+};
+static const struct state_field channel_fields[] = {
+    STATE_STRUCTS(struct ide_channel_regs, drives, &drive_state),
+    STATE_U64(struct ide_channel_regs, offset),
+    STATE_U64(struct ide_channel_regs, len),
+    STATE_U64(struct ide_channel_regs, done),
+    STATE_U64(struct ide_channel_regs, lba),
+    STATE_U16(struct ide_channel_regs, tf_features),
+    STATE_U16(struct ide_channel_regs, tf_count),
+    STATE_U32(struct ide_channel_regs, drq),
+    STATE_U32(struct ide_channel_regs, position),
+    STATE_U32(struct ide_channel_regs, slice),
+    STATE_U32(struct ide_channel_regs, filled),
+    STATE_U32(struct ide_channel_regs, bm_table),
+    STATE_U8(struct ide_channel_regs, bm_command),
+    STATE_U8(struct ide_channel_regs, bm_status),
+    STATE_U8(struct ide_channel_regs, select),
+    STATE_U8(struct ide_channel_regs, control),
+    STATE_U8(struct ide_channel_regs, irq),
+    STATE_U8(struct ide_channel_regs, phase),
+    STATE_U8(struct ide_channel_regs, work),
+    STATE_U8(struct ide_channel_regs, kind),
+    STATE_U8(struct ide_channel_regs, flags),
+    STATE_U8(struct ide_channel_regs, active),
+    STATE_U8(struct ide_channel_regs, command),
+    STATE_U8(struct ide_channel_regs, resetting),
+    STATE_BYTES(struct ide_channel_regs, reserved),
+    STATE_BYTES(struct ide_channel_regs, buffer),
+    STATE_END,
+};
+static const struct state_desc channel_state = {
+    .name = "ide-channel",
+    .version = 1,
+    .size = sizeof(struct ide_channel_regs),
+    .fields = channel_fields,
+};
+static const struct state_field ide_fields[] = {
+    STATE_STRUCT(struct ide_regs, pci, &pci_state),
+    STATE_STRUCTS(struct ide_regs, channels, &channel_state),
+    STATE_END,
+};
+static const struct state_desc ide_state = {
+    .name = "ide",
+    .version = 1,
+    .base = offsetof(struct ide, regs),
+    .size = sizeof(struct ide_regs),
+    .fields = ide_fields,
+    .check = ide_check,
+};
+static const struct device_type ide_type = {
+    .name = "ide",
+    .about = "IDE channels with hard disks and CD-ROM drives",
+    .threads = DEVICE_LOCKED,
+    .destroy = ide_destroy,
+    .read = ide_read,
+    .write = ide_write,
+    .reset = ide_reset,
+    .pause = ide_pause,
+    .resume = ide_resume,
+    .loaded = ide_loaded,
+    .state = &ide_state,
+};
+
+struct ata_drive *ide_drive(struct pci_device *pci, unsigned drive)
+{
+    return &((struct ide *)pci)->channels[drive / 2].drives[drive % 2];
+}
+
+static int drive_open(struct ide *ide, unsigned index, const struct ide_drive_config *config,
+                      struct err *err)
+{
+    struct ide_channel *ch = &ide->channels[index / 2];
+    struct ata_drive *drive = &ch->drives[index % 2];
+    struct ata_regs *regs = &ch->regs->drives[index % 2].ata;
+    regs->heads = 16; /* a state that the check takes, whatever is connected */
+    regs->sectors = 63;
+    drive->paused = true;
+    ch->present[index % 2] = config->id != NULL;
+    if (!config->id)
+        return 0;
+    drive->cdrom = config->cdrom;
+    snprintf(drive->id, sizeof drive->id, "%s", config->id);
+    snprintf(drive->serial, sizeof drive->serial, "%s", config->id);
+    int r = ata_drive_open(drive, &ide->pci.dev, regs, config->node, config->readonly, err);
+    return r < 0 ? err_prefix(err, "%s", config->id) : 0;
+}
+
+static int channel_open(struct ide *ide, unsigned index, struct err *err)
+{
+    static const uint16_t ports[CHANNELS][2] = { { 0x1f0, 0x3f6 }, { 0x170, 0x376 } };
+    struct ide_channel *ch = &ide->channels[index];
+    struct machine *m = ide->pci.dev.machine;
+    irq_pin_init(&ch->pin, m, 14 + index);
+    int r = map_device(m, SPACE_IO, ports[index][0], 8, &ide->pci.dev, REGION_COMMAND + index,
+                       PRIORITY, &ch->maps[0], err);
+    if (r == 0)
+        r = map_device(m, SPACE_IO, ports[index][1], 1, &ide->pci.dev, REGION_CONTROL + index,
+                       PRIORITY, &ch->maps[1], err);
+    return r;
+}
+
+int ide_create(struct machine *m, const char *id, const struct ide_drive_config drives[IDE_DRIVES],
+               struct pci_device **out, struct err *err)
+{
+    static const struct pci_ids ids = {
+        .vendor = 0x8086,
+        .device = 0x7010,
+        .class_code = 0x010180,
+    };
+    static const struct pci_ops ops = { .config_written = ide_config_written };
+    struct ide *ide = calloc(1, sizeof *ide);
+    if (!ide)
+        return err_set(err, ENOMEM, "out of memory");
+    pci_device_init(&ide->pci, m, &ide_type, id, &ids, &ops, &ide->regs.pci);
+    AUTO(device_destroy) struct device *dev = &ide->pci.dev;
+    pci_bar_add(&ide->pci, BM_BAR, BM_SIZE, PCI_BAR_IO);
+    for (unsigned i = 0; i < CHANNELS; i++) /* decoding is on, as firmware leaves it */
+        pci_config_init(&ide->pci, IDETIM + 2 * i, 2, IDETIM_ENABLE, 0xffff);
+    io_work_init(&ide->work, m, ide_work_run, ide);
+    int r = 0;
+    for (unsigned i = 0; i < CHANNELS; i++) {
+        ide->channels[i].ide = ide;
+        ide->channels[i].regs = &ide->regs.channels[i];
+    }
+    for (unsigned i = 0; r == 0 && i < CHANNELS; i++)
+        r = channel_open(ide, i, err);
+    for (unsigned i = 0; r == 0 && i < IDE_DRIVES; i++)
+        r = drive_open(ide, i, &drives[i], err);
+    if (r < 0)
+        return r;
+    ide_power_on(ide);
+    *out = &ide->pci;
+    dev = NULL;
+    return 0;
+}
