@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "board/board.h"
 #include "devices/disk/ahci.h"
+#include "devices/disk/ide.h"
 #include "devices/pci.h"
 #include "vmm/vmm.h"
 
@@ -75,6 +76,7 @@ static int sata_plug(struct vmm *vmm, struct err *err)
         media_name(vmm, i, names[count], sizeof names[count]);
         ports[count] = (struct ahci_port_config){ .id = names[count],
                                                   .node = vmm->disks[i],
+                                                  .serial = disk->serial,
                                                   .cdrom = disk->cdrom,
                                                   .readonly = disk->readonly };
         disks[count++] = i;
@@ -93,7 +95,41 @@ static int sata_plug(struct vmm *vmm, struct err *err)
     return r;
 }
 
-int media_plug(struct vmm *vmm, struct err *err) { return sata_plug(vmm, err); }
+static int ide_plug(struct vmm *vmm, struct err *err)
+{
+    struct ide_drive_config drives[IDE_DRIVES] = { 0 };
+    char names[IDE_DRIVES][16];
+    unsigned disks[IDE_DRIVES], count = 0;
+    for (unsigned i = 0; i < vmm->options.disk_count; i++) {
+        const struct disk_options *disk = &vmm->options.disks[i];
+        if (disk->bus != DISK_IDE)
+            continue;
+        if (count == IDE_DRIVES)
+            return err_set(err, ENOSPC, "IDE has places for %d drives; use bus=sata or bus=virtio",
+                           IDE_DRIVES);
+        media_name(vmm, i, names[count], sizeof names[count]);
+        drives[count] = (struct ide_drive_config){ .id = names[count],
+                                                   .node = vmm->disks[i],
+                                                   .serial = disk->serial,
+                                                   .cdrom = disk->cdrom,
+                                                   .readonly = disk->readonly };
+        disks[count++] = i;
+    }
+    if (!count)
+        return 0;
+    struct pci_device *pci;
+    int r = ide_create(vmm->machine, "ide0", drives, &pci, err);
+    for (unsigned place = 0; r == 0 && place < count; place++)
+        if (drives[place].cdrom)
+            vmm->drives[disks[place]] = ide_drive(pci, place);
+    return r < 0 ? r : vmm_plug(vmm, pci, err);
+}
+
+int media_plug(struct vmm *vmm, struct err *err)
+{
+    int r = sata_plug(vmm, err);
+    return r < 0 ? r : ide_plug(vmm, err);
+}
 
 /* ---- changing media ---- */
 

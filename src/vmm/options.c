@@ -301,7 +301,7 @@ static int boot_set(struct options *o, const char *value, struct err *err)
 
 const char *options_disk_bus(size_t i)
 {
-    static const char *const names[] = { "virtio", "sata", NULL };
+    static const char *const names[] = { "virtio", "sata", "ide", NULL };
     return names[i];
 }
 
@@ -343,7 +343,7 @@ static const char *cdrom_key(size_t i)
 
 static const char *cdrom_bus(size_t i)
 {
-    static const char *const names[] = { "sata", NULL };
+    static const char *const names[] = { "sata", "ide", NULL };
     return names[i];
 }
 
@@ -363,6 +363,8 @@ static int cdrom_part(struct options *o, const char *key, const char *value, str
     if (strcmp(key, "bus") != 0)
         return unknown_word(err, "CD-ROM option", "", key, cdrom_key);
     int r = choice_set("bus of a CD-ROM drive", value ? value : "", cdrom_bus, err);
+    if (r >= 0)
+        o->disks[o->disk_count - 1].bus = r ? DISK_IDE : DISK_SATA;
     return r < 0 ? r : 0;
 }
 
@@ -663,7 +665,7 @@ static const struct option option_table[] = {
       "Each VM needs a file of its own. Without this option variables are lost when the VM ends.", uefi_vars_set },
     { "boot", "order=cdn[,menu=on|off][,timeout=MS]", 0, "what firmware boots from: c disk, d CD, n network (default cdn)",
       "menu=on offers the firmware's boot menu for so many milliseconds (default 3000).", boot_set },
-    { "disk", "PATH[,format=F][,readonly][,bus=virtio|sata][,NAME=VALUE]...", OPTION_MANY,
+    { "disk", "PATH[,format=F][,readonly][,bus=virtio|sata|ide][,NAME=VALUE]...", OPTION_MANY,
       "a disk (virtio-blk unless bus= says otherwise); may be repeated",
       "PATH is a file, a block device or an export nbd://HOST/NAME (see bedplate-img(1); its TLS parameters may be parts: "
       "tls-certificates=DIRECTORY, tls-psk-file=FILE). "
@@ -678,7 +680,7 @@ static const struct option option_table[] = {
       "on-full (the host's disk is full) and on-error (another error of the host) say what follows: the guest "
       "sees an error (report, the default), the VM pauses until it is resumed, which tries again (pause), or the guest is "
       "told that all is well (ignore). A path with a comma can be given in a configuration file.", NULL, disk_part, "path" },
-    { "cdrom", "ISO|none[,bus=sata]", OPTION_MANY, "a CD-ROM drive with this image, or empty; may be repeated",
+    { "cdrom", "ISO|none[,bus=sata|ide]", OPTION_MANY, "a CD-ROM drive with this image, or empty; may be repeated",
       "The drives are called cdrom0, cdrom1 and so on; medium-eject and medium-insert of the control socket change their "
       "media while the VM runs.", NULL, cdrom_part, "path" },
     { "net", "user[,hostfwd=SPEC]...|tap:NAME|fd:N[,mac=MAC]", OPTION_MANY,

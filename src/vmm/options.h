@@ -26,7 +26,7 @@ enum {
     OPTIONS_MAX_QUEUES = 16
 };
 
-enum disk_bus { DISK_VIRTIO, DISK_SATA };
+enum disk_bus { DISK_VIRTIO, DISK_SATA, DISK_IDE };
 
 struct disk_options {
     char *path; /* NULL: an empty drive */

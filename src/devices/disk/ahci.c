@@ -832,7 +832,8 @@ static int port_open(struct ahci *ahci, unsigned index, const struct ahci_port_c
     drive->cdrom = config->cdrom;
     drive->sata = true;
     snprintf(drive->id, sizeof drive->id, "%s", config->id);
-    snprintf(drive->serial, sizeof drive->serial, "%s", config->id);
+    snprintf(drive->serial, sizeof drive->serial, "%s",
+             config->serial ? config->serial : config->id);
     int r = ata_drive_open(drive, &ahci->pci.dev, &port->regs->ata, config->node, config->readonly,
                            err);
     return r < 0 ? err_prefix(err, "%s", config->id) : 0;

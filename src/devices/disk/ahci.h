@@ -13,6 +13,7 @@ enum { AHCI_PORTS = 6 };
 struct ahci_port_config {
     const char *id;          /* "disk0"; NULL: nothing is connected */
     struct block_node *node; /* borrowed; NULL: a CD-ROM drive without a medium */
+    const char *serial;      /* NULL: the id */
     bool cdrom, readonly;
 };
 

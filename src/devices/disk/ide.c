@@ -50,14 +50,14 @@ struct ide_channel_regs {
     uint64_t offset, len, done; /* the command's bytes: place, number, moved by the medium */
     uint64_t lba;               /* the command's registers, as the command layer has them */
     uint16_t tf_features, tf_count;
-    uint32_t drq;               /* bytes of a PIO block */
+    uint32_t drq;                     /* bytes of a PIO block */
     uint32_t position, slice, filled; /* of the buffer: next byte, end of what DRQ offers, end */
     uint32_t bm_table;
     uint8_t bm_command, bm_status;
     uint8_t select, control;
     uint8_t irq;
     uint8_t phase, work, kind, flags;
-    uint8_t active;  /* the drive that runs the command */
+    uint8_t active; /* the drive that runs the command */
     uint8_t command;
     uint8_t resetting;
     uint8_t reserved[4];
@@ -216,9 +216,8 @@ static void ide_offer(struct ide_channel *ch, enum ide_phase phase, bool interru
 static uint32_t ide_block_len(const struct ide_channel_regs *r)
 {
     uint64_t left = r->len - r->done;
-    uint32_t most = r->flags & FLAG_PACKET || r->kind == ATA_REPLY || r->kind == ATA_TAKE
-                        ? BUFFER
-                        : r->drq;
+    uint32_t most =
+        r->flags & FLAG_PACKET || r->kind == ATA_REPLY || r->kind == ATA_TAKE ? BUFFER : r->drq;
     return left < most ? (uint32_t)left : most;
 }
 
@@ -945,7 +944,8 @@ static int drive_open(struct ide *ide, unsigned index, const struct ide_drive_co
         return 0;
     drive->cdrom = config->cdrom;
     snprintf(drive->id, sizeof drive->id, "%s", config->id);
-    snprintf(drive->serial, sizeof drive->serial, "%s", config->id);
+    snprintf(drive->serial, sizeof drive->serial, "%s",
+             config->serial ? config->serial : config->id);
     int r = ata_drive_open(drive, &ide->pci.dev, regs, config->node, config->readonly, err);
     return r < 0 ? err_prefix(err, "%s", config->id) : 0;
 }

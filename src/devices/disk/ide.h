@@ -14,6 +14,7 @@ enum { IDE_DRIVES = 4 }; /* primary master, primary slave, secondary master, sec
 struct ide_drive_config {
     const char *id;          /* "disk0"; NULL: nothing is connected */
     struct block_node *node; /* borrowed; NULL: a CD-ROM drive without a medium */
+    const char *serial;      /* NULL: the id */
     bool cdrom, readonly;
 };
 
