@@ -53,8 +53,9 @@ static json_t *config_json(const struct snapshot_config *config)
         char text[18];
         snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
                  mac[4], mac[5]);
-        json_array_append_new(nets, json_pack("{s:s, s:i, s:s}", "mac", text, "port",
-                                              (int)config->nets[i].port, "id", config->nets[i].id));
+        json_array_append_new(nets, json_pack("{s:s, s:i, s:s, s:s}", "mac", text, "port",
+                                              (int)config->nets[i].port, "id", config->nets[i].id,
+                                              "model", config->nets[i].model));
     }
     return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:I, s:I, s:o, s:o}", "version",
                      BEDPLATE_VERSION, "engine", config->engine, "cpu", config->cpu, "profile",
@@ -121,6 +122,9 @@ static int config_net(const json_t *object, struct snapshot_net *net, struct err
 {
     char text[18];
     int r = config_string(object, "mac", text, sizeof text, err);
+    strcpy(net->model, "virtio"); /* the only one there once was */
+    if (r == 0 && json_object_get(object, "model"))
+        r = config_string(object, "model", net->model, sizeof net->model, err);
     if (r == 0)
         r = config_slot(object, &net->port, net->id, sizeof net->id, err);
     if (r < 0)

@@ -43,6 +43,7 @@ struct snapshot_net {
     uint8_t mac[6];
     uint32_t port; /* as of a disk */
     char id[24];
+    char model[16]; /* "virtio", "e1000e" */
 };
 
 /* What must be the same for a state to make sense. */

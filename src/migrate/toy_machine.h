@@ -107,7 +107,7 @@ static inline struct snapshot_config toy_config(void)
         .disk_count = 1,
         .net_count = 1,
         .disks = { { .format = "raw", .size = 1 << 20, .bus = "sata", .queues = 2 } },
-        .nets = { { .mac = { 0x52, 0x54, 0, 1, 2, 3 } } }
+        .nets = { { .model = "virtio", .mac = { 0x52, 0x54, 0, 1, 2, 3 } } }
     };
 }
 

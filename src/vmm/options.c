@@ -370,7 +370,13 @@ static int cdrom_part(struct options *o, const char *key, const char *value, str
 
 static const char *net_key(size_t i)
 {
-    static const char *const names[] = { "backend", "hostfwd", "mac", NULL };
+    static const char *const names[] = { "backend", "hostfwd", "mac", "model", NULL };
+    return names[i];
+}
+
+const char *options_net_model(size_t i)
+{
+    static const char *const names[] = { "virtio", "e1000e", NULL };
     return names[i];
 }
 
@@ -444,6 +450,12 @@ static int net_part(struct options *o, const char *key, const char *value, struc
             r = options_mac_parse(value, net->mac, err);
         net->has_mac = r == 0;
         return r;
+    }
+    if (strcmp(key, "model") == 0) {
+        r = choice_set("model", value ? value : "", options_net_model, err);
+        if (r >= 0)
+            net->model = (enum net_model)r;
+        return r < 0 ? r : 0;
     }
     if (strcmp(key, "hostfwd") == 0) {
         struct net_hostfwd parsed;
@@ -683,8 +695,8 @@ static const struct option option_table[] = {
     { "cdrom", "ISO|none[,bus=sata|ide]", OPTION_MANY, "a CD-ROM drive with this image, or empty; may be repeated",
       "The drives are called cdrom0, cdrom1 and so on; medium-eject and medium-insert of the control socket change their "
       "media while the VM runs.", NULL, cdrom_part, "path" },
-    { "net", "user[,hostfwd=SPEC]...|tap:NAME|fd:N[,mac=MAC]", OPTION_MANY,
-      "a network card (virtio-net); may be repeated",
+    { "net", "user[,hostfwd=SPEC]...|tap:NAME|fd:N[,mac=MAC][,model=virtio|e1000e]", OPTION_MANY,
+      "a network card (virtio-net unless model= says otherwise); may be repeated",
       "user is NAT without any privileges, in a confined helper process; hostfwd=tcp:127.0.0.1:2222-:22 forwards a port of "
       "the host to the guest. tap:NAME takes a tap interface, fd:N an inherited descriptor of a tap or a socket.",
       NULL, net_part, "backend" },

@@ -48,9 +48,11 @@ struct disk_options {
     char *id;             /* of one in a slot; NULL: it has none of its own */
 };
 
+enum net_model { NET_VIRTIO, NET_E1000E };
 enum net_kind { NET_OPTION_USER, NET_OPTION_TAP, NET_OPTION_FD };
 struct net_options {
     enum net_kind kind;
+    enum net_model model;
     char *tap; /* NET_OPTION_TAP: interface */
     int fd;    /* NET_OPTION_FD */
     bool has_mac;
@@ -138,7 +140,8 @@ int options_parse_json(const char *text, size_t len, struct options *options, st
 /* Refuses more memory than the host has; warns (in the log) when it is more than is free. */
 int options_check_host(const struct options *options, struct err *err);
 
-/* The names of enum disk_bus, NULL behind the last. */
+/* The names of enum disk_bus and enum net_model, NULL behind the last. */
+const char *options_net_model(size_t i);
 const char *options_disk_bus(size_t i);
 
 void options_print_help(FILE *to);

@@ -8,6 +8,7 @@
 #include "board/board.h"
 #include "devices/debugcon.h"
 #include "devices/i6300esb.h"
+#include "devices/nic/e1000e.h"
 #include "devices/pci.h"
 #include "devices/serial.h"
 #include "devices/virtio/blk.h"
@@ -168,6 +169,11 @@ static int restore_open(struct vmm *vmm, struct err *err)
     if (r < 0)
         return err_prefix(err, "--restore");
     for (unsigned i = 0; i < saved->net_count; i++) {
+        const char *model = options_net_model(o->nets[i].model);
+        if (strcmp(model, saved->nets[i].model) != 0)
+            return err_set(err, EINVAL,
+                           "--restore: network card %u of the saved VM has model=%s, not %s", i,
+                           saved->nets[i].model, model);
         memcpy(o->nets[i].mac, saved->nets[i].mac, 6);
         o->nets[i].has_mac = true;
     }
@@ -230,6 +236,8 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
         out->nets[i].port = o->nets[i].port;
         if (o->nets[i].id)
             snprintf(out->nets[i].id, sizeof out->nets[i].id, "%s", o->nets[i].id);
+        snprintf(out->nets[i].model, sizeof out->nets[i].model, "%s",
+                 options_net_model(o->nets[i].model));
     }
 }
 
@@ -429,6 +437,20 @@ static void net_open(void *arg)
     }
 }
 
+static int net_create(struct vmm *vmm, unsigned index, const char *id, struct pci_device **out,
+                      struct err *err)
+{
+    const struct net_options *net = &vmm->options.nets[index];
+    if (net->model == NET_E1000E) {
+        struct e1000e_options options = { .id = id, .take_backend = vmm->nets[index] };
+        memcpy(options.mac, net->mac, 6);
+        return e1000e_create(vmm->machine, &options, out, err);
+    }
+    struct virtio_net_options options = { .id = id, .take_backend = vmm->nets[index] };
+    memcpy(options.mac, net->mac, 6);
+    return virtio_net_create(vmm->machine, &options, out, err);
+}
+
 static int nets_plug(struct vmm *vmm, struct err *err)
 {
     for (unsigned i = 0; i < vmm->options.net_count; i++) {
@@ -442,11 +464,8 @@ static int nets_plug(struct vmm *vmm, struct err *err)
             return r;
         char id[16];
         snprintf(id, sizeof id, "net%u", i);
-        struct virtio_net_options options = { .id = net->id ? net->id : id,
-                                              .take_backend = vmm->nets[i] };
-        memcpy(options.mac, net->mac, 6);
         struct pci_device *pci;
-        r = virtio_net_create(vmm->machine, &options, &pci, err);
+        r = net_create(vmm, i, net->id ? net->id : id, &pci, err);
         if (r == 0)
             r = net->port ? hotplug_plug(vmm, pci, net->port, err) : vmm_plug(vmm, pci, err);
         if (r < 0)

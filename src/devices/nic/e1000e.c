@@ -135,7 +135,7 @@ static void msix_cause(struct e1000e *nic, uint32_t cause, unsigned shift)
         return;
     pci_msix_notify(&nic->pci, entry & 7);
     if (*reg(nic, CTRL_EXT) & EXT_EIAME)
-        *reg(nic, IMS) &= ~*reg(nic, IAM);
+        *reg(nic, IMS) &= ~(*reg(nic, IAM) & cause);
     uint32_t automatic = *reg(nic, EIAC) & cause;
     *reg(nic, ICR) &= ~automatic;
     if (!(*reg(nic, CTRL_EXT) & EXT_IAME))

@@ -185,12 +185,15 @@ static void messages_by_cause(void **state)
     set(0xe4, 2u << 16 | 8u << 16 | 9 << 8 | 8);
     set(0xdc, 0x01500000);
     set(0xd0, 0x01500004);
+    set(0xe0, 0xffffffff);
+    set(0x18, 1 << 24);
     set(0xc8, 1 << 22);
     assert_int_equal(test_machine.msi_data, 0x41);
     assert_int_equal(get(0xc0) & (1 << 22), 0); /* cleared by itself, and masked */
     assert_int_equal(get(0xd0) & (1 << 22), 0);
     set(0xc8, 1 << 2);
     assert_int_equal(test_machine.msi_data, 0x42);
+    assert_int_equal(get(0xd0), 0x00100004); /* the others stay unmasked */
 }
 
 static void survives_anything(void **state) { device_fuzz_random(&e1000e_model, 40); }
