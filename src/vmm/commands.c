@@ -34,14 +34,14 @@ COMMAND(do_status)
         json_array_append_new(disks, disk_status(vmm, i));
     for (unsigned i = 0; i < vmm->options.net_count; i++)
         json_array_append_new(nets, json_pack("{s:s}", "backend", vmm->nets[i]->name));
-    *result =
-        json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:I, s:i, s:s, s:b, s:o, s:o, s:o}", "state",
-                  vmm->saving.active ? "saving" : machine_state_name((enum machine_state)m->state),
-                  "paused-by", vmm->paused_by, "engine", vmm->engine->name, "cpu", vmm->cpu_name,
-                  "cpus", (int)m->cpus, "memory", (json_int_t)m->main_ram->size, "profile",
-                  vmm->options.profile, "guest-ns", (json_int_t)guest_now_ns(m), "pid",
-                  (int)getpid(), "sandbox", sandbox, "no-reboot", vmm->options.no_reboot, "disks",
-                  disks, "nets", nets, "screen", video_status(vmm));
+    *result = json_pack(
+        "{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:I, s:i, s:s, s:b, s:o, s:o, s:o, s:o}", "state",
+        vmm->saving.active ? "saving" : machine_state_name((enum machine_state)m->state),
+        "paused-by", vmm->paused_by, "engine", vmm->engine->name, "cpu", vmm->cpu_name, "cpus",
+        (int)m->cpus, "memory", (json_int_t)m->main_ram->size, "profile", vmm->options.profile,
+        "guest-ns", (json_int_t)guest_now_ns(m), "pid", (int)getpid(), "sandbox", sandbox,
+        "no-reboot", vmm->options.no_reboot, "disks", disks, "nets", nets, "screen",
+        video_status(vmm), "usb", usb_status(vmm));
     return *result ? 0 : err_set(err, EINVAL, "a name or path is not valid UTF-8");
 }
 
@@ -198,6 +198,26 @@ COMMAND(do_device_remove)
     return hotplug_remove(arg, id, force, err);
 }
 
+COMMAND(do_usb_attach)
+{
+    const char *device = NULL;
+    int r = json_get_string(args, "device", &device, err);
+    if (r < 0)
+        return r;
+    if (!device)
+        return err_set(err, EINVAL, "'device' is missing: tablet or keyboard");
+    return usb_attach(arg, device, result, err);
+}
+
+COMMAND(do_usb_detach)
+{
+    uint64_t port = 0;
+    int r = json_get_u64(args, "port", 1, OPTIONS_MAX_USB, &port, err);
+    if (r == 0)
+        return err_set(err, EINVAL, "'port' is missing; status tells what is at which");
+    return r < 0 ? r : usb_detach(arg, (unsigned)port, err);
+}
+
 static void counter_add(void *arg, const char *name, uint64_t value)
 {
     json_object_set_new(arg, name, json_integer((json_int_t)value));
@@ -271,6 +291,8 @@ static const char *const pointer_members[] = { "x", "y", "buttons", NULL };
 static const char *const add_members[] = { "kind", "device",   "name", "format",
                                            "mac",  "readonly", NULL };
 static const char *const remove_members[] = { "device", "force", NULL };
+static const char *const usb_attach_members[] = { "device", NULL };
+static const char *const usb_detach_members[] = { "port", NULL };
 static const char *const eject_members[] = { "drive", "force", NULL };
 static const char *const insert_members[] = { "drive", "name", "format", NULL };
 
@@ -300,6 +322,9 @@ const struct control_command vmm_commands[] = {
       do_device_add },
     { "device-remove", "ask the guest to let go of what was plugged in, or take it by force",
       remove_members, do_device_remove },
+    { "usb-attach", "plug a tablet or a keyboard into the USB controller", usb_attach_members,
+      do_usb_attach },
+    { "usb-detach", "pull out what is at a USB port", usb_detach_members, do_usb_detach },
     { "counters", "what the engine and the network cards counted", NULL, do_counters },
     { "inspect", "state of a device or a vCPU; without either: the devices", inspect_members,
       do_inspect },

@@ -560,6 +560,25 @@ static const char *watchdog_name(size_t i)
     return names[i];
 }
 
+const char *options_usb_device(size_t i)
+{
+    static const char *const names[] = { "none", "tablet", "keyboard", NULL };
+    return names[i];
+}
+
+static int usb_set(struct options *o, const char *value, struct err *err)
+{
+    int r = choice_set("USB device", value, options_usb_device, err);
+    if (r < 0)
+        return r;
+    if (o->usb_count == OPTIONS_MAX_USB)
+        return err_set(err, EINVAL, "the USB controller has %d ports", OPTIONS_MAX_USB);
+    o->usb = true;
+    if (r)
+        o->usb_devices[o->usb_count++] = (unsigned)r;
+    return 0;
+}
+
 static int watchdog_set(struct options *o, const char *value, struct err *err)
 {
     int r = choice_set("watchdog action", value, watchdog_name, err);
@@ -714,6 +733,9 @@ static const struct option option_table[] = {
     { "video", "vga|none", 0, "the display adapter (default: vga with --display, otherwise none)", NULL, video_set },
     { "debug-console", "stdio|file:PATH|unix:PATH|none", 0, "where ports 0x402 and 0xe9 go: firmware's log (default none)",
       NULL, debug_console_set },
+    { "usb", "tablet|keyboard|none", OPTION_MANY, "adds a USB controller (xHCI) with this device; may be repeated",
+      "A tablet's pointer is where the viewer's is. usb-attach and usb-detach of the control socket plug devices while the VM "
+      "runs; none is a controller with nothing plugged in.", usb_set },
     { "watchdog", "reset|pause|exit|none", 0, "what a watchdog that fires does (default reset)", NULL, watchdog_set },
     { "no-reboot", NULL, 0, "a reset by the guest ends the VM", NULL, no_reboot_set },
     { "run-dir", "DIR", 0, "directory for the control socket, log, lock and exit record; created if missing",

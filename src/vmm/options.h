@@ -23,6 +23,7 @@ enum {
     OPTIONS_MAX_DISKS = 16,
     OPTIONS_MAX_NETS = 8,
     OPTIONS_MAX_HOSTFWD = 16,
+    OPTIONS_MAX_USB = 4,
     OPTIONS_MAX_QUEUES = 16
 };
 
@@ -106,7 +107,10 @@ struct options {
     unsigned net_count;
     struct stream_options serial, console, debug_console;
     struct viewer_options viewer;
-    bool video; /* a display adapter */
+    bool video;                            /* a display adapter */
+    bool usb;                              /* there is a USB controller */
+    unsigned usb_devices[OPTIONS_MAX_USB]; /* enum hid_kind: what is plugged in */
+    unsigned usb_count;
     enum watchdog_action watchdog;
     char *run_dir;
     char *control; /* path of the socket; NULL: none, or the run directory's */
@@ -142,6 +146,8 @@ int options_check_host(const struct options *options, struct err *err);
 
 /* The names of enum disk_bus and enum net_model, NULL behind the last. */
 const char *options_net_model(size_t i);
+/* The names of enum hid_kind: "none", "tablet", "keyboard". */
+const char *options_usb_device(size_t i);
 const char *options_disk_bus(size_t i);
 
 void options_print_help(FILE *to);

@@ -150,6 +150,10 @@ static int restore_open(struct vmm *vmm, struct err *err)
         return err_set(err, EINVAL, "--restore: the saved VM has no screen; leave out --%s",
                        options_given(o, "video") ? "video" : "display");
     o->video = saved->video;
+    if (o->usb && !saved->usb)
+        return err_set(err, EINVAL, "--restore: the saved VM has no USB; leave out --usb");
+    o->usb = saved->usb;
+    o->usb_count = 0; /* what is plugged in is part of the state */
     r = vmm_firmware_restore(o, saved, &vmm->firmware, err);
     if (r < 0)
         return err_prefix(err, "--restore");
@@ -212,6 +216,7 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
                                      .tsc_khz = vmm->machine->tsc_khz,
                                      .console = o->console.kind != STREAM_NONE,
                                      .video = o->video,
+                                     .usb = o->usb,
                                      .disk_count = o->disk_count,
                                      .net_count = o->net_count };
     out->firmware_size = vmm->firmware.board.code_size;
@@ -593,6 +598,8 @@ static int devices_open(struct vmm *vmm, struct err *err)
         r = rng_plug(vmm, err);
     if (r == 0)
         r = i6300esb_create(vmm->machine, board_pci_bus(vmm->board), -1, "watchdog0", err);
+    if (r == 0)
+        r = usb_plug(vmm, err);
     return r;
 }
 

@@ -6,7 +6,7 @@
  *   vm_open.c   makes the machine from the options       save.c      saving the state
  *   debugger.c  gdb's target                             inspect.c   states as JSON
  *   video.c     screen and keyboard                      hotplug.c   what comes and goes
- *   media.c     drives whose media change
+ *   media.c     drives whose media change                usb.c       USB devices
  *   disks.c     opening and closing disks                firmware.c  opening firmware's files
  *   disk_jobs.c commands that change disks and their chains
  */
@@ -76,6 +76,7 @@ struct vmm {
     const char *cpu_name;
     struct machine *machine;
     struct board *board;
+    struct pci_device *usb;  /* the machine's; NULL: there is none */
     struct input *input;     /* keys and pointer on their way to the guest */
     struct screen *screen;   /* NULL: no display adapter */
     struct display *display; /* NULL: nobody can look */
@@ -160,6 +161,12 @@ int hotplug_remove(struct vmm *vmm, const char *id, bool force, struct err *err)
 int hotplug_plug(struct vmm *vmm, struct pci_device *pci, unsigned port, struct err *err);
 void hotplug_power(void *arg, struct device *port, bool on); /* the board's port_power */
 void hotplug_catch_up(struct vmm *vmm);                      /* after a save */
+
+/* usb.c */
+int usb_plug(struct vmm *vmm, struct err *err);
+int usb_attach(struct vmm *vmm, const char *device, json_t **result, struct err *err);
+int usb_detach(struct vmm *vmm, unsigned port, struct err *err);
+json_t *usb_status(const struct vmm *vmm); /* an array: what is plugged in where */
 
 /* disks.c */
 int disks_open(struct vmm *vmm, struct err *err);
