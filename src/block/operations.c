@@ -211,6 +211,16 @@ static int commit_find(struct commit *c, const struct commit_options *options, s
                        "%s: has to record another backing file but is open read-only; commit %s "
                        "first",
                        image_path(c->above), image_path(c->above));
+    /* VHD, VHDX and VMDK record an id that changes when the base is written: a process that dies
+     * in between would leave a chain that does not open. */
+    const struct image *next = c->layer;
+    while (next->backing != c->base)
+        next = next->backing;
+    if (next->format != &image_qcow2)
+        return err_set(err, ENOTSUP,
+                       "%s: format %s knows its parent by an id; commit it with bedplate-img while "
+                       "no VM uses it",
+                       image_path(next), next->format->name);
     if (!c->base->format->write)
         return err_set(err, ENOTSUP, "%s: format %s can only be read", image_path(c->base),
                        c->base->format->name);

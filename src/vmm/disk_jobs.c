@@ -399,7 +399,7 @@ COMMAND(do_disk_backup)
     return r < 0 ? r : disk_job_begin(TAKE(dj), false, request, result, err);
 }
 
-/* "iops-rd", "iops-rd-max", "iops-rd-max-length" and so on. */
+/* "iops-rd", "iops-rd-burst", "iops-rd-burst-s" and so on, as in --disk. */
 static int limits_set(const json_t *given, struct throttle_limits *limits, struct err *err)
 {
     char names[THROTTLE_KINDS * 3][24];
@@ -407,7 +407,7 @@ static int limits_set(const json_t *given, struct throttle_limits *limits, struc
     for (unsigned i = 0; i < THROTTLE_KINDS; i++) {
         struct throttle_limit *l = &limits->of[i];
         uint64_t *const values[] = { &l->rate, &l->burst, &l->burst_s };
-        static const char *const ends[] = { "", "-max", "-max-length" };
+        static const char *const ends[] = { "", "-burst", "-burst-s" };
         for (unsigned k = 0; k < 3; k++) {
             char *name = names[i * 3 + k];
             snprintf(name, sizeof names[0], "%s%s", throttle_names[i], ends[k]);
@@ -430,9 +430,9 @@ static json_t *limits_json(const struct throttle_limits *limits)
         json_object_set_new(out, throttle_names[i], json_integer((json_int_t)l->rate));
         if (!l->burst)
             continue;
-        snprintf(name, sizeof name, "%s-max", throttle_names[i]);
+        snprintf(name, sizeof name, "%s-burst", throttle_names[i]);
         json_object_set_new(out, name, json_integer((json_int_t)l->burst));
-        snprintf(name, sizeof name, "%s-max-length", throttle_names[i]);
+        snprintf(name, sizeof name, "%s-burst-s", throttle_names[i]);
         json_object_set_new(out, name, json_integer((json_int_t)(l->burst_s ? l->burst_s : 1)));
     }
     return out;
