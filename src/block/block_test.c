@@ -276,7 +276,7 @@ static void model_format(const char *format, const char *options, enum block_cac
     static const struct image_secret secret = { "passphrase", 10 };
     const char *path = test_path("format.image");
     struct err err = { 0 };
-    struct image *image;
+    struct image *image = NULL;
     struct image_options again = { .path = path, .format = format, .secret = &secret };
     struct image_create create = { .path = path,
                                    .format = format,
