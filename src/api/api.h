@@ -49,8 +49,9 @@ enum api_format {
     API_TEXT, /* UTF-8 without control characters (newlines are fine) */
     API_NAME, /* letters, digits, . _ -; begins with a letter or digit; at most 63 */
     API_UUID,
-    API_PATH, /* absolute, of a file on the server's host */
-    API_URL,  /* http, https or file */
+    API_PATH,  /* absolute, of a file on the server's host */
+    API_IMAGE, /* the same, or the address of a disk elsewhere: nbd://, nbds://, nbd+unix:// */
+    API_URL,   /* http, https or file */
     API_MAC,
     API_ENUM, /* one of `choices` */
 };

@@ -19,6 +19,7 @@ static json_t *string_schema(const struct api_field *f)
         [API_NAME] = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
         [API_UUID] = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
         [API_PATH] = "^/",
+        [API_IMAGE] = "^(/|nbds?(\\+[a-z]+)?://)",
         [API_URL] = "^(https?://|file:///)",
         [API_MAC] = "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$",
         [API_ENUM] = NULL,
@@ -231,10 +232,6 @@ static json_t *list_path(const struct api_resource *r)
         snprintf(about, sizeof about, "create a %s", r->singular);
         snprintf(name, sizeof name, "%s_new", r->singular);
         json_t *op = operation(r, "create", about, r->create_role);
-        add_parameter(op,
-                      parameter("Idempotency-Key", "header",
-                                "a repeated request with the same key gets the first one's answer",
-                                json_pack("{s:s, s:i}", "type", "string", "maxLength", 128)));
         add_body(op, reference("schemas", name), true);
         add_job_or(op, r->create_job, "201", "it was made", reference("schemas", r->singular));
         json_object_set_new(path, "post", op);
@@ -297,9 +294,6 @@ static json_t *action_path(const struct api_resource *r, const struct api_action
 {
     json_t *op = operation(r, a->name, a->about, a->role);
     add_id(op, r);
-    add_parameter(op, parameter("Idempotency-Key", "header",
-                                "a repeated request with the same key gets the first one's answer",
-                                json_pack("{s:s, s:i}", "type", "string", "maxLength", 128)));
     if (a->args) {
         bool required = false;
         for (const struct api_field *f = a->args; f->name; f++)
@@ -330,7 +324,8 @@ json_t *api_openapi(const char *version)
         snprintf(text, sizeof text, "/v1/%s", r->name);
         json_object_set_new(paths, text, list_path(r));
         snprintf(text, sizeof text, "/v1/%s/{id}", r->name);
-        json_object_set_new(paths, text, object_path(r));
+        if (r->verbs & (API_CAN_READ | API_CAN_PATCH | API_CAN_DELETE))
+            json_object_set_new(paths, text, object_path(r));
         for (const struct api_action *a = r->actions; a && a->name; a++) {
             snprintf(text, sizeof text, "/v1/%s/{id}/%s", r->name, a->name);
             json_object_set_new(paths, text, action_path(r, a));
@@ -342,15 +337,13 @@ json_t *api_openapi(const char *version)
                   "type", "object", "required", "error", "properties", "error", "type", "object",
                   "required", "code", "message", "properties", "code", "type", "string", "message",
                   "type", "string", "field", "type", "string", "hint", "type", "string"));
-    return json_pack("{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:[{s:s}], s:o, s:o, s:{s:o, s:{s:o}, "
-                     "s:{s:{s:s, s:s}, s:{s:s}}}, s:[{s:[]}, {s:[]}]}",
-                     "openapi", "3.1.0", "info", "title", "Bedplate", "version", version,
-                     "description", "Virtual machines on this host.", "license", "name",
-                     "GPL-2.0-or-later", "identifier", "GPL-2.0-or-later", "servers", "url", "/",
-                     "tags", tags, "paths", paths, "components", "schemas", schemas, "responses",
-                     "error", answer("what went wrong", reference("schemas", "error")),
-                     "securitySchemes", "token", "type", "http", "scheme", "bearer", "certificate",
-                     "type", "mutualTLS", "security", "token", "certificate");
+    return json_pack(
+        "{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:[{s:s}], s:o, s:o, s:{s:o, s:{s:o}}, s:[]}",
+        "openapi", "3.1.0", "info", "title", "Bedplate", "version", version, "description",
+        "Virtual machines on this host.", "license", "name", "GPL-2.0-or-later", "identifier",
+        "GPL-2.0-or-later", "servers", "url", "/", "tags", tags, "paths", paths, "components",
+        "schemas", schemas, "responses", "error",
+        answer("what went wrong", reference("schemas", "error")), "security");
 }
 
 /* ---- the page for people ---- */

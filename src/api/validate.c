@@ -210,6 +210,12 @@ static int check_string(const struct api_field *f, const char *path, const json_
     case API_PATH:
         return path_good(text, len) ? 0
                                     : invalid(error, path, "must be an absolute path without '..'");
+    case API_IMAGE:
+        return path_good(text, len) ||
+                       (strncmp(text, "nbd", 3) == 0 && strstr(text, "://") && text_good(text, len))
+                   ? 0
+                   : invalid(error, path,
+                             "must be an absolute path without '..', or an nbd:// address");
     case API_URL:
         return url_good(text, len)
                    ? 0

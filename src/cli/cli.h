@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * bedplate: what its files share.
+ *
+ *   main.c     the commands, and which of them is meant     client.c   HTTP to the daemon, which is
+ * started when missing args.c     options out of the API's tables              output.c   tables
+ * and sizes for people console.c  a VM's serial console on this terminal
+ */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include "api/api.h"
+
+enum cli_status { CLI_OK, CLI_FAILED, CLI_USAGE, CLI_NOT_FOUND, CLI_UNREACHABLE };
+
+struct cli {
+    bool json;  /* answers as they are */
+    bool quiet; /* only names and errors */
+    bool wait;  /* for jobs; the default */
+    const char *socket;
+    char socket_path[200];
+    bool tty; /* standard output is a terminal: colours and progress */
+};
+
+/* ---- client.c ---- */
+
+/* Sends a request; *out (may be NULL) gets the JSON of the answer. Returns CLI_OK, or another
+ * status after it has said why. */
+int client_call(struct cli *cli, const char *method, const char *path, json_t *take_body,
+                json_t **out);
+/* Waits for the job in `answer` (an answer to a request) with progress on a terminal. */
+int client_job(struct cli *cli, const json_t *answer);
+void cli_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- args.c ---- */
+
+/* Takes options that stand for `fields` out of argv and puts them into `object`; others are left,
+ * in order, and *argc tells how many. A word that begins with -- and is no field's fails. */
+int args_take(const struct api_field *fields, int *argc, char **argv, json_t *object);
+/* The options' help, a line each. */
+void args_help(const struct api_field *fields);
+
+/* ---- output.c ---- */
+
+void output_json(const json_t *value);
+/* A table of these fields, NULL-terminated. */
+void output_table(const json_t *items, const char *const *columns);
+void output_object(const struct api_field *fields, const json_t *object);
+
+/* ---- console.c ---- */
+
+/* Joins this terminal with the socket until Ctrl-A D, or until the other side closes. */
+int console_attach(struct cli *cli, const char *path, const char *name);
+
+#endif

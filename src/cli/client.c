@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* HTTP to the daemon by libcurl on its unix socket. A user's own daemon is started when it is
+ * missing. */
+#include "cli/cli.h"
+
+#include <curl/curl.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { ANSWER_MAX = 64 << 20, START_MS = 10000, JOB_POLL_MS = 50 };
+
+void cli_say(const char *format, ...)
+{
+    va_list args;
+    fputs("bedplate: ", stderr);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+}
+
+/* ---- where the daemon is ---- */
+
+static bool listens(const char *path)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    if (strlen(path) >= sizeof addr.sun_path)
+        return false;
+    strcpy(addr.sun_path, path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool yes = fd >= 0 && connect(fd, (struct sockaddr *)&addr, sizeof addr) == 0;
+    if (fd >= 0)
+        close(fd);
+    return yes;
+}
+
+static void user_socket(char *out, size_t len)
+{
+    const char *xdg = getenv("XDG_RUNTIME_DIR");
+    if (xdg && *xdg == '/')
+        snprintf(out, len, "%s/bedplate/api.sock", xdg);
+    else
+        snprintf(out, len, "/tmp/bedplate-%u/api.sock", (unsigned)geteuid());
+}
+
+static int start_daemon(const char *path)
+{
+    char program[PATH_MAX];
+    static const char *const below[] = { "", "/../daemon" };
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (n <= 0)
+        return -1;
+    program[n] = 0;
+    *strrchr(program, '/') = 0;
+    char found[PATH_MAX] = "";
+    for (unsigned i = 0; !*found && i < 2; i++) {
+        snprintf(found, sizeof found, "%.4000s%s/bedplated", program, below[i]);
+        if (access(found, X_OK) < 0)
+            *found = 0;
+    }
+    if (!*found)
+        return -1;
+    char *const argv[] = { found, (char *)"--user", NULL };
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    pid_t pid;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0);
+    posix_spawn_file_actions_adddup2(&actions, 0, 1);
+    posix_spawn_file_actions_adddup2(&actions, 0,
+                                     2); /* whoever reads ours would wait for it, too */
+    posix_spawnattr_init(&attr);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID);
+    int r = posix_spawn(&pid, found, &actions, &attr, argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attr);
+    for (unsigned ms = 0; r == 0 && ms < START_MS; ms += 20) {
+        if (listens(path))
+            return 0;
+        poll(NULL, 0, 20);
+    }
+    return -1;
+}
+
+/* --socket, BEDPLATE_SOCKET, the host's daemon, the user's own. */
+static int find_socket(struct cli *cli)
+{
+    const char *given = cli->socket ? cli->socket : getenv("BEDPLATE_SOCKET");
+    if (*cli->socket_path)
+        return CLI_OK;
+    if (given) {
+        snprintf(cli->socket_path, sizeof cli->socket_path, "%s", given);
+        return CLI_OK;
+    }
+    if (listens("/run/bedplate/api.sock")) {
+        strcpy(cli->socket_path, "/run/bedplate/api.sock");
+        return CLI_OK;
+    }
+    user_socket(cli->socket_path, sizeof cli->socket_path);
+    if (listens(cli->socket_path) || start_daemon(cli->socket_path) == 0)
+        return CLI_OK;
+    cli_say("no daemon answers at %s, and none could be started; bedplated --user tells why",
+            cli->socket_path);
+    return CLI_UNREACHABLE;
+}
+
+/* ---- requests ---- */
+
+static size_t take(char *data, size_t size, size_t count, void *arg)
+{
+    struct buf *answer = arg;
+    if (answer->len + size * count > ANSWER_MAX)
+        return 0;
+    buf_add(answer, data, size * count);
+    return size * count;
+}
+
+static int say_error(const json_t *answer, long status)
+{
+    const json_t *error = json_object_get(answer, "error");
+    const char *message = json_string_value(json_object_get(error, "message"));
+    const char *field = json_string_value(json_object_get(error, "field"));
+    const char *hint = json_string_value(json_object_get(error, "hint"));
+    if (message)
+        cli_say("%s%s%s%s%s", field ? field : "", field ? ": " : "", message, hint ? "; " : "",
+                hint ? hint : "");
+    else
+        cli_say("the daemon answers with status %ld and no reason", status);
+    return status == 404 ? CLI_NOT_FOUND : CLI_FAILED;
+}
+
+static int perform(CURL *curl, struct cli *cli, const char *method, const char *path,
+                   const char *body, struct buf *answer, long *status)
+{
+    char url[1200];
+    char reason[CURL_ERROR_SIZE] = "";
+    snprintf(url, sizeof url, "http://bedplate%s", path);
+    struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
+    headers = curl_slist_append(headers, "Expect:");
+    curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, cli->socket_path);
+    curl_easy_setopt(curl, CURLOPT_URL, url);
+    curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
+    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, answer);
+    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, reason);
+    curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
+    if (body)
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
+    CURLcode code = curl_easy_perform(curl);
+    curl_slist_free_all(headers);
+    if (code != CURLE_OK) {
+        cli_say("cannot talk to the daemon at %s: %s", cli->socket_path,
+                *reason ? reason : curl_easy_strerror(code));
+        return CLI_UNREACHABLE;
+    }
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, status);
+    return CLI_OK;
+}
+
+int client_call(struct cli *cli, const char *method, const char *path, json_t *take_body,
+                json_t **out)
+{
+    AUTO(json_decref) json_t *body = take_body;
+    AUTO(json_decref) json_t *json = NULL;
+    AUTO(free) char *text = body ? json_print(body) : NULL;
+    AUTO(buf_fini) struct buf answer = { 0 };
+    long status = 0;
+    if (out)
+        *out = NULL;
+    int r = find_socket(cli);
+    if (r != CLI_OK)
+        return r;
+    CURL *curl = curl_easy_init();
+    if (!curl) {
+        cli_say("out of memory");
+        return CLI_FAILED;
+    }
+    r = perform(curl, cli, method, path, text, &answer, &status);
+    curl_easy_cleanup(curl);
+    if (r != CLI_OK)
+        return r;
+    struct err err;
+    if (answer.len && json_parse((const char *)answer.data, answer.len, &json, &err) < 0) {
+        cli_say("the daemon's answer is not JSON: %s", err.text);
+        return CLI_FAILED;
+    }
+    if (status >= 400)
+        return say_error(json, status);
+    if (out)
+        *out = TAKE(json);
+    return CLI_OK;
+}
+
+/* ---- jobs ---- */
+
+static void progress(const struct cli *cli, const json_t *job)
+{
+    const char *stage = json_string_value(json_object_get(job, "stage"));
+    const json_t *percent = json_object_get(job, "progress");
+    if (!cli->tty || cli->json || cli->quiet)
+        return;
+    fprintf(stderr, "\r\033[K%s %s", json_string_value(json_object_get(job, "kind")),
+            stage ? stage : "...");
+    if (percent)
+        fprintf(stderr, " %lld %%", (long long)json_integer_value(percent));
+    fflush(stderr);
+}
+
+int client_job(struct cli *cli, const json_t *answer)
+{
+    const char *id = json_string_value(json_object_get(answer, "id"));
+    char path[100];
+    bool shown = false;
+    if (!id || !json_object_get(answer, "kind") || !cli->wait)
+        return CLI_OK;
+    snprintf(path, sizeof path, "/v1/jobs/%.60s", id);
+    struct timespec start, now;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    for (;;) {
+        AUTO(json_decref) json_t *job = NULL;
+        int r = client_call(cli, "GET", path, NULL, &job);
+        if (r != CLI_OK)
+            return r;
+        const char *state = json_string_value(json_object_get(job, "state"));
+        bool over = state && strcmp(state, "running") != 0 && strcmp(state, "queued") != 0;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (!over && now.tv_sec - start.tv_sec >= 1) {
+            progress(cli, job);
+            shown = true;
+        }
+        if (over) {
+            if (shown && cli->tty)
+                fputs("\r\033[K", stderr);
+            return strcmp(state, "done") == 0 ? CLI_OK : say_error(job, 500);
+        }
+        poll(NULL, 0, JOB_POLL_MS);
+    }
+}

@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * bedplate: virtual machines from the command line.
+ *
+ *   bedplate create web --kernel /vmlinuz --memory 1G --disk /web.qcow2
+ *   bedplate start web && bedplate console web
+ *
+ * Options of `create` and `edit` come out of the API's tables. Statuses: 0 done, 1 failed, 2 wrong
+ * words, 3 there is no such object, 4 the daemon cannot be reached.
+ */
+#include "cli/cli.h"
+
+#include <curl/curl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct command {
+    const char *name, *words, *about;
+    int (*run)(struct cli *cli, const struct command *command, int argc, char **argv);
+    const char *action; /* of the API, for the simple ones */
+};
+
+static const struct api_field *vm_fields(void) { return api_resource_find("vms")->fields; }
+
+/* ---- helpers ---- */
+
+static int want_words(const struct command *command, int argc, int min, int max)
+{
+    if (argc >= min && (max < 0 || argc <= max))
+        return CLI_OK;
+    cli_say("usage: bedplate %s %s", command->name, command->words);
+    return CLI_USAGE;
+}
+
+/* A path below /v1 with the user's word in it, which may hold anything. */
+static char *path_of(const char *kind, const char *which, const char *action)
+{
+    char *word = curl_easy_escape(NULL, which, 0), *path = NULL;
+    if (!word || !*which ||
+        asprintf(&path, "/v1/%s/%s%s%s", kind, word, action ? "/" : "", action ? action : "") < 0)
+        path = NULL;
+    curl_free(word);
+    if (!path)
+        cli_say("a name is missing");
+    return path;
+}
+
+static const struct api_field *action_args(const char *action)
+{
+    const struct api_action *a = api_action_find(api_resource_find("vms"), action);
+    return a ? a->args : NULL;
+}
+
+static int ask(struct cli *cli, const char *method, const char *kind, const char *which,
+               const char *action, json_t *take_body, json_t **out)
+{
+    AUTO(free) char *path = path_of(kind, which, action);
+    if (!path) {
+        json_decref(take_body);
+        return CLI_USAGE;
+    }
+    return client_call(cli, method, path, take_body, out);
+}
+
+/* ---- commands ---- */
+
+static int do_action(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    static const struct api_field none[] = { { .name = NULL } };
+    const struct api_field *args = action_args(command->action);
+    AUTO(json_decref) json_t *body = json_object();
+    int status = args_take(args ? args : none, &argc, argv, body);
+    if (status == CLI_OK)
+        status = want_words(command, argc, 1, -1);
+    for (int i = 0; i < argc; i++) {
+        AUTO(json_decref) json_t *answer = NULL;
+        int r = status == CLI_USAGE ? status
+                                    : ask(cli, "POST", "vms", argv[i], command->action,
+                                          json_deep_copy(body), &answer);
+        if (r == CLI_OK && cli->json)
+            output_json(answer ? answer : json_null());
+        if (r == CLI_OK)
+            r = client_job(cli, answer);
+        if (r != CLI_OK)
+            status = r;
+    }
+    return status;
+}
+
+static int do_create(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    AUTO(json_decref) json_t *vm = json_object();
+    AUTO(json_decref) json_t *answer = NULL;
+    int r = args_take(vm_fields(), &argc, argv, vm);
+    if (r == CLI_OK)
+        r = want_words(command, argc, 1, 1);
+    if (r != CLI_OK)
+        return r;
+    json_object_set_new(vm, "name", json_string(argv[0]));
+    r = client_call(cli, "POST", "/v1/vms", json_incref(vm), &answer);
+    if (r == CLI_OK && cli->json)
+        output_json(answer);
+    return r == CLI_OK ? client_job(cli, answer) : r;
+}
+
+static int do_edit(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    AUTO(json_decref) json_t *patch = json_object();
+    AUTO(json_decref) json_t *answer = NULL;
+    int r = args_take(vm_fields(), &argc, argv, patch);
+    if (r == CLI_OK)
+        r = want_words(command, argc, 1, 1);
+    if (r == CLI_OK && !json_object_size(patch)) {
+        cli_say("nothing to change; bedplate edit --help lists what can be");
+        r = CLI_USAGE;
+    }
+    if (r == CLI_OK)
+        r = ask(cli, "PATCH", "vms", argv[0], NULL, json_incref(patch), &answer);
+    if (r != CLI_OK)
+        return r;
+    if (cli->json)
+        output_json(answer);
+    else if (json_is_true(json_object_get(answer, "pending")) && !cli->quiet)
+        cli_say("some of it waits for the next start");
+    return CLI_OK;
+}
+
+static int do_rename(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    int r = want_words(command, argc, 2, 2);
+    return r == CLI_OK
+               ? ask(cli, "PATCH", "vms", argv[0], NULL, json_pack("{s:s}", "name", argv[1]), NULL)
+               : r;
+}
+
+static int do_delete(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    int status = want_words(command, argc, 1, -1);
+    for (int i = 0; status != CLI_USAGE && i < argc; i++) {
+        AUTO(json_decref) json_t *answer = NULL;
+        int r = ask(cli, "DELETE", "vms", argv[i], NULL, NULL, &answer);
+        if (r == CLI_OK)
+            r = client_job(cli, answer);
+        if (r != CLI_OK)
+            status = r;
+    }
+    return status;
+}
+
+/* Lists of all kinds, page by page. */
+static int list(struct cli *cli, const char *kind, const char *const *columns)
+{
+    AUTO(json_decref) json_t *all = json_array();
+    AUTO(free) char *after = NULL;
+    for (;;) {
+        AUTO(json_decref) json_t *page = NULL;
+        AUTO(free) char *path = NULL;
+        char *word = after ? curl_easy_escape(NULL, after, 0) : NULL;
+        if (asprintf(&path, "/v1/%s?limit=1000%s%s", kind, word ? "&after=" : "",
+                     word ? word : "") < 0)
+            path = NULL;
+        curl_free(word);
+        int r = path ? client_call(cli, "GET", path, NULL, &page) : CLI_FAILED;
+        if (r != CLI_OK)
+            return r;
+        json_array_extend(all, json_object_get(page, "items"));
+        const char *next = json_string_value(json_object_get(page, "next"));
+        if (!next)
+            break;
+        free(after);
+        after = strdup(next);
+    }
+    if (cli->json)
+        output_json(all);
+    else if (cli->quiet)
+        for (size_t i = 0; i < json_array_size(all); i++)
+            puts(json_string_value(json_object_get(json_array_get(all, i), columns[0])));
+    else
+        output_table(all, columns);
+    return CLI_OK;
+}
+
+static int do_list(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    static const char *const columns[] = { "name",           "state", "cpus", "memory",
+                                           "running_engine", "pid",   NULL };
+    int r = want_words(command, argc, 0, 0);
+    return r == CLI_OK ? list(cli, "vms", columns) : r;
+}
+
+static int do_info(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    AUTO(json_decref) json_t *vm = NULL;
+    int r = want_words(command, argc, 1, 1);
+    if (r == CLI_OK)
+        r = ask(cli, "GET", "vms", argv[0], NULL, NULL, &vm);
+    if (r == CLI_OK && cli->json)
+        output_json(vm);
+    else if (r == CLI_OK)
+        output_object(vm_fields(), vm);
+    return r;
+}
+
+static int do_console(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    AUTO(json_decref) json_t *vm = NULL;
+    int r = want_words(command, argc, 1, 1);
+    if (r == CLI_OK)
+        r = ask(cli, "GET", "vms", argv[0], NULL, NULL, &vm);
+    if (r != CLI_OK)
+        return r;
+    const char *path = json_string_value(json_object_get(vm, "console"));
+    return console_attach(cli, path ? path : "", argv[0]);
+}
+
+static int do_run(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    AUTO(json_decref) json_t *answer = NULL;
+    int count = argc;
+    char **copy = malloc(((size_t)argc + 1) * sizeof *copy);
+    if (!copy)
+        return CLI_FAILED;
+    memcpy(copy, argv, (size_t)argc * sizeof *copy);
+    AUTO(json_decref) json_t *vm = json_object();
+    int r = args_take(vm_fields(), &count, copy, vm);
+    if (r == CLI_OK)
+        r = want_words(command, count, 1, 1);
+    const char *name = r == CLI_OK ? copy[0] : "";
+    if (r == CLI_OK)
+        r = do_create(cli, command, argc, argv);
+    if (r == CLI_OK)
+        r = ask(cli, "POST", "vms", name, "start", NULL, &answer);
+    if (r == CLI_OK)
+        r = client_job(cli, answer);
+    if (r == CLI_OK) {
+        char *words[] = { (char *)name };
+        r = do_console(cli, command, 1, words);
+    }
+    free(copy);
+    return r;
+}
+
+static int do_screenshot(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    AUTO(json_decref) json_t *answer = NULL;
+    int r = want_words(command, argc, 1, 1);
+    if (r == CLI_OK)
+        r = ask(cli, "POST", "vms", argv[0], "screenshot", json_pack("{s:s}", "format", "text"),
+                &answer);
+    if (r == CLI_OK && cli->json)
+        output_json(answer);
+    else if (r == CLI_OK)
+        fputs(json_string_value(json_object_get(answer, "text")), stdout);
+    return r;
+}
+
+static int do_events(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    bool follow = argc == 1 && (strcmp(argv[0], "--follow") == 0 || strcmp(argv[0], "-f") == 0);
+    char path[80];
+    unsigned long long last = 0;
+    if (argc && !follow)
+        return want_words(command, argc, 0, 0);
+    do {
+        AUTO(json_decref) json_t *page = NULL;
+        snprintf(path, sizeof path, "/v1/events?limit=1000&after=%llu", last);
+        int r = client_call(cli, "GET", path, NULL, &page);
+        if (r != CLI_OK)
+            return r;
+        const json_t *items = json_object_get(page, "items");
+        for (size_t i = 0; i < json_array_size(items); i++) {
+            const json_t *event = json_array_get(items, i);
+            last = strtoull(json_string_value(json_object_get(event, "id")), NULL, 10);
+            AUTO(free)
+            char *detail = json_object_get(event, "detail")
+                               ? json_dumps(json_object_get(event, "detail"), JSON_COMPACT)
+                               : NULL;
+            if (cli->json)
+                json_dumpf(event, stdout, JSON_COMPACT);
+            else
+                printf("%s %s %s", json_string_value(json_object_get(event, "kind")),
+                       json_string_value(json_object_get(event, "name")), detail ? detail : "");
+            puts("");
+        }
+        fflush(stdout);
+        if (follow)
+            poll(NULL, 0, 500);
+    } while (follow);
+    return CLI_OK;
+}
+
+static int do_job(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    static const char *const columns[] = {
+        "id", "kind", "name", "state", "created", "ended", NULL
+    };
+    int r = want_words(command, argc, 0, 0);
+    return r == CLI_OK ? list(cli, "jobs", columns) : r;
+}
+
+static int do_host(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    AUTO(json_decref) json_t *page = NULL;
+    int r = want_words(command, argc, 0, 0);
+    if (r == CLI_OK)
+        r = client_call(cli, "GET", "/v1/hosts", NULL, &page);
+    const json_t *host = json_array_get(json_object_get(page, "items"), 0);
+    if (r == CLI_OK && cli->json)
+        output_json(host);
+    else if (r == CLI_OK)
+        output_object(api_resource_find("hosts")->fields, host);
+    return r;
+}
+
+static int do_version(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    printf("bedplate %s\n", BEDPLATE_VERSION);
+    return CLI_OK;
+}
+
+/* clang-format off */
+static const struct command commands[] = {
+    { "run", "NAME [OPTIONS]", "create a VM, start it, and attach to its console", do_run, NULL },
+    { "create", "NAME [OPTIONS]", "define a VM", do_create, NULL },
+    { "start", "VM...", "start VMs, or let paused ones go on", do_action, "start" },
+    { "stop", "[--timeout S] VM...", "ask guests to shut down; kill those that do not in time", do_action, "stop" },
+    { "restart", "[--timeout S] VM...", "stop, then start", do_action, "restart" },
+    { "reset", "VM...", "press the reset button", do_action, "reset" },
+    { "pause", "VM...", "let VMs stand still", do_action, "pause" },
+    { "resume", "VM...", "go on after a pause", do_action, "resume" },
+    { "kill", "VM...", "end VMs at once, as pulling the plug would", do_action, "kill" },
+    { "delete", "VM...", "forget stopped VMs; their disk files stay", do_delete, NULL },
+    { "list", "", "all VMs", do_list, NULL },
+    { "info", "VM", "everything about a VM", do_info, NULL },
+    { "edit", "VM [OPTIONS]", "change a VM", do_edit, NULL },
+    { "rename", "VM NAME", "give a VM another name", do_rename, NULL },
+    { "console", "VM", "attach to the serial console; Ctrl-A D detaches", do_console, NULL },
+    { "screenshot", "VM", "the text on a VM's screen", do_screenshot, NULL },
+    { "events", "[--follow]", "what happened", do_events, NULL },
+    { "job", "", "long work and what became of it", do_job, NULL },
+    { "host", "", "this host", do_host, NULL },
+    { "version", "", "print the version", do_version, NULL },
+};
+/* clang-format on */
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static void help(void)
+{
+    printf("usage: bedplate [--json] [--quiet] [--no-wait] [--socket PATH] COMMAND ...\n\n");
+    for (unsigned i = 0; i < COMMANDS; i++)
+        printf("  %-12s %-22s %s\n", commands[i].name, commands[i].words, commands[i].about);
+    printf("\nVMs are named by name, id, or the beginning of either. bedplate COMMAND --help tells "
+           "more.\n");
+}
+
+static void command_help(const struct command *command)
+{
+    printf("usage: bedplate %s %s\n\n%s\n", command->name, command->words, command->about);
+    const struct api_field *fields = command->action ? action_args(command->action) : NULL;
+    if (command->run == do_create || command->run == do_edit || command->run == do_run)
+        fields = vm_fields();
+    if (fields) {
+        printf("\n");
+        args_help(fields);
+    }
+}
+
+/* The options that stand before the command. */
+static int global_options(struct cli *cli, int argc, char **argv, int *at)
+{
+    for (*at = 1; *at < argc && argv[*at][0] == '-'; ++*at) {
+        const char *word = argv[*at];
+        if (strcmp(word, "--json") == 0)
+            cli->json = true;
+        else if (strcmp(word, "--quiet") == 0 || strcmp(word, "-q") == 0)
+            cli->quiet = true;
+        else if (strcmp(word, "--no-wait") == 0)
+            cli->wait = false;
+        else if (strcmp(word, "--socket") == 0 && *at + 1 < argc)
+            cli->socket = argv[++*at];
+        else if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+            return -1;
+        else {
+            cli_say("unknown option '%s'; bedplate --help lists all", word);
+            return CLI_USAGE;
+        }
+    }
+    return CLI_OK;
+}
+
+/* --json may stand behind the command, too. */
+static void late_options(struct cli *cli, int *argc, char **argv)
+{
+    int left = 0;
+    for (int i = 0; i < *argc; i++)
+        if (strcmp(argv[i], "--json") == 0)
+            cli->json = true;
+        else
+            argv[left++] = argv[i];
+    *argc = left;
+}
+
+int main(int argc, char **argv)
+{
+    struct cli cli = { .wait = true, .tty = isatty(STDERR_FILENO) };
+    int at, r = global_options(&cli, argc, argv, &at);
+    if (r > 0)
+        return r;
+    if (r < 0 || at == argc) {
+        help();
+        return r < 0 ? CLI_OK : CLI_USAGE;
+    }
+    for (unsigned i = 0; i < COMMANDS; i++) {
+        if (strcmp(commands[i].name, argv[at]) != 0)
+            continue;
+        int count = argc - at - 1;
+        late_options(&cli, &count, argv + at + 1);
+        for (int w = 0; w < count; w++)
+            if (strcmp(argv[at + 1 + w], "--help") == 0) {
+                command_help(&commands[i]);
+                return CLI_OK;
+            }
+        curl_global_init(CURL_GLOBAL_DEFAULT);
+        return commands[i].run(&cli, &commands[i], count, argv + at + 1);
+    }
+    cli_say("there is no command '%s'; bedplate --help lists all", argv[at]);
+    return CLI_USAGE;
+}

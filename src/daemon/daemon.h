@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The daemon: what its files share. One loop, one thread (the store has one of its own).
+ *
+ *   main.c     options, directories, sockets, start and end       router.c   HTTP to objects and
+ * actions vms.c      virtual machines: what is asked against what is     events.c   what happened,
+ * for those who follow objects.c  objects in memory over the store                    vm_config.c
+ * a VM's configuration file
+ */
+#ifndef DAEMON_DAEMON_H
+#define DAEMON_DAEMON_H
+
+#include "api/api.h"
+#include "daemon/http.h"
+#include "daemon/objects.h"
+
+#include <limits.h>
+#include <time.h>
+
+struct daemon {
+    struct loop *loop;
+    struct store *store;
+    struct objects *objects;
+    struct http *http;
+    bool user;                /* for one user, without privileges */
+    char state_dir[PATH_MAX]; /* survives: store, VMs' own disks */
+    char run_dir[PATH_MAX];   /* does not: sockets, VMs' run directories */
+    char vmm[PATH_MAX];       /* the program */
+    uint64_t started_ns;
+    uint64_t requests, refused; /* HTTP; for /metrics */
+};
+
+static inline double time_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + (double)(now.tv_nsec / 1000000) / 1000;
+}
+
+/* ---- router.c ---- */
+
+void router_request(void *arg, struct http_request *request); /* arg: the daemon */
+/* Answers with the error. */
+void reply_error(struct http_request *request, const struct api_error *error);
+/* The object, with its ETag. */
+void reply_object(struct http_request *request, unsigned status, const struct object *object);
+
+/* ---- vms.c ---- */
+
+/* After the objects were loaded: finds the processes of VMs that run, reads what became of others,
+ * goes on with what was under way, and starts those with autostart. */
+int vms_start(struct daemon *daemon, struct err *err);
+/* Lets go of the VMs, which run on. */
+void vms_stop(struct daemon *daemon);
+/* `take_json`: checked by the table. Answers the request. */
+void vms_create(struct daemon *daemon, struct http_request *request, json_t *take_json);
+void vms_patch(struct daemon *daemon, struct http_request *request, struct object *vm,
+               json_t *take_json, uint64_t expect);
+void vms_delete(struct daemon *daemon, struct http_request *request, struct object *vm);
+void vms_action(struct daemon *daemon, struct http_request *request, struct object *vm,
+                const char *action, const json_t *args);
+/* objects_create's call-back passes changes on. */
+void vms_changed(struct daemon *daemon, struct object *object, const json_t *was,
+                 const json_t *now);
+void vms_count(struct daemon *daemon, unsigned *defined, unsigned *running);
+
+/* ---- vm_config.c ---- */
+
+/* The configuration file of bedplate-vmm for this VM, whose run directory is `dir`. */
+json_t *vm_config(const struct object *vm, const char *dir);
+
+/* ---- events.c ---- */
+
+void event_add(const char *kind, const char *object_kind, const char *id, const char *name,
+               json_t *take_detail);
+json_t *events_after(uint64_t after, size_t limit, const char *kind, const char *object);
+
+#endif

@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * libmicrohttpd on our loop: its epoll descriptor is one more watch, its time-outs one timer. A
+ * request that cannot be answered at once has its connection suspended.
+ */
+#include "daemon/http.h"
+
+#include "base/log.h"
+#include "base/text.h"
+
+#include <microhttpd.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+struct http {
+    struct loop *loop;
+    struct MHD_Daemon *mhd;
+    struct loop_watch *watch;
+    struct loop_timer *timer;
+    http_handler handler;
+    void *arg;
+    struct http_request *requests; /* all that live */
+    bool running;                  /* inside MHD_run */
+    bool closing;
+};
+
+struct http_request {
+    struct http *http;
+    struct MHD_Connection *connection;
+    struct http_request *next, **prev;
+    char *method, *path;
+    struct buf body;
+    struct buf headers; /* "name\0value\0" of the answer */
+    struct MHD_Response *response;
+    unsigned status;
+    bool dispatched, suspended, too_large;
+};
+
+/* ---- running MHD ---- */
+
+static void http_run(struct http *http)
+{
+    MHD_UNSIGNED_LONG_LONG ms;
+    if (http->running || http->closing)
+        return;
+    http->running = true;
+    MHD_run(http->mhd);
+    http->running = false;
+    if (MHD_get_timeout(http->mhd, &ms) == MHD_YES)
+        loop_timer_arm(http->timer, monotonic_ns() + ms * 1000000ull);
+    else
+        loop_timer_disarm(http->timer);
+}
+
+static void http_ready(void *arg, unsigned events) { http_run(arg); }
+static void http_timeout(void *arg) { http_run(arg); }
+
+/* ---- requests ---- */
+
+static void request_free(struct http_request *r)
+{
+    *r->prev = r->next;
+    if (r->next)
+        r->next->prev = r->prev;
+    if (r->response)
+        MHD_destroy_response(r->response);
+    buf_fini(&r->body);
+    buf_fini(&r->headers);
+    free(r->method);
+    free(r->path);
+    free(r);
+}
+
+static struct http_request *request_new(struct http *http, struct MHD_Connection *connection,
+                                        const char *url, const char *method)
+{
+    struct http_request *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->http = http;
+    r->connection = connection;
+    r->method = strdup(method);
+    r->path = strdup(url);
+    if (!r->method || !r->path) {
+        free(r->method);
+        free(r->path);
+        free(r);
+        return NULL;
+    }
+    r->prev = &http->requests;
+    r->next = http->requests;
+    if (r->next)
+        r->next->prev = &r->next;
+    http->requests = r;
+    return r;
+}
+
+static enum MHD_Result send_response(struct http_request *r)
+{
+    enum MHD_Result result = MHD_queue_response(r->connection, r->status, r->response);
+    MHD_destroy_response(r->response);
+    r->response = NULL;
+    return result;
+}
+
+static void dispatch(struct http_request *r)
+{
+    static const char too_large[] =
+        "{\"error\": {\"code\": \"too-large\", \"message\": \"the body is larger than 1 MiB\"}}\n";
+    r->dispatched = true;
+    if (r->too_large)
+        http_reply(r, 413, "application/json", too_large, strlen(too_large));
+    else
+        r->http->handler(r->http->arg, r);
+}
+
+static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *url,
+                                  const char *method, const char *version, const char *data,
+                                  size_t *len, void **context)
+{
+    struct http_request *r = *context;
+    if (!r) {
+        *context = request_new(arg, connection, url, method);
+        return *context ? MHD_YES : MHD_NO;
+    }
+    if (*len) {
+        r->too_large |= r->body.len + *len > HTTP_BODY_MAX;
+        if (!r->too_large)
+            buf_add(&r->body, data, *len);
+        *len = 0;
+        return MHD_YES;
+    }
+    if (!r->dispatched)
+        dispatch(r);
+    if (r->response)
+        return send_response(r);
+    r->suspended = true;
+    MHD_suspend_connection(connection);
+    return MHD_YES;
+}
+
+static void on_completed(void *arg, struct MHD_Connection *connection, void **context,
+                         enum MHD_RequestTerminationCode code)
+{
+    if (*context)
+        request_free(*context);
+    *context = NULL;
+}
+
+const char *http_method(const struct http_request *request) { return request->method; }
+const char *http_path(const struct http_request *request) { return request->path; }
+
+const char *http_query(const struct http_request *request, const char *name)
+{
+    return MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, name);
+}
+
+const char *http_header(const struct http_request *request, const char *name)
+{
+    return MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, name);
+}
+
+struct each {
+    bool (*fn)(void *arg, const char *name, const char *value);
+    void *arg;
+};
+
+static enum MHD_Result each_value(void *arg, enum MHD_ValueKind kind, const char *name,
+                                  const char *value)
+{
+    struct each *each = arg;
+    return each->fn(each->arg, name, value ? value : "") ? MHD_YES : MHD_NO;
+}
+
+void http_query_each(const struct http_request *request,
+                     bool (*fn)(void *arg, const char *name, const char *value), void *arg)
+{
+    struct each each = { fn, arg };
+    MHD_get_connection_values(request->connection, MHD_GET_ARGUMENT_KIND, each_value, &each);
+}
+
+const char *http_body(const struct http_request *request, size_t *len)
+{
+    *len = request->body.len;
+    return (const char *)request->body.data;
+}
+
+int http_peer(const struct http_request *request, uid_t *uid, pid_t *pid)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct ucred peer;
+    socklen_t len = sizeof peer;
+    if (!info || getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
+        peer.pid == 0)
+        return -1;
+    *uid = peer.uid;
+    *pid = peer.pid;
+    return 0;
+}
+
+/* ---- answers ---- */
+
+void http_reply_header(struct http_request *request, const char *name, const char *value)
+{
+    buf_add(&request->headers, name, strlen(name) + 1);
+    buf_add(&request->headers, value, strlen(value) + 1);
+}
+
+static void add_headers(struct http_request *r)
+{
+    for (size_t at = 0; at < r->headers.len;) {
+        const char *name = (const char *)r->headers.data + at;
+        const char *value = name + strlen(name) + 1;
+        MHD_add_response_header(r->response, name, value);
+        at += strlen(name) + strlen(value) + 2;
+    }
+}
+
+void http_reply(struct http_request *request, unsigned status, const char *type, const void *body,
+                size_t len)
+{
+    request->response = MHD_create_response_from_buffer(len, (void *)body, MHD_RESPMEM_MUST_COPY);
+    if (!request->response)
+        abort();
+    request->status = status;
+    if (len)
+        MHD_add_response_header(request->response, "Content-Type", type);
+    MHD_add_response_header(request->response, "Cache-Control", "no-store");
+    MHD_add_response_header(request->response, "X-Content-Type-Options", "nosniff");
+    add_headers(request);
+    if (!request->suspended)
+        return;
+    request->suspended = false;
+    MHD_resume_connection(request->connection);
+    http_run(request->http);
+}
+
+void http_reply_json(struct http_request *request, unsigned status, json_t *take_json)
+{
+    AUTO(json_decref) json_t *json = take_json;
+    AUTO(free) char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    if (json && !text)
+        abort(); /* out of memory: all texts in it are UTF-8 */
+    AUTO(buf_fini) struct buf body = { 0 };
+    if (text)
+        buf_printf(&body, "%s\n", text);
+    http_reply(request, status, "application/json", body.data, body.len);
+}
+
+/* ---- life ---- */
+
+int http_create(struct loop *loop, int take_fd, http_handler handler, void *arg, struct http **out,
+                struct err *err)
+{
+    struct http *made = calloc(1, sizeof *made);
+    if (!made) {
+        fd_close(take_fd);
+        return err_set(err, ENOMEM, "out of memory");
+    }
+    AUTO(http_destroy) struct http *http = made;
+    http->loop = loop;
+    http->handler = handler;
+    http->arg = arg;
+    http->mhd = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, http,
+        MHD_OPTION_LISTEN_SOCKET, take_fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)HTTP_IDLE_S, MHD_OPTION_END);
+    if (!http->mhd) {
+        fd_close(take_fd);
+        return err_set(err, EIO, "libmicrohttpd does not start");
+    }
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->mhd, MHD_DAEMON_INFO_EPOLL_FD);
+    int r = loop_timer_create(loop, http_timeout, http, &http->timer, err);
+    if (r == 0)
+        r = loop_watch_create(loop, info->epoll_fd, LOOP_READ, http_ready, http, &http->watch, err);
+    if (r < 0)
+        return r;
+    *out = TAKE(http);
+    return 0;
+}
+
+void http_destroy(struct http *http)
+{
+    if (!http)
+        return;
+    http->closing = true;
+    if (http->watch)
+        loop_watch_destroy(http->watch);
+    if (http->timer)
+        loop_timer_destroy(http->timer);
+    for (struct http_request *r = http->requests; r; r = r->next)
+        if (r->suspended)
+            MHD_resume_connection(r->connection);
+    if (http->mhd)
+        MHD_stop_daemon(http->mhd);
+    free(http);
+}

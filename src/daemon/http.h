@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * HTTP/1.1 by libmicrohttpd on the daemon's loop: whole requests come in, answers go out, now or
+ * later.
+ *
+ * Bodies are at most HTTP_BODY_MAX bytes. Loop only.
+ */
+#ifndef DAEMON_HTTP_H
+#define DAEMON_HTTP_H
+
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/json.h"
+#include "base/loop.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+enum { HTTP_BODY_MAX = 1 << 20, HTTP_CONNECTIONS_MAX = 1000, HTTP_IDLE_S = 120 };
+
+struct http;
+struct http_request;
+
+/* Answers by http_reply_*, now or later, exactly once. */
+typedef void (*http_handler)(void *arg, struct http_request *request);
+
+/* Serves who connects to this listening socket; takes it. */
+int http_create(struct loop *loop, int take_fd, http_handler handler, void *arg, struct http **out,
+                struct err *err);
+/* Requests that were not answered are cut off. */
+void http_destroy(struct http *http);
+DEFINE_AUTO(struct http *, http_destroy)
+
+/* ---- a request; valid until it is answered ---- */
+
+const char *http_method(const struct http_request *request);
+const char *http_path(const struct http_request *request); /* decoded, without the query */
+/* NULL: not given. */
+const char *http_query(const struct http_request *request, const char *name);
+const char *http_header(const struct http_request *request, const char *name);
+/* Calls fn for each ?name=value; stops when it returns false. */
+void http_query_each(const struct http_request *request,
+                     bool (*fn)(void *arg, const char *name, const char *value), void *arg);
+const char *http_body(const struct http_request *request, size_t *len);
+/* Of a unix socket's peer; -1: not a unix socket. */
+int http_peer(const struct http_request *request, uid_t *uid, pid_t *pid);
+
+/* ---- answers ---- */
+
+/* Adds a header to the answer to come; text is copied. */
+void http_reply_header(struct http_request *request, const char *name, const char *value);
+void http_reply(struct http_request *request, unsigned status, const char *type, const void *body,
+                size_t len);
+void http_reply_json(struct http_request *request, unsigned status, json_t *take_json);
+
+#endif

@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * bedplated: keeps the virtual machines of a host, or of one user.
+ *
+ *   bedplated           for the host, as root: /var/lib/bedplate, /run/bedplate
+ *   bedplated --user    for one user: XDG_STATE_HOME/bedplate, XDG_RUNTIME_DIR/bedplate
+ *
+ * Its API is HTTP on the socket `api.sock` in the run directory. VMs are processes of their own and
+ * outlive it.
+ */
+#include "base/log.h"
+#include "base/text.h"
+#include "daemon/daemon.h"
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { LOCK_TRIES = 50 };
+enum { PATH_LIMIT = 60 /* a VM's sockets lie below it, and a socket's path has 107 bytes */ };
+
+static const char *const kinds[] = { "vms", "jobs", NULL };
+
+/* ---- directories ---- */
+
+static int directory_path(char out[PATH_MAX], const char *given, const char *variable,
+                          const char *below_home, const char *system, bool user, struct err *err)
+{
+    const char *xdg = getenv(variable), *home = getenv("HOME");
+    int n;
+    if (given)
+        n = snprintf(out, PATH_MAX, "%s", given);
+    else if (!user)
+        n = snprintf(out, PATH_MAX, "%s", system);
+    else if (xdg && *xdg == '/')
+        n = snprintf(out, PATH_MAX, "%s/bedplate", xdg);
+    else if (below_home && home && *home == '/')
+        n = snprintf(out, PATH_MAX, "%s/%s/bedplate", home, below_home);
+    else if (!below_home)
+        n = snprintf(out, PATH_MAX, "/tmp/bedplate-%u", (unsigned)geteuid());
+    else
+        return err_set(err, EINVAL, "HOME is not set; name a directory by --state-dir");
+    return n < PATH_MAX ? 0 : err_set(err, ENAMETOOLONG, "the path of a directory is too long");
+}
+
+/* Ours alone: whoever could write into it would be served as us. */
+static int directory_make(const char *path, struct err *err)
+{
+    struct stat st;
+    char part[PATH_MAX];
+    snprintf(part, sizeof part, "%s", path);
+    for (char *slash = part + 1; (slash = strchr(slash, '/')); *slash++ = '/') {
+        *slash = 0;
+        if (mkdir(part, 0755) < 0 && errno != EEXIST)
+            return err_errno(err, errno, "cannot make %s", part);
+    }
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return err_errno(err, errno, "cannot make %s", path);
+    if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode))
+        return err_set(err, ENOTDIR, "%s is no directory", path);
+    if (st.st_uid != geteuid() || (st.st_mode & 022))
+        return err_set(err, EPERM, "%s must belong to you and be writable by nobody else", path);
+    return 0;
+}
+
+static int lock_state(const char *state_dir, int *out, struct err *err)
+{
+    char path[PATH_MAX + 8];
+    snprintf(path, sizeof path, "%s/lock", state_dir);
+    AUTO(fd_close) int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_errno(err, errno, "cannot open %s", path);
+    /* A daemon that was killed while it started a VM leaves the lock to that child for a moment. */
+    for (unsigned tries = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; tries++) {
+        if (tries == LOCK_TRIES)
+            return err_set(err, EBUSY, "another bedplated uses %s", state_dir);
+        usleep(20000);
+    }
+    *out = TAKE_FD(fd);
+    return 0;
+}
+
+static int find_vmm(char out[PATH_MAX], struct err *err)
+{
+    static const char *const below[] = { "", "/../vmm", "/../../bin" };
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n > 0) {
+        self[n] = 0;
+        *strrchr(self, '/') = 0;
+        for (unsigned i = 0; i < sizeof below / sizeof *below; i++)
+            if (snprintf(out, PATH_MAX, "%s%s/bedplate-vmm", self, below[i]) < PATH_MAX &&
+                access(out, X_OK) == 0)
+                return 0;
+    }
+    return err_set(err, ENOENT, "the program bedplate-vmm is missing beside bedplated; reinstall");
+}
+
+/* ---- the socket ---- */
+
+static int listen_api(const char *run_dir, int *out, struct err *err)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    snprintf(addr.sun_path, sizeof addr.sun_path, "%s/api.sock", run_dir);
+    AUTO(fd_close) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    unlink(addr.sun_path); /* the lock says that nobody else serves it */
+    if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof addr) < 0 ||
+        chmod(addr.sun_path, 0600) < 0 || listen(fd, 128) < 0)
+        return err_errno(err, errno, "cannot listen on %s", addr.sun_path);
+    *out = TAKE_FD(fd);
+    return 0;
+}
+
+/* ---- life ---- */
+
+static void object_changed(void *arg, struct object *object, const json_t *was, const json_t *now)
+{
+    if (strcmp(object->kind, "vms") == 0)
+        vms_changed(arg, object, was, now);
+}
+
+static void on_signal(void *arg, unsigned events)
+{
+    struct daemon *daemon = arg;
+    log_info("ended by a signal; VMs run on");
+    loop_stop(daemon->loop, 0);
+}
+
+static int watch_signals(struct daemon *daemon, struct err *err)
+{
+    struct loop_watch *watch; /* the loop's */
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return fd < 0 ? err_errno(err, errno, "signalfd")
+                  : loop_watch_create(daemon->loop, fd, LOOP_READ, on_signal, daemon, &watch, err);
+}
+
+static int serve(struct daemon *daemon, struct err *err)
+{
+    char path[PATH_MAX + 8];
+    int listener = -1;
+    snprintf(path, sizeof path, "%s/store", daemon->state_dir);
+    int r = store_sqlite_open(daemon->loop, path, &daemon->store, err);
+    if (r == 0)
+        r = objects_create(daemon->store, kinds, object_changed, daemon, &daemon->objects, err);
+    if (r == 0)
+        r = vms_start(daemon, err);
+    if (r == 0)
+        r = listen_api(daemon->run_dir, &listener, err);
+    if (r == 0)
+        r = http_create(daemon->loop, listener, router_request, daemon, &daemon->http, err);
+    if (r == 0)
+        loop_run(daemon->loop);
+    vms_stop(daemon);
+    http_destroy(daemon->http);
+    objects_destroy(daemon->objects);
+    store_close(daemon->store);
+    return r;
+}
+
+static int run(struct daemon *daemon, const char *state_dir, const char *run_dir, struct err *err)
+{
+    AUTO(fd_close) int lock = -1;
+    int r = directory_path(daemon->state_dir, state_dir, "XDG_STATE_HOME", ".local/state",
+                           "/var/lib/bedplate", daemon->user, err);
+    if (r == 0)
+        r = directory_path(daemon->run_dir, run_dir, "XDG_RUNTIME_DIR", NULL, "/run/bedplate",
+                           daemon->user, err);
+    if (r == 0 && strlen(daemon->run_dir) > PATH_LIMIT)
+        r = err_set(
+            err, ENAMETOOLONG,
+            "the run directory %s is too long: VMs' sockets lie in it; name a shorter one by "
+            "--run-dir",
+            daemon->run_dir);
+    if (r == 0)
+        r = directory_make(daemon->state_dir, err);
+    if (r == 0)
+        r = directory_make(daemon->run_dir, err);
+    if (r == 0)
+        r = lock_state(daemon->state_dir, &lock, err);
+    if (r == 0)
+        r = find_vmm(daemon->vmm, err);
+    if (r == 0)
+        r = loop_create(&daemon->loop, err);
+    if (r == 0)
+        r = watch_signals(daemon, err);
+    if (r == 0)
+        r = serve(daemon, err);
+    loop_destroy(daemon->loop);
+    return r;
+}
+
+static const char usage[] =
+    "usage: bedplated [--user] [--state-dir DIR] [--run-dir DIR]\n\n"
+    "Keeps virtual machines. Its API is HTTP on the socket api.sock in the run directory.\n\n"
+    "  --user           for the user who starts it, without privileges\n"
+    "  --state-dir DIR  what survives (default /var/lib/bedplate; with --user "
+    "~/.local/state/bedplate)\n"
+    "  --run-dir DIR    sockets (default /run/bedplate; with --user $XDG_RUNTIME_DIR/bedplate)\n"
+    "  --openapi        print the OpenAPI document and exit\n"
+    "  --reference      print the API's reference page and exit\n"
+    "  --version        print the version and exit\n"
+    "  --help           print this and exit\n";
+
+static int print_openapi(void)
+{
+    AUTO(json_decref) json_t *document = api_openapi(BEDPLATE_VERSION);
+    json_dumpf(document, stdout, JSON_INDENT(2));
+    return puts("") < 0;
+}
+
+static int print_reference(void)
+{
+    AUTO(buf_fini) struct buf page = { 0 };
+    api_reference(&page);
+    return fwrite(page.data, 1, page.len, stdout) != page.len;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        { "user", no_argument, NULL, 'u' },          { "state-dir", required_argument, NULL, 's' },
+        { "run-dir", required_argument, NULL, 'r' }, { "openapi", no_argument, NULL, 'o' },
+        { "reference", no_argument, NULL, 'R' },     { "version", no_argument, NULL, 'v' },
+        { "help", no_argument, NULL, 'h' },          { NULL, 0, NULL, 0 },
+    };
+    static struct daemon daemon;
+    const char *state_dir = NULL, *run_dir = NULL;
+    struct err err = { 0 };
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;)
+        switch (c) {
+        case 'u': daemon.user = true; break;
+        case 's': state_dir = optarg; break;
+        case 'r': run_dir = optarg; break;
+        case 'o': return print_openapi();
+        case 'R': return print_reference();
+        case 'v': return printf("bedplated %s\n", BEDPLATE_VERSION) < 0;
+        case 'h': return fputs(usage, stdout) < 0;
+        default: return 2;
+        }
+    if (optind < argc) {
+        fprintf(stderr, "bedplated: unexpected argument '%s'\n", argv[optind]);
+        return 2;
+    }
+    daemon.started_ns = monotonic_ns();
+    int r = run(&daemon, state_dir, run_dir, &err);
+    if (r < 0)
+        fprintf(stderr, "bedplated: %s\n", err.text);
+    return r < 0;
+}

@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * From HTTP to objects and actions, driven by the tables of `api`: which paths there are, what a
+ * body must look like, what an answer may show.
+ */
+#include "base/log.h"
+#include "daemon/daemon.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+enum { LIST_LIMIT = 1000, LIST_LIMIT_MAX = 10000, SEGMENTS = 4 };
+
+/* ---- answers ---- */
+
+void reply_error(struct http_request *request, const struct api_error *error)
+{
+    if (error->status == 401)
+        http_reply_header(request, "WWW-Authenticate", "Bearer");
+    http_reply_json(request, error->status, api_error_json(error));
+}
+
+static void fail(struct http_request *request, unsigned status, const char *code,
+                 const char *message)
+{
+    struct api_error error = { 0 };
+    api_fail(&error, status, code, "", "%s", message);
+    reply_error(request, &error);
+}
+
+static json_t *show(const struct object *object)
+{
+    struct api_error error;
+    return api_show(api_resource_find(object->kind)->fields, object->json, NULL, &error);
+}
+
+static void add_etag(struct http_request *request, const struct object *object)
+{
+    char etag[32];
+    snprintf(etag, sizeof etag, "\"%llu\"", (unsigned long long)object->revision);
+    http_reply_header(request, "ETag", etag);
+}
+
+void reply_object(struct http_request *request, unsigned status, const struct object *object)
+{
+    char location[100];
+    snprintf(location, sizeof location, "/v1/%s/%s", object->kind, object->id);
+    add_etag(request, object);
+    if (status != 200)
+        http_reply_header(request, "Location", location);
+    http_reply_json(request, status, show(object));
+}
+
+/* ---- who asks ---- */
+
+/* On the unix socket: root and the user that the daemon runs as. */
+static int check_peer(struct http_request *request, struct api_error *error)
+{
+    uid_t uid;
+    pid_t pid;
+    if (http_peer(request, &uid, &pid) == 0 && (uid == 0 || uid == geteuid()))
+        return 0;
+    return api_fail(error, 403, "forbidden", "",
+                    "this socket is for root and the daemon's own user");
+}
+
+/* ---- lists ---- */
+
+struct listing {
+    const struct api_resource *resource;
+    const json_t *object; /* NULL: only checks the names of filters */
+    bool fits;
+    int result;
+    struct api_error *error;
+};
+
+static bool each_filter(void *arg, const char *name, const char *value)
+{
+    struct listing *l = arg;
+    static const char *const others[] = { "limit", "after", "fields" };
+    for (unsigned i = 0; i < sizeof others / sizeof *others; i++)
+        if (strcmp(others[i], name) == 0)
+            return true;
+    int r = api_filter(l->resource->fields, l->object, name, value, l->error);
+    if (r < 0)
+        l->result = -1;
+    l->fits &= r == 1;
+    return r == 1;
+}
+
+static int list_limit(struct http_request *request, size_t *limit, struct api_error *error)
+{
+    const char *text = http_query(request, "limit");
+    uint64_t n = LIST_LIMIT;
+    if (text && number_parse(text, 1, LIST_LIMIT_MAX, &n, NULL) < 0)
+        return api_fail(error, 400, "invalid", "limit", "must be from 1 to %d", LIST_LIMIT_MAX);
+    *limit = n;
+    return 0;
+}
+
+/* The list's order: names, or ids where there are none. */
+static const char *list_key(const struct object *object)
+{
+    const char *name = object_text(object, "name");
+    return *name ? name : object->id;
+}
+
+static void list_objects(struct daemon *daemon, struct http_request *request,
+                         const struct api_resource *resource)
+{
+    struct api_error error = { 0 };
+    size_t limit, count;
+    const char *after = http_query(request, "after"), *only = http_query(request, "fields");
+    AUTO(json_decref) json_t *items = json_array();
+    AUTO(json_decref) json_t *nothing = json_object();
+    struct listing probe = { resource, nothing, true, 0, &error };
+    http_query_each(request, each_filter, &probe); /* wrong filters fail on empty lists, too */
+    if (probe.result < 0 || list_limit(request, &limit, &error) < 0) {
+        reply_error(request, &error);
+        return;
+    }
+    struct object **list = objects_list(daemon->objects, resource->name, &count);
+    const char *next = NULL;
+    for (size_t i = 0; i < count && !next; i++) {
+        if (after && strcmp(list_key(list[i]), after) <= 0)
+            continue;
+        struct listing l = { resource, list[i]->json, true, 0, &error };
+        http_query_each(request, each_filter, &l);
+        if (!l.fits)
+            continue;
+        json_t *item = api_show(resource->fields, list[i]->json, only, &error);
+        if (!item) {
+            reply_error(request, &error);
+            return;
+        }
+        json_array_append_new(items, item);
+        if (json_array_size(items) == limit && i + 1 < count)
+            next = list_key(list[i]);
+    }
+    json_t *page = json_pack("{s:O}", "items", items);
+    if (next)
+        json_object_set_new(page, "next", json_string(next));
+    http_reply_json(request, 200, page);
+}
+
+static void list_events(struct http_request *request)
+{
+    struct api_error error = { 0 };
+    const char *after = http_query(request, "after");
+    size_t limit;
+    if (list_limit(request, &limit, &error) < 0) {
+        reply_error(request, &error);
+        return;
+    }
+    http_reply_json(
+        request, 200,
+        json_pack("{s:o}", "items",
+                  events_after(after ? strtoull(after, NULL, 10) : 0, limit,
+                               http_query(request, "kind"), http_query(request, "object"))));
+}
+
+/* ---- this host ---- */
+
+static json_t *host_json(struct daemon *daemon)
+{
+    char name[256] = "";
+    struct sysinfo info;
+    struct statvfs disk;
+    unsigned defined, running;
+    gethostname(name, sizeof name - 1);
+    sysinfo(&info);
+    vms_count(daemon, &defined, &running);
+    json_t *host = json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:i, s:i}", "id", name, "name", name,
+                             "version", BEDPLATE_VERSION, "cpus", get_nprocs(), "memory",
+                             (json_int_t)info.totalram * info.mem_unit, "memory_free",
+                             (json_int_t)info.freeram * info.mem_unit, "vms", (int)defined,
+                             "running", (int)running);
+    if (statvfs(daemon->state_dir, &disk) == 0)
+        json_object_set_new(host, "disk_free",
+                            json_integer((json_int_t)disk.f_bavail * (json_int_t)disk.f_frsize));
+    return host;
+}
+
+static void reply_metrics(struct daemon *daemon, struct http_request *request)
+{
+    unsigned defined, running;
+    AUTO(buf_fini) struct buf out = { 0 };
+    vms_count(daemon, &defined, &running);
+    buf_printf(&out,
+               "# HELP bedplate_vms Virtual machines that are defined.\n"
+               "# TYPE bedplate_vms gauge\nbedplate_vms %u\n"
+               "# HELP bedplate_vms_running Virtual machines that run.\n"
+               "# TYPE bedplate_vms_running gauge\nbedplate_vms_running %u\n"
+               "# HELP bedplate_http_requests_total Requests to the API.\n"
+               "# TYPE bedplate_http_requests_total counter\nbedplate_http_requests_total %llu\n"
+               "# HELP bedplate_http_refused_total Requests that were refused for who asked.\n"
+               "# TYPE bedplate_http_refused_total counter\nbedplate_http_refused_total %llu\n"
+               "# HELP bedplate_uptime_seconds Since the daemon started.\n"
+               "# TYPE bedplate_uptime_seconds gauge\nbedplate_uptime_seconds %llu\n",
+               defined, running, (unsigned long long)daemon->requests,
+               (unsigned long long)daemon->refused,
+               (unsigned long long)((monotonic_ns() - daemon->started_ns) / 1000000000));
+    http_reply(request, 200, "text/plain; version=0.0.4; charset=utf-8", out.data, out.len);
+}
+
+/* ---- bodies and preconditions ---- */
+
+static int body_json(struct http_request *request, json_t **out, struct api_error *error)
+{
+    size_t len;
+    struct err err;
+    const char *body = http_body(request, &len);
+    if (!len) {
+        *out = json_object();
+        return 0;
+    }
+    if (json_parse(body, len, out, &err) == 0)
+        return 0;
+    return api_fail(error, 400, "not-json", "", "the body is not JSON: %s", err.text);
+}
+
+/* If-Match: the revision that must still be the object's. */
+static int precondition(struct http_request *request, const struct object *object, uint64_t *expect,
+                        struct api_error *error)
+{
+    const char *match = http_header(request, "If-Match");
+    *expect = object->revision;
+    if (!match || strcmp(match, "*") == 0)
+        return 0;
+    char now[32];
+    snprintf(now, sizeof now, "\"%llu\"", (unsigned long long)object->revision);
+    if (strcmp(match, now) == 0)
+        return 0;
+    api_fail(error, 412, "changed", "", "it was changed meanwhile: its ETag is %s, not %.40s", now,
+             match);
+    api_hint(error, "read it again and repeat the change");
+    return -1;
+}
+
+/* ---- dispatch ---- */
+
+static void create(struct daemon *daemon, struct http_request *request,
+                   const struct api_resource *resource)
+{
+    struct api_error error = { 0 };
+    AUTO(json_decref) json_t *body = NULL;
+    json_t *object = NULL;
+    if (body_json(request, &body, &error) < 0 ||
+        api_check_new(resource->fields, body, &object, &error) < 0) {
+        reply_error(request, &error);
+        return;
+    }
+    vms_create(daemon, request, object); /* the only kind that clients create so far */
+}
+
+static void patch(struct daemon *daemon, struct http_request *request,
+                  const struct api_resource *resource, struct object *object)
+{
+    struct api_error error = { 0 };
+    AUTO(json_decref) json_t *body = NULL;
+    json_t *changed = NULL;
+    uint64_t expect;
+    bool live;
+    if (precondition(request, object, &expect, &error) < 0 ||
+        body_json(request, &body, &error) < 0 ||
+        api_check_patch(resource->fields, object->json, body, &changed, &live, &error) < 0) {
+        reply_error(request, &error);
+        return;
+    }
+    if (!live && strcmp(object_text(object, "state"), "stopped") != 0)
+        json_object_set_new(changed, "pending", json_true());
+    vms_patch(daemon, request, object, changed, expect);
+}
+
+static void act(struct daemon *daemon, struct http_request *request,
+                const struct api_resource *resource, struct object *object, const char *name)
+{
+    struct api_error error = { 0 };
+    AUTO(json_decref) json_t *body = NULL;
+    AUTO(json_decref) json_t *args = NULL;
+    const struct api_action *action = api_action_find(resource, name);
+    if (!action) {
+        api_fail(&error, 404, "not-found", "", "%s have no action '%.64s'", resource->name, name);
+        reply_error(request, &error);
+    } else if (body_json(request, &body, &error) < 0 ||
+               api_check_new(action->args, body, &args, &error) < 0) {
+        reply_error(request, &error);
+    } else {
+        vms_action(daemon, request, object, action->name, args);
+    }
+}
+
+static void on_object(struct daemon *daemon, struct http_request *request,
+                      const struct api_resource *resource, const char *which)
+{
+    struct api_error error = { 0 };
+    const char *method = http_method(request);
+    struct object *object = objects_find(daemon->objects, resource->name, which, &error);
+    uint64_t expect;
+    if (!object) {
+        reply_error(request, &error);
+    } else if (strcmp(method, "GET") == 0) {
+        reply_object(request, 200, object);
+    } else if (strcmp(method, "PATCH") == 0 && resource->verbs & API_CAN_PATCH) {
+        patch(daemon, request, resource, object);
+    } else if (strcmp(method, "DELETE") == 0 && resource->verbs & API_CAN_DELETE) {
+        if (precondition(request, object, &expect, &error) < 0)
+            reply_error(request, &error);
+        else
+            vms_delete(daemon, request, object);
+    } else {
+        fail(request, 405, "method", "this object does not take this method");
+    }
+}
+
+static void on_resource(struct daemon *daemon, struct http_request *request,
+                        const struct api_resource *resource, char *const *rest)
+{
+    struct api_error error = { 0 };
+    const char *method = http_method(request);
+    bool get = strcmp(method, "GET") == 0, post = strcmp(method, "POST") == 0;
+
+    if (strcmp(resource->name, "events") == 0 || strcmp(resource->name, "hosts") == 0) {
+        if (!get || rest[0])
+            fail(request, rest[0] ? 404 : 405, "method", "these are only listed");
+        else if (resource->name[0] == 'e')
+            list_events(request);
+        else
+            http_reply_json(request, 200, json_pack("{s:[o]}", "items", host_json(daemon)));
+    } else if (!rest[0] && get) {
+        list_objects(daemon, request, resource);
+    } else if (!rest[0] && post && resource->verbs & API_CAN_CREATE) {
+        create(daemon, request, resource);
+    } else if (!rest[0]) {
+        fail(request, 405, "method", "this list does not take this method");
+    } else if (!rest[1]) {
+        on_object(daemon, request, resource, rest[0]);
+    } else if (!post) {
+        fail(request, 405, "method", "actions are asked for by POST");
+    } else {
+        struct object *object = objects_find(daemon->objects, resource->name, rest[0], &error);
+        if (object)
+            act(daemon, request, resource, object, rest[1]);
+        else
+            reply_error(request, &error);
+    }
+}
+
+static void on_path(struct daemon *daemon, struct http_request *request, char *path)
+{
+    char *parts[SEGMENTS + 1] = { NULL }, *part;
+    unsigned count = 0;
+    while ((part = strsep(&path, "/")))
+        if (*part && count < SEGMENTS)
+            parts[count++] = part;
+        else if (*part)
+            count = SEGMENTS + 1;
+    const char *first = count ? parts[0] : "", *second = count > 1 ? parts[1] : "";
+    const struct api_resource *resource =
+        strcmp(first, "v1") == 0 && count <= SEGMENTS ? api_resource_find(second) : NULL;
+    if (resource)
+        on_resource(daemon, request, resource, parts + 2);
+    else if (strcmp(first, "metrics") == 0 && count == 1)
+        reply_metrics(daemon, request);
+    else if (strcmp(first, "v1") == 0 && strcmp(second, "version") == 0 && count == 2)
+        http_reply_json(request, 200,
+                        json_pack("{s:s, s:i}", "version", BEDPLATE_VERSION, "api", 1));
+    else if (strcmp(first, "v1") == 0 && strcmp(second, "health") == 0 && count == 2)
+        http_reply_json(request, 200, json_pack("{s:s}", "health", "good"));
+    else if (strcmp(first, "v1") == 0 && strcmp(second, "openapi.json") == 0 && count == 2)
+        http_reply_json(request, 200, api_openapi(BEDPLATE_VERSION));
+    else
+        fail(request, 404, "not-found",
+             "there is nothing at this path; /v1/openapi.json lists what there is");
+}
+
+void router_request(void *arg, struct http_request *request)
+{
+    struct daemon *daemon = arg;
+    struct api_error error = { 0 };
+    AUTO(free) char *path = strdup(http_path(request));
+    daemon->requests++;
+    if (!path) {
+        fail(request, 503, "memory", "out of memory");
+    } else if (check_peer(request, &error) < 0) {
+        daemon->refused++;
+        reply_error(request, &error);
+    } else {
+        on_path(daemon, request, path);
+    }
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A VM as the API has it, in the words of bedplate-vmm's options. */
+#include "daemon/daemon.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void copy(json_t *to, const char *option, const json_t *from, const char *field)
+{
+    json_t *value = json_object_get(from, field);
+    if (value && !(json_is_string(value) && !*json_string_value(value)))
+        json_object_set(to, option, value);
+}
+
+/* bedplate-vmm counts bare numbers in units of its own. */
+static void copy_size(json_t *to, const char *option, const json_t *from, const char *field)
+{
+    char text[32];
+    json_int_t bytes = json_integer_value(json_object_get(from, field));
+    snprintf(text, sizeof text, "%lldB", (long long)bytes);
+    if (bytes)
+        json_object_set_new(to, option, json_string(text));
+}
+
+static json_t *disk_config(const json_t *disk)
+{
+    static const char *const same[] = { "path",  "format",  "bus", "serial",
+                                        "cache", "discard", "iops" };
+    json_t *out = json_object();
+    for (unsigned i = 0; i < sizeof same / sizeof *same; i++) {
+        json_t *value = json_object_get(disk, same[i]);
+        if (value && !(json_is_integer(value) && json_integer_value(value) == 0))
+            json_object_set(out, same[i], value);
+    }
+    if (json_is_true(json_object_get(disk, "readonly")))
+        json_object_set_new(out, "readonly", json_true());
+    copy(out, "on-full", disk, "on_full");
+    copy_size(out, "bps", disk, "bps");
+    return out;
+}
+
+static json_t *net_config(const json_t *net)
+{
+    const char *backend = json_string_value(json_object_get(net, "backend"));
+    char text[40];
+    json_t *out = json_object();
+    if (strcmp(backend, "tap") == 0)
+        snprintf(text, sizeof text, "tap:%s", json_string_value(json_object_get(net, "tap")));
+    else
+        snprintf(text, sizeof text, "%s", backend);
+    json_object_set_new(out, "backend", json_string(text));
+    copy(out, "mac", net, "mac");
+    const char *model = json_string_value(json_object_get(net, "model"));
+    if (model && strcmp(model, "virtio") != 0)
+        copy(out, "model", net, "model");
+    json_t *forwards = json_object_get(net, "forwards");
+    if (json_array_size(forwards))
+        json_object_set(out, "hostfwd", forwards);
+    return out;
+}
+
+json_t *vm_config(const struct object *vm, const char *dir)
+{
+    static const char *const same[] = { "engine",   "cpu",    "cpus",    "memory",
+                                        "profile",  "kernel", "initrd",  "cmdline",
+                                        "firmware", "cdrom",  "watchdog" };
+    json_t *out = json_object(), *disks = json_array(), *nets = json_array();
+    for (unsigned i = 0; i < sizeof same / sizeof *same; i++)
+        copy(out, same[i], vm->json, same[i]);
+    copy_size(out, "memory", vm->json, "memory");
+    const char *boot = json_string_value(json_object_get(vm->json, "boot"));
+    if (boot && *boot) {
+        char order[16];
+        snprintf(order, sizeof order, "order=%.8s", boot);
+        json_object_set_new(out, "boot", json_string(order));
+    }
+    if (!json_object_get(out, "kernel") && !json_object_get(out, "firmware"))
+        json_object_set_new(out, "firmware", json_string("bios"));
+    const json_t *list = json_object_get(vm->json, "disks");
+    for (size_t i = 0; i < json_array_size(list); i++)
+        json_array_append_new(disks, disk_config(json_array_get(list, i)));
+    list = json_object_get(vm->json, "nets");
+    for (size_t i = 0; i < json_array_size(list); i++)
+        json_array_append_new(nets, net_config(json_array_get(list, i)));
+    json_object_set_new(out, "disk", disks);
+    json_object_set_new(out, "net", nets);
+    json_object_set_new(out, "run-dir", json_string(dir));
+    char serial[PATH_MAX + 32];
+    snprintf(serial, sizeof serial, "unix:%s/serial.sock", dir);
+    json_object_set_new(out, "serial", json_string(serial));
+    if (json_is_true(json_object_get(vm->json, "display"))) {
+        char text[PATH_MAX + 32];
+        snprintf(text, sizeof text, "vnc=unix:%s/vnc.sock", dir);
+        json_object_set_new(out, "display", json_pack("{s:s}", "viewer", text));
+    }
+    return out;
+}

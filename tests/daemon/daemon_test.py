@@ -1,0 +1,472 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""bedplated and bedplate as their users meet them:  daemon_test.py CASE --build BUILD --guest G
+
+The guest is tests/vmm/guest.S, which obeys single letters from its serial port.
+"""
+import argparse
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+LIMIT = 30
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+def check(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+def equal(got, want, what=""):
+    check(got == want, f"{what}: got {got!r}, want {want!r}")
+
+
+class Http(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("bedplate", timeout=LIMIT)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(LIMIT)
+        self.sock.connect(self.path)
+
+
+class Daemon:
+    """A bedplated --user with directories of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.env = dict(os.environ, XDG_STATE_HOME=os.path.join(folder, "s"), XDG_RUNTIME_DIR=os.path.join(folder, "r"))
+        self.socket = os.path.join(folder, "r", "bedplate", "api.sock")
+        self.process = None
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen([os.path.join(ARGS.build, "src/daemon/bedplated"), "--user"], env=self.env,
+                                        stderr=subprocess.PIPE)
+        deadline = time.monotonic() + LIMIT
+        while True:
+            try:
+                equal(self.call("GET", "/v1/health"), (200, {"health": "good"}))
+                return
+            except OSError:
+                check(self.process.poll() is None, self.process.stderr.read().decode() if self.process.poll() is not None else "")
+                check(time.monotonic() < deadline, "the daemon does not answer")
+                time.sleep(0.02)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def call(self, method, path, body=None, raw=None, **headers):
+        connection = Http(self.socket)
+        data = raw if raw is not None else json.dumps(body).encode() if body is not None else None
+        connection.request(method, path, data, {k.replace("_", "-"): v for k, v in headers.items()})
+        answer = connection.getresponse()
+        text = answer.read()
+        self.etag = answer.getheader("ETag")
+        connection.close()
+        return answer.status, json.loads(text) if text else None
+
+    def ok(self, method, path, body=None, **headers):
+        status, answer = self.call(method, path, body, **headers)
+        check(status < 300, f"{method} {path}: {status} {answer}")
+        return answer
+
+    def refused(self, method, path, status, words, body=None, raw=None, field=None, **headers):
+        got, answer = self.call(method, path, body, raw, **headers)
+        equal(got, status, f"{method} {path}: {answer}")
+        check(words in answer["error"]["message"] + answer["error"].get("hint", ""), f"no {words!r} in {answer}")
+        if field is not None:
+            equal(answer["error"].get("field", ""), field, path)
+
+    def job(self, answer):
+        """Waits for it; answers the job."""
+        deadline = time.monotonic() + LIMIT
+        while answer["state"] in ("running", "queued"):
+            check(time.monotonic() < deadline, f"the job goes on and on: {answer}")
+            time.sleep(0.02)
+            answer = self.ok("GET", "/v1/jobs/" + answer["id"])
+        return answer
+
+    def create(self, name, **fields):
+        vm = {"name": name, "memory": "32M", "kernel": ARGS.guest, "engine": "soft", "nets": [], **fields}
+        equal(self.job(self.ok("POST", "/v1/vms", vm))["state"], "done", "create")
+
+    def act(self, name, action, body=None):
+        return self.job(self.ok("POST", f"/v1/vms/{name}/{action}", body))
+
+    def done(self, name, action, body=None):
+        job = self.act(name, action, body)
+        equal(job["state"], "done", f"{action}: {job}")
+
+    def vm(self, name):
+        return self.ok("GET", "/v1/vms/" + name)
+
+    def becomes(self, name, state):
+        deadline = time.monotonic() + LIMIT
+        while self.vm(name)["state"] != state:
+            check(time.monotonic() < deadline, f"{name} does not become {state}: {self.vm(name)}")
+            time.sleep(0.02)
+
+    def console(self, name):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(LIMIT)
+        s.connect(self.vm(name)["console"])
+        return s
+
+    def cli(self, *words, status=0):
+        result = subprocess.run([os.path.join(ARGS.build, "src/cli/bedplate"), *words], env=self.env, capture_output=True,
+                                timeout=LIMIT * 2, check=False, text=True)
+        equal(result.returncode, status, f"bedplate {' '.join(words)}: {result.stdout} {result.stderr}")
+        return result.stdout if status == 0 else result.stderr
+
+    def processes(self):
+        """Pids of VMs' processes of this daemon."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    words = file.read().split(b"\0")
+                with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                    parent = file.read().rsplit(")", 1)[1].split()[1]
+            except OSError:
+                continue
+            if len(words) > 2 and words[0].endswith(b"bedplate-vmm") and self.folder.encode() in words[2]:
+                found.append((int(pid), int(parent)))
+        pids = {pid for pid, _ in found}
+        return [pid for pid, parent in found if parent not in pids]  # without their keepers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+
+
+@case
+def lifecycle(folder):
+    with Daemon(folder) as d:
+        d.create("a")
+        equal(d.vm("a")["state"], "stopped", "after create")
+        d.done("a", "start")
+        vm = d.vm("a")
+        equal((vm["state"], vm["wanted"], vm["running_engine"]), ("running", "running", "soft"))
+        equal([vm["pid"]], d.processes(), "processes")
+        d.done("a", "start")  # already there: nothing happens
+        equal(d.vm("a")["pid"], vm["pid"], "the same process")
+        d.ok("POST", "/v1/vms/a/pause")
+        equal(d.vm("a")["state"], "paused")
+        d.done("a", "start")
+        d.becomes("a", "running")
+        d.ok("POST", "/v1/vms/a/pause")
+        d.ok("POST", "/v1/vms/a/resume")
+        equal(d.vm("a")["state"], "running")
+        d.ok("POST", "/v1/vms/a/reset")
+        d.refused("DELETE", "/v1/vms/a", 409, "stop or kill it first")
+        # This guest does not hear the power button: the deadline comes.
+        started = time.monotonic()
+        d.done("a", "stop", {"timeout": 1})
+        check(time.monotonic() - started >= 1, "the guest had no time")
+        vm = d.vm("a")
+        equal((vm["state"], vm["exit"]["name"]), ("stopped", "quit"))
+        check("pid" not in vm and not d.processes(), f"a process is left: {vm}")
+        d.done("a", "restart")
+        equal(d.vm("a")["state"], "running")
+        pid = d.vm("a")["pid"]
+        d.done("a", "restart", {"timeout": 0})
+        check(d.vm("a")["pid"] != pid, "restart kept the process")
+        # The guest powers off.
+        d.console("a").sendall(b"p")
+        d.becomes("a", "stopped")
+        equal(d.vm("a")["exit"]["name"], "powered-off")
+        # A process that is killed is a failure, and says so.
+        d.done("a", "start")
+        os.kill(d.vm("a")["pid"], signal.SIGKILL)
+        d.becomes("a", "failed")
+        check("killed or crashed" in d.vm("a")["error"], d.vm("a"))
+        d.done("a", "start")
+        d.done("a", "kill")
+        equal(d.job(d.ok("DELETE", "/v1/vms/a"))["state"], "done")
+        d.refused("GET", "/v1/vms/a", 404, "there is no vm 'a'")
+        equal(os.listdir(os.path.join(folder, "r/bedplate/vms")), [], "run directories")
+
+
+@case
+def failures(folder):
+    with Daemon(folder) as d:
+        d.create("gone", kernel="/nonexistent/kernel")
+        job = d.act("gone", "start")
+        equal(job["state"], "failed")
+        check("/nonexistent/kernel" in job["error"]["message"], job)
+        vm = d.vm("gone")
+        equal((vm["state"], vm["wanted"]), ("failed", "stopped"))
+        check("/nonexistent/kernel" in vm["error"], vm)
+        d.ok("PATCH", "/v1/vms/gone", {"kernel": ARGS.guest})
+        d.done("gone", "start")
+        check("error" not in d.vm("gone"), "an old error stays")
+        # Restart policies.
+        d.create("again", restart="on-failure")
+        d.done("again", "start")
+        pid = d.vm("again")["pid"]
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + LIMIT
+        while d.vm("again").get("pid", pid) == pid or d.vm("again")["state"] != "running":
+            check(time.monotonic() < deadline, f"it was not started again: {d.vm('again')}")
+            time.sleep(0.05)
+        equal(d.vm("again")["restarts"], 1)
+        d.console("again").sendall(b"p")
+        d.becomes("again", "stopped")
+        d.create("always", restart="always")
+        d.done("always", "start")
+        d.console("always").sendall(b"p")
+        deadline = time.monotonic() + LIMIT
+        while d.vm("always").get("restarts") != 1 or d.vm("always")["state"] != "running":
+            check(time.monotonic() < deadline, "always did not start it again")
+            time.sleep(0.05)
+        d.done("always", "kill")
+        time.sleep(1.5)
+        equal(d.vm("always")["state"], "stopped", "killed is not started again")
+
+
+@case
+def requests(folder):
+    with Daemon(folder) as d:
+        d.create("web-1")
+        d.create("web-2", cpus=2, labels={"role": "web"})
+        d.create("db")
+        for path, status, words in (("/", 404, "nothing at this path"), ("/v1", 404, "openapi"), ("/v1/nothing", 404, "nothing"),
+                                    ("/v1/vms/x", 404, "there is no vm 'x'"), ("/v1/vms/web", 404, "2 vms begin with"),
+                                    ("/v1/vms?nope=1", 400, "cannot be filtered"), ("/v1/vms?limit=0", 400, "from 1"),
+                                    ("/v1/vms?fields=name,nope", 400, "no field 'nope'"), ("/v1/vms/a/b/c/d", 404, "nothing")):
+            d.refused("GET", path, status, words)
+        for body, field, words in (({}, "name", "required"), ({"name": "web-1"}, "name", "there is a VM"),
+                                   ({"name": "a/b"}, "name", "letters"), ({"name": "x" * 10000}, "name", "letters"),
+                                   ({"name": "x", "memory": "1"}, "memory", "from 2 MiB"), ({"name": "x", "cpsu": 1}, "cpsu", "'cpus'"),
+                                   ({"name": "x", "disks": [{"path": "/d", "size": 1}]}, "disks[0].size", "no field"),
+                                   ([], "", "JSON object"), ({"name": 7}, "name", "string")):
+            status = 409 if words == "there is a VM" else 422
+            d.refused("POST", "/v1/vms", status, words, body, field=field)
+        d.refused("POST", "/v1/vms", 400, "not JSON", raw=b"{")
+        d.refused("POST", "/v1/vms", 413, "larger", raw=b"[" + b"1," * 600000 + b"1]")
+        d.refused("PUT", "/v1/vms/db", 405, "method")
+        d.refused("POST", "/v1/vms/db/fly", 404, "no action 'fly'")
+        d.refused("POST", "/v1/vms/db/pause", 409, "does not run")
+        d.refused("POST", "/v1/vms/db/stop", 422, "from 0", {"timeout": -1}, field="timeout")
+        equal([vm["name"] for vm in d.ok("GET", "/v1/vms?fields=name")["items"]], ["db", "web-1", "web-2"])
+        page = d.ok("GET", "/v1/vms?limit=2")
+        equal((len(page["items"]), page["next"]), (2, "web-1"))
+        equal([vm["name"] for vm in d.ok("GET", "/v1/vms?limit=2&after=web-1")["items"]], ["web-2"])
+        equal(d.ok("GET", "/v1/vms?name=db")["items"][0]["name"], "db")
+        equal(d.vm("d")["name"], "db")
+        equal(d.vm(d.vm("db")["id"][:8])["name"], "db")
+
+        # Two edits at once: the second must read again.
+        d.ok("GET", "/v1/vms/db")
+        etag = d.etag
+        d.ok("PATCH", "/v1/vms/db", {"cpus": 3}, If_Match=etag)
+        d.refused("PATCH", "/v1/vms/db", 412, "read it again", {"cpus": 4}, If_Match=etag)
+        d.ok("PATCH", "/v1/vms/db", {"labels": {"a": "1"}})
+        d.ok("PATCH", "/v1/vms/db", {"labels": {"b": "2", "a": None}, "name": "data"})
+        vm = d.vm("data")
+        equal((vm["cpus"], vm["labels"]), (3, {"b": "2"}))
+        d.refused("PATCH", "/v1/vms/data", 409, "there is a VM", {"name": "web-1"})
+        d.refused("PATCH", "/v1/vms/data", 422, "after creation", {"profile": "micro-1"}, field="profile")
+        d.create("db")  # the name is free again
+        # What waits for the next start says so.
+        d.done("db", "start")
+        d.ok("PATCH", "/v1/vms/db", {"description": "live"})
+        check(not d.vm("db").get("pending"), "a live change waits")
+        d.ok("PATCH", "/v1/vms/db", {"cpus": 2})
+        check(d.vm("db")["pending"], "a change of vCPUs does not wait")
+        d.done("db", "restart", {"timeout": 0})
+        check(not d.vm("db")["pending"], "it still waits after the restart")
+        openapi = d.ok("GET", "/v1/openapi.json")
+        check("/v1/vms/{id}/start" in openapi["paths"], "no start in the OpenAPI document")
+        kinds = [event["kind"] for event in d.ok("GET", "/v1/events")["items"]]
+        check("vm.created" in kinds and "vm.started" in kinds, kinds)
+        connection = Http(d.socket)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        check("bedplate_vms_running 1\n" in text and "bedplate_http_requests_total" in text, text)
+        if os.path.exists("/usr/bin/promtool"):
+            result = subprocess.run(["promtool", "check", "metrics"], input=text.encode(), capture_output=True, check=False)
+            equal((result.returncode, result.stderr), (0, b""), "promtool")
+
+
+@case
+def cli(folder):
+    """The client starts the daemon itself."""
+    env = dict(os.environ, XDG_STATE_HOME=os.path.join(folder, "s"), XDG_RUNTIME_DIR=os.path.join(folder, "r"))
+    os.makedirs(env["XDG_RUNTIME_DIR"])
+    d = Daemon.__new__(Daemon)
+    d.folder, d.env, d.socket, d.process = folder, env, os.path.join(folder, "r/bedplate/api.sock"), None
+    try:
+        equal(json.loads(d.cli("list", "--json")), [])
+        d.cli("create", "a", "--kernel", ARGS.guest, "--memory", "32M", "--engine", "soft", "--net", "none", "--label", "x=y")
+        d.cli("start", "a")
+        check("running" in d.cli("list"), "list")
+        vm = json.loads(d.cli("info", "a", "--json"))
+        equal((vm["labels"], vm["nets"], vm["state"]), ({"x": "y"}, [], "running"))
+        d.cli("pause", "a")
+        equal(json.loads(d.cli("info", "a", "--json"))["state"], "paused")
+        d.cli("resume", "a")
+        d.cli("edit", "a", "--description", "mine", "--autostart", "enabled,order=7")
+        vm = json.loads(d.cli("info", "a", "--json"))
+        equal((vm["description"], vm["autostart"]["order"], vm["autostart"]["enabled"]), ("mine", 7, True))
+        d.cli("rename", "a", "b")
+        d.cli("stop", "--timeout", "0", "b")
+        check("there is no command 'fly'" in d.cli("fly", status=2), "unknown command")
+        check("unknown option '--cpsu'" in d.cli("create", "c", "--cpsu", "2", status=2), "unknown option")
+        check("--cpus needs a whole number" in d.cli("create", "c", "--cpus", "many", status=2), "number")
+        check("cpus: must be from 1 to 255" in d.cli("create", "c", "--cpus", "300", status=1), "range")
+        check("there is no vm 'zz'" in d.cli("start", "zz", status=3), "unknown VM")
+        check("--memory SIZE" in d.cli("create", "--help"), "help")
+        check("usage: bedplate rename VM NAME" in d.cli("rename", "b", status=2), "usage")
+        d.cli("delete", "b")
+        equal(d.cli("--quiet", "list"), "")
+        check("cannot talk to the daemon" in d.cli("--socket", "/nonexistent/s", "list", status=4), "no daemon")
+    finally:
+        pids = subprocess.run(["pgrep", "-f", "bedplated --user"], capture_output=True, text=True, check=False).stdout.split()
+        for pid in pids:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if folder.encode() in file.read():
+                    os.kill(int(pid), signal.SIGKILL)
+        for pid in d.processes():
+            os.kill(pid, signal.SIGKILL)
+
+
+def crash(folder, count, rounds, seconds):
+    """The daemon is killed again and again while VMs come and go; afterwards everything agrees."""
+    with Daemon(folder) as d:
+        names = [f"vm{i}" for i in range(count)]
+        for name in names:
+            d.create(name)
+        stop = threading.Event()
+
+        def work(number):
+            generator = random.Random(number)
+            while not stop.is_set():
+                name = generator.choice(names)
+                action = generator.choice(["start", "start", "kill", "stop", "restart", "pause", "resume", "patch", "recreate"])
+                try:
+                    if action == "patch":
+                        d.call("PATCH", f"/v1/vms/{name}", {"description": str(generator.random())})
+                    elif action == "recreate":
+                        d.call("DELETE", f"/v1/vms/{name}")
+                        d.call("POST", "/v1/vms", {"name": name, "memory": "32M", "kernel": ARGS.guest, "engine": "soft", "nets": []})
+                    else:
+                        body = {"timeout": 0} if action in ("stop", "restart") else None
+                        d.call("POST", f"/v1/vms/{name}/{action}", body)
+                except (OSError, http.client.HTTPException, ValueError):
+                    time.sleep(0.02)  # the daemon was killed
+
+        for round_number in range(rounds):
+            stop.clear()
+            workers = [threading.Thread(target=work, args=(round_number * 10 + i,)) for i in range(4)]
+            for worker in workers:
+                worker.start()
+            for _ in range(3):
+                time.sleep(random.random() * seconds)
+                d.kill()
+                d.start()
+            stop.set()
+            for worker in workers:
+                worker.join()
+            agree(d, names)
+
+
+def agree(d, names):
+    """The store, the processes and the run directories say the same, and nothing is under way."""
+    deadline = time.monotonic() + 30
+    while True:
+        vms = d.ok("GET", "/v1/vms?limit=10000")["items"]
+        jobs = [j for j in d.ok("GET", "/v1/jobs?limit=10000")["items"] if j["state"] == "running"]
+        why = []
+        if jobs:
+            why.append(f"jobs under way: {jobs}")
+        live = {vm["pid"] for vm in vms if vm["state"] in ("running", "paused")}
+        if live != set(d.processes()):
+            why.append(f"running {sorted(live)}, processes {sorted(d.processes())}")
+        for vm in vms:
+            if vm["state"] == "failed" or vm["state"] != vm["wanted"]:
+                why.append(f"{vm['name']} is {vm['state']}, wanted {vm['wanted']}: {vm.get('error')}")
+        left = set(os.listdir(os.path.join(d.folder, "r/bedplate/vms"))) - {vm["id"] for vm in vms}
+        if left:
+            why.append(f"run directories of nobody: {left}")
+        if len({vm["name"] for vm in vms}) != len(vms):
+            why.append("a name is there twice")
+        if not why:
+            return
+        check(time.monotonic() < deadline, "; ".join(why))
+        time.sleep(0.1)
+
+
+@case
+def crashes(folder):
+    crash(folder, 6, 3, 0.8)
+
+
+@case
+def crashes_long(folder):
+    crash(folder, 50, 20, 3)
+
+
+@case
+def bad_starts(folder):
+    program = os.path.join(ARGS.build, "src/daemon/bedplated")
+
+    def sentence(words, *options, **env):
+        result = subprocess.run([program, *options], capture_output=True, text=True, timeout=LIMIT, check=False,
+                                env=dict(os.environ, XDG_STATE_HOME=os.path.join(folder, "s"),
+                                         XDG_RUNTIME_DIR=os.path.join(folder, "r"), **env))
+        check(result.returncode == 1 and words in result.stderr, f"{options}: {result.returncode} {result.stderr}")
+
+    with Daemon(folder):
+        sentence("another bedplated uses", "--user")
+    sentence("too long", "--user", "--run-dir", "/tmp/" + "x" * 100)
+    with open(os.path.join(folder, "file"), "w", encoding="ascii"):
+        pass
+    sentence("cannot make", "--user", "--state-dir", os.path.join(folder, "file", "below"))
+    open_to_all = os.path.join(folder, "open")
+    os.mkdir(open_to_all)
+    os.chmod(open_to_all, 0o777)
+    sentence("writable by nobody else", "--user", "--run-dir", open_to_all)
+    for end in ("-wal", "-shm"):  # it would be mended out of its log
+        os.unlink(os.path.join(folder, "s/bedplate/store" + end))
+    with open(os.path.join(folder, "s/bedplate/store"), "r+b") as file:
+        file.write(b"no database at all" * 500)
+    sentence("store", "--user")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("case", choices=sorted(CASES))
+    parser.add_argument("--build", required=True)
+    parser.add_argument("--guest", required=True)
+    global ARGS
+    ARGS = parser.parse_args()
+    ARGS.guest = os.path.abspath(ARGS.guest)
+    with tempfile.TemporaryDirectory(prefix="bp") as folder:
+        CASES[ARGS.case](folder)
+
+
+if __name__ == "__main__":
+    main()
