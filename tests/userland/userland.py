@@ -129,6 +129,11 @@ class Guest:
             raise Fault(f"status {status} of: {command}\n{said[-3000:]}")
         return said
 
+    def kernel_faults(self):
+        """The lines of the kernel's log that nobody wants to see."""
+        pattern = "segfault|general protection fault|traps:|BUG:|WARNING:|Oops|rcu.*stall|soft lockup|EXT4-fs error"
+        return self.ssh(f"dmesg | grep -E '{pattern}' || true").splitlines()
+
     def power_off(self, limit=90):
         self.process.stdin.write(b"\rpoweroff\r")
         self.process.stdin.flush()

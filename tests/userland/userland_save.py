@@ -98,8 +98,8 @@ def run(args, guest, folder, dice):
             raise Fault(f"the compilation did not end; its log: {guest.ssh('cat /root/log; ps ax')}")
         time.sleep(2)
     equal(guest)
-    said = guest.ssh("cat /root/log; dmesg | grep -E 'segfault|protection|BUG|WARNING|Oops|stall|lockup|EXT4-fs error' || true")
-    if said.strip():
+    said = guest.ssh("cat /root/log").split() + guest.kernel_faults()
+    if said:
         raise Fault(f"the compilation or the kernel says: {said}")
     guest.power_off()
     sound(args, guest, folder)

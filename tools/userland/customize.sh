@@ -7,7 +7,6 @@ root=$1
 echo debian >"$root/etc/hostname"
 printf '127.0.0.1 localhost\n127.0.1.1 debian\n' >"$root/etc/hosts"
 echo '/dev/vda / ext4 errors=remount-ro 0 1' >"$root/etc/fstab"
-tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
 echo 'root:bedplate' | chroot "$root" chpasswd
 
 # The network of --net user: an address by DHCP, the resolver at its fixed address.
