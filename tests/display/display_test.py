@@ -118,6 +118,28 @@ def look_and_type(folder):
 
 
 @case
+def uefi(folder):
+    """OVMF draws in the monitor's own size, and hears the viewer's keys."""
+    path, control = os.path.join(folder, "vnc"), os.path.join(folder, "control")
+    with vmm_test.Vm("--firmware", "uefi", "--memory", "128M", "--display", "vnc=unix:" + path, "--control", "unix:" + control,
+                     boots=False) as vm:
+        client, viewer = vmm_test.Client(control), rfb.Viewer(path)
+        viewer.request(False)
+        vm.expect("Shell>", 120)
+        while viewer.waiting(0.5):
+            viewer.update()
+            viewer.request()
+        width, height, pixels = rfb.png_rgb(base64.b64decode(client.ok("screenshot")["png"]))
+        equal((viewer.width, viewer.height, width, height), (1280, 800, 1280, 800), "size")
+        check(viewer.rgb() == pixels and any(pixels), "the viewer's picture is another one")
+        check("graphics" in client.refused("screenshot", "ENODATA", format="text"), "text of graphics")
+        for scancode in (0x12, 0x2e, 0x23, 0x18, 0x39, 0x0a, 0x0b, 0x1c):  # echo 90
+            viewer.press(scancode)
+        vm.expect("\n90\r", 30)
+        viewer.close()
+
+
+@case
 def hostile_viewers(folder):
     path = os.path.join(folder, "vnc")
     with Grub(folder, "vnc=unix:" + path) as grub:
