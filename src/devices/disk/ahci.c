@@ -509,8 +509,9 @@ static void port_housekeeping(struct ahci_port *port)
     fis_d2h(fis, &tf, false);
     fis_post(port, area, AT_D2H, fis, sizeof fis);
     LOCKED(&port->ahci->pci.dev.lock);
+    /* No DHRS, for the FIS has no I bit (AHCI 1.3.1, 3.3.5). SeaBIOS would take it for the answer
+     * to a command that it may have issued meanwhile. */
     r->signature = 0;
-    r->is |= IS_DHRS;
     ahci_update_irq(port->ahci);
 }
 

@@ -28,14 +28,31 @@ static void wait_for(unsigned port, unsigned at, uint32_t mask, uint32_t value)
     fail_msg("register 0x%x of port %u stays 0x%x", at, port, reg(port, at));
 }
 
+/* The FIS with the signature is in memory; it sets no flag. */
+static void wait_for_signature(unsigned port)
+{
+    enum { AT_D2H = 0x40, D2H = 0x34 };
+    for (unsigned i = 0; i < 5000; i++) {
+        uint8_t type = 0;
+        mem_read(test_machine.m, FIS + port * 0x100 + AT_D2H, &type, 1);
+        if (type == D2H) {
+            assert_int_equal(reg(port, PxIS) & 1, 0);
+            return;
+        }
+        usleep(1000);
+    }
+    fail_msg("port %u posts no signature", port);
+}
+
 static void port_start(unsigned port)
 {
+    mem_write(test_machine.m, FIS + port * 0x100 + 0x40, "", 1);
     set(port, 0x00, LIST + port * 0x400);
     set(port, 0x08, FIS + port * 0x100);
     set(port, CMD, 0x16);
     set(port, CMD, 0x17);
     set(port, 0x14, 0xffffffff);
-    wait_for(port, PxIS, 1, 1); /* the signature */
+    wait_for_signature(port);
     set(port, PxIS, 0xffffffff);
     set(port, SERR, 0xffffffff);
 }
