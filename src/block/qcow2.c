@@ -454,6 +454,14 @@ static int qcow2_open(struct image *image, const struct image_options *options, 
     return image->readonly || options->for_check ? 0 : qcow2_start_writing(q, err);
 }
 
+/* Readers that are not as kind as we are expect the last cluster to be there whole. */
+static int qcow2_round_file(struct qcow2 *q)
+{
+    uint64_t size;
+    int r = store_size(q->image.store, &size);
+    return r == 0 && size < q->file_end ? store_truncate(q->image.store, q->file_end) : r;
+}
+
 static int qcow2_close(struct image *image)
 {
     struct qcow2 *q = qcow2_of(image);
@@ -464,6 +472,8 @@ static int qcow2_close(struct image *image)
             r = bitmaps_store(q);
         if (r == 0)
             r = qcow2_flush(image); /* refcounts that the first one let go down */
+        if (r == 0)
+            r = qcow2_round_file(q);
     }
     if (r < 0)
         log_error("%s: closing: %s; what was written since the last flush may be lost", image->path,

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Formats other than qcow2: what we make, others read and write, and the other way round.
+"""All formats: what we make, others read and write, and the other way round.
 
 Prints a matrix of format x operation x oracle; a cell that fails says why and the status is 1.
-qcow2 itself is in img_test.py. Second readers are libvhdi and libvmdk, and cryptsetup.
+qcow2's many options are in img_test.py. Second readers are libvhdi, libvmdk, libqcow, nbdkit, cryptsetup.
 """
 import argparse
 import json
@@ -18,7 +18,6 @@ import time
 
 from img_test import MIB, SIZE, Bench, Failed
 
-PASSPHRASE = b"correct horse\nbattery"
 # Read by a second reader's library; Debian's python has the modules.
 SECOND = {
     "vhdi": """
@@ -31,6 +30,13 @@ for path in sys.argv[1:]:
 size = files[-1].get_media_size()
 for at in range(0, size, 1 << 20):
     sys.stdout.buffer.write(files[-1].read_buffer_at_offset(min(1 << 20, size - at), at))
+""",
+    "qcow": """
+import pyqcow, sys
+f = pyqcow.file(); f.open(sys.argv[1])
+size = f.get_media_size()
+for at in range(0, size, 1 << 20):
+    sys.stdout.buffer.write(f.read_buffer_at_offset(min(1 << 20, size - at), at))
 """,
     "vmdk": """
 import pyvmdk, sys
@@ -79,6 +85,8 @@ VARIANTS = [
     Variant("luks", None, "iter-time=20,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256", key=True),
     Variant("luks", "version=2,kdf=pbkdf2,iter-time=20", None, key=True),
     Variant("luks", "version=2,kdf=argon2id,sector-size=4096", None, key=True),
+    Variant("qcow2", "", "", second="qcow"),
+    Variant("qcow2", "compat=0.10,cluster_size=4K", "compat=0.10,cluster_size=4K", second="qcow"),
     Variant("qcow2", "encrypt.format=luks,encrypt.iter-time=20", "encrypt.format=luks,encrypt.iter-time=20", key=True),
     Variant("qcow2", "encrypt.format=luks,encrypt.iter-time=20,extended_l2=on",
             "encrypt.format=luks,encrypt.iter-time=20,extended_l2=on", key=True),
@@ -92,8 +100,11 @@ class Formats(Bench):
 
     def __init__(self, binary, folder, seed):
         super().__init__(binary, folder, seed)
+        self.write_key(b"correct horse")
+
+    def write_key(self, passphrase):
         with open(self.path("key"), "wb") as f:
-            f.write(PASSPHRASE)
+            f.write(passphrase)
 
     def image(self, v, name="a"):
         return self.path(f"{name}.{v.fmt}")
@@ -164,8 +175,13 @@ def we_make(b, v):
     if v.ours is None:
         return None
     raw, img, oracles = b.make_source("source.raw"), b.image(v), []
+    if "version=2" in v.ours:  # nbdkit's filter, for version 1, takes a line only
+        b.write_key(b"correct horse\nbattery\n")
     b.make_ours(v, raw, img)
     b.we_agree(v, img, raw)
+    if v.second and b.second[v.second]:
+        b.second_agrees(v.second, raw, img)
+        oracles += [f"lib{v.second}"]
     if v.theirs is not None:
         b.they_check(v, img)
         b.they_agree(v, img, raw)
@@ -178,6 +194,10 @@ def we_make(b, v):
         b.run("cryptsetup", "luksOpen", "--test-passphrase", "--key-file", b.path("key"), img)
         b.run("cryptsetup", "luksDump", img)
         oracles += ["cryptsetup"]
+        if "version=2" not in v.ours and shutil.which("nbdkit"):
+            b.run("nbdkit", "-U", "-", "--filter=luks", "file", img, f"passphrase=+{b.path('key')}",
+                  "--run", f"qemu-img compare -q -f raw $uri {raw}")
+            oracles += ["nbdkit"]
         if "version=2,kdf=pbkdf2" in v.ours:  # then its content is read by qemu-img, too
             b.run("cryptsetup", "convert", "-q", "--type", "luks1", img)
             b.they_agree(v, img, raw)
@@ -187,9 +207,8 @@ def we_make(b, v):
                   "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", img)
             b.we_agree(v, img, raw)
             oracles += ["cryptsetup reencrypt"]
-    if v.second and b.second[v.second]:
+    if v.second and b.second[v.second] and v.second != "qcow":  # which knows no clusters of zeros
         b.second_agrees(v.second, raw, img)
-        oracles += [f"lib{v.second}"]
     return oracles
 
 
