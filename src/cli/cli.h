@@ -2,9 +2,11 @@
 /*
  * bedplate: what its files share.
  *
- *   main.c     the commands, and which of them is meant     client.c   HTTP to the daemon, which is
- * started when missing args.c     options out of the API's tables              output.c   tables
- * and sizes for people console.c  a VM's serial console on this terminal
+ *   main.c     the commands, and which of them is meant
+ *   client.c   HTTP to the daemon, which is started when missing
+ *   args.c     options out of the API's tables
+ *   output.c   tables and sizes for people
+ *   console.c  a VM's serial console on this terminal
  */
 #ifndef CLI_CLI_H
 #define CLI_CLI_H

@@ -2,10 +2,12 @@
 /*
  * The daemon: what its files share. One loop, one thread (the store has one of its own).
  *
- *   main.c     options, directories, sockets, start and end       router.c   HTTP to objects and
- * actions vms.c      virtual machines: what is asked against what is     events.c   what happened,
- * for those who follow objects.c  objects in memory over the store                    vm_config.c
- * a VM's configuration file
+ *   main.c        options, directories, sockets, start and end
+ *   router.c      HTTP to objects and actions
+ *   objects.c     objects in memory over the store
+ *   vms.c, vm_*.c virtual machines, see vms.h
+ *   vm_config.c   a VM's configuration file
+ *   events.c      what happened, for those who follow
  */
 #ifndef DAEMON_DAEMON_H
 #define DAEMON_DAEMON_H

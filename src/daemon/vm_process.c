@@ -1,0 +1,510 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A virtual machine: what was asked for ("wanted", kept in the store) against what is (the VM's
+ * process).
+ *
+ * vm_drive() looks at both and takes the next step towards the one from the other; it is called
+ * whenever either may have changed, and at the start of the daemon, so that nothing else must know
+ * at which step a former daemon was killed. Jobs are told what came of it: a job is over when its
+ * VM is as it wanted, or cannot be.
+ *
+ * A VM's process is a session of its own and no child that matters: daemons come and go. It is
+ * found again by its control socket, and its end by its lock and exit record in the run directory.
+ */
+#include "base/log.h"
+#include "base/text.h"
+#include "daemon/vms.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    CONNECT_MS = 10,      /* between looks for a starting VM's socket */
+    START_LIMIT_S = 60,   /* for a process to answer */
+    KILL_GRACE_MS = 5000, /* between "quit" and SIGKILL */
+    BACKOFF_MIN_MS = 1000,
+    BACKOFF_MAX_MS = 60000,
+    SETTLED_S = 60, /* a VM that ran so long begins with the shortest back-off again */
+};
+
+void vm_dir(const struct vm *vm, char out[PATH_MAX])
+{
+    if (snprintf(out, PATH_MAX, "%s/vms/%s", vm->daemon->run_dir, vm->id) >= PATH_MAX)
+        abort(); /* run_dir was checked at start */
+}
+
+/* ---- timers ---- */
+
+void timer_set(struct vm *vm, int timing, uint64_t ms)
+{
+    vm->timing = timing;
+    if (timing == TIMER_NONE)
+        loop_timer_disarm(vm->timer);
+    else
+        loop_timer_arm(vm->timer, monotonic_ns() + ms * 1000000ull);
+}
+
+/* ---- the process ---- */
+
+static void process_gone(struct vm *vm);
+
+static void pid_forget(struct vm *vm)
+{
+    if (vm->pid_watch)
+        loop_watch_destroy(TAKE(vm->pid_watch));
+    fd_close(vm->pid_fd);
+    vm->pid_fd = -1;
+    vm->pid = 0;
+}
+
+static void pid_ended(void *arg, unsigned events)
+{
+    struct vm *vm = arg;
+    waitpid(vm->pid, NULL, WNOHANG); /* when it was our child */
+    process_gone(vm);
+}
+
+/* Its end is noticed from now on. */
+static void pid_follow(struct vm *vm, pid_t pid)
+{
+    if (vm->pid == pid && vm->pid_watch)
+        return;
+    pid_forget(vm);
+    vm->pid = pid;
+    vm->pid_fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (vm->pid_fd < 0 || loop_watch_create(vm->daemon->loop, vm->pid_fd, LOOP_READ, pid_ended, vm,
+                                            &vm->pid_watch, NULL) < 0)
+        log_warning("%s: its process %d cannot be followed", vm->id, (int)pid);
+}
+
+/* Does a process hold the run directory? */
+static bool lock_held(const char *dir)
+{
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/lock", dir) >= (int)sizeof path)
+        return false;
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return false;
+    bool held = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+    close(fd);
+    return held;
+}
+
+/* The last line that it said, for a process that ended before it could leave a record. */
+static void last_words(const char *dir, char *out, size_t len)
+{
+    char path[PATH_MAX + 16];
+    AUTO(buf_fini) struct buf text = { 0 };
+    snprintf(path, sizeof path, "%s/stderr", dir);
+    if (file_read(path, 64 << 10, &text, NULL) < 0 || !text.len)
+        return;
+    text.data[text.len - 1] = 0; /* its newline */
+    const char *line = strrchr((const char *)text.data, '\n');
+    line = line ? line + 1 : (const char *)text.data;
+    const char *colon = strncmp(line, "bedplate-vmm: ", 14) == 0 ? line + 14 : line;
+    if (*colon)
+        snprintf(out, len, "%s", colon);
+}
+
+static json_t *exit_record(const struct vm *vm)
+{
+    char dir[PATH_MAX], path[PATH_MAX + 16], why[300] = "its process was killed or crashed";
+    json_t *record = NULL;
+    struct err err;
+    vm_dir(vm, dir);
+    snprintf(path, sizeof path, "%s/exit.json", dir);
+    if (json_parse_file(path, &record, &err) < 0 || !json_is_object(record)) {
+        json_decref(record);
+        if (vm->real == STARTING)
+            last_words(dir, why, sizeof why);
+        record = json_pack("{s:i, s:s, s:s, s:f}", "status", 255, "name", "killed", "reason", why,
+                           "time", time_now());
+        return record ? record : json_pack("{s:i, s:s}", "status", 255, "name", "killed");
+    }
+    json_object_set_new(record, "time", json_real(time_now()));
+    return record;
+}
+
+static int write_config(struct vm *vm, const char *dir, struct err *err)
+{
+    char path[PATH_MAX + 16];
+    AUTO(json_decref) json_t *config = vm_config(vm_object(vm), dir);
+    AUTO(free) char *text = json_dumps(config, JSON_INDENT(2));
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    AUTO(fd_close) int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_errno(err, errno, "cannot write %s", path);
+    int r = write_full(fd, text, strlen(text));
+    return r < 0 ? err_errno(err, -r, "cannot write %s", path) : 0;
+}
+
+/* In a session of its own; what it says to standard error before it has a log is kept beside it. */
+static int spawn(struct vm *vm, const char *dir, pid_t *pid, struct err *err)
+{
+    char config[PATH_MAX + 16], errors[PATH_MAX + 16];
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    sigset_t none, all;
+    snprintf(config, sizeof config, "%s/config.json", dir);
+    char *const argv[] = { vm->daemon->vmm, (char *)"--config", config, NULL };
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0);
+    posix_spawn_file_actions_adddup2(&actions, 0, 1);
+    snprintf(errors, sizeof errors, "%s/stderr", dir);
+    posix_spawn_file_actions_addopen(&actions, 2, errors, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    sigemptyset(&none);
+    sigfillset(&all);
+    posix_spawnattr_init(&attr);
+    posix_spawnattr_setflags(&attr,
+                             POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setsigmask(&attr, &none);
+    posix_spawnattr_setsigdefault(&attr, &all);
+    int r = posix_spawn(pid, vm->daemon->vmm, &actions, &attr, argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attr);
+    return r ? err_errno(err, r, "cannot start %s", vm->daemon->vmm) : 0;
+}
+
+static void start_failed(struct vm *vm, const char *why)
+{
+    vm->real = GONE;
+    timer_set(vm, TIMER_NONE, 0);
+    vm_event(vm, "vm.failed", json_pack("{s:s}", "reason", why));
+    vm_tell(vm,
+            json_pack("{s:s, s:s, s:s, s:n}", "state", "failed", "wanted", "stopped", "error", why,
+                      "pid"),
+            "failed", job_error("start-failed", why, "bedplate logs shows more"));
+}
+
+static void vm_start(struct vm *vm)
+{
+    char dir[PATH_MAX], exit_path[PATH_MAX + 16];
+    struct err err;
+    pid_t pid;
+    vm_dir(vm, dir);
+    if (lock_held(dir)) { /* it runs already: a daemon before us was killed after starting it */
+        vm->real = STARTING;
+        vm->start_deadline_ns = monotonic_ns() + START_LIMIT_S * 1000000000ull;
+        timer_set(vm, TIMER_CONNECT, 0);
+        return;
+    }
+    if (mkdir(dir, 0700) < 0 && errno != EEXIST) {
+        err_errno(&err, errno, "cannot make %s", dir);
+        start_failed(vm, err.text);
+        return;
+    }
+    snprintf(exit_path, sizeof exit_path, "%s/exit.json", dir);
+    unlink(exit_path);
+    if (write_config(vm, dir, &err) < 0 || spawn(vm, dir, &pid, &err) < 0) {
+        start_failed(vm, err.text);
+        return;
+    }
+    vm->real = STARTING;
+    vm->asked_to_stop = vm->killing = vm->asked_to_pause = false;
+    vm->start_deadline_ns = monotonic_ns() + START_LIMIT_S * 1000000000ull;
+    pid_follow(vm, pid);
+    timer_set(vm, TIMER_CONNECT, CONNECT_MS);
+}
+
+/* ---- the process's word ---- */
+
+static void client_free_posted(void *arg) { vmm_client_destroy(arg); }
+
+/* Not at once: we may be inside one of its call-backs. */
+static void client_drop(struct vm *vm)
+{
+    if (vm->client)
+        loop_post(vm->daemon->loop, client_free_posted, TAKE(vm->client));
+}
+
+static void status_known(void *arg, const json_t *ok, const struct err *err)
+{
+    struct vm *vm = arg;
+    const char *state = json_string_value(json_object_get(ok, "state"));
+    const char *engine = json_string_value(json_object_get(ok, "engine"));
+    if (!state || vm->real == GONE)
+        return; /* its end is noticed elsewhere */
+    bool was_up = vm->real == UP;
+    vm->real = UP;
+    vm->paused = strcmp(state, "running") != 0;
+    if (!was_up) {
+        vm->up_since_ns = monotonic_ns();
+        timer_set(vm, TIMER_NONE, 0);
+        vm_event(vm, "vm.started", NULL);
+    }
+    bool settled = strcmp(vm_wanted(vm), vm->paused ? "paused" : "running") == 0;
+    vm_tell(vm,
+            json_pack("{s:s, s:i, s:s, s:n, s:b}", "state", vm->paused ? "paused" : "running",
+                      "pid", (int)vm->pid, "running_engine", engine ? engine : "", "error",
+                      "pending", 0),
+            settled ? "done" : NULL, NULL);
+    vm_drive(vm);
+}
+
+static void client_ready(void *arg, pid_t pid)
+{
+    struct vm *vm = arg;
+    pid_follow(vm, pid);
+    vmm_client_ask(vm->client, "status", NULL, -1, status_known, vm);
+}
+
+static void client_event(void *arg, const char *what, const json_t *event)
+{
+    struct vm *vm = arg;
+    static const struct {
+        const char *what, *kind;
+    } told[] = { { "paused", "vm.paused" },       { "reset", "vm.reset" },
+                 { "disk-full", "vm.disk-full" }, { "disk-error", "vm.disk-error" },
+                 { "watchdog", "vm.watchdog" },   { "panicked", "vm.panicked" } };
+    for (unsigned i = 0; i < sizeof told / sizeof *told; i++)
+        if (strcmp(told[i].what, what) == 0)
+            vm_event(vm, told[i].kind, NULL);
+    if (strcmp(what, "running") == 0 || strcmp(what, "paused") == 0)
+        vmm_client_ask(vm->client, "status", NULL, -1, status_known, vm);
+}
+
+/* The socket closes before the process is gone; that is noticed by its pid. */
+static void client_lost(void *arg)
+{
+    struct vm *vm = arg;
+    client_drop(vm);
+    if (!vm->pid_watch)
+        process_gone(vm);
+}
+
+static const struct vmm_client_calls client_calls = { client_ready, client_event, client_lost };
+
+static void try_connect(struct vm *vm)
+{
+    char dir[PATH_MAX], path[PATH_MAX + 16];
+    vm_dir(vm, dir);
+    snprintf(path, sizeof path, "%s/control.sock", dir);
+    int r = vmm_client_create(vm->daemon->loop, path, &client_calls, vm, &vm->client, NULL);
+    if (r == 0)
+        return;
+    if (!vm->pid_watch && !lock_held(dir)) {
+        process_gone(vm);
+        return;
+    }
+    if (monotonic_ns() > vm->start_deadline_ns) {
+        if (vm->pid)
+            kill(vm->pid, SIGKILL);
+        start_failed(vm, "its process does not answer; it was killed");
+        return;
+    }
+    timer_set(vm, TIMER_CONNECT, CONNECT_MS);
+}
+
+/* ---- its end ---- */
+
+static bool restart_wanted(const struct vm *vm, int status)
+{
+    struct object *object = vm_object(vm);
+    const char *policy = object ? object_text(object, "restart") : "never";
+    if (strcmp(vm_wanted(vm), "running") != 0)
+        return false;
+    return strcmp(policy, "always") == 0 || (strcmp(policy, "on-failure") == 0 && status != 0);
+}
+
+static void restart_later(struct vm *vm, json_t *take_patch)
+{
+    bool settled = monotonic_ns() - vm->up_since_ns > SETTLED_S * 1000000000ull;
+    vm->backoff_ms = settled || !vm->backoff_ms ? BACKOFF_MIN_MS : vm->backoff_ms * 2;
+    vm->backoff_ms = vm->backoff_ms < BACKOFF_MAX_MS ? vm->backoff_ms : BACKOFF_MAX_MS;
+    json_int_t count = json_integer_value(json_object_get(vm_object(vm)->json, "restarts"));
+    json_object_set_new(take_patch, "restarts", json_integer(count + 1));
+    json_object_set_new(take_patch, "state", json_string("starting"));
+    vm_tell(vm, take_patch, NULL, NULL);
+    timer_set(vm, TIMER_RESTART, vm->backoff_ms);
+}
+
+static void process_gone(struct vm *vm)
+{
+    json_t *record = exit_record(vm);
+    int status = (int)json_integer_value(json_object_get(record, "status"));
+    const char *reason = json_string_value(json_object_get(record, "reason"));
+    bool was_starting = vm->real == STARTING,
+         wanted_up = strcmp(vm_wanted(vm), "running") == 0 || strcmp(vm_wanted(vm), "paused") == 0;
+    char why[400];
+    snprintf(why, sizeof why, "%s", reason ? reason : "no reason is known");
+    client_drop(vm);
+    pid_forget(vm);
+    vm->real = GONE;
+    vm->paused = false;
+    timer_set(vm, TIMER_NONE, 0);
+    vm_event(vm, "vm.ended", json_pack("{s:i, s:s}", "status", status, "reason", why));
+    json_t *patch = json_pack("{s:o, s:n, s:n}", "exit", record, "pid", "running_engine");
+    if (!vm_object(vm)) {
+        json_decref(patch);
+        return;
+    }
+    if (vm->restart) {
+        json_object_set_new(patch, "wanted", json_string("running"));
+        json_object_set_new(patch, "state", json_string("starting"));
+        vm->restart = false;
+        vm_tell(vm, patch, NULL, NULL);
+        vm_start(vm);
+        return;
+    }
+    if (was_starting && wanted_up && vm->job[0]) {
+        vm_tell(vm, patch, NULL, NULL);
+        start_failed(vm, why);
+        return;
+    }
+    if (restart_wanted(vm, status)) {
+        restart_later(vm, patch);
+        return;
+    }
+    bool failed = wanted_up && status != 0 && status != 7 && status != 8;
+    json_object_set_new(patch, "state", json_string(failed ? "failed" : "stopped"));
+    json_object_set_new(patch, "error", failed ? json_string(why) : json_null());
+    if (wanted_up)
+        json_object_set_new(patch, "wanted", json_string("stopped"));
+    bool deleting = strcmp(vm_wanted(vm), "deleted") == 0;
+    vm_tell(vm, patch,
+            deleting ? NULL
+            : failed ? "failed"
+                     : "done",
+            failed ? job_error("ended", why, NULL) : NULL);
+    if (deleting)
+        vm_drive(vm);
+}
+
+static void remove_dir(const char *path)
+{
+    DIR *dir = opendir(path);
+    struct dirent *entry;
+    while (dir && (entry = readdir(dir)))
+        if (entry->d_name[0] != '.')
+            unlinkat(dirfd(dir), entry->d_name, 0);
+    if (dir)
+        closedir(dir);
+    rmdir(path);
+}
+
+static void deleted(struct update *u, const struct api_error *error)
+{
+    if (!error)
+        vm_forget(u->vm);
+}
+
+static void vm_delete(struct vm *vm)
+{
+    char dir[PATH_MAX];
+    vm_dir(vm, dir);
+    remove_dir(dir);
+    struct update *u = update_new(vm, NULL);
+    u->delete_vm = true;
+    strcpy(u->job, vm->job);
+    u->job_patch = json_pack("{s:s, s:f, s:i, s:n}", "state", "done", "ended", time_now(),
+                             "progress", 100, "stage");
+    u->then = deleted;
+    vm_event(vm, "vm.deleted", NULL);
+    update_queue(u);
+}
+
+/* ---- the next step ---- */
+
+static void kill_asked(struct vm *vm)
+{
+    if (vm->killing)
+        return;
+    vm->killing = true;
+    if (vm->client)
+        vmm_client_ask(vm->client, "quit", NULL, -1, NULL, NULL);
+    else if (vm->pid)
+        kill(vm->pid, SIGKILL);
+    timer_set(vm, TIMER_KILL, KILL_GRACE_MS);
+}
+
+static void stop_asked(struct vm *vm)
+{
+    if (vm->asked_to_stop || vm->killing)
+        return;
+    vm->asked_to_stop = true;
+    if (vm->paused)
+        vmm_client_ask(vm->client, "resume", NULL, -1, NULL, NULL); /* to hear its power button */
+    vmm_client_ask(vm->client, "power-button", NULL, -1, NULL, NULL);
+    timer_set(vm, TIMER_STOP, vm->stop_timeout_s * 1000ull);
+}
+
+void vm_drive(struct vm *vm)
+{
+    const char *wanted = vm_wanted(vm);
+    bool up = strcmp(wanted, "running") == 0 || strcmp(wanted, "paused") == 0;
+
+    if (vm->real == STARTING)
+        return; /* its first status drives on */
+    if (up && vm->real == GONE && vm->timing != TIMER_RESTART)
+        vm_start(vm);
+    else if (up && vm->real == UP && vm->paused != (strcmp(wanted, "paused") == 0) &&
+             !vm->asked_to_pause)
+        vmm_client_ask(vm->client, vm->paused ? "resume" : "pause", NULL, -1, NULL, NULL);
+    else if (strcmp(wanted, "stopped") == 0 && vm->real == UP)
+        vm->stop_timeout_s || vm->restart ? stop_asked(vm) : kill_asked(vm);
+    else if (strcmp(wanted, "deleted") == 0)
+        vm->real == UP ? kill_asked(vm) : vm_delete(vm);
+}
+
+void vm_timer(void *arg)
+{
+    struct vm *vm = arg;
+    switch (vm->timing) {
+    case TIMER_NONE: break;
+    case TIMER_CONNECT: try_connect(vm); break;
+    case TIMER_STOP:
+        vm_event(vm, "vm.stop-deadline", NULL);
+        kill_asked(vm);
+        break;
+    case TIMER_KILL:
+        if (vm->pid)
+            kill(vm->pid, SIGKILL);
+        break;
+    case TIMER_RESTART:
+        vm->timing = TIMER_NONE;
+        if (strcmp(vm_wanted(vm), "running") == 0)
+            vm_start(vm);
+        break;
+    }
+}
+
+/* What is real, and then on from there. */
+void vm_adopt(struct vm *vm)
+{
+    char dir[PATH_MAX];
+    const char *wanted = vm_wanted(vm), *state = object_text(vm_object(vm), "state");
+    vm_dir(vm, dir);
+    if (lock_held(dir)) {
+        vm->real = STARTING;
+        vm->start_deadline_ns = monotonic_ns() + START_LIMIT_S * 1000000000ull;
+        timer_set(vm, TIMER_CONNECT, 0);
+        return;
+    }
+    bool was_up = strcmp(state, "running") == 0 || strcmp(state, "paused") == 0 ||
+                  strcmp(state, "stopping") == 0;
+    if (was_up) { /* it ended while nobody looked */
+        process_gone(vm);
+        return;
+    }
+    if (vm->job[0] && strcmp(wanted, "stopped") == 0)
+        vm_tell(vm, json_pack("{s:s}", "state", "stopped"), "done", NULL);
+    else
+        vm_drive(vm);
+}
+
+void vm_release(struct vm *vm)
+{
+    client_drop(vm);
+    pid_forget(vm);
+}

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Keeping what changed of a VM, in the order in which it changed. */
+#include "base/log.h"
+#include "daemon/vms.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t last_job;
+
+static void update_try(struct update *u);
+
+void update_free(struct update *u)
+{
+    json_decref(u->vm_patch);
+    json_decref(u->job_patch);
+    json_decref(u->vm_new);
+    json_decref(u->job_new);
+    free(u);
+}
+
+static void update_over(struct update *u, const struct api_error *error)
+{
+    struct vm *vm = u->vm;
+    bool goes = (u->delete_vm && !error) || (u->vm_new && error); /* `then` forgets the VM */
+    vm->updates = u->next;
+    if (!vm->updates)
+        vm->updates_end = &vm->updates;
+    else if (!goes)
+        update_try(vm->updates);
+    if (error)
+        log_error("VM %s: %s", vm->id, error->message);
+    if (u->then)
+        u->then(u, error);
+    update_free(u);
+}
+
+static void update_done(void *arg, struct object *object, const struct api_error *error)
+{
+    struct update *u = arg;
+    if (error && error->status == 412 && !u->vm_new)
+        update_try(u); /* on what somebody else made of it */
+    else
+        update_over(u, error);
+}
+
+static json_t *patched(const struct object *object, json_t *patch)
+{
+    json_t *json = object_edit(object), *value;
+    const char *key;
+    json_object_foreach(patch, key, value)
+    {
+        if (json_is_null(value))
+            json_object_del(json, key);
+        else
+            json_object_set(json, key, value);
+    }
+    return json;
+}
+
+static void nothing_to_keep(void *arg) { update_over(arg, NULL); }
+
+static void update_try(struct update *u)
+{
+    struct objects_change changes[2];
+    struct objects *objects = u->vm->daemon->objects;
+    unsigned count = 0;
+    struct object *vm = vm_object(u->vm);
+    struct object *job = u->job[0] ? objects_get(objects, "jobs", u->job) : NULL;
+    if (u->vm_new)
+        changes[count++] = (struct objects_change){ .kind = "vms",
+                                                    .id = u->vm->id,
+                                                    .take_json = json_deep_copy(u->vm_new) };
+    else if (vm && (u->vm_patch || u->delete_vm))
+        changes[count++] = (struct objects_change){
+            .kind = "vms",
+            .id = vm->id,
+            .take_json = u->delete_vm ? NULL : patched(vm, u->vm_patch),
+            .expect = vm->revision,
+        };
+    if (u->job_new)
+        changes[count++] = (struct objects_change){ .kind = "jobs",
+                                                    .id = u->job,
+                                                    .take_json = json_deep_copy(u->job_new) };
+    else if (job && u->job_patch)
+        changes[count++] = (struct objects_change){ .kind = "jobs",
+                                                    .id = job->id,
+                                                    .take_json = patched(job, u->job_patch),
+                                                    .expect = job->revision };
+    if (count)
+        objects_change(objects, changes, count, update_done, u);
+    else
+        loop_post(u->vm->daemon->loop, nothing_to_keep, u);
+}
+
+struct update *update_new(struct vm *vm, json_t *take_patch)
+{
+    struct update *u = calloc(1, sizeof *u);
+    if (!u)
+        abort();
+    u->vm = vm;
+    u->vm_patch = take_patch;
+    return u;
+}
+
+void update_queue(struct update *u)
+{
+    struct vm *vm = u->vm;
+    *vm->updates_end = u;
+    vm->updates_end = &u->next;
+    if (vm->updates == u)
+        update_try(u);
+}
+
+void vm_tell(struct vm *vm, json_t *take_patch, const char *job_state, json_t *take_error)
+{
+    struct update *u = update_new(vm, take_patch);
+    if (vm->job[0] && vm->job_kept && job_state) {
+        strcpy(u->job, vm->job);
+        u->job_patch =
+            json_pack("{s:s, s:f, s:n}", "state", job_state, "ended", time_now(), "stage");
+        if (take_error)
+            json_object_set_new(u->job_patch, "error", take_error);
+        if (strcmp(job_state, "done") == 0)
+            json_object_set_new(u->job_patch, "progress", json_integer(100));
+        vm->job[0] = 0;
+    } else {
+        json_decref(take_error);
+    }
+    update_queue(u);
+}
+
+json_t *job_error(const char *code, const char *message, const char *hint)
+{
+    json_t *error = json_pack("{s:s, s:s}", "code", code, "message", message);
+    if (hint)
+        json_object_set_new(error, "hint", json_string(hint));
+    return error;
+}
+
+void vm_event(struct vm *vm, const char *kind, json_t *take_detail)
+{
+    struct object *object = vm_object(vm);
+    event_add(kind, "vms", vm->id, object ? object_text(object, "name") : "", take_detail);
+}
+
+json_t *job_new(struct vm *vm, const char *kind, const char *name, char id[24])
+{
+    char object[64];
+    snprintf(id, 24, "%llu", (unsigned long long)++last_job);
+    snprintf(object, sizeof object, "vms/%s", vm->id);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:f}", "id", id, "kind", kind, "object", object,
+                     "name", name, "state", "running", "created", time_now());
+}
+
+void job_seen(const char *id)
+{
+    uint64_t number = strtoull(id, NULL, 10);
+    last_job = number > last_job ? number : last_job;
+}
