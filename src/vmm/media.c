@@ -155,6 +155,8 @@ int media_eject(struct vmm *vmm, const char *drive, bool force, struct err *err)
     int index = drive_find(vmm, drive, err);
     if (index < 0)
         return index;
+    if (vmm->disks[index])
+        disk_jobs_end(vmm, vmm->disks[index]);
     int r = ata_medium_eject(vmm->drives[index], force, err);
     if (r < 0)
         return r;
