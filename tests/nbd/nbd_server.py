@@ -173,7 +173,9 @@ def test_killed(place):
     busy = subprocess.Popen([place.binary, "convert", "-n", "-m", "2", "-O", "raw", data, server.value],
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for _ in range(3):
-        time.sleep(0.02)
+        before = os.stat(image).st_blocks
+        while os.stat(image).st_blocks == before and busy.poll() is None:
+            time.sleep(0.005)  # the client is connected once it has written
         server.kill()
         check("no errors" in place.img("check", image), "check")
         server.start()
