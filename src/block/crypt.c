@@ -15,8 +15,8 @@
 enum { CRYPT_CHUNK = 256 << 10 };
 
 const struct crypt_budget crypt_budget_default = {
-    .iterations = 256u << 20,
-    .memory_kib = 4u << 20,
+    .iterations = 128u << 20,
+    .memory_kib = 1u << 20,
     .argon_passes = 64u << 20,
 };
 

@@ -35,7 +35,7 @@ struct crypt_budget {      /* what is left of it */
     uint64_t memory_kib;   /* of Argon2, at once */
     uint64_t argon_passes; /* KiB of memory times passes over it */
 };
-/* Enough for what cryptsetup and QEMU make; some seconds at most. */
+/* Enough for what cryptsetup and QEMU make by themselves; a minute and 1 GiB at most. */
 extern const struct crypt_budget crypt_budget_default;
 
 /* 0 for a hash that is unknown (or too old for libcrypto). */

@@ -13,6 +13,7 @@
 #include "block/flat.h"
 
 #include "base/checked.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "block/bytes.h"
 
@@ -554,6 +555,14 @@ static const struct image_option vhd_options[] = {
     { NULL },
 };
 
+static int vhd_info(struct image *image, json_t *into)
+{
+    static const char *const kinds[] = { "fixed", "dynamic", "differencing" };
+    uint32_t type = be32(vhd_of(image)->footer + FOOTER_TYPE);
+    json_object_set_new(into, "subformat", json_string(kinds[type - TYPE_FIXED]));
+    return 0;
+}
+
 const struct image_format image_vhd = {
     .name = "vhd",
     .about = "Virtual PC's and Azure's: fixed, dynamic, differencing",
@@ -571,6 +580,7 @@ const struct image_format image_vhd = {
     .check = flat_check,
     .set_backing = vhd_set_backing,
     .check_backing = vhd_check_backing,
+    .info = vhd_info,
     .direct_map = vhd_any_direct,
     .direct_done = flat_direct_done,
     .is_clean = flat_is_clean,

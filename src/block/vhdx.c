@@ -10,7 +10,7 @@
 #include "block/vhdx.h"
 
 #include "base/checked.h"
-#include "base/text.h"
+#include "base/json.h"
 #include "block/bytes.h"
 
 #include <inttypes.h>
@@ -443,6 +443,7 @@ static int metadata_read(struct vhdx *vhdx, struct err *err)
         return err_set(err, EINVAL, "its metadata makes no sense");
     vhdx->chunk = (1ull << 23) * sector / flat->block_size;
     vhdx->has_parent = le32(parameters + 4) & PARAM_PARENT;
+    vhdx->fixed = le32(parameters + 4) & PARAM_FIXED;
     return vhdx->has_parent ? parent_read(vhdx, table, err) : 0;
 }
 
@@ -603,6 +604,21 @@ static int vhdx_check_backing(struct image *image, struct err *err)
         image->backing->path, id, vhdx->linkage[0]);
 }
 
+static int vhdx_info(struct image *image, json_t *into)
+{
+    const struct vhdx *vhdx = vhdx_of(image);
+    char id[40];
+    vhdx_guid_print(vhdx->header + HEAD_DATA_GUID, id);
+    json_object_set_new(into, "subformat",
+                        json_string(vhdx->has_parent ? "differencing"
+                                    : vhdx->fixed    ? "fixed"
+                                                     : "dynamic"));
+    json_object_set_new(into, "content-id", json_string(id));
+    json_object_set_new(into, "log-size", json_integer((json_int_t)vhdx->log.len));
+    json_object_set_new(into, "log-to-replay", json_boolean(log_is_named(vhdx)));
+    return 0;
+}
+
 const struct image_format image_vhdx = {
     .name = "vhdx",
     .about = "Hyper-V's: dynamic, fixed, differencing",
@@ -620,6 +636,7 @@ const struct image_format image_vhdx = {
     .check = flat_check,
     .set_backing = vhdx_set_backing,
     .check_backing = vhdx_check_backing,
+    .info = vhdx_info,
     .direct_map = vhdx_direct_map,
     .direct_done = flat_direct_done,
     .is_clean = flat_is_clean,

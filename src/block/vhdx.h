@@ -105,7 +105,7 @@ struct vhdx {
     uint64_t chunk;               /* blocks for each sector bitmap */
     uint64_t metadata_at, metadata_len;
     uint64_t durable_end; /* the file is at least this long, durably. flush_lock */
-    bool has_parent;
+    bool has_parent, fixed;
     char linkage[2][48];        /* content ids of the parent that fit */
     pthread_mutex_t touch_lock; /* one thread announces the first change */
     atomic_uint touched;        /* the header names the log */
