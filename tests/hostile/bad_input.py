@@ -11,10 +11,12 @@ What needs no real kernel is in tests/vmm/vmm_test.py. The full disk is a tmpfs 
 """
 import argparse
 import contextlib
+import contextlib
 import hashlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -95,16 +97,20 @@ def files(folder):
         check("may only be read; add readonly or" in done.stderr, done.stderr)
 
 
-def start_qemu(disk, marker):
-    """Comes back when QEMU holds the disk. The kernel gives back the lock of a VM that was killed a moment later, and QEMU,
-    unlike us, does not wait for it."""
+def start_qemu(disk, path):
+    """Comes back when QEMU holds the disk: it greets on its control socket once everything is open. The kernel gives back the
+    lock of a VM that was killed a moment later, and QEMU, unlike us, does not wait for it."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        qemu = subprocess.Popen(["qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-pidfile", marker,
-                                 "-drive", f"file={disk},format=raw,if=virtio"], stdin=subprocess.DEVNULL)
+        qemu = subprocess.Popen(["qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-qmp",
+                                 f"unix:{path},server=on,wait=off", "-drive", f"file={disk},format=raw,if=virtio"],
+                                stdin=subprocess.DEVNULL)
         while qemu.poll() is None and time.monotonic() < deadline:
-            if os.path.exists(marker):
-                return qemu
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as greeting:
+                greeting.settimeout(30)
+                greeting.connect(path)
+                if greeting.recv(1):
+                    return qemu
             time.sleep(0.05)
         qemu.kill()
         qemu.wait()
@@ -130,7 +136,7 @@ def locks(folder):
         vm.communicate()
     if not shutil.which("qemu-system-x86_64"):
         boot.skip("qemu-system-x86_64 is not installed; the rest passed")
-    qemu = start_qemu(disk, os.path.join(folder, "pid"))
+    qemu = start_qemu(disk, os.path.join(folder, "qmp"))
     try:
         refused(rf"in use by process {qemu.pid} \(qemu-system-", *words)
     finally:
