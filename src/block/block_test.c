@@ -9,6 +9,7 @@
 #include "block/driver.h"
 #include "block/image.h"
 #include "block/probe.h"
+#include "block/qcow2.h"
 #include "block/raw.h"
 #include "block/zeroes.h"
 
@@ -764,6 +765,41 @@ static void test_full_disk(void **state)
     assert_int_equal(status, 0);
 }
 
+/* Tables of more than what may be cached: each sector written is in a page of its own. */
+static void test_metadata_bound(void **state)
+{
+    enum { STEP = 512 * 4096, PAGES = QCOW2_CACHE_PAGES + 600 };
+    struct err err = { 0 };
+    struct image *image;
+    struct store *store;
+    struct image_create create = { .path = "memory",
+                                   .format = "qcow2",
+                                   .size = (uint64_t)STEP * PAGES,
+                                   .options = "cluster_size=4K" };
+    struct image_options options = { .path = "memory", .format = "qcow2" };
+    assert_int_equal(store_open_memory(NULL, 0, 1 << 30, &store, &err), 0);
+    assert_int_equal(image_create_store(&create, store, &err), 0);
+    assert_int_equal(image_open_store(&options, store, &image, &err), 0);
+    uint64_t sector[64];
+    unsigned most = 0;
+    for (unsigned pass = 0; pass < 2; pass++)
+        for (unsigned i = 0; i < PAGES; i++) {
+            unsigned n = pass ? (i * 2654435761u) % PAGES : i;
+            memset(sector, 0, sizeof sector);
+            if (pass) {
+                assert_int_equal(image_read(image, sector, 512, (uint64_t)n * STEP), 0);
+                assert_int_equal(sector[63], n + 1);
+            } else {
+                sector[63] = n + 1;
+                assert_int_equal(image_write(image, sector, 512, (uint64_t)n * STEP), 0);
+            }
+            unsigned now = qcow2_of(image)->page_count;
+            most = now > most ? now : most;
+        }
+    assert_in_range(most, QCOW2_CACHE_PAGES - 1, QCOW2_CACHE_PAGES);
+    assert_int_equal(image_close(image), 0);
+}
+
 static int on_uring(void **state)
 {
     use_threads = false;
@@ -834,6 +870,7 @@ int main(void)
         cmocka_unit_test(test_permission),
         cmocka_unit_test(test_probe),
         cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_metadata_bound),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

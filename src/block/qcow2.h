@@ -80,6 +80,7 @@ struct page { /* a piece of a refcount block or L2 table */
     enum page_kind kind;
     bool dirty;
     bool writing; /* a copy is on its way to the file */
+    bool used;    /* since it was last passed by who looks for room */
     struct page *hash_next, *newer, *older;
     uint8_t data[QCOW2_PAGE];
 };
@@ -150,6 +151,7 @@ struct qcow2 {
     uint64_t file_end;  /* bytes from here on were never written: they read as zeros */
     uint64_t pack_at;   /* where the next compressed cluster may go; 0: nowhere yet */
     struct block_hold *holds, **holds_tail;
+    unsigned hold_waiters;
     unsigned exclusive_holds;
     bool corrupt_seen;
     uint64_t unpacked_key; /* of the last compressed cluster; 0: none */
@@ -182,6 +184,7 @@ static inline uint64_t clusters_of(const struct qcow2 *q, uint64_t bytes)
 int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset); /* logs; -EIO */
 int page_get(struct qcow2 *q, uint64_t offset, enum page_kind kind, struct page **out);
 bool page_cached(struct qcow2 *q, uint64_t offset); /* page_get would not read the file */
+struct page *page_peek(struct qcow2 *q, uint64_t offset, enum page_kind kind); /* NULL: it would */
 void page_dirty(struct qcow2 *q, struct page *page);
 void pages_forget(struct qcow2 *q, uint64_t offset, uint64_t len); /* dirty or not */
 int pages_init(struct qcow2 *q);

@@ -48,8 +48,10 @@ void hold_take(struct qcow2 *q, struct block_hold *hold, uint64_t start, uint64_
     hold_add(q, hold, start, end, exclusive);
     if (!exclusive && !q->exclusive_holds)
         return;
+    q->hold_waiters++;
     while (hold_must_wait(q, hold))
         pthread_cond_wait(&q->hold_freed, &q->lock);
+    q->hold_waiters--;
 }
 
 void hold_drop(struct qcow2 *q, struct block_hold *hold)
@@ -60,7 +62,8 @@ void hold_drop(struct qcow2 *q, struct block_hold *hold)
     else
         q->holds_tail = hold->prev;
     q->exclusive_holds -= hold->exclusive;
-    pthread_cond_broadcast(&q->hold_freed);
+    if (q->hold_waiters)
+        pthread_cond_broadcast(&q->hold_freed);
 }
 
 /* ---- L2 tables ---- */
@@ -781,22 +784,48 @@ int qcow2_write_compressed(struct image *image, const void *data, size_t len, ui
 
 /* ---- around the image ---- */
 
+/* Within one cluster, which is nearly every request: one look into one page. */
+static bool direct_one(struct qcow2 *q, uint64_t table, uint64_t offset, bool write, uint64_t *host)
+{
+    uint64_t place = l2_place(q, table, offset), in_cluster = offset & (q->cluster_size - 1);
+    struct page *page = page_peek(q, place, PAGE_L2);
+    if (!page)
+        return false;
+    struct l2_entry e = { .entry = get64(page->data + (place & (q->page_size - 1))) };
+    if (entry_kind(q, e, 0) != KIND_DATA || (write && !entry_is_ours(q, e.entry)) ||
+        (e.entry & L2E_OFFSET_MASK & (q->cluster_size - 1)))
+        return false;
+    *host = (e.entry & L2E_OFFSET_MASK) + in_cluster;
+    return true;
+}
+
+/* A look-up that would read from the file blocks. */
+static bool direct_find(struct qcow2 *q, uint64_t offset, uint64_t len, bool write, uint64_t *host)
+{
+    struct piece piece;
+    uint64_t table = 0, last = offset + len - 1;
+    if (l2_table_get(q, offset, &table) < 0 || !table ||
+        offset >> (q->l2_bits + q->cluster_bits) != last >> (q->l2_bits + q->cluster_bits))
+        return false;
+    if (q->subclusters == 1 && offset >> q->cluster_bits == last >> q->cluster_bits)
+        return direct_one(q, table, offset, write, host);
+    uint64_t first_page = l2_place(q, table, offset), last_page = l2_place(q, table, last);
+    if (last_page - first_page >= q->page_size || !page_cached(q, first_page) ||
+        !page_cached(q, last_page) || piece_get(q, offset, len, &piece) < 0 || piece.len != len ||
+        piece.kind != KIND_DATA || (write && !piece.ours))
+        return false;
+    *host = piece.host;
+    return true;
+}
+
 bool qcow2_direct_map(struct image *image, struct block_hold *hold, uint64_t offset, uint64_t len,
                       bool write, uint64_t *host)
 {
     struct qcow2 *q = qcow2_of(image);
-    struct piece piece;
+    uint64_t found;
     if (pthread_mutex_trylock(&q->lock))
         return false;
-    /* A look-up that would read from the file blocks. */
-    uint64_t table = 0, last = offset + len - 1;
-    bool ok = l2_table_get(q, offset, &table) == 0 && table &&
-              offset >> (q->l2_bits + q->cluster_bits) == last >> (q->l2_bits + q->cluster_bits);
-    uint64_t first_page = l2_place(q, table, offset), last_page = l2_place(q, table, last);
-    ok = ok && last_page - first_page < q->page_size && page_cached(q, first_page) &&
-         page_cached(q, last_page);
-    ok = ok && piece_get(q, offset, len, &piece) == 0 && piece.len == len &&
-         piece.kind == KIND_DATA && (piece.ours || !write);
+    bool ok = direct_find(q, offset, len, write, &found);
     if (ok) {
         hold_add(q, hold, offset, offset + len, false);
         if (q->exclusive_holds && hold_must_wait(q, hold)) {
@@ -807,7 +836,7 @@ bool qcow2_direct_map(struct image *image, struct block_hold *hold, uint64_t off
     if (ok && write)
         bitmaps_mark(q, offset, len);
     if (ok)
-        *host = piece.host;
+        *host = found;
     pthread_mutex_unlock(&q->lock);
     return ok;
 }

@@ -127,17 +127,29 @@ bool page_cached(struct qcow2 *q, uint64_t offset)
     return *page_slot(q, round_down(offset, q->page_size));
 }
 
-/* Makes room; beyond the bound when all old pages are dirty (invariant 6), until the next
- * qcow2_balance. */
+struct page *page_peek(struct qcow2 *q, uint64_t offset, enum page_kind kind)
+{
+    struct page *page = *page_slot(q, round_down(offset, q->page_size));
+    if (!page || page->kind != kind)
+        return NULL;
+    page->used = true;
+    return page;
+}
+
+/* Makes room: the oldest page that was not used since it was last passed here goes. Beyond the
+ * bound when 64 dirty ones come first (invariant 6), until the next qcow2_balance. */
 static struct page *page_new(struct qcow2 *q)
 {
-    if (q->page_count >= QCOW2_CACHE_PAGES) {
+    for (unsigned kept = 0; q->page_count >= QCOW2_CACHE_PAGES && kept < 64;) {
         struct page *page = q->oldest;
-        for (unsigned tries = 0; page && tries < 64; tries++, page = page->newer)
-            if (!page->dirty && !page->writing) {
-                page_drop(q, page);
-                break;
-            }
+        if (!page->used && !page->dirty && !page->writing) {
+            page_drop(q, page);
+            break;
+        }
+        kept += !page->used;
+        page->used = false;
+        page_unlink(q, page);
+        page_front(q, page);
     }
     return calloc(1, sizeof(struct page));
 }
@@ -149,10 +161,7 @@ int page_get(struct qcow2 *q, uint64_t offset, enum page_kind kind, struct page 
     if (page) {
         if (page->kind != kind)
             return qcow2_corrupt(q, "two tables overlap", offset);
-        if (page != q->newest) {
-            page_unlink(q, page);
-            page_front(q, page);
-        }
+        page->used = true;
         *out = page;
         return 0;
     }

@@ -204,6 +204,7 @@ static int medium_open(struct vmm *vmm, unsigned index, const char *label, const
                                      .format = format,
                                      .readonly = readonly,
                                      .no_uring = true,
+                                     .live = !readonly,
                                      .opener = &opener.opener };
     struct block_node *node;
     int r = medium_check_fd(*fd, readonly, err);
