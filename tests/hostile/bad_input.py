@@ -98,19 +98,21 @@ def files(folder):
 
 
 def start_qemu(disk, path):
-    """Comes back when QEMU holds the disk: it greets on its control socket once everything is open. The kernel gives back the
-    lock of a VM that was killed a moment later, and QEMU, unlike us, does not wait for it."""
+    """Comes back when QEMU holds the disk: its main loop answers once everything is open. The kernel gives back the lock of a
+    VM that was killed a moment later, and QEMU, unlike us, does not wait for it."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         qemu = subprocess.Popen(["qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-qmp",
                                  f"unix:{path},server=on,wait=off", "-drive", f"file={disk},format=raw,if=virtio"],
                                 stdin=subprocess.DEVNULL)
         while qemu.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as greeting:
-                greeting.settimeout(30)
-                greeting.connect(path)
-                if greeting.recv(1):
-                    return qemu
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as control:
+                control.settimeout(30)
+                control.connect(path)
+                control.sendall(b'{"execute": "qmp_capabilities"}{"execute": "query-status", "id": "up"}')
+                for line in control.makefile():
+                    if '"up"' in line:
+                        return qemu
             time.sleep(0.05)
         qemu.kill()
         qemu.wait()
