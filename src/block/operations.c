@@ -281,7 +281,8 @@ static int commit_prepare(struct commit *c, const struct commit_options *options
         return err_set(err, EROFS, "%s: is open read-only; send a descriptor that is not",
                        image_path(c->base));
     chain_hold(c->chain);
-    if (store)
+    /* One that was committed into before is open already, perhaps with tables not written yet. */
+    if (c->base->readonly)
         r = commit_open_base(c, TAKE(store), err);
     if (r == 0 && c->layer->size > c->base->size)
         r = image_resize(c->base, c->layer->size, PREALLOC_OFF, err);
