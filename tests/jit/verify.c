@@ -24,6 +24,9 @@ enum kind {
     INSIDE,  /* the same, and at most that */
     HOST,    /* host address of `size` checked bytes */
     MASKED,  /* an x87 control word that masks all exceptions */
+    CODE,    /* rax: what `find` found */
+    PAGE,    /* r14: the page of it */
+    READY,   /* rax: the same, and jit_page was set just before */
 };
 struct value {
     enum kind kind;
@@ -37,17 +40,22 @@ struct insn_at {
     const struct insn_at *from; /* the last of them */
     bool call, jump;            /* jump: unconditional */
     bool write_check;           /* JNBE of the check of a store */
+    bool reached;               /* a jump further up leads here: window is what it had in r15 */
+    struct value window;        /* r15, once the instruction has been looked at what it has */
 };
 
 struct reader {
     const struct jit *j;
-    struct verdict *out;
+    struct verdict *verdict;
     ZydisDecoder decoder;
     ZydisFormatter formatter;
     ZydisDecodedInstruction z;
     ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
     const uint8_t *at, *block;
-    struct value ax, r14;
+    const uint8_t *replaced, *out; /* where the block's first jump leads, if it was replaced; where
+                                      it leaves */
+    struct value ax, r14, r15;
+    bool found;      /* the call just before was that of `find` */
     uint8_t *starts; /* a bit for each 16 bytes of the cache */
     struct insn_at *insns;
     unsigned count;
@@ -55,7 +63,7 @@ struct reader {
 
 static __attribute__((format(printf, 2, 3))) void fault(struct reader *r, const char *format, ...)
 {
-    if (r->out->faults++)
+    if (r->verdict->faults++)
         return;
     char text[120], what[120] = "?";
     va_list args;
@@ -64,7 +72,7 @@ static __attribute__((format(printf, 2, 3))) void fault(struct reader *r, const 
     va_end(args);
     ZydisFormatterFormatInstruction(&r->formatter, &r->z, r->o, r->z.operand_count_visible, what,
                                     sizeof what, (ZyanU64)(uintptr_t)r->at, NULL);
-    snprintf(r->out->first, sizeof r->out->first, "block +%#zx, instruction +%#zx: %s: %s",
+    snprintf(r->verdict->first, sizeof r->verdict->first, "block +%#zx, instruction +%#zx: %s: %s",
              (size_t)(r->block - r->j->rx), (size_t)(r->at - r->block), what, text);
 }
 
@@ -183,6 +191,8 @@ static bool vcpu_store_allowed(size_t at, size_t size)
         FIELD(cc),
         FIELD(jit_link),
         FIELD(jit_link_block),
+        FIELD(jit_window_va),
+        FIELD(jit_window),
         FIELD(fpu.vec),
         FIELD(fpu.mxcsr),
         FIELD(fpu.fop),
@@ -199,7 +209,22 @@ static struct value *value_of(struct reader *r, ZydisRegister reg)
 {
     if (reg == ZYDIS_REGISTER_RAX)
         return &r->ax;
+    if (reg == ZYDIS_REGISTER_R15)
+        return &r->r15;
     return reg == ZYDIS_REGISTER_R14 ? &r->r14 : NULL;
+}
+static struct value *value_in(struct reader *r, const ZydisDecodedOperand *o)
+{
+    return o->type == ZYDIS_OPERAND_TYPE_REGISTER ? value_of(r, o->reg.value) : NULL;
+}
+
+/* mov gs:[jit_page], r14 */
+static bool page_store(struct reader *r)
+{
+    return r->z.mnemonic == ZYDIS_MNEMONIC_MOV && r->r14.kind == PAGE && r->ax.kind == CODE &&
+           r->o[0].mem.segment == ZYDIS_REGISTER_GS &&
+           is_mem(&r->o[0], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, jit_page)) &&
+           is_reg(&r->o[1], ZYDIS_REGISTER_R14);
 }
 
 /* mov gs:[fcw], r14w */
@@ -223,7 +248,8 @@ static void memory_check(struct reader *r, const ZydisDecodedOperand *o)
         if (o->mem.base != ZYDIS_REGISTER_NONE || disp < 0 ||
             (size_t)disp + size > sizeof(struct soft_vcpu))
             fault(r, "outside the vCPU");
-        else if (write && !vcpu_store_allowed((size_t)disp, size) && !control_word_store(r))
+        else if (write && !vcpu_store_allowed((size_t)disp, size) && !control_word_store(r) &&
+                 !page_store(r))
             fault(r, "a store to a field of the vCPU that is not its to change");
     } else {
         const struct value *base = value_of(r, o->mem.base);
@@ -274,7 +300,7 @@ static void operands_check(struct reader *r)
     }
 }
 
-/* ---- What rax and r14 become ---- */
+/* ---- What rax, r14 and r15 become ---- */
 
 static bool is_imm(const ZydisDecodedOperand *o, uint64_t *value)
 {
@@ -286,6 +312,7 @@ static bool is_imm(const ZydisDecodedOperand *o, uint64_t *value)
 static bool check_step(struct reader *r)
 {
     const ZydisDecodedOperand *o = r->o;
+    struct value *v = value_in(r, &o[0]);
     uint64_t imm;
     switch (r->z.mnemonic) {
     case ZYDIS_MNEMONIC_AND:
@@ -306,35 +333,44 @@ static bool check_step(struct reader *r)
             r->r14 = (struct value){ ENTRY };
             return true;
         }
-        if (is_reg(&o[0], ZYDIS_REGISTER_RAX) && r->ax.kind == INSIDE && r->r14.kind == ENTRY &&
+        if (v && v->kind == INSIDE && r->r14.kind == ENTRY && o[0].size == 64 &&
             is_mem(&o[1], ZYDIS_REGISTER_R14, offsetof(struct tlb_entry, host))) {
-            r->ax.kind = HOST;
+            v->kind = HOST;
             return true;
         }
         return false;
     case ZYDIS_MNEMONIC_SUB:
-        if (!is_reg(&o[0], ZYDIS_REGISTER_RAX) || r->r14.kind != ENTRY)
+        if (!v || v == &r->r14 || o[0].size != 64 || r->r14.kind != ENTRY)
             return false;
         if (is_mem(&o[1], ZYDIS_REGISTER_R14, offsetof(struct tlb_entry, write)))
-            r->ax = (struct value){ OFFSET, 0, true };
+            *v = (struct value){ OFFSET, 0, true };
         else if (is_mem(&o[1], ZYDIS_REGISTER_R14, offsetof(struct tlb_entry, read)))
-            r->ax = (struct value){ OFFSET, 0, false };
+            *v = (struct value){ OFFSET, 0, false };
         else
             return false;
         return true;
     case ZYDIS_MNEMONIC_CMP:
-        if (!is_reg(&o[0], ZYDIS_REGISTER_RAX) || r->ax.kind != OFFSET || !is_imm(&o[1], &imm) ||
-            imm >= PAGE_SIZE)
+        if (!v || o[0].size != 64 || v->kind != OFFSET || !is_imm(&o[1], &imm) || imm >= PAGE_SIZE)
             return false;
-        r->ax.kind = LIMITED;
-        r->ax.size = (unsigned)(PAGE_SIZE - imm);
+        v->kind = LIMITED;
+        v->size = (unsigned)(PAGE_SIZE - imm);
         return true;
     case ZYDIS_MNEMONIC_JNBE:
-        if (r->ax.kind != LIMITED)
+        if (r->ax.kind != LIMITED && r->r15.kind != LIMITED)
             return false;
-        r->ax.kind = INSIDE;
+        (r->ax.kind == LIMITED ? &r->ax : &r->r15)->kind = INSIDE;
+        return true;
+    case ZYDIS_MNEMONIC_JB:
+        if (!r->found)
+            return false;
+        r->ax = (struct value){ CODE };
+        r->r14 = (struct value){ PAGE };
         return true;
     case ZYDIS_MNEMONIC_MOV:
+        if (page_store(r)) {
+            r->ax = (struct value){ READY };
+            return true;
+        }
         if (!is_reg(&o[0], ZYDIS_REGISTER_R14) || !is_reg(&o[1], ZYDIS_REGISTER_RAX))
             return false;
         r->r14 = r->ax;
@@ -345,12 +381,17 @@ static bool check_step(struct reader *r)
 
 static void values_step(struct reader *r)
 {
-    /* The comparison counts only for the jump right behind it. */
-    bool limited = r->ax.kind == LIMITED;
-    if (check_step(r))
+    /* The comparison counts only for the jump right behind it; so do others. */
+    struct value *brief = r->ax.kind == LIMITED || r->ax.kind == READY ? &r->ax
+                          : r->r15.kind == LIMITED                     ? &r->r15
+                                                                       : NULL;
+    bool stepped = check_step(r);
+    r->found =
+        r->z.mnemonic == ZYDIS_MNEMONIC_CALL && r->at + 5 + r->o[0].imm.value.s == r->j->find;
+    if (stepped)
         return;
-    if (limited)
-        r->ax = (struct value){ UNKNOWN };
+    if (brief)
+        *brief = (struct value){ UNKNOWN };
     for (unsigned n = 0; n < r->z.operand_count; n++) {
         const ZydisDecodedOperand *o = &r->o[n];
         if (o->type != ZYDIS_OPERAND_TYPE_REGISTER ||
@@ -363,6 +404,8 @@ static void values_step(struct reader *r)
     }
     if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL)
         r->ax = r->r14 = (struct value){ UNKNOWN };
+    if (r->found)
+        r->r15 = (struct value){ UNKNOWN };
 }
 
 /* ---- One block ---- */
@@ -397,13 +440,15 @@ static struct insn_at *insn_find(struct reader *r, const uint8_t *at)
 static const uint8_t *block_begin(struct reader *r, const uint8_t *at, const uint8_t *end)
 {
     r->block = at;
+    r->replaced = NULL;
     if (!decode(r, at, end))
         return NULL;
     if (r->z.mnemonic == ZYDIS_MNEMONIC_JMP) {
         int32_t rel;
         memcpy(&rel, at + 1, 4);
-        if (at[0] != 0xe9 || at + 5 + rel != r->j->leave_jump)
-            fault(r, "a retired block that does not leave");
+        r->replaced = at + 5 + rel;
+        if (at[0] != 0xe9)
+            fault(r, "a block that begins with an odd jump");
     } else {
         uint64_t imm;
         if (r->z.mnemonic != ZYDIS_MNEMONIC_CMP || r->z.length != POLL_BYTES ||
@@ -416,7 +461,8 @@ static const uint8_t *block_begin(struct reader *r, const uint8_t *at, const uin
         return NULL;
     int32_t rel;
     memcpy(&rel, at + 2, 4);
-    if (r->z.mnemonic != ZYDIS_MNEMONIC_JNZ || r->z.length != 6 || at + 6 + rel != r->j->leave_jump)
+    r->out = at + 6 + rel;
+    if (r->z.mnemonic != ZYDIS_MNEMONIC_JNZ || r->z.length != 6)
         fault(r, "does not leave when something is requested");
     return at + r->z.length;
 }
@@ -444,7 +490,7 @@ static void code_store_check(struct reader *r, unsigned n)
 /* Lists the instructions up to the INT3 behind the block. */
 static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint8_t *end)
 {
-    r->out->retired += *r->block == 0xe9;
+    r->verdict->retired += *r->block == 0xe9;
     bool flows = true;
     r->count = 0;
     for (; at < end && *at != 0xcc; at += r->z.length) {
@@ -474,33 +520,98 @@ static bool may_call(const struct jit *j, const uint8_t *target)
 {
     return target == j->call_handler || target == j->code_store || target == j->x87_enter ||
            target == j->vec_enter[VEC_XMM] || target == j->vec_enter[VEC_YMM] ||
-           target == j->mxcsr_enter;
+           target == j->mxcsr_enter || target == j->find || target == j->open_window;
+}
+
+/* mov rax, place; jmp leave_at: how each block leaves when something is requested or it is retired.
+ * One that was translated again goes on there. */
+static void begin_check(struct reader *r)
+{
+    struct insn_at *out = insn_find(r, r->out);
+    r->at = r->block;
+    if (!out || out->at[0] != 0x48 || out->at[1] != 0xc7 || out[1].target != r->j->leave_at)
+        fault(r, "does not leave at its start");
+    else if (r->replaced && r->replaced != r->out && !is_start(r, r->replaced))
+        fault(r, "a retired block that does not leave");
 }
 
 static void jump_check(struct reader *r, const uint8_t *target)
 {
-    if (!target)
-        fault(r, "an indirect jump");
-    else if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL) {
-        if (!may_call(r->j, target))
+    const struct jit *j = r->j;
+    if (!target) {
+        if (r->z.mnemonic != ZYDIS_MNEMONIC_JMP || !is_reg(&r->o[0], ZYDIS_REGISTER_RAX) ||
+            r->ax.kind != READY)
+            fault(r, "an indirect jump");
+    } else if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL) {
+        if (!may_call(j, target))
             fault(r, "calls something else than a handler");
     } else if (target == r->block || (is_start(r, target) && !insn_find(r, target))) {
-        r->out->joined++;
+        r->verdict->joined++;
         if (((uintptr_t)r->at + r->z.length) % 4)
             fault(r, "its displacement cannot be stored whole");
-    } else if (target != r->j->leave_jump && target != r->j->lookup && !insn_find(r, target))
+    } else if (target != j->leave_at && target != j->leave_to && !insn_find(r, target))
         fault(r, "leads nowhere");
+}
+
+/* ---- Windows: what r15 has where a jump leads ---- */
+
+static struct value window_now(const struct reader *r)
+{
+    return r->r15.kind == HOST ? r->r15 : (struct value){ UNKNOWN };
+}
+static bool same_window(struct value a, struct value b)
+{
+    return a.kind == b.kind && a.size == b.size && a.write == b.write;
+}
+
+/* Is r15 made anew from here on? */
+static bool window_opened_at(const struct insn_at *i)
+{
+    if (i->at[0] == 0x65 && i->target == NULL) /* the base register, from the vCPU */
+        i++;
+    return (i->at[0] & 0xf8) == 0x48 && i->at[0] & 4 && i->at[1] == 0x8d &&
+           (i->at[2] & 0x38) == 0x38;
+}
+
+/* The jump at n leads to `to`, with r15 as it is now. */
+static void window_jump(struct reader *r, unsigned n, struct insn_at *to)
+{
+    struct value window = window_now(r);
+    if (to <= &r->insns[n]) {
+        if (to->window.kind == HOST && !same_window(to->window, window) && !window_opened_at(to))
+            fault(r, "another window is expected there");
+        return;
+    }
+    if (to->reached && !same_window(to->window, window))
+        window = (struct value){ UNKNOWN };
+    to->reached = true;
+    to->window = window;
+}
+
+static void window_land(struct reader *r, unsigned n)
+{
+    struct insn_at *i = &r->insns[n];
+    bool flows = n == 0 || !r->insns[n - 1].jump;
+    if (!flows)
+        r->r15 = i->reached ? i->window : (struct value){ UNKNOWN };
+    else if (i->reached && !same_window(i->window, window_now(r)))
+        r->r15 = (struct value){ UNKNOWN };
+    i->window = window_now(r);
 }
 
 static void block_check(struct reader *r, const uint8_t *end)
 {
-    r->ax = r->r14 = (struct value){ UNKNOWN };
+    r->ax = r->r14 = r->r15 = (struct value){ UNKNOWN };
+    begin_check(r);
     for (unsigned n = 0; n < r->count; n++) {
         struct insn_at *i = &r->insns[n];
         if (!decode(r, i->at, end))
             return;
-        if (i->landings)
+        if (i->landings) {
             r->ax = r->r14 = (struct value){ UNKNOWN };
+            r->found = false;
+        }
+        window_land(r, n);
         if (!base_allowed(r->z.mnemonic) && !vector_allowed(&r->z) && !x87_allowed(&r->z))
             fault(r, "not in the allow-list");
         if (r->z.attributes &
@@ -517,7 +628,10 @@ static void block_check(struct reader *r, const uint8_t *end)
         values_step(r);
         if (i->write_check && r->ax.size > 32)
             fault(r, "code_store vouches for 32 bytes");
-        r->out->insns++;
+        struct insn_at *to = i->target && !i->call ? insn_find(r, i->target) : NULL;
+        if (to)
+            window_jump(r, n, to);
+        r->verdict->insns++;
     }
 }
 
@@ -527,9 +641,9 @@ static void block_check(struct reader *r, const uint8_t *end)
  * in line finds them all. */
 static void starts_find(struct reader *r, const uint8_t *end)
 {
-    for (const uint8_t *at = r->j->rx + r->j->first; at && at < end && !r->out->faults;) {
+    for (const uint8_t *at = r->j->rx + r->j->first; at && at < end && !r->verdict->faults;) {
         r->starts[(at - r->j->rx) / 128] |= (uint8_t)(1 << (at - r->j->rx) / 16 % 8);
-        r->out->blocks++;
+        r->verdict->blocks++;
         at = block_begin(r, at, end);
         while (at && at < end && *at != 0xcc)
             at = decode(r, at, end) ? at + r->z.length : NULL;
@@ -546,7 +660,7 @@ static void starts_find(struct reader *r, const uint8_t *end)
 
 void verify_cache(const struct jit *j, struct verdict *out)
 {
-    struct reader r = { .j = j, .out = out };
+    struct reader r = { .j = j, .verdict = out };
     memset(out, 0, sizeof *out);
     ZydisDecoderInit(&r.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     ZydisFormatterInit(&r.formatter, ZYDIS_FORMATTER_STYLE_INTEL);

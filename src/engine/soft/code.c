@@ -553,6 +553,23 @@ void code_translate(struct soft_vcpu *v, struct block *b)
         atomic_store(&c->want_flush, true);
 }
 
+void code_translate_again(struct soft_vcpu *v)
+{
+    struct code_cache *c = &soft_engine_of(v)->code;
+    struct block *b = v->jit_again;
+    v->jit_again = NULL;
+    LOCKED(&c->lock);
+    if (atomic_load(&b->stale) || b->no_windows || !b->code)
+        return;
+    b->no_windows = true;
+    const uint8_t *old = b->code;
+    jit_translate(&c->jit, b);
+    if (b->code != old)
+        jit_replace(&c->jit, old, b);
+    if (c->jit.full)
+        atomic_store(&c->want_flush, true);
+}
+
 /* The vCPU has just left translated code by an exit that leads into its own page: join it to what
  * is there now. */
 void code_link(struct soft_vcpu *v)

@@ -45,9 +45,12 @@ struct block {
     uint16_t key; /* code_key */
     uint16_t count;
     _Atomic bool stale;
-    uint16_t heat;       /* how often it was interpreted; racy, only a hint */
-    const uint8_t *code; /* its translation, or NULL */
-    struct insn insns[]; /* count + 1: the last is op_block_end */
+    uint16_t heat;         /* how often it was interpreted; racy, only a hint */
+    const uint8_t *code;   /* its translation, or NULL */
+    const uint8_t *out;    /* in the translation: leaves at the block's start */
+    uint8_t window_faults; /* windows that could not be opened; racy, only a hint */
+    bool no_windows;       /* lock; too many of them */
+    struct insn insns[];   /* count + 1: the last is op_block_end */
 };
 
 /* Aligned, so that a TLB entry can name one in few bits (cpu.h, tlb_code_tag). */
@@ -105,6 +108,8 @@ enum {
     CODE_GS = 1024,
 };
 
+static inline unsigned block_place(const struct block *b) { return b->offset & (PAGE_SIZE - 1); }
+
 int code_cache_init(struct code_cache *c);
 void code_cache_fini(struct code_cache *c);
 
@@ -112,6 +117,8 @@ void code_cache_fini(struct code_cache *c);
 struct block *code_lookup(struct soft_vcpu *v);
 void code_translate(struct soft_vcpu *v, struct block *b);
 void code_link(struct soft_vcpu *v);
+/* Translates v->jit_again once more. */
+void code_translate_again(struct soft_vcpu *v);
 /* Retires what overlaps. Any thread. */
 void code_written(struct soft_engine *e, struct ram *ram, uint64_t offset, uint64_t len);
 /* Forgets everything. Only inside a rendezvous. */

@@ -152,6 +152,10 @@ struct soft_vcpu {
     const struct insn *jit_insn;        /* the last one that called its handler */
     const uint8_t *jit_link;      /* left by an exit that may be joined: its displacement... */
     struct block *jit_link_block; /* ... and its block */
+    uint64_t jit_page;            /* linear address of the page of the running translated block */
+    uint64_t jit_window_va;       /* of a window (translate.h) that could not be opened... */
+    uint32_t jit_window;          /* ... its size * 2, + 1 for stores */
+    struct block *jit_again;      /* to be translated without windows, or NULL */
     uint64_t seg_base[S_COUNT];   /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
 
     struct soft_fpu fpu;

@@ -109,14 +109,14 @@ static int soft_probe(bool *slow, struct err *err)
 }
 
 struct soft_options {
-    bool jit, link, lookup, sse, x87, perf;
+    bool jit, link, lookup, sse, x87, windows, perf;
     uint64_t translate_after;
     uint64_t code; /* bytes of translated code; decoded blocks may take twice that */
     char trace[256];
 };
 
 static const char OPTIONS_HELP[] = "there are jit=off|block, hot=N, code=SIZE, link=off, "
-                                   "lookup=off, sse=off, x87=off, trace=FILE and "
+                                   "lookup=off, sse=off, x87=off, windows=off, trace=FILE and "
                                    "perf=on";
 
 static bool option_switch(const char *word, struct soft_options *o)
@@ -128,7 +128,7 @@ static bool option_switch(const char *word, struct soft_options *o)
         { "jit=off", &o->jit, false },   { "jit=block", &o->jit, true },
         { "link=off", &o->link, false }, { "lookup=off", &o->lookup, false },
         { "sse=off", &o->sse, false },   { "x87=off", &o->x87, false },
-        { "perf=on", &o->perf, true },
+        { "perf=on", &o->perf, true },   { "windows=off", &o->windows, false },
     };
     for (unsigned n = 0; n < ARRAY_LEN(switches); n++) {
         if (strcmp(word, switches[n].word) == 0) {
@@ -143,7 +143,7 @@ static bool option_switch(const char *word, struct soft_options *o)
  * Separated by commas: jit=off|block; hot=N: a block is interpreted N times before it is
  * translated; code=SIZE; trace=FILE: executed blocks, each by way of the dispatcher; perf=on: a map
  * for perf. link=off (blocks joined within a page), lookup=off (jump cache in translated code) and
- * sse=off, x87=off do without one optimisation each.
+ * sse=off, x87=off, windows=off (one check for several accesses) do without one optimisation each.
  */
 static int options_parse(const char *text, struct soft_options *o, struct err *err)
 {
@@ -189,6 +189,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
                                     .lookup = true,
                                     .sse = true,
                                     .x87 = true,
+                                    .windows = true,
                                     .translate_after = 16,
                                     .code = CODE_BYTES };
     int r = options_parse(config->options, &options, err);
@@ -223,9 +224,10 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     bool traced = *options.trace;
     e->code.jit.link = options.link && !traced;
     e->code.jit.sse = options.sse;
+    e->code.jit.windows = options.windows;
     e->code.jit.x87 = options.x87 && x87_host_able();
     if (!options.lookup || traced)
-        e->code.jit.lookup = e->code.jit.leave_jump;
+        e->code.jit.find = e->code.jit.find_nothing;
     jit_table_init();
     *out = &e->engine;
     return 0;

@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "engine/soft/emit.h"
 #include "engine/soft/jit_regs.h"
+#include "engine/soft/mem.h"
 #include "engine/soft/run.h"
 
 #include <asm/prctl.h>
@@ -28,11 +29,26 @@ int jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b)
     v->run->current = b;
     if (unlikely(v->fpu.x87_in_host) && insn_rows[i->row].attr & AT_X87REGS)
         x87_leave_host_slow(v);
+    v->gpr[REG_RIP] = v->jit_page + (b->offset & (PAGE_SIZE - 1));
     int r = __atomic_load_n(&i->fn, __ATOMIC_RELAXED)(v, i);
     /* A store of its own may have retired the block: what follows in it must not run. */
     if (r == OP_NEXT && unlikely(atomic_load_explicit(&b->stale, memory_order_relaxed)))
         return OP_END;
     return r;
+}
+
+bool jit_open_window(struct soft_vcpu *v, const struct insn *i, struct block *b)
+{
+    enum { FAULTS_MAX = 16 };
+    unsigned size = v->jit_window >> 1;
+    bool write = v->jit_window & 1;
+    uint64_t va = v->jit_window_va;
+    (void)i;
+    if (tlb_can_open(v, va, size, write))
+        return true;
+    if (++b->window_faults >= FAULTS_MAX)
+        v->jit_again = b;
+    return false;
 }
 
 /* ---- Entry, exits, calls: made once ---- */
@@ -76,7 +92,6 @@ static void emit_enter(struct emit *e)
     emit_alu_imm(e, 0, 8, 5, in_reg(H_SP), 8, 0);
     emit_store(e, in_reg(H_AX), H_DI);
     registers_load(e);
-    emit_load(e, H_15, in_vcpu(offsetof(struct soft_vcpu, rip)));
     emit_op(e, 0, 4, 0xff, 4, in_reg(H_AX), 0); /* jmp rax */
 }
 
@@ -149,20 +164,24 @@ static void emit_mxcsr_enter(struct emit *e)
     e8(e, 0xc3);
 }
 
-/* rax: insn, r14: block. Comes back when the handler answered OP_NEXT; leaves with its answer
- * otherwise. */
-static void emit_call_handler(struct emit *e)
+/* Calls fn(vCPU, rax: insn, r14: block). */
+static void emit_c_call(struct emit *e, const void *fn)
 {
     emit_vec_leave(e);
     registers_store(e);
-    emit_store(e, in_vcpu(GPR_AT(REG_RIP)), H_15);
     emit_load(e, H_DI, in_vcpu(offsetof(struct soft_vcpu, self)));
     emit_store(e, in_reg(H_SI), H_AX);
     emit_store(e, in_reg(H_DX), H_14);
     emit_alu_imm(e, 0, 8, 5, in_reg(H_SP), 8, 0);
-    emit_imm64(e, H_AX, (uint64_t)(uintptr_t)jit_handler);
+    emit_imm64(e, H_AX, (uint64_t)(uintptr_t)fn);
     emit_op(e, 0, 4, 0xff, 2, in_reg(H_AX), 0);
     emit_alu_imm(e, 0, 8, 0, in_reg(H_SP), 8, 0);
+}
+
+/* Comes back when the handler answered OP_NEXT; leaves with its answer otherwise. */
+static void emit_call_handler(struct emit *e)
+{
+    emit_c_call(e, (const void *)(uintptr_t)jit_handler);
     emit_op(e, 0, 4, 0x85, H_AX, in_reg(H_AX), 0); /* test eax, eax */
     uint8_t *other = emit_jcc_forward(e, CC_NE);
     registers_load(e);
@@ -175,47 +194,53 @@ static void emit_call_handler(struct emit *e)
 /* Called by translated code that needs the x87 unit. Leaves the vectors in the vCPU. */
 static void emit_x87_enter(struct emit *e)
 {
-    emit_vec_leave(e);
-    registers_store(e);
-    emit_load(e, H_DI, in_vcpu(offsetof(struct soft_vcpu, self)));
-    emit_alu_imm(e, 0, 8, 5, in_reg(H_SP), 8, 0);
-    emit_imm64(e, H_AX, (uint64_t)(uintptr_t)x87_enter_host);
-    emit_op(e, 0, 4, 0xff, 2, in_reg(H_AX), 0);
-    emit_alu_imm(e, 0, 8, 0, in_reg(H_SP), 8, 0);
+    emit_c_call(e, (const void *)(uintptr_t)x87_enter_host);
     registers_load(e);
     e8(e, 0xc3);
 }
 
-/* r15: where to go. The jump cache as code_lookup has it (code.c). */
-static void emit_lookup(struct emit *e, const uint8_t *leave_jump)
+/* Comes back with "not zero" if it is worth trying again. */
+static void emit_open_window(struct emit *e)
 {
-    emit_store(e, in_reg(H_AX), H_15);
-    emit_op(e, 0, 8, 0xc1, 5, in_reg(H_AX), 0), e8(e, PAGE_SHIFT); /* shr rax, 12 */
-    emit_store(e, in_reg(H_14), H_AX);
-    emit_op(e, 0, 8, 0xc1, 5, in_reg(H_14), 0), e8(e, 6);
+    emit_c_call(e, (const void *)(uintptr_t)jit_open_window);
+    registers_load(e);
+    emit_op(e, 0, 1, 0x84, H_AX, in_reg(H_AX), 0); /* test al, al */
+    e8(e, 0xc3);
+}
+
+/* r14: where to go. The jump cache as code_lookup has it (code.c). Uses r15. */
+static void emit_find(struct emit *e)
+{
+    uint8_t *miss[3];
+    emit_store(e, in_reg(H_AX), H_14); /* rax = va ^ va >> 6: both parts of the index */
+    emit_op(e, 0, 8, 0xc1, 5, in_reg(H_AX), 0), e8(e, JUMP_PAGE_BITS);
     emit_op(e, 0, 4, 0x31, H_14, in_reg(H_AX), 0);
-    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), JUMP_PAGES - 1, 0);
-    emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, JUMP_PAGE_BITS);
-    emit_store(e, in_reg(H_14), H_15);
-    emit_op(e, 0, 8, 0xc1, 5, in_reg(H_14), 0), e8(e, JUMP_PAGE_BITS);
-    emit_op(e, 0, 4, 0x31, H_15, in_reg(H_14), 0);
-    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), (1 << JUMP_PAGE_BITS) - 1, 0);
-    emit_op(e, 0, 4, 0x09, H_14, in_reg(H_AX), 0);
-    emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, 5); /* entries of 32 bytes */
-    _Static_assert(sizeof(struct jump_entry) == 32, "the shift above");
+    _Static_assert(PAGE_SHIFT == 2 * JUMP_PAGE_BITS && JUMP_PAGES == 1 << JUMP_PAGE_BITS,
+                   "jump_index");
+    _Static_assert(sizeof(struct jump_entry) == 32, "the shifts by 5 and 12 - 6 - 5");
+    emit_op(e, 0, 4, 0x89, H_AX, in_reg(H_15), 0);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), (1 << JUMP_PAGE_BITS) - 1, 0);
+    emit_op(e, 0, 4, 0xd1, 5, in_reg(H_15), 0);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_15), (JUMP_PAGES - 1) << (JUMP_PAGE_BITS + 5), 0);
+    emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, 5);
+    emit_op(e, 0, 8, 0x01, H_15, in_reg(H_AX), 0);
     emit_op(e, 0, 8, 0x03, H_AX, in_vcpu(offsetof(struct soft_vcpu, jump)), 0);
-    emit_op(e, 0, 8, 0x39, H_15, at_offset(H_AX, offsetof(struct jump_entry, va)), 0);
-    emit_jcc(e, CC_NE, leave_jump);
-    emit_load(e, H_14, at_offset(H_AX, offsetof(struct jump_entry, key)));
-    emit_op(e, 0, 8, 0x3b, H_14, in_vcpu(offsetof(struct soft_vcpu, jump_key)), 0);
+    emit_op(e, 0, 8, 0x39, H_14, at_offset(H_AX, offsetof(struct jump_entry, va)), 0);
+    miss[0] = emit_jcc_forward(e, CC_NE);
+    emit_load(e, H_15, at_offset(H_AX, offsetof(struct jump_entry, key)));
+    emit_op(e, 0, 8, 0x3b, H_15, in_vcpu(offsetof(struct soft_vcpu, jump_key)), 0);
     uint8_t *hit = emit_jcc_forward(e, CC_E);
-    emit_op(e, 0, 8, 0x3b, H_14, in_vcpu(offsetof(struct soft_vcpu, jump_key_global)), 0);
-    emit_jcc(e, CC_NE, leave_jump);
+    emit_op(e, 0, 8, 0x3b, H_15, in_vcpu(offsetof(struct soft_vcpu, jump_key_global)), 0);
+    miss[1] = emit_jcc_forward(e, CC_NE);
     emit_land(e, hit);
     emit_load(e, H_AX, at_offset(H_AX, offsetof(struct jump_entry, code)));
     emit_op(e, 0, 8, 0x85, H_AX, in_reg(H_AX), 0);
-    emit_jcc(e, CC_E, leave_jump);
-    emit_op(e, 0, 4, 0xff, 4, in_reg(H_AX), 0);
+    miss[2] = emit_jcc_forward(e, CC_E);
+    emit_alu_imm(e, 0, 8, 4, in_reg(H_14), -(int32_t)PAGE_SIZE, 0); /* clears the carry */
+    e8(e, 0xc3);
+    for (unsigned n = 0; n < ARRAY_LEN(miss); n++)
+        emit_land(e, miss[n]);
+    e8(e, 0xf9), e8(e, 0xc3); /* stc; ret */
 }
 
 /* A store found no tag. rax: address - write tag, r14: the TLB's entry. Carry clear: the page has
@@ -264,10 +289,13 @@ static void stubs_make(struct jit *j)
     struct emit e = { j->rw, j->rw + j->size, j->rx - j->rw };
     j->enter = (int (*)(const uint8_t *))(uintptr_t)emit_exec(&e);
     emit_enter(&e);
-    j->leave_jump = emit_exec(&e);
+    j->leave_at = emit_exec(&e);
+    emit_load(&e, H_14, in_vcpu(offsetof(struct soft_vcpu, jit_page)));
+    emit_op(&e, 0, 8, 0x01, H_AX, in_reg(H_14), 0);
+    j->leave_to = emit_exec(&e);
     emit_vec_leave(&e);
     registers_store(&e);
-    emit_store(&e, in_vcpu(offsetof(struct soft_vcpu, rip)), H_15);
+    emit_store(&e, in_vcpu(offsetof(struct soft_vcpu, rip)), H_14);
     e8(&e, 0xb8), e32(&e, OP_JUMP);
     emit_leave(&e);
     j->call_handler = emit_exec(&e);
@@ -280,8 +308,12 @@ static void stubs_make(struct jit *j)
     }
     j->mxcsr_enter = emit_exec(&e);
     emit_mxcsr_enter(&e);
-    j->lookup = emit_exec(&e);
-    emit_lookup(&e, j->leave_jump);
+    j->find = emit_exec(&e);
+    emit_find(&e);
+    j->find_nothing = emit_exec(&e);
+    e8(&e, 0xf9), e8(&e, 0xc3);
+    j->open_window = emit_exec(&e);
+    emit_open_window(&e);
     j->code_store = emit_exec(&e);
     emit_code_store(&e);
     while ((e.p - j->rw) & 63)
@@ -328,16 +360,26 @@ void jit_reset(struct jit *j)
 
 /* ---- Joining and retiring ---- */
 
-void jit_retire(struct jit *j, struct block *b)
+/* Invariant 3. */
+static void start_replace(struct jit *j, const uint8_t *code, const uint8_t *to)
 {
-    if (!b->code)
-        return;
-    uint8_t *start = (uint8_t *)b->code - j->rx + j->rw;
+    uint8_t *start = (uint8_t *)code - j->rx + j->rw;
     uint64_t bytes;
     memcpy(&bytes, start, 8);
-    int64_t rel = j->leave_jump - (b->code + 5);
+    int64_t rel = to - (code + 5);
     bytes = (bytes & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)rel << 8;
     __atomic_store_n((uint64_t *)(void *)start, bytes, __ATOMIC_RELEASE);
+}
+
+void jit_retire(struct jit *j, struct block *b)
+{
+    if (b->code)
+        start_replace(j, b->code, b->out);
+}
+
+void jit_replace(struct jit *j, const uint8_t *old, const struct block *b)
+{
+    start_replace(j, old, b->code);
 }
 
 void jit_link(struct jit *j, const uint8_t *slot, const struct block *to)

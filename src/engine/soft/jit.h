@@ -4,8 +4,9 @@
  *
  * Registers while translated code runs:
  *   guest RCX RDX RBX RBP RSI RDI R8-R11 in the host registers of the same name, RAX in r13, RSP in
- * r12; R12-R15 in the vCPU. r15 is the rip of the running block's start, rax and r14 are scratch,
- * rsp is the host's stack, gs: is the vCPU.
+ * r12; R12-R15 in the vCPU. rax and r14 are scratch, r15 is the window (translate.h), rsp is the
+ * host's stack, gs: is the vCPU. rip is not computed while code runs: v->jit_page is the page the
+ * running block begins in, all offsets in it are constants.
  *
  * Invariants
  *  1. Guest memory is touched only through an address that the TLB check just before has turned
@@ -42,10 +43,14 @@ struct jit {
     uint8_t *rw, *rx;         /* the two views */
     size_t size, used, first; /* bytes; first: where blocks begin, behind the entry and exit code */
     bool full;
-    bool link, sse, x87; /* optimisations, to be switched off one by one; fixed at create */
+    bool link, sse, x87,
+        windows; /* optimisations, to be switched off one by one; fixed at create */
     int (*enter)(const uint8_t *code);
-    const uint8_t *leave_jump, *call_handler, *x87_enter, *vec_enter[3], *mxcsr_enter, *lookup,
-        *code_store;
+    /* Written once, before all blocks. leave_at: rax is the offset in the page where to go on;
+     * leave_to: r14 is the address. find: r14 is an address; carry clear: rax is its code and r14
+     * its page. */
+    const uint8_t *leave_at, *leave_to, *call_handler, *x87_enter, *vec_enter[3], *mxcsr_enter,
+        *find, *find_nothing, *code_store, *open_window;
     uint64_t blocks, bytes_in;
 };
 
@@ -60,6 +65,9 @@ void jit_reset(struct jit *j);
 void jit_translate(struct jit *j, struct block *b);
 /* Makes the block leave at its start from now on. Lock held. */
 void jit_retire(struct jit *j, struct block *b);
+/* The block was translated again: what still leads to its `old` code goes on to the new. Lock held.
+ */
+void jit_replace(struct jit *j, const uint8_t *old, const struct block *b);
 /* Joins the exit at `slot` (executable address of a displacement) to `to`. Lock held. */
 void jit_link(struct jit *j, const uint8_t *slot, const struct block *to);
 
@@ -70,5 +78,7 @@ bool jit_thread_begin(struct soft_vcpu *v);
 
 /* From translated code: runs the interpreter's handler for one instruction. */
 int jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b);
+/* From translated code: can v->jit_window_va be reached now? */
+bool jit_open_window(struct soft_vcpu *v, const struct insn *i, struct block *b);
 
 #endif

@@ -487,6 +487,24 @@ static int translate(struct soft_vcpu *v, uint64_t va, enum access access, struc
     return 0;
 }
 
+bool tlb_can_open(struct soft_vcpu *v, uint64_t va, unsigned size, bool write)
+{
+    const struct tlb_entry *e = tlb_slot(v, va);
+    struct place p;
+    if ((va & (PAGE_SIZE - 1)) + size > PAGE_SIZE)
+        return false;
+    if (!tlb_hit(e, e->read, va, size)) { /* a look ahead: what it finds has not happened */
+        struct exception exc = v->exc;
+        uint64_t cr2 = v->cr2;
+        if (translate(v, va, ACCESS_READ, &p)) {
+            v->exc = exc;
+            v->cr2 = cr2;
+            return false;
+        }
+    }
+    return tlb_hit(e, write ? e->write : e->read, va, size);
+}
+
 /* Outside 64-bit mode linear addresses have 32 bits. */
 static uint64_t linear(const struct soft_vcpu *v, uint64_t va)
 {

@@ -127,6 +127,8 @@ void tlb_flush_page(struct soft_vcpu *v, uint64_t va); /* INVLPG */
 void tlb_drop_writes(struct soft_vcpu *v); /* write tags only: code marking, dirty log */
 void tlb_drop_writes_of(struct soft_vcpu *v,
                         const _Atomic uint8_t *page_flags); /* of one page of ram */
+/* Is all of it in one page that loads (stores) may go straight to? Walks the page tables. */
+bool tlb_can_open(struct soft_vcpu *v, uint64_t va, unsigned size, bool write);
 void tlb_mode_changed(struct soft_vcpu *v); /* CPL, CR0, CR4, EFER or AC changed: choose v->tlb */
 /* Where instruction bytes at `va` are: ram, offset. OP_FAULT for #PF; *ram NULL: not RAM or ROM.
  * Sets accessed bits. */

@@ -288,9 +288,12 @@ static int step(struct soft_vcpu *v, bool one)
     if (v->run->translate && b->code && !one &&
         !atomic_load_explicit(&v->request, memory_order_relaxed)) {
         v->run->in_jit = true;
+        v->jit_page = v->rip & ~(PAGE_SIZE - 1);
         r = code->jit.enter(b->code);
         v->run->in_jit = false;
         i = v->jit_insn;
+        if (unlikely(v->jit_again))
+            code_translate_again(v);
         if (r == OP_JUMP) {
             if (v->jit_link)
                 code_link(v);

@@ -61,7 +61,7 @@ void flags_spill(struct tr *t)
 static void producer_run(struct tr *t);
 
 /* The flags go to v->cc: before a handler is called or the block left. Uses rax and r14. */
-static void flags_commit(struct tr *t)
+void flags_commit(struct tr *t)
 {
     if (t->flags == IN_PRODUCER)
         producer_run(t);
@@ -217,84 +217,7 @@ static void producer_run(struct tr *t)
     t->flags = IN_HOST;
 }
 
-/* ---- Memory ---- */
-
-/* Can this address be computed inline? */
-static bool plain_address(const struct tr *t, const struct insn *i)
-{
-    if (narrow(t))
-        return i->asize == 4 && i->disp == (int32_t)i->disp && i->seg != S_CS &&
-               !(i->seg == S_FS && !(t->block->key & CODE_FS)) &&
-               !(i->seg == S_GS && !(t->block->key & CODE_GS));
-    return !(i->flags & IF_SLOWEA) && i->disp == (int32_t)i->disp;
-}
-
-static unsigned address_reg(struct tr *t, unsigned slot, unsigned scratch)
-{
-    if (slot == REG_NONE)
-        return H_NONE;
-    if (slot == REG_RIP)
-        return H_15;
-    return reg_get(t, slot, scratch);
-}
-
-void slow_if(struct tr *t, unsigned cc, const struct insn *i)
-{
-    assert(t->slow_count < MAX_SLOW);
-    t->slow[t->slow_count++] = (struct slow){
-        .site = emit_jcc_forward(&t->e, cc),
-        .insn = i,
-        .fp = t->fp,
-        .flags_at = t->flags,
-        .producer = t->producer,
-    };
-}
-
-void fp_enter_if(struct tr *t, unsigned cc, struct fp_state fp)
-{
-    assert(t->slow_count < MAX_SLOW && t->flags != IN_HOST);
-    t->fp = fp;
-    t->slow[t->slow_count] = (struct slow){
-        .site = emit_jcc_forward(&t->e, cc),
-        .fp_back = fp,
-    };
-    t->slow[t->slow_count++].back = t->e.p;
-    held_drop(t);
-}
-
-/* rax = the address in rax, checked against the TLB: a host address. Uses r14. Invariant 1. */
-static void check_rax(struct tr *t, const struct insn *i, unsigned size, bool write)
-{
-    struct emit *e = &t->e;
-    held_drop(t);
-    emit_op(e, 0, 4, 0x89, H_AX, in_reg(H_14), 0);
-    emit_op(e, 0, 4, 0xc1, 5, in_reg(H_14), 0), e8(e, PAGE_SHIFT - 5);
-    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), (TLB_SIZE - 1) << 5, 0);
-    _Static_assert(sizeof(struct tlb_entry) == 32, "the shift above");
-    emit_op(e, 0, 8, 0x03, H_14, in_vcpu(offsetof(struct soft_vcpu, tlb)), 0);
-    size_t tag = write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
-    emit_op(e, 0, 8, 0x2b, H_AX, at_offset(H_14, (int32_t)tag), 0);
-    emit_alu_imm(e, 0, 8, 7, in_reg(H_AX), (int32_t)(PAGE_SIZE - size), 0);
-    slow_if(t, CC_A, i);
-    if (write)
-        t->slow[t->slow_count - 1].checked = emit_exec(e);
-    emit_op(e, 0, 8, 0x03, H_AX, at_offset(H_14, offsetof(struct tlb_entry, host)), 0);
-}
-
-bool address(struct tr *t, const struct insn *i, unsigned size, bool write)
-{
-    if (!plain_address(t, i))
-        return false;
-    flags_spill(t);
-    unsigned base = address_reg(t, i->base, H_AX);
-    unsigned index = address_reg(t, i->index, H_14);
-    emit_lea(&t->e, word_of(t), H_AX, base, index, i->scale, (int32_t)i->disp);
-    if (i->seg == S_FS || i->seg == S_GS)
-        emit_op(&t->e, 0, word_of(t), 0x03, H_AX,
-                in_vcpu(offsetof(struct soft_vcpu, seg_base) + i->seg * 8u), 0);
-    check_rax(t, i, size, write);
-    return true;
-}
+/* ---- Slow paths ---- */
 
 /* Marks the code behind the instruction as the place where its failed checks come back to. */
 static void slow_paths_return(struct tr *t, const struct insn *i)
@@ -319,18 +242,55 @@ static void handler_call(struct tr *t, const struct insn *i)
 
 /* ---- Leaving ---- */
 
-/* r15 += delta and on: straight into the block there if it is in this page, through the jump cache
- * otherwise. */
+static bool small(int64_t x) { return x == (int32_t)x; }
+/* Can it be told from the page's start? */
+static bool near(int64_t x) { return small(x) && small(x + (int64_t)PAGE_SIZE); }
+
+/* r14 = the address `delta` behind the block's start */
+static void address_here(struct tr *t, int64_t delta)
+{
+    emit_load(&t->e, H_14, in_vcpu(offsetof(struct soft_vcpu, jit_page)));
+    emit_lea(&t->e, word_of(t), H_14, H_14, H_NONE, 0, (int32_t)(block_place(t->block) + delta));
+}
+
+/* On, at the code that `find` found: rax and r14. */
+static void jump_found(struct tr *t)
+{
+    emit_store(&t->e, in_vcpu(offsetof(struct soft_vcpu, jit_page)), H_14);
+    emit_op(&t->e, 0, 4, 0xff, 4, in_reg(H_AX), 0);
+}
+
+/* To the address in r14, through the jump cache. */
+static void exit_to(struct tr *t)
+{
+    emit_call(&t->e, t->jit->find);
+    emit_jcc(&t->e, CC_B, t->jit->leave_to);
+    jump_found(t);
+}
+
+/* To the dispatcher, `delta` behind the block's start. */
+static void exit_at(struct tr *t, int64_t delta)
+{
+    if (narrow(t) && delta) { /* it may wrap */
+        address_here(t, delta);
+        emit_jmp(&t->e, t->jit->leave_to);
+        return;
+    }
+    emit_op(&t->e, 0, 8, 0xc7, 0, in_reg(H_AX), 0);
+    e32(&t->e, (uint32_t)(block_place(t->block) + delta));
+    emit_jmp(&t->e, t->jit->leave_at);
+}
+
+/* Straight into the block at `delta` if it is in this page, through the jump cache otherwise. */
 static void exit_direct(struct tr *t, int64_t delta)
 {
     assert(!t->fp.x87_last && !t->fp.x87_mem && t->flags != IN_HOST);
     struct emit *e = &t->e;
     const struct block *b = t->block;
-    if (delta)
-        emit_lea(e, word_of(t), H_15, H_15, H_NONE, 0, (int32_t)delta);
-    int64_t place = (int64_t)(b->offset & (PAGE_SIZE - 1)) + delta;
+    int64_t place = block_place(b) + delta;
     if (place < 0 || place >= (int64_t)PAGE_SIZE) {
-        emit_jmp(e, t->jit->lookup);
+        address_here(t, delta);
+        exit_to(t);
         return;
     }
     while ((uintptr_t)(e->p + 1) & 3) /* the displacement is stored whole when it is linked */
@@ -343,10 +303,8 @@ static void exit_direct(struct tr *t, int64_t delta)
     emit_store(e, in_vcpu(offsetof(struct soft_vcpu, jit_link)), H_AX);
     emit_imm64(e, H_AX, (uint64_t)(uintptr_t)b);
     emit_store(e, in_vcpu(offsetof(struct soft_vcpu, jit_link_block)), H_AX);
-    emit_jmp(e, t->jit->leave_jump);
+    exit_at(t, delta);
 }
-
-static bool small(int64_t x) { return x == (int32_t)x; }
 
 /* ---- Two operands ---- */
 
@@ -359,12 +317,12 @@ static bool tr_alu_eg(struct tr *t, const struct insn *i, unsigned n)
     if (n == 2 || n == 3)
         flags_commit(t);
     if (is_mem(i)) {
-        if (!address(t, i, i->size, n != 7))
+        if (!mem_operand(t, i, i->size, n != 7))
             return false;
         unsigned h = reg_get(t, reg, H_14);
         if (n == 2 || n == 3)
             carry_fetch(t);
-        emit_op(&t->e, lock ? E_LOCK : 0, i->size, sized(i, n * 8), h, at(H_AX), bytes_of(i, 1));
+        emit_op(&t->e, lock ? E_LOCK : 0, i->size, sized(i, n * 8), h, t->mem, bytes_of(i, 1));
     } else {
         if (!rm_number(i, &rm))
             return false;
@@ -391,12 +349,12 @@ static bool tr_alu_ge(struct tr *t, const struct insn *i, unsigned n)
     if (n == 2 || n == 3)
         flags_commit(t);
     if (is_mem(i)) {
-        if (!address(t, i, i->size, false))
+        if (!mem_operand(t, i, i->size, false))
             return false;
         d = reg_get(t, reg, H_14);
         if (n == 2 || n == 3)
             carry_fetch(t);
-        emit_op(&t->e, 0, i->size, sized(i, n * 8 + 2), d, at(H_AX), bytes_of(i, 1));
+        emit_op(&t->e, 0, i->size, sized(i, n * 8 + 2), d, t->mem, bytes_of(i, 1));
     } else {
         if (!rm_number(i, &rm))
             return false;
@@ -423,11 +381,11 @@ static bool tr_alu_ei(struct tr *t, const struct insn *i, unsigned n)
     if (n == 2 || n == 3)
         flags_commit(t);
     if (is_mem(i)) {
-        if (!address(t, i, i->size, n != 7))
+        if (!mem_operand(t, i, i->size, n != 7))
             return false;
         if (n == 2 || n == 3)
             carry_fetch(t);
-        emit_alu_imm(&t->e, i->flags & IF_LOCK ? E_LOCK : 0, i->size, n, at(H_AX), (int32_t)i->imm,
+        emit_alu_imm(&t->e, i->flags & IF_LOCK ? E_LOCK : 0, i->size, n, t->mem, (int32_t)i->imm,
                      0);
     } else {
         if (!rm_number(i, &rm))
@@ -452,10 +410,10 @@ static bool tr_test_eg(struct tr *t, const struct insn *i, unsigned param)
     if (!reg_number(i, &reg))
         return false;
     if (is_mem(i)) {
-        if (!address(t, i, i->size, false))
+        if (!mem_operand(t, i, i->size, false))
             return false;
         unsigned h = reg_get(t, reg, H_14);
-        emit_op(&t->e, 0, i->size, sized(i, 0x84), h, at(H_AX), bytes_of(i, 1));
+        emit_op(&t->e, 0, i->size, sized(i, 0x84), h, t->mem, bytes_of(i, 1));
     } else {
         if (!rm_number(i, &rm))
             return false;
@@ -485,9 +443,9 @@ static bool tr_test_ei(struct tr *t, const struct insn *i, unsigned param)
     if (!small(i->imm))
         return false;
     if (is_mem(i)) {
-        if (!address(t, i, i->size, false))
+        if (!mem_operand(t, i, i->size, false))
             return false;
-        emit_op(&t->e, 0, i->size, sized(i, 0xf6), 0, at(H_AX), 0);
+        emit_op(&t->e, 0, i->size, sized(i, 0xf6), 0, t->mem, 0);
     } else {
         if (!rm_number(i, &rm))
             return false;
@@ -510,10 +468,10 @@ static bool tr_mov_eg(struct tr *t, const struct insn *i, unsigned param)
     if (!reg_number(i, &reg))
         return false;
     if (is_mem(i)) {
-        if (!address(t, i, i->size, true))
+        if (!mem_operand(t, i, i->size, true))
             return false;
         unsigned h = reg_get(t, reg, H_14);
-        emit_op(&t->e, 0, i->size, sized(i, 0x88), h, at(H_AX), bytes_of(i, 1));
+        emit_op(&t->e, 0, i->size, sized(i, 0x88), h, t->mem, bytes_of(i, 1));
         return true;
     }
     if (!rm_number(i, &rm))
@@ -532,10 +490,10 @@ static bool tr_mov_ge(struct tr *t, const struct insn *i, unsigned param)
         return false;
     unsigned d;
     if (is_mem(i)) {
-        if (!address(t, i, i->size, false))
+        if (!mem_operand(t, i, i->size, false))
             return false;
         d = i->size < 4 ? reg_get(t, reg, H_14) : reg_new(reg, H_14);
-        emit_op(&t->e, 0, i->size, sized(i, 0x8a), d, at(H_AX), bytes_of(i, 1));
+        emit_op(&t->e, 0, i->size, sized(i, 0x8a), d, t->mem, bytes_of(i, 1));
     } else {
         if (!rm_number(i, &rm))
             return false;
@@ -551,9 +509,9 @@ static bool tr_mov_ei(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned rm;
     if (is_mem(i)) {
-        if (!small(i->imm) || !address(t, i, i->size, true))
+        if (!small(i->imm) || !mem_operand(t, i, i->size, true))
             return false;
-        emit_op(&t->e, 0, i->size, sized(i, 0xc6), 0, at(H_AX), 0);
+        emit_op(&t->e, 0, i->size, sized(i, 0xc6), 0, t->mem, 0);
         immediate(t, i);
         return true;
     }
@@ -578,10 +536,10 @@ static bool tr_extend(struct tr *t, const struct insn *i, unsigned param)
     unsigned from = from_byte ? 1 : param == 0x63 ? 4 : 2;
     unsigned d;
     if (is_mem(i)) {
-        if (!address(t, i, from, false))
+        if (!mem_operand(t, i, from, false))
             return false; /* MOVSXD with 16 bits: makers differ in what they read */
         d = i->size < 4 ? reg_get(t, i->reg, H_14) : reg_new(i->reg, H_14);
-        emit_op(&t->e, 0, i->size, opc, d, at(H_AX), 0);
+        emit_op(&t->e, 0, i->size, opc, d, t->mem, 0);
     } else if (from_byte && high_byte(i->rm_off)) {
         unsigned s = host_of[i->rm_off / 8];
         if (s == H_NONE || i->size < 4)
@@ -606,11 +564,11 @@ static bool tr_extend(struct tr *t, const struct insn *i, unsigned param)
 
 static bool tr_lea(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size < 4 || i->asize != word_of(t) || !small(i->disp))
+    if (i->size < 4 || i->asize != word_of(t) || !near(i->disp))
         return false;
     unsigned base = address_reg(t, i->base, H_AX), index = address_reg(t, i->index, H_14);
     unsigned d = reg_new(i->reg, H_AX);
-    emit_lea(&t->e, i->size, d, base, index, i->scale, (int32_t)i->disp);
+    emit_lea(&t->e, i->size, d, base, index, i->scale, address_disp(t, i->base, i->disp));
     reg_put(t, i->reg, d);
     return true;
 }
@@ -621,10 +579,10 @@ static bool tr_xchg(struct tr *t, const struct insn *i, unsigned param)
     if (!reg_number(i, &reg))
         return false;
     if (is_mem(i)) {
-        if (!address(t, i, i->size, true))
+        if (!mem_operand(t, i, i->size, true))
             return false;
         unsigned h = reg_get(t, reg, H_14);
-        emit_op(&t->e, 0, i->size, sized(i, 0x86), h, at(H_AX), bytes_of(i, 1));
+        emit_op(&t->e, 0, i->size, sized(i, 0x86), h, t->mem, bytes_of(i, 1));
         reg_put(t, reg, h);
         return true;
     }
@@ -650,12 +608,12 @@ static bool tr_unary(struct tr *t, const struct insn *i, unsigned param)
     if (param == UN_INC || param == UN_DEC)
         flags_commit(t);
     if (is_mem(i)) {
-        if (!address(t, i, i->size, true))
+        if (!mem_operand(t, i, i->size, true))
             return false;
         if (param == UN_INC || param == UN_DEC)
             carry_fetch(t);
         emit_op(&t->e, i->flags & IF_LOCK ? E_LOCK : 0, i->size, sized(i, form[param].opcode),
-                form[param].ext, at(H_AX), 0);
+                form[param].ext, t->mem, 0);
     } else {
         if (!rm_number(i, &rm))
             return false;
@@ -680,9 +638,9 @@ static bool tr_shift_i(struct tr *t, const struct insn *i, unsigned param)
     if (!count)
         return false;
     if (is_mem(i)) {
-        if (rotate || !address(t, i, i->size, true))
+        if (rotate || !mem_operand(t, i, i->size, true))
             return false;
-        emit_op(&t->e, 0, i->size, sized(i, 0xc0), param, at(H_AX), 0);
+        emit_op(&t->e, 0, i->size, sized(i, 0xc0), param, t->mem, 0);
         e8(&t->e, count);
     } else {
         if (!rm_number(i, &rm))
@@ -702,9 +660,9 @@ static bool tr_shift_1(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned rm;
     if (is_mem(i)) {
-        if (param < 4 || !address(t, i, i->size, true))
+        if (param < 4 || !mem_operand(t, i, i->size, true))
             return false;
-        emit_op(&t->e, 0, i->size, sized(i, 0xd0), param, at(H_AX), 0);
+        emit_op(&t->e, 0, i->size, sized(i, 0xd0), param, t->mem, 0);
         flags_new(t);
         return true;
     }
@@ -750,10 +708,10 @@ static bool tr_imul_ge(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned d;
     if (is_mem(i)) {
-        if (!address(t, i, i->size, false))
+        if (!mem_operand(t, i, i->size, false))
             return false;
         d = reg_get(t, i->reg, H_14);
-        emit_op(&t->e, 0, i->size, OPC(OF0, 0, 0xaf), d, at(H_AX), 0);
+        emit_op(&t->e, 0, i->size, OPC(OF0, 0, 0xaf), d, t->mem, 0);
     } else {
         d = reg_get(t, i->reg, H_AX);
         unsigned s = reg_get(t, i->rm, H_14);
@@ -770,10 +728,10 @@ static bool tr_imul_gei(struct tr *t, const struct insn *i, unsigned param)
         return false;
     unsigned d;
     if (is_mem(i)) {
-        if (!address(t, i, i->size, false))
+        if (!mem_operand(t, i, i->size, false))
             return false;
         d = reg_new(i->reg, H_14);
-        emit_op(&t->e, 0, i->size, 0x69, d, at(H_AX), 0);
+        emit_op(&t->e, 0, i->size, 0x69, d, t->mem, 0);
     } else {
         unsigned s = reg_get(t, i->rm, H_14);
         d = reg_new(i->reg, H_AX);
@@ -792,9 +750,9 @@ static bool tr_mul(struct tr *t, const struct insn *i, unsigned param)
         return false;
     struct place_of factor;
     if (is_mem(i)) {
-        if (!address(t, i, i->size, false))
+        if (!mem_operand(t, i, i->size, false))
             return false;
-        emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
+        emit_op(&t->e, 0, i->size, 0x8b, H_14, t->mem, 0);
         factor = in_reg(H_14);
     } else {
         factor = in_reg(reg_get(t, i->rm, H_14));
@@ -814,9 +772,10 @@ static bool tr_div(struct tr *t, const struct insn *i, unsigned is_signed)
     if (i->size < 4)
         return false;
     if (is_mem(i)) {
-        if (!address(t, i, i->size, false))
+        if (!mem_operand(t, i, i->size, false))
             return false;
-        emit_op(e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
+        emit_op(e, 0, i->size, 0x8b, H_14, t->mem, 0);
+        flags_spill(t); /* a window has not */
     } else {
         flags_spill(t);
         emit_op(e, 0, i->size, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_14)), 0);
@@ -909,10 +868,10 @@ static bool tr_scan(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned opc = OPC(OF0, param & 0x80 ? 0xf3 : 0, 0xb8 + (param & 7)), d;
     if (is_mem(i)) {
-        if (!address(t, i, i->size, false))
+        if (!mem_operand(t, i, i->size, false))
             return false;
         d = reg_get(t, i->reg, H_14);
-        emit_op(&t->e, 0, i->size, opc, d, at(H_AX), 0);
+        emit_op(&t->e, 0, i->size, opc, d, t->mem, 0);
     } else {
         d = reg_get(t, i->reg, H_AX);
         unsigned s = reg_get(t, i->rm, H_14);
@@ -940,9 +899,9 @@ static bool tr_cmov(struct tr *t, const struct insn *i, unsigned cc)
     unsigned s;
     if (is_mem(i)) {
         flags_commit(t); /* bringing them back needs nothing but rax then */
-        if (!address(t, i, i->size, false))
+        if (!mem_operand(t, i, i->size, false))
             return false;
-        emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
+        emit_op(&t->e, 0, i->size, 0x8b, H_14, t->mem, 0);
         s = H_14;
         flags_fetch(t);
     } else {
@@ -972,12 +931,16 @@ static bool tr_cmpxchg(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned reg;
     if (!is_mem(i) || !reg_number(i, &reg) || host_of[reg] == H_NONE ||
-        !address(t, i, i->size, true))
+        !mem_operand(t, i, i->size, true))
         return false;
-    emit_op(&t->e, 0, 8, 0x8b, H_14, in_reg(H_AX), 0);
+    struct place_of mem = t->mem;
+    if (mem.reg == H_AX) {
+        emit_op(&t->e, 0, 8, 0x8b, H_14, in_reg(H_AX), 0);
+        mem = at(H_14);
+    }
+    held_drop(t);
     emit_op(&t->e, 0, 8, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
-    emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, sized(i, 0xb0)), host_of[reg], at(H_14),
-            bytes_of(i, 1));
+    emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, sized(i, 0xb0)), host_of[reg], mem, bytes_of(i, 1));
     emit_op(&t->e, 0, 8, 0x8b, host_of[R_AX], in_reg(H_AX), 0);
     flags_new(t);
     return true;
@@ -986,10 +949,10 @@ static bool tr_cmpxchg(struct tr *t, const struct insn *i, unsigned param)
 static bool tr_xadd(struct tr *t, const struct insn *i, unsigned param)
 {
     unsigned reg;
-    if (!is_mem(i) || !reg_number(i, &reg) || !address(t, i, i->size, true))
+    if (!is_mem(i) || !reg_number(i, &reg) || !mem_operand(t, i, i->size, true))
         return false;
     unsigned h = reg_get(t, reg, H_14);
-    emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, sized(i, 0xc0)), h, at(H_AX), bytes_of(i, 1));
+    emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, sized(i, 0xc0)), h, t->mem, bytes_of(i, 1));
     reg_put(t, reg, h);
     flags_new(t);
     return true;
@@ -997,12 +960,6 @@ static bool tr_xadd(struct tr *t, const struct insn *i, unsigned param)
 
 /* ---- Stack ---- */
 
-static void stack_address(struct tr *t, const struct insn *i, int32_t offset, bool write)
-{
-    flags_spill(t);
-    emit_lea(&t->e, word_of(t), H_AX, host_of[R_SP], H_NONE, 0, offset);
-    check_rax(t, i, word_of(t), write);
-}
 static void stack_move(struct tr *t, int32_t by)
 {
     emit_lea(&t->e, word_of(t), host_of[R_SP], host_of[R_SP], H_NONE, 0, by);
@@ -1013,8 +970,8 @@ static bool tr_push(struct tr *t, const struct insn *i, unsigned param)
     const int32_t word = (int32_t)word_of(t);
     if (i->size != word || is_mem(i))
         return false;
-    stack_address(t, i, -word, true);
-    emit_op(&t->e, 0, i->size, 0x89, reg_get(t, i->rm, H_14), at(H_AX), 0);
+    stack_operand(t, i, -word, true);
+    emit_op(&t->e, 0, i->size, 0x89, reg_get(t, i->rm, H_14), t->mem, 0);
     stack_move(t, -word);
     return true;
 }
@@ -1023,8 +980,8 @@ static bool tr_push_i(struct tr *t, const struct insn *i, unsigned param)
     const int32_t word = (int32_t)word_of(t);
     if (i->size != word)
         return false;
-    stack_address(t, i, -word, true);
-    emit_op(&t->e, 0, i->size, 0xc7, 0, at(H_AX), 0);
+    stack_operand(t, i, -word, true);
+    emit_op(&t->e, 0, i->size, 0xc7, 0, t->mem, 0);
     e32(&t->e, (uint32_t)i->imm);
     stack_move(t, -word);
     return true;
@@ -1034,9 +991,9 @@ static bool tr_pop(struct tr *t, const struct insn *i, unsigned param)
     const int32_t word = (int32_t)word_of(t);
     if (i->size != word || is_mem(i) || i->rm == R_SP)
         return false;
-    stack_address(t, i, 0, false);
+    stack_operand(t, i, 0, false);
     unsigned d = reg_new(i->rm, H_14);
-    emit_op(&t->e, 0, i->size, 0x8b, d, at(H_AX), 0);
+    emit_op(&t->e, 0, i->size, 0x8b, d, t->mem, 0);
     reg_put(t, i->rm, d);
     stack_move(t, word);
     return true;
@@ -1045,11 +1002,9 @@ static bool tr_leave(struct tr *t, const struct insn *i, unsigned param)
 {
     if (i->size != word_of(t))
         return false;
-    flags_spill(t);
-    emit_op(&t->e, 0, i->size, 0x8b, H_AX, in_reg(host_of[R_BP]), 0);
-    check_rax(t, i, i->size, false);
+    frame_operand(t, i);
     emit_lea(&t->e, i->size, host_of[R_SP], host_of[R_BP], H_NONE, 0, i->size);
-    emit_op(&t->e, 0, i->size, 0x8b, host_of[R_BP], at(H_AX), 0);
+    emit_op(&t->e, 0, i->size, 0x8b, host_of[R_BP], t->mem, 0);
     return true;
 }
 
@@ -1059,7 +1014,7 @@ static int64_t end_of(const struct insn *i) { return insn_end(i); }
 
 static bool tr_jmp(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size != word_of(t) || !small(i->imm))
+    if (i->size != word_of(t) || !near(i->imm))
         return false;
     fp_spill(t);
     flags_commit(t);
@@ -1070,7 +1025,7 @@ static bool tr_jmp(struct tr *t, const struct insn *i, unsigned param)
 
 static bool tr_jcc(struct tr *t, const struct insn *i, unsigned cc)
 {
-    if (i->size != word_of(t) || !small(i->imm))
+    if (i->size != word_of(t) || !near(i->imm))
         return false;
     flags_fetch(t);
     t->exits[t->exit_count++] = (struct side_exit){
@@ -1100,13 +1055,13 @@ static void side_exits_write(struct tr *t)
 static bool tr_call(struct tr *t, const struct insn *i, unsigned param)
 {
     const int32_t word = (int32_t)word_of(t);
-    if (i->size != word || !small(i->imm))
+    if (i->size != word || !near(i->imm))
         return false;
     fp_spill(t);
     flags_commit(t);
-    stack_address(t, i, -word, true);
-    emit_lea(&t->e, i->size, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
-    emit_op(&t->e, 0, i->size, 0x89, H_14, at(H_AX), 0);
+    stack_operand(t, i, -word, true);
+    address_here(t, end_of(i));
+    emit_op(&t->e, 0, i->size, 0x89, H_14, t->mem, 0);
     stack_move(t, -word);
     exit_direct(t, i->imm);
     t->ended = true;
@@ -1127,18 +1082,19 @@ static void check_target(struct tr *t, const struct insn *i)
     slow_if(t, CC_A, i);
 }
 
+/* Through the jump cache; what it does not know, and what faults, is left to the handler. */
 static bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
 {
     if (i->size != word_of(t))
         return false;
     fp_spill(t);
     flags_commit(t);
-    stack_address(t, i, 0, false);
-    emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
-    check_target(t, i);
-    emit_op(&t->e, 0, 8, 0x8b, H_15, in_reg(H_14), 0);
+    stack_operand(t, i, 0, false);
+    emit_op(&t->e, 0, i->size, 0x8b, H_14, t->mem, 0);
+    emit_call(&t->e, t->jit->find);
+    slow_if(t, CC_B, i);
     stack_move(t, i->size + (with_release ? (uint16_t)i->imm : 0));
-    emit_jmp(&t->e, t->jit->lookup);
+    jump_found(t);
     t->ended = true;
     return true;
 }
@@ -1150,16 +1106,15 @@ static bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
     fp_spill(t);
     flags_commit(t);
     if (is_mem(i)) {
-        if (!address(t, i, i->size, false))
+        if (!mem_operand(t, i, i->size, false))
             return false;
-        emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
+        emit_op(&t->e, 0, i->size, 0x8b, H_14, t->mem, 0);
     } else {
-        flags_spill(t);
         emit_op(&t->e, 0, i->size, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
     }
-    check_target(t, i);
-    emit_op(&t->e, 0, 8, 0x8b, H_15, in_reg(H_14), 0);
-    emit_jmp(&t->e, t->jit->lookup);
+    emit_call(&t->e, t->jit->find);
+    slow_if(t, CC_B, i);
+    jump_found(t);
     t->ended = true;
     return true;
 }
@@ -1171,16 +1126,15 @@ static bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
         return false;
     fp_spill(t);
     flags_commit(t);
-    flags_spill(t);
     emit_op(&t->e, 0, i->size, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
     check_target(t, i);
-    stack_address(t, i, -word, true);
-    emit_lea(&t->e, i->size, H_14, H_15, H_NONE, 0, (int32_t)end_of(i));
-    emit_op(&t->e, 0, i->size, 0x89, H_14, at(H_AX), 0);
-    unsigned s = reg_get(t, i->rm, H_AX);
-    emit_op(&t->e, 0, i->size, 0x8b, H_15, in_reg(s), 0);
+    held_drop(t);
+    stack_operand(t, i, -word, true);
+    address_here(t, end_of(i));
+    emit_op(&t->e, 0, i->size, 0x89, H_14, t->mem, 0);
+    emit_op(&t->e, 0, i->size, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
     stack_move(t, -word);
-    emit_jmp(&t->e, t->jit->lookup);
+    exit_to(t);
     t->ended = true;
     return true;
 }
@@ -1321,17 +1275,29 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
     tr_fn *fn = how->fn;
     unsigned reg = 1u << (i->size == 1 ? i->reg_off / 8u : i->reg);
     unsigned rm = is_mem(i) ? 0 : 1u << (i->size == 1 ? i->rm_off / 8u : i->rm);
-    if (fn == tr_test_eg || fn == tr_test_ei || fn == tr_nop || fn == tr_jcc)
+    if (fn == tr_test_eg || fn == tr_test_ei || fn == tr_nop || fn == tr_jcc || fn == tr_sahf)
         return 0;
     if (fn == tr_alu_eg || fn == tr_alu_ei)
         return how->param == 7 ? 0 : rm;
     if (fn == tr_alu_ge)
         return how->param == 7 ? 0 : reg;
-    if (fn == tr_mov_eg || fn == tr_mov_ei)
+    if (fn == tr_mov_eg || fn == tr_mov_ei || fn == tr_unary || fn == tr_shift_i ||
+        fn == tr_shift_1 || fn == tr_shift_c || fn == tr_double_shift || fn == tr_bswap ||
+        fn == tr_bit_i || fn == tr_bit_g || fn == tr_setcc)
         return rm;
-    if (fn == tr_mov_ge || fn == tr_extend || fn == tr_lea || fn == tr_cmov || fn == tr_imul_ge ||
-        fn == tr_imul_gei)
-        return fn == tr_mov_ge ? reg : 1u << i->reg;
+    if (fn == tr_mov_ge || fn == tr_xadd)
+        return reg;
+    if (fn == tr_extend || fn == tr_lea || fn == tr_cmov || fn == tr_imul_ge || fn == tr_imul_gei ||
+        fn == tr_scan)
+        return 1u << i->reg;
+    if (fn == tr_xchg)
+        return reg | rm;
+    if (fn == tr_mul || fn == tr_div)
+        return 1u << R_AX | 1u << R_DX;
+    if (fn == tr_cbw || fn == tr_cmpxchg)
+        return 1u << R_AX;
+    if (fn == tr_cwd)
+        return 1u << R_DX;
     if (fn == tr_x87)
         return how->param == X87_STSW_AX ? 1u << R_AX : 0;
     if (fn == tr_sse)
@@ -1352,6 +1318,69 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
     if (fn == tr_pop)
         return 1u << R_SP | rm;
     return ~0u;
+}
+
+bool register_moves(const struct insn *i, unsigned slot, int64_t *by)
+{
+    const struct translation *how = &translations[i->row];
+    bool direct = !is_mem(i) && i->size == 8;
+    *by = 0;
+    if (!how->fn || !own_handler(i))
+        return false;
+    if (slot == REG_RIP)
+        return true;
+    if (slot == R_SP && (how->fn == tr_push || how->fn == tr_push_i)) {
+        *by = -8;
+        return i->size == 8;
+    }
+    if (slot == R_SP && how->fn == tr_pop) {
+        *by = 8;
+        return direct && i->rm != R_SP;
+    }
+    if (how->fn == tr_alu_ei && direct && i->rm == slot && (how->param == 0 || how->param == 5)) {
+        *by = how->param ? -i->imm : i->imm;
+        return small(*by);
+    }
+    if (how->fn == tr_unary && direct && i->rm == slot &&
+        (how->param == UN_INC || how->param == UN_DEC)) {
+        *by = how->param == UN_INC ? 1 : -1;
+        return true;
+    }
+    if (how->fn == tr_lea && i->size == 8 && i->asize == 8 && i->reg == slot && i->base == slot &&
+        i->index == REG_NONE) {
+        *by = i->disp;
+        return small(*by);
+    }
+    return !(regs_written(how, i) >> slot & 1);
+}
+
+struct access access_of(const struct insn *i)
+{
+    const struct translation *how = &translations[i->row];
+    tr_fn *fn = how->fn;
+    struct access a = { .size = 0 };
+    if (!fn || !own_handler(i))
+        return a;
+    if (fn == tr_push || fn == tr_push_i || fn == tr_call || fn == tr_call_e)
+        return (struct access){ R_SP, true, 8, -8 };
+    if (fn == tr_ret || (fn == tr_pop && !is_mem(i)))
+        return (struct access){ R_SP, false, 8, 0 };
+    if (fn == tr_leave)
+        return (struct access){ R_BP, false, 8, 0 };
+    if (!is_mem(i) || i->flags & IF_SLOWEA || i->seg == S_FS || i->seg == S_GS ||
+        i->index != REG_NONE || i->base == REG_NONE || !near(i->disp) || fn == tr_x87 ||
+        fn == tr_nop || fn == tr_lea)
+        return a;
+    bool write = fn == tr_mov_eg || fn == tr_mov_ei || fn == tr_xchg || fn == tr_unary ||
+                 fn == tr_shift_i || fn == tr_shift_1 || fn == tr_cmpxchg || fn == tr_xadd ||
+                 ((fn == tr_alu_eg || fn == tr_alu_ei) && how->param != 7) ||
+                 (fn == tr_sse && (how->param == SSE_WV || how->param == SSE_EV)) ||
+                 (fn == tr_avx && how->param == AVX_XV);
+    return (struct access){ i->base, write,
+                            fn == tr_sse   ? 16u
+                            : fn == tr_avx ? 32u
+                                           : i->size,
+                            i->disp };
 }
 
 /* Does it leave no old status flag, whatever its operands are? */
@@ -1381,8 +1410,10 @@ static void insn_translate(struct tr *t, const struct insn *i)
     enum flags_where flags = t->flags;
     struct producer producer = t->producer;
     struct fp_state fp = t->fp;
+    struct window window = t->window;
     if (how->fn && own_handler(i)) {
         if (how->fn(t, i, how->param)) {
+            window_follow(t, i);
             if (spoils && t->flag_writes == flag_writes)
                 t->producer.kind = PRODUCER_NONE;
             if (!t->ended)
@@ -1398,16 +1429,17 @@ static void insn_translate(struct tr *t, const struct insn *i)
         t->flags = flags;
         t->producer = producer;
         t->fp = fp;
+        t->window = window;
         held_drop(t);
     }
+    t->window.base = REG_NONE;
     flags_commit(t);
     t->producer.kind = PRODUCER_NONE;
     fp_spill(t);
     handler_call(t, i);
     held_drop(t);
     if (changes_mode(i)) {
-        emit_lea(&t->e, word_of(t), H_15, H_15, H_NONE, 0, (int32_t)insn_end(i));
-        emit_jmp(&t->e, t->jit->leave_jump);
+        exit_at(t, end_of(i));
         t->ended = true;
     }
 }
@@ -1431,9 +1463,19 @@ static void slow_paths_write(struct tr *t)
         t->flags = s->flags_at;
         t->producer = s->producer;
         flags_commit(t);
+        if (s->window.size) {
+            window_slow_path(t, s);
+            uint8_t *no = emit_jcc_forward(&t->e, CC_E);
+            fp_enter(t, &s->fp);
+            emit_jmp(&t->e, s->again);
+            emit_land(&t->e, no);
+            handler_call(t, s->insn);
+            exit_at(t, end_of(s->insn));
+            continue;
+        }
         handler_call(t, s->insn);
         if (!s->back) { /* a branch: its handler never answers OP_NEXT */
-            emit_jmp(&t->e, t->jit->leave_jump);
+            exit_at(t, 0);
             continue;
         }
         fp_enter(t, &s->fp_back);
@@ -1472,10 +1514,11 @@ void jit_translate(struct jit *j, struct block *b)
                     .block = b };
     t.wide = has_avx(j, b);
     held_drop(&t);
+    t.window.base = REG_NONE;
     uint8_t *start = t.e.p;
     /* Invariant 3: cmp dword gs:[request], 0; jne leave */
     emit_alu_imm(&t.e, 0, 4, 7, in_vcpu(offsetof(struct soft_vcpu, request)), 0, 0);
-    emit_jcc(&t.e, CC_NE, j->leave_jump);
+    uint8_t *out = emit_jcc_forward(&t.e, CC_NE);
     for (t.n = 0; t.n < b->count && !t.ended; t.n++)
         insn_translate(&t, &b->insns[t.n]);
     if (!t.ended) {
@@ -1485,6 +1528,9 @@ void jit_translate(struct jit *j, struct block *b)
     }
     side_exits_write(&t);
     slow_paths_write(&t);
+    emit_land(&t.e, out);
+    b->out = emit_exec(&t.e);
+    exit_at(&t, 0);
     do /* INT3 between blocks: nothing runs into the next, and readers see where one begins */
         e8(&t.e, 0xcc);
     while ((t.e.p - j->rw) & 15);

@@ -42,10 +42,20 @@ struct fp_state {
     const struct insn *x87_last, *x87_mem;
 };
 
+/* What r15 is the host address of (translate_mem.c). */
+struct window {
+    uint8_t base;        /* slot of the register, REG_NONE: nothing */
+    bool write;          /* opened with the store tag */
+    int32_t first, size; /* from where the register pointed when it was opened */
+    int32_t moved;       /* the register since */
+};
+
 enum { MAX_SLOW = BLOCK_MAX * 4 };
 struct slow { /* a check that failed: run the handler, come back behind the instruction */
     uint8_t *site;
     const struct insn *insn; /* NULL: no handler, only fp_back is to be had */
+    struct window window;    /* size 0: no window was opened here */
+    const uint8_t *again;    /* where opening it begins */
     const uint8_t *checked;  /* behind the check of a store: where code_store comes back to */
     uint8_t *back;           /* NULL: a branch, whose handler never comes back */
     enum flags_where flags_at, flags; /* at the check; what the code behind expects */
@@ -71,8 +81,10 @@ struct tr {
     struct fp_state fp;
     uint8_t held[2]; /* which of R12 to R15 rax and r14 still hold after a simple instruction, or
                         REG_NONE */
-    bool wide;       /* the block has AVX: it needs whole YMM registers; fixed */
-    bool ended;      /* an exit was written: nothing follows */
+    struct window window;
+    struct place_of mem; /* the operand, behind mem_operand and its kin */
+    bool wide;           /* the block has AVX: it needs whole YMM registers; fixed */
+    bool ended;          /* an exit was written: nothing follows */
     unsigned n;
     unsigned slow_count;
     struct slow slow[MAX_SLOW];
@@ -103,6 +115,36 @@ void reg_put(struct tr *t, unsigned n, unsigned h);
 static inline bool narrow(const struct tr *t) { return (t->block->key & CODE_MODE) == MODE_32; }
 static inline unsigned word_of(const struct tr *t) { return narrow(t) ? 4 : 8; }
 static inline bool is_mem(const struct insn *i) { return i->flags & IF_MEM; }
+/* How an instruction touches memory, as far as can be said ahead; size 0: not by a lone base
+ * register. */
+struct access {
+    uint8_t base;
+    bool write;
+    unsigned size; /* at most */
+    int64_t disp;
+};
+struct access access_of(const struct insn *i);
+/* false: the register will hold something else; *by: how it moves otherwise. */
+bool register_moves(const struct insn *i, unsigned slot, int64_t *by);
+void flags_commit(struct tr *t);
+
+/* ---- translate_mem.c ---- */
+
+/* The host register with an address's base or index; H_NONE where there is none. */
+unsigned address_reg(struct tr *t, unsigned slot, unsigned scratch);
+int32_t address_disp(const struct tr *t, unsigned base, int64_t disp);
+/* t->mem = the memory operand, checked; may use rax and r14, and spill the flags. False: an address
+ * that is left to the handler. */
+bool mem_operand(struct tr *t, const struct insn *i, unsigned size, bool write);
+/* The same for eight bytes at the guest's RSP + offset, and at RBP. */
+void stack_operand(struct tr *t, const struct insn *i, int32_t offset, bool write);
+void frame_operand(struct tr *t, const struct insn *i);
+bool window_operand(struct tr *t, const struct insn *i, unsigned base, int64_t disp, unsigned size,
+                    bool write);
+/* The instruction has been written: is the window still of use? */
+void window_follow(struct tr *t, const struct insn *i);
+/* Asks whether the window can be opened now: "not zero" if it can. */
+void window_slow_path(struct tr *t, const struct slow *s);
 /* rax = checked host address of the memory operand. Spills the flags, uses r14. False: an address
  * that is left to the handler. */
 bool address(struct tr *t, const struct insn *i, unsigned size, bool write);
@@ -120,6 +162,8 @@ bool is_v(unsigned arg); /* is the operand a vector register? */
 unsigned e_bytes(unsigned arg,
                  const struct insn *i); /* general register or memory: bytes; 0: neither */
 bool uses_mxcsr(const char *name);      /* legacy mnemonic */
+/* The operand just checked has to lie at a multiple of `align`. */
+void alignment_check(struct tr *t, const struct insn *i, unsigned align);
 /* Vector registers, and MXCSR where it counts, are in the host's behind this. Before the address of
  * a memory operand: it spoils flags and scratch. */
 void vec_needed(struct tr *t, bool mxcsr);

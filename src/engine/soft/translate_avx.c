@@ -86,13 +86,11 @@ static bool operand(struct tr *t, const struct insn *i, const struct insn_row *r
 {
     if (is_mem(i)) {
         unsigned size = is_e(arg) ? e_bytes(arg, i) : x_bytes(arg, i->vex >> 1 & 1);
-        if (!size || !address(t, i, size, write))
+        if (!size || !mem_operand(t, i, size, write))
             return false;
-        if (row->attr & AT_ALIGN) {
-            e8(&t->e, 0xa8), e8(&t->e, size - 1); /* test al */
-            slow_if(t, CC_NE, i);
-        }
-        *o = at(H_AX);
+        if (row->attr & AT_ALIGN)
+            alignment_check(t, i, size);
+        *o = t->mem;
     } else if (is_e(arg)) {
         *o = in_reg(write ? reg_new(i->rm, H_AX) : reg_get(t, i->rm, H_AX));
     } else {

@@ -139,16 +139,26 @@ static void operate(struct tr *t, const struct insn *i, const struct insn_row *r
         e8(&t->e, (uint8_t)i->imm);
 }
 
-/* rax = the memory operand, aligned if the row wants it */
+/* The operand just checked lies at a multiple of `align`. */
+void alignment_check(struct tr *t, const struct insn *i, unsigned align)
+{
+    flags_spill(t);
+    if (t->mem.reg != H_AX) {
+        held_drop(t);
+        emit_lea(&t->e, 4, H_AX, t->mem.reg, H_NONE, 0, t->mem.disp);
+    }
+    e8(&t->e, 0xa8), e8(&t->e, align - 1); /* test al */
+    slow_if(t, CC_NE, i);
+}
+
+/* t->mem = the memory operand, aligned if the row wants it */
 static bool memory(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned size,
                    bool write)
 {
-    if (!address(t, i, size, write))
+    if (!mem_operand(t, i, size, write))
         return false;
-    if (row->attr & AT_ALIGN && size == 16) {
-        e8(&t->e, 0xa8), e8(&t->e, 15); /* test al, 15 */
-        slow_if(t, CC_NE, i);
-    }
+    if (row->attr & AT_ALIGN && size == 16)
+        alignment_check(t, i, size);
     return true;
 }
 
@@ -163,25 +173,25 @@ bool tr_sse(struct tr *t, const struct insn *i, unsigned form)
     case SSE_VW:
         if (is_mem(i) && !memory(t, i, row, w_bytes(row->args[1]), false))
             return false;
-        operate(t, i, row, i->reg, is_mem(i) ? at(H_AX) : in_reg(i->rm));
+        operate(t, i, row, i->reg, is_mem(i) ? t->mem : in_reg(i->rm));
         if (row->writes) /* COMISS and its kin, PTEST: flags instead of a result */
             flags_new(t);
         return true;
     case SSE_WV:
         if (is_mem(i) && !memory(t, i, row, w_bytes(row->args[0]), true))
             return false;
-        operate(t, i, row, i->reg, is_mem(i) ? at(H_AX) : in_reg(i->rm));
+        operate(t, i, row, i->reg, is_mem(i) ? t->mem : in_reg(i->rm));
         return true;
     case SSE_VE:
         if (is_mem(i) && !memory(t, i, row, e_bytes(row->args[1], i), false))
             return false;
-        operate(t, i, row, i->reg, is_mem(i) ? at(H_AX) : in_reg(reg_get(t, i->rm, H_AX)));
+        operate(t, i, row, i->reg, is_mem(i) ? t->mem : in_reg(reg_get(t, i->rm, H_AX)));
         return true;
     case SSE_EV:
         if (is_mem(i)) {
             if (!memory(t, i, row, e_bytes(row->args[0], i), true))
                 return false;
-            operate(t, i, row, i->reg, at(H_AX));
+            operate(t, i, row, i->reg, t->mem);
             return true;
         }
         h = reg_new(i->rm, H_AX);
@@ -192,7 +202,7 @@ bool tr_sse(struct tr *t, const struct insn *i, unsigned form)
         if (is_mem(i) && !memory(t, i, row, w_bytes(row->args[1]), false))
             return false;
         h = reg_new(i->reg, H_14);
-        operate(t, i, row, h, is_mem(i) ? at(H_AX) : in_reg(i->rm));
+        operate(t, i, row, h, is_mem(i) ? t->mem : in_reg(i->rm));
         reg_put(t, i->reg, h);
         return true;
     default: /* SSE_UI: shifts by an immediate */

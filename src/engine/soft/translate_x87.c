@@ -37,8 +37,10 @@ static unsigned pointer_reg(struct tr *t, unsigned slot, unsigned scratch)
 {
     if (slot == REG_NONE)
         return H_NONE;
-    if (slot == REG_RIP)
-        return H_15;
+    if (slot == REG_RIP) {
+        emit_load(&t->e, scratch, in_vcpu(offsetof(struct soft_vcpu, jit_page)));
+        return scratch;
+    }
     if (host_of[slot] != H_NONE)
         return host_of[slot];
     emit_load(&t->e, scratch, in_vcpu(GPR_AT(slot)));
@@ -48,7 +50,7 @@ static unsigned pointer_reg(struct tr *t, unsigned slot, unsigned scratch)
 static void data_pointer_store(struct tr *t, const struct insn *i)
 {
     unsigned base = pointer_reg(t, i->base, H_AX), index = pointer_reg(t, i->index, H_14);
-    emit_lea(&t->e, word_of(t), H_AX, base, index, i->scale, (int32_t)i->disp);
+    emit_lea(&t->e, word_of(t), H_AX, base, index, i->scale, address_disp(t, i->base, i->disp));
     pointer_store(t, FPU_AT(fdp), i->seg);
     held_drop(t);
 }
@@ -73,7 +75,8 @@ void x87_pointers_store(struct tr *t, const struct fp_state *fp)
     if (!i)
         return;
     unsigned fop = (insn_rows[i->row].opcode & 7u) << 8 | i->modrm;
-    emit_lea(&t->e, word_of(t), H_AX, H_15, H_NONE, 0, i->start);
+    emit_load(&t->e, H_AX, in_vcpu(offsetof(struct soft_vcpu, jit_page)));
+    emit_lea(&t->e, word_of(t), H_AX, H_AX, H_NONE, 0, (int32_t)(block_place(t->block) + i->start));
     pointer_store(t, FPU_AT(fip), S_CS);
     emit_op(&t->e, 0, 2, 0xc7, 0, in_vcpu(FPU_AT(fop)), 0);
     e8(&t->e, fop & 0xff), e8(&t->e, fop >> 8);
