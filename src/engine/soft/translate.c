@@ -1254,7 +1254,8 @@ static bool changes_mode(const struct insn *i)
            op == &op_clts || op == &op_fldcw || op == &op_fldenv || op == &op_frstor;
 }
 
-/* These touch rax and r14 by reg_get and reg_put only, so t->held is true behind them. */
+/* Without an operand in memory these touch rax and r14 by reg_get and reg_put only, so t->held is
+ * true behind them. */
 static bool keeps_held(tr_fn *fn)
 {
     static tr_fn *const simple[] = {
@@ -1418,8 +1419,8 @@ static void insn_translate(struct tr *t, const struct insn *i)
                 t->producer.kind = PRODUCER_NONE;
             if (!t->ended)
                 slow_paths_return(t, i);
-            /* A handler in between leaves nothing in rax and r14. */
-            if (t->slow_count > slow_count || !keeps_held(how->fn))
+            /* A handler in between leaves nothing in rax and r14, nor do operands in memory. */
+            if (t->slow_count > slow_count || is_mem(i) || !keeps_held(how->fn))
                 held_drop(t);
             return;
         }
