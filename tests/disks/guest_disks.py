@@ -192,8 +192,9 @@ class Disk:
         os.unlink(copy)
 
 
-def work(guest, disks, args):
-    for disk in disks:
+def work(guest, disks, folder):
+    client = vmm_test.Client(os.path.join(folder, "control"))
+    for number, disk in enumerate(disks):
         guest(f"make {disk.name}")
         guest(f"fill {disk.name} 8")
         before = stored(disk.path)
@@ -202,6 +203,9 @@ def work(guest, disks, args):
         print(f"  {disk.name}: trimmed {(before - after) >> 20} MiB of {before >> 20}", flush=True)
         if disk.format in ("raw", "qcow2"):
             check(before - after >= 6 * MIB, f"{disk.name}: fstrim gave back {before - after} bytes")
+        if disk.name in ("raw", "qcow2"):
+            client.ok("disk-resize", disk=f"disk{number}", size=SIZE + 32 * MIB)
+            guest(f"grow {disk.name} {(SIZE + 32 * MIB) // 512}")
 
 
 def kill_under_load(guest, disks, folder):
@@ -256,7 +260,7 @@ def main():
                         stack.callback(disk.server.kill)
                 guest = Guest(args, folder, initrd, [disk.part for disk in disks])
                 if number == 0:
-                    work(guest, disks, args)
+                    work(guest, disks, folder)
                 else:
                     for disk in disks:
                         guest(f"look {disk.name}")
