@@ -17,6 +17,7 @@
 #include "devices/hpet.h"
 #include "devices/i8042.h"
 #include "devices/ioapic.h"
+#include "devices/isa_dma.h"
 #include "devices/lpc.h"
 #include "devices/pci_host.h"
 #include "devices/pci_port.h"
@@ -55,6 +56,7 @@ struct board {
     struct pci_bus *pci;
     struct ram *code;                          /* of the firmware; the machine's. NULL: none */
     struct device *serial, *pm, *rtc, *fw_cfg; /* the machine's */
+    struct device *isa_dma;                    /* the machine's; NULL without legacy chips */
     struct device *ports[BOARD_PORTS];
     uint8_t generation[16];
     struct pci_windows windows;
@@ -64,6 +66,16 @@ struct board {
 
 struct pci_bus *board_pci_bus(struct board *board) { return board->pci; }
 struct device *board_serial(struct board *board) { return board->serial; }
+struct device *board_isa_dma(struct board *board) { return board->isa_dma; }
+
+void board_set_floppies(struct board *board, unsigned first, unsigned second)
+{
+    enum { CMOS_FLOPPIES = 0x10, CMOS_EQUIPMENT = 0x14 };
+    unsigned count = !!first + !!second;
+    rtc_set_cmos(board->rtc, CMOS_FLOPPIES, (uint8_t)(first << 4 | second));
+    rtc_set_cmos(board->rtc, CMOS_EQUIPMENT, (uint8_t)(count ? 0x07 | (count - 1) << 6 : 0x06));
+}
+
 struct device *board_port(struct board *board, unsigned n) { return board->ports[n]; }
 void board_power_button(struct board *board) { pm_power_button(board->pm); }
 
@@ -161,6 +173,8 @@ static int board_add_legacy(struct board *board, struct err *err)
         board_fill_cmos(board);
     if (r == 0)
         r = i8042_create(m, board->config.input, err);
+    if (r == 0)
+        r = isa_dma_create(m, &board->isa_dma, err);
     return r;
 }
 

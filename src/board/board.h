@@ -70,6 +70,9 @@ DEFINE_AUTO(struct board *, board_destroy)
 struct pci_bus *board_pci_bus(struct board *board);
 /* The hot-plug port `n` below BOARD_PORTS; NULL: the profile has none. */
 struct device *board_port(struct board *board, unsigned n);
+struct device *board_isa_dma(struct board *board); /* for the floppy controller; may be NULL */
+/* Kinds of the drives as CMOS memory says them to firmware: 0: none, 4: 1.44 MB, 5: 2.88 MB. */
+void board_set_floppies(struct board *board, unsigned first, unsigned second);
 struct device *board_serial(struct board *board); /* for serial_input */
 /* The VM goes on from a saved state, perhaps not for the first time: the guest is told by a new
  * generation id, and can renew what must be unique. Main loop, before the machine runs. */

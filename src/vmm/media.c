@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "board/board.h"
 #include "devices/disk/ahci.h"
+#include "devices/disk/fdc.h"
 #include "devices/disk/ide.h"
 #include "devices/pci.h"
 #include "vmm/vmm.h"
@@ -20,6 +21,17 @@ void media_bus_name(const struct disk_options *disk, char *out, size_t room)
     snprintf(out, room, "%s%s", options_disk_bus(disk->bus), disk->cdrom ? "-cdrom" : "");
 }
 
+/* How many of the same kind come before it. */
+static unsigned drive_number(const struct vmm *vmm, unsigned index)
+{
+    const struct disk_options *disks = vmm->options.disks;
+    unsigned before = 0;
+    for (unsigned i = 0; i < index; i++)
+        before += disks[i].cdrom == disks[index].cdrom &&
+                  (disks[i].cdrom || disks[i].bus == disks[index].bus);
+    return before;
+}
+
 /* Drives with a tray are counted by their own, disks by their place among all. */
 void media_name(const struct vmm *vmm, unsigned index, char *out, size_t room)
 {
@@ -27,11 +39,11 @@ void media_name(const struct vmm *vmm, unsigned index, char *out, size_t room)
         snprintf(out, room, "%s", vmm->options.disks[index].id);
         return;
     }
-    unsigned before = 0;
-    for (unsigned i = 0; i < index; i++)
-        before += vmm->options.disks[i].cdrom;
-    if (vmm->options.disks[index].cdrom)
-        snprintf(out, room, "cdrom%u", before);
+    const struct disk_options *disks = vmm->options.disks;
+    if (disks[index].cdrom)
+        snprintf(out, room, "cdrom%u", drive_number(vmm, index));
+    else if (disks[index].bus == DISK_FLOPPY)
+        snprintf(out, room, "floppy%u", drive_number(vmm, index));
     else
         snprintf(out, room, "disk%u", index);
 }
@@ -50,14 +62,29 @@ int media_check_saved(const struct vmm *vmm, unsigned index, const struct snapsh
                        index, saved->bus, bus);
     if (!vmm->disks[index] && saved->size)
         return err_set(err, EINVAL,
-                       "--restore: a medium of %llu bytes was in %s; give it with --cdrom",
-                       (unsigned long long)saved->size, name);
+                       "--restore: a medium of %llu bytes was in %s; give it with --%s",
+                       (unsigned long long)saved->size, name, disk->cdrom ? "cdrom" : "disk");
     if (vmm->disks[index] && !saved->size)
-        return err_set(err, EINVAL, "--restore: %s was empty; give --cdrom none", name);
+        return err_set(err, EINVAL, "--restore: %s was empty; give --%s", name,
+                       disk->cdrom ? "cdrom none" : "disk none,bus=floppy");
     return 0;
 }
 
 /* ---- controllers ---- */
+
+/* On a board with an ICH9 it is a part of that. */
+static int sata_place(struct vmm *vmm, struct pci_device *pci, struct err *err)
+{
+    enum { ICH9_SATA = 31 << 3 | 2 };
+    if (strcmp(vmm->options.profile, "pc-1") != 0)
+        return vmm_plug(vmm, pci, err);
+    int r = pci_bus_add_at(board_pci_bus(vmm->board), pci, ICH9_SATA, err);
+    if (r < 0)
+        device_destroy(&pci->dev);
+    else
+        machine_add_device(vmm->machine, &pci->dev);
+    return r;
+}
 
 static int sata_plug(struct vmm *vmm, struct err *err)
 {
@@ -89,7 +116,7 @@ static int sata_plug(struct vmm *vmm, struct err *err)
         if (ports[port].cdrom)
             vmm->drives[disks[port]] = ahci_drive(pci, port);
     if (r == 0)
-        r = vmm_plug(vmm, pci, err);
+        r = sata_place(vmm, pci, err);
     for (unsigned port = 0; r == 0 && port < count; port++)
         board_add_boot(vmm->board, ports[port].cdrom ? 'd' : 'c', pci, "pci8086,2922", units[port]);
     return r;
@@ -125,10 +152,41 @@ static int ide_plug(struct vmm *vmm, struct err *err)
     return r < 0 ? r : vmm_plug(vmm, pci, err);
 }
 
+static int floppy_plug(struct vmm *vmm, struct err *err)
+{
+    enum { CMOS_1440 = 4, CMOS_2880 = 5 };
+    struct fdc_drive_config drives[FDC_DRIVES] = { 0 };
+    char names[FDC_DRIVES][16];
+    unsigned count = 0, kinds[FDC_DRIVES] = { 0 };
+    for (unsigned i = 0; i < vmm->options.disk_count; i++) {
+        const struct disk_options *disk = &vmm->options.disks[i];
+        const struct block_node *node = vmm->disks[i];
+        if (disk->bus != DISK_FLOPPY)
+            continue;
+        if (count == FDC_DRIVES)
+            return err_set(err, ENOSPC, "a VM has at most %d floppy drives", FDC_DRIVES);
+        media_name(vmm, i, names[count], sizeof names[count]);
+        kinds[count] = node && block_size(node) > 2 << 20 ? CMOS_2880 : CMOS_1440;
+        drives[count] = (struct fdc_drive_config){ .id = names[count],
+                                                   .node = vmm->disks[i],
+                                                   .readonly = disk->readonly };
+        count++;
+    }
+    if (!count)
+        return 0;
+    if (!board_isa_dma(vmm->board))
+        return err_set(err, EINVAL, "the profile %s has no floppy drives", vmm->options.profile);
+    board_set_floppies(vmm->board, kinds[0], kinds[1]);
+    int r = fdc_create(vmm->machine, board_isa_dma(vmm->board), drives, &vmm->fdc, err);
+    return r < 0 ? err_prefix(err, "--disk") : 0;
+}
+
 int media_plug(struct vmm *vmm, struct err *err)
 {
     int r = sata_plug(vmm, err);
-    return r < 0 ? r : ide_plug(vmm, err);
+    if (r == 0)
+        r = ide_plug(vmm, err);
+    return r < 0 ? r : floppy_plug(vmm, err);
 }
 
 /* ---- changing media ---- */
@@ -143,7 +201,7 @@ static int drive_find(struct vmm *vmm, const char *name, struct err *err)
         media_name(vmm, i, other, sizeof other);
         if (strcmp(name, other) != 0)
             continue;
-        if (!vmm->drives[i])
+        if (!vmm->drives[i] && vmm->options.disks[i].bus != DISK_FLOPPY)
             return err_set(err, EINVAL, "the medium of %s cannot be changed", name);
         return (int)i;
     }
@@ -157,7 +215,8 @@ int media_eject(struct vmm *vmm, const char *drive, bool force, struct err *err)
         return index;
     if (vmm->disks[index])
         disk_jobs_end(vmm, vmm->disks[index]);
-    int r = ata_medium_eject(vmm->drives[index], force, err);
+    int r = vmm->drives[index] ? ata_medium_eject(vmm->drives[index], force, err)
+                               : fdc_eject(vmm->fdc, drive_number(vmm, (unsigned)index), err);
     if (r < 0)
         return r;
     block_close(TAKE(vmm->disks[index]));
@@ -230,9 +289,12 @@ int media_insert(struct vmm *vmm, const char *drive, const char *label, const ch
     if (vmm->disks[index])
         return err_set(err, EBUSY, "%s has a medium; eject that first", drive);
     struct block_node *node = NULL;
-    int r = medium_open(vmm, (unsigned)index, label, format, true, &fd, &node, err);
+    bool readonly = vmm->drives[index] || (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY;
+    int r = medium_open(vmm, (unsigned)index, label, format, readonly, &fd, &node, err);
     if (r == 0)
-        r = ata_medium_insert(vmm->drives[index], node, err);
+        r = vmm->drives[index]
+                ? ata_medium_insert(vmm->drives[index], node, err)
+                : fdc_insert(vmm->fdc, drive_number(vmm, (unsigned)index), node, readonly, err);
     if (r < 0) {
         block_close(node);
         return r;

@@ -301,7 +301,7 @@ static int boot_set(struct options *o, const char *value, struct err *err)
 
 const char *options_disk_bus(size_t i)
 {
-    static const char *const names[] = { "virtio", "sata", "ide", NULL };
+    static const char *const names[] = { "virtio", "sata", "ide", "floppy", NULL };
     return names[i];
 }
 
@@ -696,7 +696,7 @@ static const struct option option_table[] = {
       "Each VM needs a file of its own. Without this option variables are lost when the VM ends.", uefi_vars_set },
     { "boot", "order=cdn[,menu=on|off][,timeout=MS]", 0, "what firmware boots from: c disk, d CD, n network (default cdn)",
       "menu=on offers the firmware's boot menu for so many milliseconds (default 3000).", boot_set },
-    { "disk", "PATH[,format=F][,readonly][,bus=virtio|sata|ide][,NAME=VALUE]...", OPTION_MANY,
+    { "disk", "PATH[,format=F][,readonly][,bus=virtio|sata|ide|floppy][,NAME=VALUE]...", OPTION_MANY,
       "a disk (virtio-blk unless bus= says otherwise); may be repeated",
       "PATH is a file, a block device or an export nbd://HOST/NAME (see bedplate-img(1); its TLS parameters may be parts: "
       "tls-certificates=DIRECTORY, tls-psk-file=FILE). "

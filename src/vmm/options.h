@@ -27,7 +27,7 @@ enum {
     OPTIONS_MAX_QUEUES = 16
 };
 
-enum disk_bus { DISK_VIRTIO, DISK_SATA, DISK_IDE };
+enum disk_bus { DISK_VIRTIO, DISK_SATA, DISK_IDE, DISK_FLOPPY };
 
 struct disk_options {
     char *path; /* NULL: an empty drive */

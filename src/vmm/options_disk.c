@@ -139,6 +139,8 @@ int options_disk_part(struct disk_options *disk, const char *key, const char *va
     if (!strcmp(key, "bus")) {
         int r = choice_set("bus", value ? value : "", options_disk_bus, err);
         disk->bus = r < 0 ? disk->bus : (enum disk_bus)r;
+        if (r == DISK_FLOPPY && disk->path && !strcmp(disk->path, "none"))
+            free(TAKE(disk->path)); /* an empty drive */
         return r < 0 ? r : 0;
     }
     if (!strcmp(key, "queues"))

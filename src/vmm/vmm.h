@@ -76,6 +76,7 @@ struct vmm {
     const char *cpu_name;
     struct machine *machine;
     struct board *board;
+    struct device *fdc;      /* the machine's; NULL: there is none */
     struct pci_device *usb;  /* the machine's; NULL: there is none */
     struct input *input;     /* keys and pointer on their way to the guest */
     struct screen *screen;   /* NULL: no display adapter */

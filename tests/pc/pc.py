@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Debian's generic kernel uses all of a PC's emulated devices in one boot: a SATA and an IDE disk, a CD-ROM drive
-whose medium changes, PS/2 and USB keyboards, a USB tablet, and an e1000e card; and goes on after a save and restore in
+"""Debian's generic kernel uses all of a PC's emulated devices in one boot: a SATA and an IDE disk, a floppy disk,
+a CD-ROM drive whose medium changes, PS/2 and USB keyboards, a USB tablet, and an e1000e card; and goes on after a save and restore in
 the middle of reads. The guest's shell hangs on the serial port and does what this script types.
 """
 import argparse
@@ -21,7 +21,7 @@ import boot  # noqa: E402  (tests/boot/boot.py)
 import vmm_test  # noqa: E402  (tests/vmm/vmm_test.py)
 from vmm_test import check, equal  # noqa: E402
 
-MODULES = "ahci,ata_piix,sd_mod,sr_mod,xhci-pci,usbhid,hid-generic,e1000e,psmouse,evdev"
+MODULES = "ahci,ata_piix,sd_mod,sr_mod,xhci-pci,usbhid,hid-generic,e1000e,psmouse,evdev,floppy"
 LIMIT = 60
 
 
@@ -69,6 +69,19 @@ def disks(guest, sata, ide):
             equal(hashlib.sha256(file.read()[1 << 20:4 << 20]).hexdigest(), want, f"what was written to {device}")
     queued = guest.do("cat /sys/block/sda/device/queue_depth")
     check(int(queued) > 1, f"the SATA disk queues no commands: {queued}")
+
+
+def floppy(guest, image_and_digest):
+    path, digest = image_and_digest
+    equal(guest.do("sha256sum </dev/fd0 | cut -c1-64"), digest, "the floppy disk")
+    guest.do("dd if=/dev/urandom of=/tmp/x bs=1k count=30 2>/dev/null; dd if=/tmp/x of=/dev/fd0 bs=1k seek=100 conv=fsync "
+             "2>/dev/null")
+    want = guest.do("sha256sum </tmp/x | cut -c1-64")
+    with open(path, "rb") as file:
+        equal(hashlib.sha256(file.read()[100 << 10:130 << 10]).hexdigest(), want, "what was written to the floppy disk")
+    guest.client.ok("medium-eject", drive="floppy0")
+    with open(path, "r+b") as file:
+        guest.client.ok("medium-insert", [file.fileno()], drive="floppy0", format="raw")
 
 
 def cdrom(guest, first, second):
@@ -143,10 +156,12 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         sata, ide = image(folder, "sata", 16 << 20, 1), image(folder, "ide", 8 << 20, 2)
         first, second = image(folder, "first", 2 << 20, 3), image(folder, "second", 3 << 20, 4)
+        disk = image(folder, "floppy", 1474560, 5)
         saved = os.path.join(folder, "state")
 
         def words(cd):
             return ["--disk", sata[0] + ",format=raw,bus=sata", "--disk", ide[0] + ",format=raw,bus=ide", "--cdrom", cd,
+                    "--disk", disk[0] + ",format=raw,bus=floppy",
                     "--net", "user,model=e1000e", "--usb", "tablet", "--usb", "keyboard", "--video", "vga", "--save", saved]
 
         guest = Guest(folder, *words(first[0]), "--kernel", os.path.join(prepared, "vmlinuz"), "--initrd",
@@ -154,6 +169,7 @@ def main():
         with guest.vm:
             guest.vm.expect("=READY", LIMIT)
             disks(guest, sata, ide)
+            floppy(guest, disk)
             cdrom(guest, first, second)
             network(guest, server)
             input_devices(guest)

@@ -11,21 +11,21 @@
 static inline int model_opener_open(const struct block_opener *opener, const char *path, int flags,
                                     int *fd, struct err *err)
 {
+    uint32_t size = (uint32_t)strtoul(path, NULL, 10);
     *fd = memfd_create(path, MFD_CLOEXEC);
-    if (*fd < 0 || ftruncate(*fd, 1 << 20) < 0)
+    if (*fd < 0 || ftruncate(*fd, size) < 0)
         return err_set(err, errno, "no memory for an image");
-    for (uint32_t at = 0; at < 1 << 20; at += 4096) { /* each block begins with its place */
+    for (uint32_t at = 0; at < size; at += 4096) { /* each block begins with its place */
         if (pwrite(*fd, &at, sizeof at, at) != sizeof at)
             return err_set(err, errno, "no memory for an image");
     }
     return 0;
 }
 
-/* 1 MiB. The caller closes it, after the machine. */
-static inline struct block_node *model_image(bool readonly)
+static inline struct block_node *model_open(const char *size, bool readonly)
 {
     static const struct block_opener opener = { .open = model_opener_open };
-    struct block_options options = { .path = "model",
+    struct block_options options = { .path = size,
                                      .format = "raw",
                                      .readonly = readonly,
                                      .no_lock = true,
@@ -36,6 +36,19 @@ static inline struct block_node *model_image(bool readonly)
     if (block_open(&options, &node, &err) < 0)
         fail_msg("%s", err.text);
     return node;
+}
+
+/* 1 MiB. The caller closes it, after the machine. */
+static inline struct block_node *model_image(bool readonly)
+{
+    return model_open("1048576", readonly);
+}
+
+static inline struct block_node *model_image_sized(unsigned size)
+{
+    char text[16];
+    snprintf(text, sizeof text, "%u", size);
+    return model_open(text, false);
 }
 
 #endif
