@@ -19,7 +19,7 @@ def main():
                        stdout=subprocess.DEVNULL)
         files = {name: os.path.join(path, name) for path, _, names in os.walk(folder) for name in names}
         print("\n".join(sorted(path[len(folder):] for path in files.values())))
-        for name in ("bedplate-vmm", "bedplate-net", "bedplate-vmm.1"):
+        for name in ("bedplate-vmm", "bedplate-net", "bedplate-nbd", "bedplate-img", "bedplate-vmm.1"):
             if name not in files:
                 sys.exit(f"{name} is not installed")
         strange = [name for name in files if name.endswith((".a", ".h")) or "test" in name or "fuzz" in name]
