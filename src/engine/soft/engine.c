@@ -99,7 +99,7 @@ static const uint64_t FP_FEATURES = FT(FT_MMX) | FT(FT_SSE) | FT(FT_SSE2) | FT(F
 
 /* ---- Creation ---- */
 
-enum { CODE_BYTES = 32 << 20, CODE_BYTES_MIN = 128 << 10 }; /* room for translated code */
+enum { CODE_BYTES = 20 << 20, CODE_BYTES_MIN = 128 << 10 }; /* room for translated code */
 
 static int soft_probe(bool *slow, struct err *err)
 {
@@ -111,7 +111,7 @@ static int soft_probe(bool *slow, struct err *err)
 struct soft_options {
     bool jit, link, lookup, sse, x87, windows, perf;
     uint64_t translate_after;
-    uint64_t code; /* bytes of translated code; decoded blocks may take twice that */
+    uint64_t code; /* bytes of translated code; decoded blocks may take half as much again */
     char trace[256];
 };
 
@@ -213,7 +213,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     code_cache_init(&e->code);
     e->code.jit_on = options.jit;
     e->code.translate_after = (unsigned)options.translate_after;
-    e->code.limit = 2 * options.code;
+    e->code.limit = options.code + options.code / 2;
     r = options.jit ? jit_create(&e->code.jit, round_up(options.code, PAGE_SIZE), err) : 0;
     if (r == 0)
         r = trace_create(*options.trace ? options.trace : NULL, options.perf, &e->trace, err);

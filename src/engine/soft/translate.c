@@ -164,7 +164,8 @@ static void alu_producer(struct tr *t, const struct insn *i, unsigned n, unsigne
 {
     static const uint8_t kinds[] = { PRODUCER_ADD, PRODUCER_LOGIC, 0,           0, PRODUCER_LOGIC,
                                      PRODUCER_SUB, PRODUCER_LOGIC, PRODUCER_CMP };
-    producer_set(t, kinds[n], i, a, b);
+    /* A logic operation's flags are those of its result alone. */
+    producer_set(t, kinds[n], i, a, kinds[n] == PRODUCER_LOGIC ? a : b);
 }
 
 static unsigned producer_regs(const struct producer *p)
@@ -304,6 +305,43 @@ static void exit_direct(struct tr *t, int64_t delta)
     emit_imm64(e, H_AX, (uint64_t)(uintptr_t)b);
     emit_store(e, in_vcpu(offsetof(struct soft_vcpu, jit_link_block)), H_AX);
     exit_at(t, delta);
+}
+
+/* ---- Liveness of flags ---- */
+
+/* Only a handler that the row itself names: a privileged instruction outside CPL 0 has another. */
+static bool own_handler(const struct insn *i)
+{
+    const struct op *op = insn_rows[i->row].op;
+    unsigned size = i->size == 8 ? 3 : i->size == 4 ? 2 : i->size == 2 ? 1 : 0;
+    insn_fn *fn = __atomic_load_n(&i->fn, __ATOMIC_RELAXED);
+    return fn == op->r[size] || fn == op->m[size];
+}
+
+/* Does it leave no old status flag, whatever its operands are? */
+static bool sets_all_flags(const struct insn *i)
+{
+    const struct insn_row *row = &insn_rows[i->row];
+    return row->writes == F_ALL && !row->reads;
+}
+
+extern const struct op op_mov_EG, op_mov_GE, op_mov_EI;
+
+/* Will all flags be made anew before anything can look at those of the present instruction? It
+ * passes over moves between whole registers only, which nothing can stop. */
+static bool flags_dead_behind(const struct tr *t)
+{
+    for (unsigned n = t->n + 1; n < t->block->count; n++) {
+        const struct insn *i = &t->block->insns[n];
+        const struct op *op = insn_rows[i->row].op;
+        if (is_mem(i) || !own_handler(i) || i->size < 4)
+            return false;
+        if (sets_all_flags(i))
+            return true;
+        if (op != &op_mov_EG && op != &op_mov_GE && op != &op_mov_EI)
+            return false;
+    }
+    return false;
 }
 
 /* ---- Two operands ---- */
@@ -645,7 +683,7 @@ static bool tr_shift_i(struct tr *t, const struct insn *i, unsigned param)
     } else {
         if (!rm_number(i, &rm))
             return false;
-        if (rotate)
+        if (rotate && !flags_dead_behind(t))
             flags_fetch(t);
         unsigned d = reg_get(t, rm, H_AX);
         emit_op(&t->e, 0, i->size, sized(i, 0xc0), param, in_reg(d), bytes_of(i, 2));
@@ -1237,15 +1275,6 @@ void jit_table_init(void)
 
 /* ---- The block ---- */
 
-/* Only a handler that the row itself names: a privileged instruction outside CPL 0 has another. */
-static bool own_handler(const struct insn *i)
-{
-    const struct op *op = insn_rows[i->row].op;
-    unsigned size = i->size == 8 ? 3 : i->size == 4 ? 2 : i->size == 2 ? 1 : 0;
-    insn_fn *fn = __atomic_load_n(&i->fn, __ATOMIC_RELAXED);
-    return fn == op->r[size] || fn == op->m[size];
-}
-
 /* Behind these the block's key may be another: the dispatcher has to look. */
 static bool changes_mode(const struct insn *i)
 {
@@ -1382,13 +1411,6 @@ struct access access_of(const struct insn *i)
                             : fn == tr_avx ? 32u
                                            : i->size,
                             i->disp };
-}
-
-/* Does it leave no old status flag, whatever its operands are? */
-static bool sets_all_flags(const struct insn *i)
-{
-    const struct insn_row *row = &insn_rows[i->row];
-    return row->writes == F_ALL && !row->reads;
 }
 
 static void insn_translate(struct tr *t, const struct insn *i)
