@@ -157,7 +157,7 @@ static int backup_begin(struct backup *b, struct chain *chain, const struct back
             uint64_t at = n << bits->granularity_bits, len = 1ull << bits->granularity_bits;
             granules_add(&b->pending, at, len < top->size - at ? len : top->size - at);
         }
-    tap_init(&b->tap, &backup_kind, chain->view);
+    tap_init(&b->tap, &backup_kind, chain->top);
     chain->view = &b->tap.image;
     return 0;
 }

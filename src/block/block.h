@@ -128,9 +128,10 @@ struct block_options {
     const char *format; /* NULL: by the magic (probe.h) */
     bool readonly;
     enum block_cache cache;
-    bool no_lock;  /* take no image lock (lock.h) */
-    bool no_uring; /* use the thread pool although io_uring works */
-    bool live;     /* jobs may change the chain while the disk is in use (chain.h) */
+    bool no_lock;      /* take no image lock (lock.h) */
+    bool no_uring;     /* use the thread pool although io_uring works */
+    bool copy_on_read; /* what is read from lower layers is copied into the top */
+    bool live;         /* jobs may change the chain while the disk is in use (chain.h) */
     const struct block_opener *opener; /* NULL: block_opener_files; outlives the node */
     const struct image_secret *secret; /* the passphrase of encrypted images (image.h) */
 };

@@ -3,24 +3,18 @@
 
 #include <string.h>
 
-void chain_set_view(struct chain *chain, struct image *view, bool reads)
+void chain_set_view(struct chain *chain, struct image *view)
 {
     chain_hold(chain);
     chain->view = view;
-    chain->view_reads = reads;
     chain_release(chain);
 }
 
-void chain_unset_view(struct chain *chain)
-{
-    chain->view = chain->top;
-    chain->view_reads = false;
-}
+void chain_unset_view(struct chain *chain) { chain->view = chain->rest ? chain->rest : chain->top; }
 
 void chain_set_top(struct chain *chain, struct image *take_new)
 {
     chain->top = chain->view = take_new;
-    chain->view_reads = false;
     if (chain->changed)
         chain->changed(chain);
 }

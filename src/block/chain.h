@@ -17,7 +17,7 @@
 struct chain {
     struct image *top;  /* owned */
     struct image *view; /* top, or borrowed */
-    bool view_reads;    /* the view wants to see reads, too */
+    struct image *rest; /* the view while no job has one; NULL: top */
     /* Returns with nothing in flight. Not on a loop's thread. */
     void (*hold)(struct chain *chain);
     void (*release)(struct chain *chain);
@@ -38,8 +38,8 @@ static inline void chain_release(struct chain *chain)
 }
 
 /* Holds for the moment of the change. */
-void chain_set_view(struct chain *chain, struct image *view, bool reads);
-/* Held: back to the top itself. */
+void chain_set_view(struct chain *chain, struct image *view);
+/* Held: back to what it is without a job. */
 void chain_unset_view(struct chain *chain);
 /* Held: makes `new` the top; the old one is the caller's again, unless `new` has it below. */
 void chain_set_top(struct chain *chain, struct image *take_new);

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "block/chain.h"
 #include "block/image.h"
+#include "block/populate.h"
 #include "block/workers.h"
 
 #include <fcntl.h>
@@ -56,7 +57,9 @@ struct format_node {
     const char *_Atomic backend;
     atomic_bool flush_failed;
     struct workers workers;
-    bool readonly; /* fixed once open */
+    struct populate populate; /* copy_on_read; chain.rest points to it */
+    bool copy_on_read;        /* fixed once open */
+    bool readonly;            /* fixed once open */
 
     atomic_uint gate;
     pthread_mutex_t gate_lock; /* with gate_empty: for the last one out */
@@ -242,7 +245,8 @@ static bool format_find_direct(struct format_node *format, struct block_request 
     const struct chain *chain = &format->chain;
     struct image *image = chain->top;
     const struct image_format *kind = image->format;
-    if (chain->view != image && (req->op != BLOCK_READ || chain->view_reads))
+    /* What is read straight from the top concerns no tap. */
+    if (chain->view != image && req->op != BLOCK_READ)
         return false;
     if (kind->plain)
         return req->op != BLOCK_FLUSH || !atomic_load(&format->flush_failed);
@@ -370,6 +374,8 @@ static void format_close(struct block_node *node)
 {
     struct format_node *format = format_of(node);
     workers_fini(&format->workers);
+    if (format->chain.rest)
+        populate_fini(&format->populate);
     image_close(format->chain.top);
     while (format->old_paths) {
         struct old_path *old = format->old_paths;
@@ -469,6 +475,20 @@ static void format_renew_child(struct format_node *format)
         log_warning("%s: requests go the slow way: %s", options.path, err.text);
 }
 
+/* Copying on read as long as there is something to copy from. */
+static void format_rest(struct format_node *format)
+{
+    struct chain *chain = &format->chain;
+    if (chain->rest)
+        populate_fini(&format->populate);
+    chain->rest = NULL;
+    if (format->copy_on_read && chain->top->backing && chain->top->cluster_size) {
+        populate_init(&format->populate, chain->top, UINT32_MAX, false, true);
+        chain->rest = &format->populate.tap.image;
+    }
+    chain_unset_view(chain);
+}
+
 static void format_changed(struct chain *chain)
 {
     struct format_node *format = format_of_chain(chain);
@@ -487,6 +507,7 @@ static void format_changed(struct chain *chain)
     LOCKED(&format->queues_lock);
     format_renew_child(format);
     block_node_resize(node, format_size(format));
+    format_rest(format);
 }
 
 int format_node_open(const struct block_options *options, const char *name,
@@ -521,8 +542,9 @@ int format_node_open(const struct block_options *options, const char *name,
     if (r < 0)
         return r;
     const struct image *image = format->chain.top;
-    format->chain.view = format->chain.top;
     format->format = image->format;
+    format->copy_on_read = options->copy_on_read && !options->readonly;
+    format_rest(format);
     if (options->live) {
         format->chain.hold = format_hold;
         format->chain.release = format_release;

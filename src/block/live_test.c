@@ -99,6 +99,8 @@ static void op_done(struct block_request *req, int result)
         op_go(op);
 }
 
+static void one_done(struct block_request *req, int result) { assert_int_equal(result, 0); }
+
 static void *load_thread(void *arg)
 {
     struct load *load = arg;
@@ -227,7 +229,9 @@ static void run_steps(const char *format, bool throttled)
     struct err err = { 0 };
     struct image_create create = { .path = test_path("disk"), .format = format, .size = DISK };
     assert_int_equal(image_create(&create, &err), 0);
-    struct block_options options = { .path = create.path, .format = format, .live = true };
+    struct block_options options = {
+        .path = create.path, .format = format, .live = true, .copy_on_read = throttled
+    };
     struct throttle_limits limits = { .of[THROTTLE_IOPS] = { .rate = throttled ? 20000 : 0 } };
     AUTO(throttle_group_unref) struct throttle_group *group = NULL;
     AUTO(block_close) struct block_node *node = NULL;
@@ -274,6 +278,62 @@ static void run_steps(const char *format, bool throttled)
     free(loads);
 }
 
+/* What was read through the disk is in the overlay afterwards, and nothing else. */
+static void test_copy_on_read(void **state)
+{
+    struct err err = { 0 };
+    struct loop *loop;
+    struct block_queue *queue;
+    struct block_node *node;
+    struct image *image;
+    static uint8_t data[65536 * 4];
+    struct image_create base = { .path = test_path("base"), .format = "raw", .size = DISK };
+    struct image_create top = { .path = test_path("over"),
+                                .format = "qcow2",
+                                .size = DISK,
+                                .backing = "base",
+                                .backing_format = "raw" };
+    assert_int_equal(image_create(&base, &err), 0);
+    assert_int_equal(image_create(&top, &err), 0);
+    struct image_options plain = { .path = base.path, .format = "raw" };
+    assert_int_equal(image_open(&plain, &image, &err), 0);
+    memset(data, 0x5a, sizeof data);
+    assert_int_equal(image_write(image, data, sizeof data, 0), 0);
+    assert_int_equal(image_close(image), 0);
+
+    struct block_options options = { .path = top.path, .format = "qcow2", .copy_on_read = true };
+    assert_int_equal(block_open(&options, &node, &err), 0);
+    assert_int_equal(loop_create(&loop, &err), 0);
+    assert_int_equal(block_queue_create(node, loop, &queue, &err), 0);
+    struct op op = { .load = NULL };
+    struct iovec iov = { data, 512 };
+    op.req = (struct block_request){ .op = BLOCK_READ,
+                                     .offset = 65536 + 512,
+                                     .len = 512,
+                                     .iov = &iov,
+                                     .iov_count = 1,
+                                     .done = one_done };
+    memset(data, 0, sizeof data);
+    block_submit(queue, &op.req);
+    assert_int_equal(block_drain(queue, 10000), 0);
+    assert_int_equal(data[511], 0x5a);
+    block_queue_destroy(queue);
+    block_close(node);
+    loop_destroy(loop);
+
+    struct image_options over = { .path = top.path, .format = "qcow2", .no_backing = true };
+    assert_int_equal(image_open(&over, &image, &err), 0);
+    for (unsigned i = 0; i < 4; i++) {
+        struct image_extent extent;
+        assert_int_equal(image_status(image, i * 65536, 65536, &extent), 0);
+        assert_int_equal(!!(extent.flags & IMAGE_ALLOCATED), i == 1);
+    }
+    assert_int_equal(image_read(image, data, 65536, 65536), 0);
+    assert_int_equal(data[0], 0x5a);
+    assert_int_equal(data[65535], 0x5a);
+    assert_int_equal(image_close(image), 0);
+}
+
 static void test_qcow2(void **state) { run_steps("qcow2", false); }
 static void test_raw(void **state) { run_steps("raw", false); }
 static void test_throttled(void **state) { run_steps("qcow2", true); }
@@ -295,6 +355,7 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_qcow2), cmocka_unit_test(test_raw),
-                                        cmocka_unit_test(test_throttled) };
+                                        cmocka_unit_test(test_throttled),
+                                        cmocka_unit_test(test_copy_on_read) };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

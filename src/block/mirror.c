@@ -184,11 +184,11 @@ int chain_mirror(struct job *job, struct chain *chain, const struct mirror_optio
                        (unsigned long long)chain->top->size);
     AUTO(free) uint8_t *data = malloc(COPY_PIECE);
     struct mirror m = { 0 };
-    int r = data ? mirror_init(&m, chain->view, target, job, err)
+    int r = data ? mirror_init(&m, chain->top, target, job, err)
                  : err_set(err, ENOMEM, "out of memory");
     if (r < 0)
         return r;
-    chain_set_view(chain, &m.tap.image, false);
+    chain_set_view(chain, &m.tap.image);
     r = mirror_note_all(&m);
     if (r == 0)
         r = mirror_run(&m, data, false);

@@ -164,8 +164,8 @@ int chain_stream(struct job *job, struct chain *chain, const char *base_name, st
         return err_set(err, ENOENT, "%s: %s is not below it", top->path, base_name);
     unsigned base_depth = base ? (unsigned)chain_depth(chain, base) : UINT32_MAX;
     struct populate p;
-    populate_init(&p, chain->view, base_depth, base, false);
-    chain_set_view(chain, &p.tap.image, false);
+    populate_init(&p, chain->top, base_depth, base, false);
+    chain_set_view(chain, &p.tap.image);
     int r = stream_copy(job, &p, err);
     chain_hold(chain);
     chain_unset_view(chain);
@@ -344,7 +344,7 @@ static int commit_top(struct commit *c, const struct commit_options *options, ui
                       struct err *err)
 {
     struct chain *chain = c->chain;
-    chain_set_view(chain, &c->mirror.tap.image, false);
+    chain_set_view(chain, &c->mirror.tap.image);
     int r = commit_note(c);
     if (r == 0)
         r = mirror_run(&c->mirror, data, true);

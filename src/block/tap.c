@@ -13,7 +13,6 @@ void tap_init(struct tap *tap, const struct image_format *kind, struct image *be
         .readonly = below->readonly,
         .cluster_size = below->cluster_size,
         .store = below->store,
-        .backing = below->backing,
     };
 }
 
@@ -26,7 +25,10 @@ int tap_flush(struct image *image) { return image_flush(tap_of(image)->below); }
 
 int tap_status(struct image *image, uint64_t offset, uint64_t len, struct image_extent *out)
 {
-    return image_status(tap_of(image)->below, offset, len, out);
+    unsigned depth;
+    int r = image_map(tap_of(image)->below, offset, len, out, &depth);
+    out->flags = IMAGE_ALLOCATED | (out->flags & IMAGE_ZERO);
+    return r;
 }
 
 int tap_copy(struct image *from, struct image *to, uint64_t offset, uint64_t len, uint8_t *data)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A tap: an image that lies over another, with the same content, to see what is done to it.
+ * A tap: an image that lies over another, with the same content, to see what is done to it. It
+ * seems to have no layers: what its status says is true of the whole chain.
  *
  * A kind of tap embeds struct tap and has a table of its own, with the functions below where it
  * only passes on. A tap borrows the image below and is never closed: who made it frees it, after

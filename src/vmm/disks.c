@@ -42,6 +42,7 @@ static int disk_open(struct vmm *vmm, unsigned index, struct err *err)
     r = disk->key_file ? image_secret_read(disk->key_file, &secret, err) : 0;
     if (r < 0)
         return err_prefix(err, "%s: key-file", disk->path);
+    options.copy_on_read = disk->copy_on_read;
     options.live = !disk->cdrom;
     options.secret = disk->key_file ? &secret : NULL;
     struct block_node *node;

@@ -704,7 +704,7 @@ static const struct option option_table[] = {
       "guest cannot write a magic into its first sector. key-file names a file that holds the passphrase of an encrypted image "
       "and nothing else. "
       "cache=writeback (the default) uses the host's cache, none goes around it, unsafe ignores the guest's flushes. "
-      "discard=unmap (the default) gives trimmed space back, ignore keeps it. detect-zeroes=on|unmap finds zeros in what "
+      "discard=unmap (the default) gives trimmed space back, ignore keeps it. copy-on-read=on keeps in an overlay what was read from the images below it. detect-zeroes=on|unmap finds zeros in what "
       "the guest writes. iops=N, bps=SIZE and the same with -rd and -wr limit a second's requests and bytes; -burst and "
       "-burst-s behind them allow more for a while; throttle-group=NAME shares one disk's limits. io-thread=NAME serves the "
       "disk by a thread of that name instead of the one of all other devices. queues=N, serial=TEXT. "

@@ -39,6 +39,7 @@ struct disk_options {
     unsigned queues;            /* 0: the device's default */
     unsigned cache;             /* enum block_cache */
     unsigned discard;           /* 0: unmap, 1: ignore */
+    unsigned copy_on_read;      /* 0: off, 1: on */
     unsigned detect_zeroes;     /* enum zeroes_detect */
     unsigned on_full, on_error; /* enum virtio_blk_policy */
     char *io_thread;            /* NULL: the one of all other devices */

@@ -19,6 +19,7 @@ static const struct disk_choice {
 } choices[] = {
     { "cache", offsetof(struct disk_options, cache), { "writeback", "none", "unsafe" } }, /* enum block_cache */
     { "discard", offsetof(struct disk_options, discard), { "unmap", "ignore" } },
+    { "copy-on-read", offsetof(struct disk_options, copy_on_read), { "off", "on" } },
     { "detect-zeroes", offsetof(struct disk_options, detect_zeroes), { "off", "on", "unmap" } },
     { "on-full", offsetof(struct disk_options, on_full), { "report", "pause", "ignore" } },
     { "on-error", offsetof(struct disk_options, on_error), { "report", "pause", "ignore" } },
