@@ -579,6 +579,20 @@ static int usb_set(struct options *o, const char *value, struct err *err)
     return 0;
 }
 
+static const char *virtio_input_name(size_t i)
+{
+    static const char *const names[] = { "tablet", "keyboard", NULL };
+    return names[i];
+}
+
+static int virtio_input_set(struct options *o, const char *value, struct err *err)
+{
+    int r = choice_set("virtio input device", value, virtio_input_name, err);
+    if (r >= 0)
+        o->virtio_input |= 2u << r;
+    return r < 0 ? r : 0;
+}
+
 static int watchdog_set(struct options *o, const char *value, struct err *err)
 {
     int r = choice_set("watchdog action", value, watchdog_name, err);
@@ -736,6 +750,8 @@ static const struct option option_table[] = {
     { "usb", "tablet|keyboard|none", OPTION_MANY, "adds a USB controller (xHCI) with this device; may be repeated",
       "A tablet's pointer is where the viewer's is. usb-attach and usb-detach of the control socket plug devices while the VM "
       "runs; none is a controller with nothing plugged in.", usb_set },
+    { "virtio-input", "tablet|keyboard", OPTION_MANY, "adds a virtio tablet or keyboard; may be given once for each",
+      NULL, virtio_input_set },
     { "watchdog", "reset|pause|exit|none", 0, "what a watchdog that fires does (default reset)", NULL, watchdog_set },
     { "no-reboot", NULL, 0, "a reset by the guest ends the VM", NULL, no_reboot_set },
     { "run-dir", "DIR", 0, "directory for the control socket, log, lock and exit record; created if missing",

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The USB controller of --usb, and what is plugged into it while the VM runs. */
+/* The USB controller of --usb, what is plugged into it while the VM runs, and virtio input. */
 #include "devices/pci.h"
 #include "devices/usb/xhci.h"
+#include "devices/virtio/input.h"
 #include "vmm/vmm.h"
 
 #include <string.h>
@@ -20,6 +21,23 @@ int usb_plug(struct vmm *vmm, struct err *err)
     for (unsigned i = 0; r >= 0 && i < vmm->options.usb_count; i++)
         r = xhci_attach(pci, (enum hid_kind)vmm->options.usb_devices[i], err);
     return r < 0 ? r : 0;
+}
+
+int virtio_inputs_plug(struct vmm *vmm, struct err *err)
+{
+    int r = 0;
+    for (unsigned kind = VIRTIO_INPUT_TABLET; r == 0 && kind <= VIRTIO_INPUT_KEYBOARD; kind++) {
+        if (!(vmm->options.virtio_input >> kind & 1))
+            continue;
+        char id[16];
+        snprintf(id, sizeof id, "input%u", kind);
+        struct pci_device *pci;
+        r = virtio_input_create(vmm->machine, id, (enum virtio_input_kind)kind, vmm->input, &pci,
+                                err);
+        if (r == 0)
+            r = vmm_plug(vmm, pci, err);
+    }
+    return r < 0 ? err_prefix(err, "--virtio-input") : 0;
 }
 
 static int usb_ready(const struct vmm *vmm, struct err *err)

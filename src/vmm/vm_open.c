@@ -153,6 +153,10 @@ static int restore_open(struct vmm *vmm, struct err *err)
     if (o->usb && !saved->usb)
         return err_set(err, EINVAL, "--restore: the saved VM has no USB; leave out --usb");
     o->usb = saved->usb;
+    if (o->virtio_input & ~saved->virtio_input)
+        return err_set(err, EINVAL,
+                       "--restore: the saved VM has other input devices; leave out --virtio-input");
+    o->virtio_input = (unsigned)saved->virtio_input;
     o->usb_count = 0; /* what is plugged in is part of the state */
     r = vmm_firmware_restore(o, saved, &vmm->firmware, err);
     if (r < 0)
@@ -217,6 +221,7 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
                                      .console = o->console.kind != STREAM_NONE,
                                      .video = o->video,
                                      .usb = o->usb,
+                                     .virtio_input = o->virtio_input,
                                      .disk_count = o->disk_count,
                                      .net_count = o->net_count };
     out->firmware_size = vmm->firmware.board.code_size;
@@ -600,6 +605,8 @@ static int devices_open(struct vmm *vmm, struct err *err)
         r = i6300esb_create(vmm->machine, board_pci_bus(vmm->board), -1, "watchdog0", err);
     if (r == 0)
         r = usb_plug(vmm, err);
+    if (r == 0)
+        r = virtio_inputs_plug(vmm, err);
     return r;
 }
 

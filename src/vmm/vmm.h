@@ -165,6 +165,7 @@ void hotplug_catch_up(struct vmm *vmm);                      /* after a save */
 
 /* usb.c */
 int usb_plug(struct vmm *vmm, struct err *err);
+int virtio_inputs_plug(struct vmm *vmm, struct err *err);
 int usb_attach(struct vmm *vmm, const char *device, json_t **result, struct err *err);
 int usb_detach(struct vmm *vmm, unsigned port, struct err *err);
 json_t *usb_status(const struct vmm *vmm); /* an array: what is plugged in where */
