@@ -102,7 +102,8 @@ static void fdc_irq(struct fdc *fdc, bool level)
 static void fdc_result(struct fdc *fdc, const uint8_t *bytes, unsigned len)
 {
     struct fdc_regs *r = &fdc->regs;
-    memcpy(r->result, bytes, len);
+    if (len)
+        memcpy(r->result, bytes, len);
     r->length = (uint8_t)len;
     r->position = 0;
     r->phase = len ? RESULT : COMMAND;
