@@ -110,16 +110,23 @@ static int mirror_copy_run(struct mirror *m, uint64_t offset, uint64_t len, uint
     return r;
 }
 
-int mirror_copy(struct mirror *m, uint8_t *data, bool held)
+/* Ends after `most` bytes, too. */
+static int mirror_copy_most(struct mirror *m, uint8_t *data, bool held, uint64_t most)
 {
     uint64_t offset, len;
     int r = 0;
-    while (r == 0 && granules_next(&m->dirty, COPY_PIECE, &offset, &len)) {
+    while (r == 0 && most && granules_next(&m->dirty, COPY_PIECE, &offset, &len)) {
         r = mirror_copy_run(m, offset, len, data);
         if (r == 0 && !held)
             r = job_point(m->job, len);
+        most -= len < most ? len : most;
     }
     return r;
+}
+
+int mirror_copy(struct mirror *m, uint8_t *data, bool held)
+{
+    return mirror_copy_most(m, data, held, UINT64_MAX);
 }
 
 /* ---- the job ---- */
@@ -157,8 +164,10 @@ static int mirror_follow(struct mirror *m, uint8_t *data)
 
 int mirror_run(struct mirror *m, uint8_t *data, bool complete_itself)
 {
-    job_stage(m->job, "copying", granules_bytes(&m->dirty));
-    int r = mirror_copy(m, data, false);
+    /* One pass: a guest that writes faster than the job may copy would never let it end. */
+    uint64_t all = granules_bytes(&m->dirty);
+    job_stage(m->job, "copying", all);
+    int r = mirror_copy_most(m, data, false, all);
     atomic_store(&m->active, true);
     job_stage(m->job, "catching up", granules_bytes(&m->dirty));
     if (r == 0)

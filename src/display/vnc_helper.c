@@ -43,7 +43,8 @@ enum {
 enum { ENCODING_EXTENDED_KEYS = -258, MESSAGE_QEMU = 255 };
 
 struct viewer {
-    uint32_t wheel; /* wheel "buttons" held */
+    uint32_t wheel;    /* wheel "buttons" held */
+    int width, height; /* that it was told last, or earlier */
 };
 
 struct settings {
@@ -97,10 +98,26 @@ static enum rfbNewClientAction viewer_new(rfbClientPtr client)
         free(viewer);
         return RFB_CLIENT_REFUSE;
     }
+    viewer->width = helper.server->width;
+    viewer->height = helper.server->height;
     client->clientData = viewer;
     client->clientGoneHook = viewer_gone;
     tell_locked(DISPLAY_VIEWERS, ++helper.viewers, 0, 0);
     return RFB_CLIENT_ACCEPT;
+}
+
+/* Before each update. A size that changes before a viewer has said that it wants to hear of sizes
+ * would otherwise never be told. */
+static void viewer_update(rfbClientPtr client)
+{
+    struct viewer *viewer = client->clientData;
+    LOCKED(&client->updateMutex);
+    if (!client->useNewFBSize ||
+        (viewer->width == client->screen->width && viewer->height == client->screen->height))
+        return;
+    viewer->width = client->screen->width;
+    viewer->height = client->screen->height;
+    client->newFBSizePending = TRUE;
 }
 
 static void key_event(rfbBool down, rfbKeySym keysym, rfbClientPtr client)
@@ -311,6 +328,7 @@ static int server_start(const struct settings *settings, struct err *err)
     server->permitFileTransfer = FALSE;
     server->cursor = NULL; /* the guest draws its own */
     server->newClientHook = viewer_new;
+    server->displayHook = viewer_update;
     server->kbdAddEvent = key_event;
     server->ptrAddEvent = pointer_event;
     if (settings->password_file) {

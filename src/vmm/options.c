@@ -748,7 +748,7 @@ static const struct option option_table[] = {
     { "debug-console", "stdio|file:PATH|unix:PATH|none", 0, "where ports 0x402 and 0xe9 go: firmware's log (default none)",
       NULL, debug_console_set },
     { "usb", "tablet|keyboard|none", OPTION_MANY, "adds a USB controller (xHCI) with this device; may be repeated",
-      "A tablet's pointer is where the viewer's is. usb-attach and usb-detach of the control socket plug devices while the VM "
+      "A tablet's pointer is where the viewer's is; --display adds one unless --usb is given. usb-attach and usb-detach of the control socket plug devices while the VM "
       "runs; none is a controller with nothing plugged in.", usb_set },
     { "virtio-input", "tablet|keyboard", OPTION_MANY, "adds a virtio tablet or keyboard; may be given once for each",
       NULL, virtio_input_set },
@@ -1044,6 +1044,9 @@ static int defaults_set(struct options *o, struct err *err)
         o->serial.kind = STREAM_STDIO;
     if (!options_given(o, "video"))
         o->video = o->viewer.address;
+    /* With a tablet the pointer is where the viewer's is. */
+    if (r == 0 && o->viewer.address && !o->restore && !options_given(o, "usb"))
+        r = usb_set(o, "tablet", err);
     return r;
 }
 

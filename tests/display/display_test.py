@@ -73,11 +73,15 @@ def same_picture(grub, viewer):
 @case
 def look_and_type(folder):
     path = os.path.join(folder, "vnc")
-    with Grub(folder, "vnc=unix:" + path) as grub:
-        viewer = rfb.Viewer(path)
+    with Grub(folder, "vnc=unix:" + path, "--gdb", f"unix:{folder}/gdb,wait") as grub:
+        # The size changes between the viewer's greeting and its wishes, and is told all the same.
+        viewer = rfb.Viewer(path, ask=False)
         equal(viewer.name, "Bedplate", "the desktop's name")
-        viewer.request(False)
+        grub.client.ok("resume")
         grub.shows("GNU GRUB")
+        check((viewer.width, viewer.height) != grub.picture()[:2], "the size has not changed")
+        viewer.ask()
+        viewer.request(False)
         same_picture(grub, viewer)
         check(viewer.extended, "no extended keys")
 

@@ -16,8 +16,8 @@ class Closed(Exception):
 
 
 class Viewer:
-    def __init__(self, address, tls=None, security=None):
-        """address: a path or (host, port); tls: an ssl.SSLContext."""
+    def __init__(self, address, tls=None, security=None, ask=True):
+        """address: a path or (host, port); tls: an ssl.SSLContext; ask: for the encodings at once."""
         if isinstance(address, str):
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(20)
@@ -41,6 +41,10 @@ class Viewer:
         self.format = self.read(16)
         self.name = self.read(struct.unpack(">I", self.read(4))[0]).decode()
         self.pixels = bytearray(self.width * self.height * 4)
+        if ask:
+            self.ask()
+
+    def ask(self):
         self.socket.sendall(struct.pack(">BxHiii", 2, 3, RAW, EXTENDED_KEYS, DESKTOP_SIZE))
 
     def vencrypt(self, tls):
