@@ -80,13 +80,24 @@ void vms_create(struct daemon *daemon, struct http_request *request, json_t *tak
         json_string_value(json_object_get(take_json, "name")), NULL, take_json);
 }
 
+struct patching {
+    struct daemon *daemon;
+    struct http_request *request;
+};
+
+/* Without a precondition of the client's a change that met one of the daemon's own is made again,
+ * on what that left. */
 static void patched_done(void *arg, struct object *object, const struct api_error *error)
 {
-    struct http_request *request = arg;
-    if (error)
-        reply_error(request, error);
+    struct patching p = *(struct patching *)arg;
+    const char *match = http_header(p.request, "If-Match");
+    free(arg);
+    if (!error)
+        reply_object(p.request, 200, object);
+    else if (error->status == 412 && (!match || strcmp(match, "*") == 0))
+        router_request(p.daemon, p.request);
     else
-        reply_object(request, 200, object);
+        reply_error(p.request, error);
 }
 
 void vms_patch(struct daemon *daemon, struct http_request *request, struct object *object,
@@ -99,11 +110,15 @@ void vms_patch(struct daemon *daemon, struct http_request *request, struct objec
         reply_error(request, &error);
         return;
     }
+    struct patching *patching = malloc(sizeof *patching);
+    if (!patching)
+        abort();
+    *patching = (struct patching){ daemon, request };
     json_object_del(take_json, "revision");
     const struct objects_change change = {
         .kind = "vms", .id = object->id, .take_json = take_json, .expect = expect
     };
-    objects_change(daemon->objects, &change, 1, patched_done, request);
+    objects_change(daemon->objects, &change, 1, patched_done, patching);
 }
 
 static int busy(const struct vm *vm, struct api_error *error)
@@ -169,6 +184,7 @@ static int need_up(const struct vm *vm, struct api_error *error)
 
 static void pause_kept(struct update *u, const struct api_error *error)
 {
+    u->vm->asked_to_pause = false;
     if (error)
         reply_error(u->request, error);
     else
@@ -195,6 +211,7 @@ static void pause_done(void *arg, const json_t *ok, const struct err *err)
         u->then = pause_kept;
         update_queue(u);
     } else {
+        vm_of(p->daemon, p->id)->asked_to_pause = false;
         forwarded(p->request, NULL, err);
     }
     free(p);
@@ -270,6 +287,7 @@ void vms_action(struct daemon *daemon, struct http_request *request, struct obje
             abort();
         *p = (struct pausing){ .daemon = daemon, .request = request, .pause = action[0] == 'p' };
         strcpy(p->id, vm->id);
+        vm->asked_to_pause = true; /* until what is wanted is kept, the process is right */
         want(vm, p->pause ? "paused" : "running");
         vmm_client_ask(vm->client, action, NULL, -1, pause_done, p);
         return;
