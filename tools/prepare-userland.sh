@@ -21,15 +21,13 @@ flock 9
 say() { echo "== userland: $*"; }
 fail() { echo "prepare-userland: $*" >&2; exit 1; }
 
-# What this machine's apt uses for Debian 12 is reachable and near; else the well-known address.
+# What this host's apt uses for Debian 12 is reachable and near.
 sources_write()
 {
     apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Origin: Debian' 'Created-By: Packages' 'Component: main' \
         2>/dev/null | grep ' bookworm' | sort -u >"$1.tmp" || true
-    if ! grep -q ' bookworm$' "$1.tmp"; then
-        printf '%s\n' 'http://deb.debian.org/debian bookworm' 'http://deb.debian.org/debian bookworm-updates' \
-            'http://deb.debian.org/debian-security bookworm-security' >"$1.tmp"
-    fi
+    grep -q ' bookworm$' "$1.tmp" ||
+        fail "apt knows no source of Debian 12 (bookworm), so the guest cannot be made; add one to /etc/apt and run apt-get update"
     signed='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
     while read -r uri suite; do
         echo "deb $signed $uri $suite main"

@@ -67,10 +67,6 @@ fi
 END
 
 # apt asks the host's small source only; Debian's own need the Internet.
-{
-    echo '# With the Internet at hand, take the # away and run apt-get update.'
-    printf '# deb http://deb.debian.org/%s main\n' 'debian bookworm' 'debian bookworm-updates' \
-        'debian-security bookworm-security'
-} >"$root/etc/apt/sources.list"
+echo '# With the Internet at hand, write sources of Debian 12 here and run apt-get update.' >"$root/etc/apt/sources.list"
 rm -f "$root"/etc/apt/sources.list.d/* "$root"/etc/apt/apt.conf.d/99mmdebstrap
 printf 'Acquire::Languages "none";\nAPT::Install-Recommends "false";\n' >"$root/etc/apt/apt.conf.d/50bedplate"
