@@ -520,14 +520,8 @@ static const struct state_desc blk_state = {
 static const struct device_type blk_type = {
     .name = "virtio-blk",
     .about = "a virtio disk",
-    .threads = DEVICE_LOCKED,
     .destroy = blk_destroy,
-    .read = virtio_read,
-    .write = virtio_write,
-    .reset = virtio_reset,
-    .pause = virtio_pause,
-    .resume = virtio_resume,
-    .loaded = virtio_loaded,
+    VIRTIO_DEVICE_FUNCTIONS,
     .state = &blk_state,
 };
 

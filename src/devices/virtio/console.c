@@ -400,14 +400,8 @@ static const struct state_desc console_state = {
 static const struct device_type console_type = {
     .name = "virtio-console",
     .about = "a console and named ports",
-    .threads = DEVICE_LOCKED,
     .destroy = console_destroy,
-    .read = virtio_read,
-    .write = virtio_write,
-    .reset = virtio_reset,
-    .pause = virtio_pause,
-    .resume = virtio_resume,
-    .loaded = virtio_loaded,
+    VIRTIO_DEVICE_FUNCTIONS,
     .state = &console_state,
 };
 

@@ -329,14 +329,8 @@ static const struct state_desc vinput_state = {
 static const struct device_type vinput_type = {
     .name = "virtio-input",
     .about = "a virtio keyboard or tablet",
-    .threads = DEVICE_LOCKED,
     .destroy = vinput_destroy,
-    .read = virtio_read,
-    .write = virtio_write,
-    .reset = virtio_reset,
-    .pause = virtio_pause,
-    .resume = virtio_resume,
-    .loaded = virtio_loaded,
+    VIRTIO_DEVICE_FUNCTIONS,
     .state = &vinput_state,
 };
 

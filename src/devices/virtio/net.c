@@ -485,14 +485,8 @@ static const struct state_desc nic_state = {
 static const struct device_type nic_type = {
     .name = "virtio-net",
     .about = "a virtio network card",
-    .threads = DEVICE_LOCKED,
     .destroy = nic_destroy,
-    .read = virtio_read,
-    .write = virtio_write,
-    .reset = virtio_reset,
-    .pause = virtio_pause,
-    .resume = virtio_resume,
-    .loaded = virtio_loaded,
+    VIRTIO_DEVICE_FUNCTIONS,
     .state = &nic_state,
 };
 

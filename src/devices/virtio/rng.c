@@ -116,14 +116,8 @@ static const struct state_desc rng_state = {
 static const struct device_type rng_type = {
     .name = "virtio-rng",
     .about = "randomness from the host",
-    .threads = DEVICE_LOCKED,
     .destroy = rng_destroy,
-    .read = virtio_read,
-    .write = virtio_write,
-    .reset = virtio_reset,
-    .pause = virtio_pause,
-    .resume = virtio_resume,
-    .loaded = virtio_loaded,
+    VIRTIO_DEVICE_FUNCTIONS,
     .state = &rng_state,
 };
 

@@ -9,8 +9,7 @@
  *     struct foo { struct virtio_device vdev; struct foo_regs regs; };
  *     STATE_STRUCT(struct foo_regs, virtio, &virtio_state)
  *
- * Its device_type uses virtio_read, virtio_write, virtio_reset, virtio_pause, virtio_resume and
- * virtio_loaded as they are, with DEVICE_LOCKED.
+ * Its device_type uses VIRTIO_DEVICE_FUNCTIONS and adds name, destroy and state.
  *
  * Threads: register handlers run on vCPU threads with dev->lock. Everything about queues runs on
  * vdev->loop (machine->io_loop, unless the kind names another), without the lock. Registers that
@@ -131,6 +130,10 @@ void virtio_reset(struct device *dev);
 void virtio_pause(struct device *dev);
 void virtio_resume(struct device *dev);
 int virtio_loaded(struct device *dev, struct err *err);
+
+#define VIRTIO_DEVICE_FUNCTIONS                                                                  \
+    .threads = DEVICE_LOCKED, .read = virtio_read, .write = virtio_write, .reset = virtio_reset, \
+    .pause = virtio_pause, .resume = virtio_resume, .loaded = virtio_loaded
 
 /* ---- for kinds, on the loop ---- */
 
