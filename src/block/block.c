@@ -212,20 +212,6 @@ int block_node_init(struct block_node *node, const struct block_driver *driver, 
     return node->path ? 0 : err_set(err, ENOMEM, "out of memory");
 }
 
-int block_node_init_filter(struct block_node *node, const struct block_driver *driver,
-                           struct block_node *child, struct err *err)
-{
-    int r = block_node_init(node, driver, child->path, err);
-    if (r < 0)
-        return r;
-    node->size = child->size;
-    node->readonly = child->readonly;
-    node->limits = child->limits;
-    node->child = child;
-    child->parent = node;
-    return 0;
-}
-
 void block_node_resize(struct block_node *node, uint64_t size)
 {
     for (; node; node = node->parent)

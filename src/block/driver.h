@@ -61,9 +61,6 @@ struct block_queue { /* fields on the loop */
 /* Fills the common part; takes path by copy. The driver sets size, readonly and limits. */
 int block_node_init(struct block_node *node, const struct block_driver *driver, const char *path,
                     struct err *err);
-/* The same for a filter, over a child that becomes its own: what it asks is what the child asks. */
-int block_node_init_filter(struct block_node *node, const struct block_driver *driver,
-                           struct block_node *child, struct err *err);
 /* The node and the filters above it have that size from now on. While nothing is in flight. */
 void block_node_resize(struct block_node *node, uint64_t size);
 /* For drivers' queue_create: copies *init. */
@@ -78,6 +75,21 @@ void block_complete(struct block_request *req, int result);
 void block_complete_later(struct block_request *req, int result);
 /* Hands a request on to the child of a filter. */
 void block_pass(struct block_queue *queue, struct block_request *req);
+
+/* For filters (filter.c), whose node embeds struct block_node first and whose queue, if it is their
+ * own, struct block_queue first: zeroed memory of `size` bytes, over a child that becomes its own
+ * (on failure it is closed); what it asks is what the child asks. */
+int filter_create(const struct block_driver *driver, size_t size, struct block_node *take_child,
+                  struct block_node **out, struct err *err);
+int filter_queue_open(const struct block_queue *init, size_t size, struct block_queue **out,
+                      struct err *err);
+/* What a filter that keeps nothing of its own puts into its table. */
+void filter_close(struct block_node *node);
+int filter_queue_create(struct block_node *node, const struct block_queue *init,
+                        struct block_queue **out, struct err *err);
+void filter_queue_destroy(struct block_queue *queue);
+void filter_kick(struct block_queue *queue);
+void filter_reap(struct block_queue *queue);
 
 /* The memory of a request, whatever stands in for it. */
 static inline const struct iovec *block_iov(const struct block_request *req, unsigned *count)

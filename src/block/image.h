@@ -222,6 +222,7 @@ struct image { /* embedded first by each format; fixed once open unless it says 
     uint32_t cluster_size;
     struct store *store;        /* owned */
     struct store *direct_store; /* borrowed; NULL: no direct_map */
+    struct store *disk;         /* the disk byte for byte; NULL: a format with tables */
     struct image *backing;      /* owned */
     char *backing_name, *backing_format;
     const struct image_options *opening; /* while opening only */
@@ -241,6 +242,12 @@ int image_create_part(const struct image_create *create, const char *name, struc
                       struct err *err);
 /* The data below this layer; zeros behind the end of the backing image. */
 int image_read_backing(struct image *image, void *data, size_t len, uint64_t offset);
+
+/* For formats with image->disk (raw_image.c). Resizing writes zeros to what is new when told to. */
+int image_disk_read(struct image *image, void *data, size_t len, uint64_t offset);
+int image_disk_write(struct image *image, const void *data, size_t len, uint64_t offset);
+int image_disk_flush(struct image *image);
+int image_disk_resize(struct image *image, uint64_t size, bool zero, struct err *err);
 
 /* "name=value,..." one after the other; ",," stands for a comma in a value. */
 int image_option_get(const char *options, const char *name, char *value, size_t room);

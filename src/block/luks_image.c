@@ -13,7 +13,6 @@
 struct luks_image {
     struct image image;
     struct luks_header header;
-    struct store *plain; /* owned */
 };
 
 static struct luks_image *luks_of(struct image *image) { return (struct luks_image *)image; }
@@ -35,32 +34,20 @@ static int luks_image_open(struct image *image, const struct image_options *opti
         return err_set(err, EINVAL,
                        "ends before its LUKS payload; it was cut off, so copy it again");
     image->size = round_down(h->payload_len ? h->payload_len : size - h->payload, h->sector_size);
-    return luks_open_store(image->store, 0, h, h->payload, h->first_sector, options, &luks->plain,
+    return luks_open_store(image->store, 0, h, h->payload, h->first_sector, options, &image->disk,
                            err);
 }
 
 static int luks_image_close(struct image *image)
 {
-    store_close(luks_of(image)->plain);
+    store_close(image->disk);
     return 0;
-}
-
-static int luks_image_read(struct image *image, void *data, size_t len, uint64_t offset)
-{
-    return store_read(luks_of(image)->plain, data, len, offset);
-}
-
-static int luks_image_write(struct image *image, const void *data, size_t len, uint64_t offset)
-{
-    return store_write(luks_of(image)->plain, data, len, offset);
 }
 
 static int luks_image_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags)
 {
-    return store_zero(luks_of(image)->plain, offset, len, true);
+    return store_zero(image->disk, offset, len, true);
 }
-
-static int luks_image_flush(struct image *image) { return store_flush(image->store); }
 
 static int luks_image_status(struct image *image, uint64_t offset, uint64_t len,
                              struct image_extent *out)
@@ -73,20 +60,11 @@ static int luks_image_resize(struct image *image, uint64_t size, enum image_prea
                              struct err *err)
 {
     struct luks_image *luks = luks_of(image);
-    uint64_t old = image->size;
     if (luks->header.payload_len || size % luks->header.sector_size)
         return err_set(err, EINVAL, "its LUKS header fixes its size, or sectors of %u bytes",
                        luks->header.sector_size);
-    int r = store_truncate(luks->plain, size);
     /* What was never written would decrypt to noise; a disk grows with zeros. */
-    if (r == 0 && size > old)
-        r = store_zero(luks->plain, old, size - old, true);
-    if (r == 0)
-        r = store_flush(image->store);
-    if (r < 0)
-        return err_errno(err, -r, "cannot set the size");
-    image->size = size;
-    return 0;
+    return image_disk_resize(image, size, true, err);
 }
 
 static int luks_image_create(const struct image_create *create, struct store *store,
@@ -128,10 +106,10 @@ const struct image_format image_luks = {
     .create = luks_image_create,
     .open = luks_image_open,
     .close = luks_image_close,
-    .read = luks_image_read,
-    .write = luks_image_write,
+    .read = image_disk_read,
+    .write = image_disk_write,
     .zero = luks_image_zero,
-    .flush = luks_image_flush,
+    .flush = image_disk_flush,
     .status = luks_image_status,
     .resize = luks_image_resize,
     .info = luks_image_info,

@@ -255,7 +255,7 @@ static void throttle_kick(struct block_queue *queue) { throttle_go_on(queue_of(q
 
 static void throttle_reap(struct block_queue *queue)
 {
-    queue->child->node->driver->reap(queue->child);
+    filter_reap(queue);
     throttle_go_on(queue_of(queue));
 }
 
@@ -283,18 +283,18 @@ static void throttle_queue_destroy(struct block_queue *queue)
 static int throttle_queue_create(struct block_node *node, const struct block_queue *init,
                                  struct block_queue **out, struct err *err)
 {
-    struct throttle_queue *tq = calloc(1, sizeof *tq);
-    if (!tq)
-        return err_set(err, ENOMEM, "out of memory");
-    block_queue_init(&tq->queue, init);
+    struct block_queue *queue;
+    int r = filter_queue_open(init, sizeof(struct throttle_queue), &queue, err);
+    if (r < 0)
+        return r;
+    struct throttle_queue *tq = queue_of(queue);
     tq->group = group_of(node);
     for (unsigned i = 0; i < ARRAY_LEN(tq->lanes); i++)
         tq->lanes[i].tail = &tq->lanes[i].first;
-    int r = loop_timer_create(init->loop, throttle_timer, tq, &tq->timer, err);
-    if (r == 0)
-        r = block_queue_open_child(&tq->queue, err);
+    r = loop_timer_create(init->loop, throttle_timer, tq, &tq->timer, err);
     if (r < 0) {
-        throttle_queue_destroy(&tq->queue);
+        block_queue_close_child(queue);
+        throttle_queue_destroy(queue);
         return r;
     }
     LOCKED(&tq->group->lock);
@@ -331,17 +331,8 @@ static const struct block_driver throttle_driver = {
 int throttle_open(struct block_node *take_child, struct throttle_group *group,
                   struct block_node **out, struct err *err)
 {
-    AUTO(block_close) struct block_node *child = take_child;
-    struct throttle *throttle = calloc(1, sizeof *throttle);
-    if (!throttle)
-        return err_set(err, ENOMEM, "out of memory");
-    int r = block_node_init_filter(&throttle->node, &throttle_driver, child, err);
-    if (r < 0) {
-        free(throttle);
-        return r;
-    }
-    child = NULL;
-    throttle->group = throttle_group_ref(group);
-    *out = &throttle->node;
-    return 0;
+    int r = filter_create(&throttle_driver, sizeof(struct throttle), take_child, out, err);
+    if (r == 0)
+        CONTAINER_OF(*out, struct throttle, node)->group = throttle_group_ref(group);
+    return r;
 }

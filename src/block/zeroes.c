@@ -44,63 +44,30 @@ static void zeroes_submit(struct block_queue *queue, struct block_request *req)
     block_pass(queue, req);
 }
 
-static void zeroes_kick(struct block_queue *queue) { block_kick(queue->child); }
-static void zeroes_reap(struct block_queue *queue)
-{
-    queue->child->node->driver->reap(queue->child);
-}
-
-static int zeroes_queue_create(struct block_node *node, const struct block_queue *init,
-                               struct block_queue **out, struct err *err)
-{
-    struct block_queue *queue = calloc(1, sizeof *queue);
-    if (!queue)
-        return err_set(err, ENOMEM, "out of memory");
-    block_queue_init(queue, init);
-    int r = block_queue_open_child(queue, err);
-    if (r < 0) {
-        free(queue);
-        return r;
-    }
-    *out = queue;
-    return 0;
-}
-
-static void zeroes_queue_destroy(struct block_queue *queue) { free(queue); }
-static void zeroes_close(struct block_node *node) { free(CONTAINER_OF(node, struct zeroes, node)); }
-
 static const struct block_driver zeroes_driver = {
     .name = "zeroes",
     .about = "finds zeros in writes, or keeps all space",
     .filter = true,
-    .close = zeroes_close,
-    .queue_create = zeroes_queue_create,
-    .queue_destroy = zeroes_queue_destroy,
+    .close = filter_close,
+    .queue_create = filter_queue_create,
+    .queue_destroy = filter_queue_destroy,
     .submit = zeroes_submit,
-    .kick = zeroes_kick,
-    .reap = zeroes_reap,
+    .kick = filter_kick,
+    .reap = filter_reap,
 };
 
 int zeroes_open(struct block_node *take_child, const struct zeroes_options *options,
                 struct block_node **out, struct err *err)
 {
-    AUTO(block_close) struct block_node *child = take_child;
     if (options->detect == ZEROES_WRITE && !options->keep_space) {
-        *out = TAKE(child); /* nothing to do */
+        *out = take_child; /* nothing to do */
         return 0;
     }
-    struct zeroes *zeroes = calloc(1, sizeof *zeroes);
-    if (!zeroes)
-        return err_set(err, ENOMEM, "out of memory");
-    int r = block_node_init_filter(&zeroes->node, &zeroes_driver, child, err);
-    if (r < 0) {
-        free(zeroes);
+    int r = filter_create(&zeroes_driver, sizeof(struct zeroes), take_child, out, err);
+    if (r < 0)
         return r;
-    }
-    child = NULL;
-    zeroes->options = *options;
+    CONTAINER_OF(*out, struct zeroes, node)->options = *options;
     if (options->keep_space)
-        zeroes->node.limits.max_discard = 0;
-    *out = &zeroes->node;
+        (*out)->limits.max_discard = 0;
     return 0;
 }
