@@ -86,70 +86,80 @@ static int sata_place(struct vmm *vmm, struct pci_device *pci, struct err *err)
     return r;
 }
 
+/* The drives of one controller. */
+struct drives {
+    struct ata_drive_config configs[AHCI_PORTS];
+    char names[AHCI_PORTS][16];
+    unsigned disks[AHCI_PORTS]; /* their places among all */
+    unsigned count;
+};
+
+/* -ENOSPC: there are more than `most`. */
+static int drives_collect(const struct vmm *vmm, enum disk_bus bus, unsigned most,
+                          struct drives *out)
+{
+    *out = (struct drives){ .count = 0 };
+    for (unsigned i = 0; i < vmm->options.disk_count; i++) {
+        const struct disk_options *disk = &vmm->options.disks[i];
+        unsigned n = out->count;
+        if (disk->bus != bus)
+            continue;
+        if (n == most)
+            return -ENOSPC;
+        media_name(vmm, i, out->names[n], sizeof out->names[n]);
+        out->configs[n] = (struct ata_drive_config){ .id = out->names[n],
+                                                     .node = vmm->disks[i],
+                                                     .serial = disk->serial,
+                                                     .cdrom = disk->cdrom,
+                                                     .readonly = disk->readonly };
+        out->disks[out->count++] = i;
+    }
+    return 0;
+}
+
+static void drives_found(struct vmm *vmm, const struct drives *drives, struct pci_device *pci,
+                         struct ata_drive *(*drive)(struct pci_device *pci, unsigned n))
+{
+    for (unsigned n = 0; n < drives->count; n++)
+        if (drives->configs[n].cdrom)
+            vmm->drives[drives->disks[n]] = drive(pci, n);
+}
+
 static int sata_plug(struct vmm *vmm, struct err *err)
 {
     static const char *const units[] = { "/drive@0/disk@0", "/drive@1/disk@0", "/drive@2/disk@0",
                                          "/drive@3/disk@0", "/drive@4/disk@0", "/drive@5/disk@0" };
-    struct ahci_port_config ports[AHCI_PORTS] = { 0 };
-    char names[AHCI_PORTS][16];
-    unsigned disks[AHCI_PORTS], count = 0;
-    for (unsigned i = 0; i < vmm->options.disk_count; i++) {
-        const struct disk_options *disk = &vmm->options.disks[i];
-        if (disk->bus != DISK_SATA)
-            continue;
-        if (count == AHCI_PORTS)
-            return err_set(err, ENOSPC, "the SATA controller has %d ports; use bus=virtio",
-                           AHCI_PORTS);
-        media_name(vmm, i, names[count], sizeof names[count]);
-        ports[count] = (struct ahci_port_config){ .id = names[count],
-                                                  .node = vmm->disks[i],
-                                                  .serial = disk->serial,
-                                                  .cdrom = disk->cdrom,
-                                                  .readonly = disk->readonly };
-        disks[count++] = i;
-    }
-    if (!count)
-        return 0;
+    struct drives drives;
     struct pci_device *pci;
-    int r = ahci_create(vmm->machine, "ahci0", ports, &pci, err);
-    for (unsigned port = 0; r == 0 && port < count; port++)
-        if (ports[port].cdrom)
-            vmm->drives[disks[port]] = ahci_drive(pci, port);
-    if (r == 0)
-        r = sata_place(vmm, pci, err);
-    for (unsigned port = 0; r == 0 && port < count; port++)
-        board_add_boot(vmm->board, ports[port].cdrom ? 'd' : 'c', pci, "pci8086,2922", units[port]);
+    if (drives_collect(vmm, DISK_SATA, AHCI_PORTS, &drives) < 0)
+        return err_set(err, ENOSPC, "the SATA controller has %d ports; use bus=virtio", AHCI_PORTS);
+    if (!drives.count)
+        return 0;
+    int r = ahci_create(vmm->machine, "ahci0", drives.configs, &pci, err);
+    if (r < 0)
+        return r;
+    drives_found(vmm, &drives, pci, ahci_drive);
+    r = sata_place(vmm, pci, err);
+    for (unsigned port = 0; r == 0 && port < drives.count; port++)
+        board_add_boot(vmm->board, drives.configs[port].cdrom ? 'd' : 'c', pci, "pci8086,2922",
+                       units[port]);
     return r;
 }
 
 static int ide_plug(struct vmm *vmm, struct err *err)
 {
-    struct ide_drive_config drives[IDE_DRIVES] = { 0 };
-    char names[IDE_DRIVES][16];
-    unsigned disks[IDE_DRIVES], count = 0;
-    for (unsigned i = 0; i < vmm->options.disk_count; i++) {
-        const struct disk_options *disk = &vmm->options.disks[i];
-        if (disk->bus != DISK_IDE)
-            continue;
-        if (count == IDE_DRIVES)
-            return err_set(err, ENOSPC, "IDE has places for %d drives; use bus=sata or bus=virtio",
-                           IDE_DRIVES);
-        media_name(vmm, i, names[count], sizeof names[count]);
-        drives[count] = (struct ide_drive_config){ .id = names[count],
-                                                   .node = vmm->disks[i],
-                                                   .serial = disk->serial,
-                                                   .cdrom = disk->cdrom,
-                                                   .readonly = disk->readonly };
-        disks[count++] = i;
-    }
-    if (!count)
-        return 0;
+    struct drives drives;
     struct pci_device *pci;
-    int r = ide_create(vmm->machine, "ide0", drives, &pci, err);
-    for (unsigned place = 0; r == 0 && place < count; place++)
-        if (drives[place].cdrom)
-            vmm->drives[disks[place]] = ide_drive(pci, place);
-    return r < 0 ? r : vmm_plug(vmm, pci, err);
+    if (drives_collect(vmm, DISK_IDE, IDE_DRIVES, &drives) < 0)
+        return err_set(err, ENOSPC, "IDE has places for %d drives; use bus=sata or bus=virtio",
+                       IDE_DRIVES);
+    if (!drives.count)
+        return 0;
+    int r = ide_create(vmm->machine, "ide0", drives.configs, &pci, err);
+    if (r < 0)
+        return r;
+    drives_found(vmm, &drives, pci, ide_drive);
+    return vmm_plug(vmm, pci, err);
 }
 
 static int floppy_plug(struct vmm *vmm, struct err *err)

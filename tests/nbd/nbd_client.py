@@ -5,18 +5,16 @@
 Reads and writes over every transport and kind of TLS; servers that lack commands or want large
 blocks; refusals in one sentence; servers that are slow, killed, and that forget what was not flushed.
 """
-import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "vmm"))
 import vmm_test  # noqa: E402  (tests/vmm/vmm_test.py)
-from servers import MIB, Failed, Place, certificates, check  # noqa: E402
+from servers import MIB, Place, certificates, check, parser, run_tests  # noqa: E402
 
 SIZE = 12 * MIB
 
@@ -167,28 +165,10 @@ def test_vm(place):
 TESTS = [test_vm, test_transports, test_lacking, test_refusals, test_reconnect, test_timeouts, test_confined]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--binary", required=True, help="bedplate-img")
-    parser.add_argument("tests", nargs="*")
-    parser.add_argument("--vmm", required=True, help="bedplate-vmm")
-    parser.add_argument("--small-guest", required=True)
-    global ARGS
-    args = ARGS = parser.parse_args()
-    failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for test in TESTS:
-            if args.tests and test.__name__ not in args.tests:
-                continue
-            print(f"{test.__name__}: {test.__doc__}", flush=True)
-            try:
-                test(Place(args.binary, folder))
-            except Failed as why:
-                print(f"  FAILED: {why}", flush=True)
-                failed += 1
-    return failed > 0
-
-
 if __name__ == "__main__":
     Place.need("qemu-nbd", "nbdkit", "certtool", "psktool")
-    sys.exit(main())
+    PARSER = parser(__doc__)
+    PARSER.add_argument("--vmm", required=True, help="bedplate-vmm")
+    PARSER.add_argument("--small-guest", required=True)
+    ARGS = PARSER.parse_args()
+    sys.exit(run_tests(TESTS, ARGS))

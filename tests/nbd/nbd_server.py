@@ -5,7 +5,6 @@
 Content both ways for several formats, what clients are told, dirty bitmaps, TLS, several connections,
 clients that break off, and a server that is killed in the middle of a write.
 """
-import argparse
 import json
 import os
 import signal
@@ -13,10 +12,9 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 
-from servers import MIB, Failed, Place, Server, certificates, check, free_port
+from servers import MIB, Failed, Place, Server, certificates, check, free_port, parser, run_tests
 
 SIZE = 12 * MIB
 
@@ -193,25 +191,6 @@ def test_killed(place):
 TESTS = [test_content, test_told, test_bitmaps, test_tls, test_clients, test_killed]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--binary", required=True, help="bedplate-img")
-    parser.add_argument("tests", nargs="*")
-    args = parser.parse_args()
-    failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for test in TESTS:
-            if args.tests and test.__name__ not in args.tests:
-                continue
-            print(f"{test.__name__}: {test.__doc__}", flush=True)
-            try:
-                test(Place(args.binary, folder))
-            except Failed as why:
-                print(f"  FAILED: {why}", flush=True)
-                failed += 1
-    return failed > 0
-
-
 if __name__ == "__main__":
     Place.need("qemu-img", "qemu-io", "nbdinfo", "nbdcopy", "certtool", "psktool")
-    sys.exit(main())
+    sys.exit(run_tests(TESTS, parser(__doc__).parse_args()))

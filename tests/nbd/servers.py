@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """NBD servers, certificates and small helpers for the tests of this folder."""
+import argparse
 import os
 import random
 import shutil
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 MIB = 1 << 20
@@ -219,3 +221,29 @@ def certificates(place):
     done = place.run("psktool", "-u", "alice", "-p", out["psk"])
     check(done.returncode == 0, done.stdout)
     return out
+
+
+# ---- what a test program does ----
+
+
+def parser(doc):
+    out = argparse.ArgumentParser(description=doc.splitlines()[0])
+    out.add_argument("--binary", required=True, help="bedplate-img")
+    out.add_argument("tests", nargs="*")
+    return out
+
+
+def run_tests(tests, args):
+    """The exit status: of all tests, or of those that `args` names."""
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for test in tests:
+            if args.tests and test.__name__ not in args.tests:
+                continue
+            print(f"{test.__name__}: {test.__doc__}", flush=True)
+            try:
+                test(Place(args.binary, folder))
+            except Failed as why:
+                print(f"  FAILED: {why}", flush=True)
+                failed += 1
+    return failed > 0

@@ -817,30 +817,18 @@ struct ata_drive *ahci_drive(struct pci_device *pci, unsigned port)
     return &((struct ahci *)pci)->ports[port].drive;
 }
 
-static int port_open(struct ahci *ahci, unsigned index, const struct ahci_port_config *config,
+static int port_open(struct ahci *ahci, unsigned index, const struct ata_drive_config *config,
                      struct err *err)
 {
     struct ahci_port *port = &ahci->ports[index];
-    struct ata_drive *drive = &port->drive;
     port->ahci = ahci;
     port->regs = &ahci->regs.ports[index];
-    port->regs->ata.heads = 16; /* a state that the check takes, whatever is connected */
-    port->regs->ata.sectors = 63;
     port->present = config->id != NULL;
-    drive->paused = true;
-    if (!port->present)
-        return 0;
-    drive->cdrom = config->cdrom;
-    drive->sata = true;
-    snprintf(drive->id, sizeof drive->id, "%s", config->id);
-    snprintf(drive->serial, sizeof drive->serial, "%s",
-             config->serial ? config->serial : config->id);
-    int r = ata_drive_open(drive, &ahci->pci.dev, &port->regs->ata, config->node, config->readonly,
-                           err);
-    return r < 0 ? err_prefix(err, "%s", config->id) : 0;
+    port->drive.sata = true;
+    return ata_drive_open(&port->drive, &ahci->pci.dev, &port->regs->ata, config, err);
 }
 
-int ahci_create(struct machine *m, const char *id, const struct ahci_port_config ports[AHCI_PORTS],
+int ahci_create(struct machine *m, const char *id, const struct ata_drive_config ports[AHCI_PORTS],
                 struct pci_device **out, struct err *err)
 {
     static const struct pci_ids ids = {

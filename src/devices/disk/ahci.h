@@ -10,15 +10,8 @@
 
 enum { AHCI_PORTS = 6 };
 
-struct ahci_port_config {
-    const char *id;          /* "disk0"; NULL: nothing is connected */
-    struct block_node *node; /* borrowed; NULL: a CD-ROM drive without a medium */
-    const char *serial;      /* NULL: the id */
-    bool cdrom, readonly;
-};
-
 /* The caller plugs it in (pci_bus_add, machine_add_device) and owns it until then. */
-int ahci_create(struct machine *m, const char *id, const struct ahci_port_config ports[AHCI_PORTS],
+int ahci_create(struct machine *m, const char *id, const struct ata_drive_config ports[AHCI_PORTS],
                 struct pci_device **out, struct err *err);
 /* For changing media. */
 struct ata_drive *ahci_drive(struct pci_device *pci, unsigned port);

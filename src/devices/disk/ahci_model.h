@@ -19,7 +19,7 @@ static inline void ahci_model_create(struct machine *m)
     const struct pci_windows windows = { .mem32 = AHCI_AT, .mem32_size = 0x10000 };
     ahci_disk = model_image(false);
     ahci_cd = model_image(true);
-    const struct ahci_port_config ports[AHCI_PORTS] = {
+    const struct ata_drive_config ports[AHCI_PORTS] = {
         { .id = "disk0", .node = ahci_disk }, { .id = "cdrom0", .node = ahci_cd, .cdrom = true }
     };
     if (pci_bus_create(m, &ahci_bus, &err) < 0 ||

@@ -158,9 +158,16 @@ void ata_io_free(struct ata_io *io); /* not between start and finished */
 
 /* ---- the drive ---- */
 
-/* Main loop. node NULL: an empty CD-ROM drive. Refuses an image that cannot be in such a drive. */
+struct ata_drive_config {
+    const char *id;          /* "disk0"; NULL: nothing is connected */
+    struct block_node *node; /* borrowed; NULL: a CD-ROM drive without a medium */
+    const char *serial;      /* NULL: the id */
+    bool cdrom, readonly;
+};
+
+/* Main loop. Refuses an image that cannot be in such a drive. */
 int ata_drive_open(struct ata_drive *drive, struct device *dev, struct ata_regs *regs,
-                   struct block_node *node, bool readonly, struct err *err);
+                   const struct ata_drive_config *config, struct err *err);
 void ata_drive_close(struct ata_drive *drive); /* whatever is in flight ends first */
 /* io_loop. Gives what is in flight a deadline; what completes later waits for ata_drive_resume. */
 void ata_drive_pause(struct ata_drive *drive);

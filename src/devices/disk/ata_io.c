@@ -238,24 +238,34 @@ static void queue_close(void *arg)
 }
 
 int ata_drive_open(struct ata_drive *drive, struct device *dev, struct ata_regs *regs,
-                   struct block_node *node, bool readonly, struct err *err)
+                   const struct ata_drive_config *config, struct err *err)
 {
+    struct block_node *node = config->node;
+    regs->heads = 16; /* a state that the check takes, whatever is connected */
+    regs->sectors = 63;
+    drive->paused = true;
+    if (!config->id)
+        return 0;
     drive->dev = dev;
     drive->regs = regs;
+    drive->cdrom = config->cdrom;
+    snprintf(drive->id, sizeof drive->id, "%s", config->id);
+    snprintf(drive->serial, sizeof drive->serial, "%s",
+             config->serial ? config->serial : config->id);
     ata_reset(drive, true);
     if (!node)
         return 0;
     if (block_limits(node)->request_align > ATA_SECTOR)
         return err_set(err, EINVAL,
-                       "its blocks have %u bytes, this kind of drive has sectors of 512; use "
+                       "%s: its blocks have %u bytes, this kind of drive has sectors of 512; use "
                        "bus=virtio",
-                       block_limits(node)->request_align);
+                       config->id, block_limits(node)->request_align);
     struct queue_call call = { .drive = drive, .err = err };
     drive->node = node;
-    drive->readonly = readonly || drive->cdrom || block_readonly(node);
+    drive->readonly = config->readonly || drive->cdrom || block_readonly(node);
     drive->size = block_size(node);
     loop_call(dev->machine->io_loop, queue_open, &call);
-    return call.result;
+    return call.result < 0 ? err_prefix(err, "%s", config->id) : 0;
 }
 
 void ata_drive_close(struct ata_drive *drive)

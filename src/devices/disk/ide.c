@@ -453,24 +453,13 @@ struct ata_drive *ide_drive(struct pci_device *pci, unsigned drive)
     return &((struct ide *)pci)->channels[drive / 2].drives[drive % 2];
 }
 
-static int drive_open(struct ide *ide, unsigned index, const struct ide_drive_config *config,
+static int drive_open(struct ide *ide, unsigned index, const struct ata_drive_config *config,
                       struct err *err)
 {
     struct ide_channel *ch = &ide->channels[index / 2];
-    struct ata_drive *drive = &ch->drives[index % 2];
-    struct ata_regs *regs = &ch->regs->drives[index % 2].ata;
-    regs->heads = 16; /* a state that the check takes, whatever is connected */
-    regs->sectors = 63;
-    drive->paused = true;
     ch->present[index % 2] = config->id != NULL;
-    if (!config->id)
-        return 0;
-    drive->cdrom = config->cdrom;
-    snprintf(drive->id, sizeof drive->id, "%s", config->id);
-    snprintf(drive->serial, sizeof drive->serial, "%s",
-             config->serial ? config->serial : config->id);
-    int r = ata_drive_open(drive, &ide->pci.dev, regs, config->node, config->readonly, err);
-    return r < 0 ? err_prefix(err, "%s", config->id) : 0;
+    return ata_drive_open(&ch->drives[index % 2], &ide->pci.dev, &ch->regs->drives[index % 2].ata,
+                          config, err);
 }
 
 static int channel_open(struct ide *ide, unsigned index, struct err *err)
@@ -487,7 +476,7 @@ static int channel_open(struct ide *ide, unsigned index, struct err *err)
     return r;
 }
 
-int ide_create(struct machine *m, const char *id, const struct ide_drive_config drives[IDE_DRIVES],
+int ide_create(struct machine *m, const char *id, const struct ata_drive_config drives[IDE_DRIVES],
                struct pci_device **out, struct err *err)
 {
     static const struct pci_ids ids = {

@@ -11,15 +11,8 @@
 
 enum { IDE_DRIVES = 4 }; /* primary master, primary slave, secondary master, secondary slave */
 
-struct ide_drive_config {
-    const char *id;          /* "disk0"; NULL: nothing is connected */
-    struct block_node *node; /* borrowed; NULL: a CD-ROM drive without a medium */
-    const char *serial;      /* NULL: the id */
-    bool cdrom, readonly;
-};
-
 /* The caller plugs it in (pci_bus_add, machine_add_device) and owns it until then. */
-int ide_create(struct machine *m, const char *id, const struct ide_drive_config drives[IDE_DRIVES],
+int ide_create(struct machine *m, const char *id, const struct ata_drive_config drives[IDE_DRIVES],
                struct pci_device **out, struct err *err);
 /* For changing media. */
 struct ata_drive *ide_drive(struct pci_device *pci, unsigned drive);

@@ -19,7 +19,7 @@ static inline void ide_model_create(struct machine *m)
     const struct pci_windows windows = { .io = IDE_BM, .io_size = 0x1000 };
     ide_disk = model_image(false);
     ide_cd = model_image(true);
-    const struct ide_drive_config drives[IDE_DRIVES] = {
+    const struct ata_drive_config drives[IDE_DRIVES] = {
         [0] = { .id = "disk0", .node = ide_disk },
         [3] = { .id = "cdrom0", .node = ide_cd, .cdrom = true },
     };
