@@ -134,7 +134,7 @@ bad_inner:
     movl $SEL_DATA, 0x102050
     movl $SEL_DATA, 0x102054
     USER(user_inner)
-/* the error code is on this stack; back to the kernel part as the stubs would have done */
+/* the error code is on this stack; back to the kernel part as the entry code would have done */
 ts_task:
     mov (%esp), %eax
     mov %eax, got_error

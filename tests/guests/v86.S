@@ -8,7 +8,7 @@
 #define VIF 0x80000
 #define VIP 0x100000
 #define IF 0x200
-#define V_CS 0x0101                 /* low bits set: the stubs take it for user mode */
+#define V_CS 0x0101                 /* low bits set: the entry code takes it for user mode */
 #define V_BASE 0x1010
 #define V_SS 0x3000
 #define IO_BASE 0x88

@@ -96,25 +96,44 @@ struct tr {
  * handler. */
 typedef bool tr_fn(struct tr *t, const struct insn *i, unsigned param);
 
+/* 32-bit code (CODE_FLAT)? And the size of its addresses, pushes and returns */
+static inline bool narrow(const struct tr *t) { return (t->block->key & CODE_MODE) == MODE_32; }
+static inline unsigned word_of(const struct tr *t) { return narrow(t) ? 4 : 8; }
+static inline bool is_mem(const struct insn *i) { return i->flags & IF_MEM; }
+static inline bool is_small(int64_t x) { return x == (int32_t)x; }
+/* Can it be told from the page's start? */
+static inline bool is_near(int64_t x) { return is_small(x) && is_small(x + (int64_t)PAGE_SIZE); }
+
 /* ---- translate.c ---- */
 
-/* Something follows that spoils the host's flags. May use rax. */
-void flags_spill(struct tr *t);
-/* The host's flags have all flags. Uses rax (and r14). */
-void flags_fetch(struct tr *t);
 /* rax and r14 no longer hold guest registers. */
 void held_drop(struct tr *t);
-/* The instruction just written has set the host's flags. */
-void flags_new(struct tr *t);
 /* The host register with guest register n: its own, or `scratch` loaded from the vCPU. */
 unsigned reg_get(struct tr *t, unsigned n, unsigned scratch);
 /* The register to write guest register n to, when its old value does not matter; then reg_put. */
 unsigned reg_new(unsigned n, unsigned scratch);
 void reg_put(struct tr *t, unsigned n, unsigned h);
-/* 32-bit code (CODE_FLAT)? And the size of its addresses, pushes and returns */
-static inline bool narrow(const struct tr *t) { return (t->block->key & CODE_MODE) == MODE_32; }
-static inline unsigned word_of(const struct tr *t) { return narrow(t) ? 4 : 8; }
-static inline bool is_mem(const struct insn *i) { return i->flags & IF_MEM; }
+
+/* Something follows that spoils the host's flags. May use rax. */
+void flags_spill(struct tr *t);
+/* The flags go to v->cc: before a handler is called or the block left. Uses rax and r14. */
+void flags_commit(struct tr *t);
+/* The host's flags have all flags. Uses rax (and r14). */
+void flags_fetch(struct tr *t);
+/* The host's carry is the guest's, without a register. Not while a producer has the flags. */
+void carry_fetch(struct tr *t);
+/* The instruction just written has set the host's flags. */
+void flags_new(struct tr *t);
+/* The same, from guest registers a and b (REG_NONE: an immediate), which still hold. */
+void producer_set(struct tr *t, enum producer_kind kind, const struct insn *i, unsigned a,
+                  unsigned b);
+unsigned producer_regs(const struct producer *p);
+
+/* ---- translate_block.c ---- */
+
+/* Will all flags be made anew before anything can look at those of the present instruction? */
+bool flags_dead_behind(const struct tr *t);
+
 /* How an instruction touches memory, as far as can be said ahead; size 0: not by a lone base
  * register. */
 struct access {
@@ -126,7 +145,44 @@ struct access {
 struct access access_of(const struct insn *i);
 /* false: the register will hold something else; *by: how it moves otherwise. */
 bool register_moves(const struct insn *i, unsigned slot, int64_t *by);
-void flags_commit(struct tr *t);
+
+/* ---- translate_int.c ---- */
+
+/* How an instruction uses an operand; WRITE: its old value does not matter. */
+enum use { USE_NONE, USE_READ, USE_WRITE, USE_CHANGE };
+/* What follows ModRM: nothing, as group 1 has it, a byte, a shift count, or of the operand's size
+ * (4 at most) */
+enum form_imm { IMM_NONE, IMM_ALU, IMM_8, IMM_COUNT, IMM_WORD };
+/* From FLAGS_CARRY on they make flags. CARRY: of the old ones carry counts; SOME: keeps some, ALL:
+ * the same, and looks at them. */
+enum form_flags { FLAGS_KEPT, FLAGS_READ, FLAGS_CARRY, FLAGS_SOME, FLAGS_ALL, FLAGS_NEW };
+/* In form.opcode: OPC; SIZED: even opcode for bytes, odd for the other sizes; FROM: the bytes of rm
+ * where they are not the operand size */
+enum { FORM_OPCODE = 0xfffff, SIZED = 1 << 20, FORM_FROM_SHIFT = 24 };
+#define FROM(bytes) ((bytes) << FORM_FROM_SHIFT)
+struct form {
+    const struct op *op;
+    uint32_t opcode;
+    uint8_t rm, reg; /* enum use */
+    uint8_t ext;     /* of the opcode, where reg is no operand */
+    uint8_t imm, flags, producer;
+};
+extern const struct form forms[];
+extern const unsigned form_count;
+unsigned form_regs_written(const struct form *f, const struct insn *i);
+/* r14 = the ModRM.rm operand. False: left to the handler. */
+bool rm_load(struct tr *t, const struct insn *i);
+tr_fn tr_form, tr_mov_ei, tr_lea, tr_mul, tr_div, tr_cbw, tr_cwd, tr_bswap, tr_cmov, tr_sahf,
+    tr_nop, tr_cmpxchg;
+
+/* ---- translate_branch.c ---- */
+
+/* To the dispatcher, `delta` behind the block's start. */
+void exit_at(struct tr *t, int64_t delta);
+/* Straight into the block at `delta` if it is in this page, through the jump cache otherwise. */
+void exit_direct(struct tr *t, int64_t delta);
+void side_exits_write(struct tr *t);
+tr_fn tr_push, tr_push_i, tr_pop, tr_leave, tr_jmp, tr_jcc, tr_call, tr_ret, tr_jmp_e, tr_call_e;
 
 /* ---- translate_mem.c ---- */
 
@@ -162,8 +218,11 @@ bool is_v(unsigned arg); /* is the operand a vector register? */
 unsigned e_bytes(unsigned arg,
                  const struct insn *i); /* general register or memory: bytes; 0: neither */
 bool uses_mxcsr(const char *name);      /* legacy mnemonic */
-/* The operand just checked has to lie at a multiple of `align`. */
-void alignment_check(struct tr *t, const struct insn *i, unsigned align);
+/* The ModRM.rm operand, ready to be named: memory of `size` bytes (0: none; aligned where the row
+ * wants that), a general register by way of rax, or a vector register. False: left to the handler.
+ */
+bool vec_operand(struct tr *t, const struct insn *i, unsigned size, enum use use, bool general,
+                 struct place_of *o);
 /* Vector registers, and MXCSR where it counts, are in the host's behind this. Before the address of
  * a memory operand: it spoils flags and scratch. */
 void vec_needed(struct tr *t, bool mxcsr);

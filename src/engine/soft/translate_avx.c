@@ -80,66 +80,36 @@ static void operate(struct tr *t, const struct insn *i, const struct insn_row *r
         e8(&t->e, (uint8_t)i->imm);
 }
 
-/* The vector-or-memory or general-register-or-memory operand, ready to be named. */
-static bool operand(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned arg,
-                    bool write, struct place_of *o)
-{
-    if (is_mem(i)) {
-        unsigned size = is_e(arg) ? e_bytes(arg, i) : x_bytes(arg, i->vex >> 1 & 1);
-        if (!size || !mem_operand(t, i, size, write))
-            return false;
-        if (row->attr & AT_ALIGN)
-            alignment_check(t, i, size);
-        *o = t->mem;
-    } else if (is_e(arg)) {
-        *o = in_reg(write ? reg_new(i->rm, H_AX) : reg_get(t, i->rm, H_AX));
-    } else {
-        *o = in_reg(i->rm);
-    }
-    return true;
-}
-
 bool tr_avx(struct tr *t, const struct insn *i, unsigned form)
 {
     const struct insn_row *row = &insn_rows[i->row];
-    struct place_of o;
-    unsigned h;
+    unsigned reg = i->reg, vvvv = form == AVX_VHX || form == AVX_HUI ? i->vvvv : 0;
+    struct place_of o = in_reg(i->rm);
+    bool put = false; /* a general register was written */
     /* VZEROUPPER and VZEROALL reach only the registers that the code can name. */
     if (!t->wide || (form == AVX_ZERO && narrow(t)))
         return false;
     vec_needed(t, uses_mxcsr(row->name + 1));
-    switch (form) {
-    case AVX_VHX:
-        if (!operand(t, i, row, row->args[2], false, &o))
+    if (form == AVX_HUI) { /* shifts by an immediate, the destination is in VEX.vvvv */
+        reg = (unsigned)row->ext;
+    } else if (form == AVX_ZERO) { /* VZEROUPPER, VZEROALL */
+        reg = VEX_NO_MODRM;
+        o = in_reg(0);
+    } else {
+        unsigned arg = row->args[form == AVX_VHX ? 2 : form == AVX_XV ? 0 : 1];
+        unsigned size = is_e(arg) ? e_bytes(arg, i) : x_bytes(arg, i->vex >> 1 & 1);
+        if (!vec_operand(t, i, size, form == AVX_XV ? USE_WRITE : USE_READ, is_e(arg), &o))
             return false;
-        operate(t, i, row, i->reg, i->vvvv, o);
-        return true;
-    case AVX_VX:
-        if (!operand(t, i, row, row->args[1], false, &o))
-            return false;
-        operate(t, i, row, i->reg, 0, o);
-        if (row->writes) /* VCOMISS and its kin, VPTEST, VTESTPS: flags instead of a result */
-            flags_new(t);
-        return true;
-    case AVX_XV:
-        if (!operand(t, i, row, row->args[0], true, &o))
-            return false;
-        operate(t, i, row, i->reg, 0, o);
-        if (!is_mem(i) && is_e(row->args[0]))
-            reg_put(t, i->rm, o.reg);
-        return true;
-    case AVX_GX:
-        if (!operand(t, i, row, row->args[1], false, &o))
-            return false;
-        h = reg_new(i->reg, H_14);
-        operate(t, i, row, h, 0, o);
-        reg_put(t, i->reg, h);
-        return true;
-    case AVX_HUI: /* shifts by an immediate, the destination is in VEX.vvvv */
-        operate(t, i, row, (unsigned)row->ext, i->vvvv, in_reg(i->rm));
-        return true;
-    default: /* AVX_ZERO: VZEROUPPER, VZEROALL */
-        operate(t, i, row, VEX_NO_MODRM, 0, in_reg(0));
-        return true;
+        put = form == AVX_XV && is_e(arg) && !is_mem(i);
     }
+    if (form == AVX_GX)
+        reg = reg_new(i->reg, H_14);
+    operate(t, i, row, reg, vvvv, o);
+    if (form == AVX_GX)
+        reg_put(t, i->reg, reg);
+    if (put)
+        reg_put(t, i->rm, o.reg);
+    if (row->writes) /* VCOMISS and its kin, VPTEST, VTESTPS: flags instead of a result */
+        flags_new(t);
+    return true;
 }

@@ -52,44 +52,30 @@ static void operate(struct tr *t, const struct insn *i, const struct insn_row *r
 bool tr_mmx(struct tr *t, const struct insn *i, unsigned form)
 {
     const struct insn_row *row = &insn_rows[i->row];
-    const unsigned reg = i->reg & 7u, rm = i->rm & 7u;
+    const uint8_t *a = row->args;
+    bool store = form == MMX_QP || form == MMX_EP, general = form == MMX_PE || form == MMX_EP;
+    unsigned arg = store ? a[0] : a[1], reg = i->reg & 7u;
+    struct place_of o = in_reg(i->rm & 7u);
     if (!(t->block->key & CODE_X87) || !t->jit->x87)
         return false;
     x87_needed(t);
-    unsigned h;
-    switch (form) {
-    case MMX_PQ:
-        if (is_mem(i) && !address(t, i, q_bytes(row->args[1]), false))
-            return false;
-        operate(t, i, row, reg, is_mem(i) ? at(H_AX) : in_reg(rm));
+    if (form == MMX_EMMS) {
+        e8(&t->e, 0x0f), e8(&t->e, 0x77);
         return true;
-    case MMX_PE:
-        if (is_mem(i) && !address(t, i, e_bytes(row->args[1], i), false))
-            return false;
-        operate(t, i, row, reg, is_mem(i) ? at(H_AX) : in_reg(reg_get(t, i->rm, H_AX)));
-        return true;
-    case MMX_QP:
-        if (is_mem(i) && !address(t, i, 8, true))
-            return false;
-        operate(t, i, row, reg, is_mem(i) ? at(H_AX) : in_reg(rm));
-        return true;
-    case MMX_EP:
-        if (is_mem(i)) {
-            if (!address(t, i, e_bytes(row->args[0], i), true))
-                return false;
-            operate(t, i, row, reg, at(H_AX));
-            return true;
-        }
-        h = reg_new(i->rm, H_AX);
-        operate(t, i, row, reg, in_reg(h));
-        reg_put(t, i->rm, h);
-        return true;
-    case MMX_GN:
-        h = reg_new(i->reg, H_AX);
-        operate(t, i, row, h, in_reg(rm));
-        reg_put(t, i->reg, h);
-        return true;
-    case MMX_NI: operate(t, i, row, (unsigned)row->ext, in_reg(rm)); return true;
-    default: e8(&t->e, 0x0f), e8(&t->e, 0x77); return true; /* EMMS */
     }
+    if (form == MMX_NI)
+        reg = (unsigned)row->ext;
+    else if (is_mem(i) || general) {
+        if (!vec_operand(t, i, general ? e_bytes(arg, i) : q_bytes(arg),
+                         store ? USE_WRITE : USE_READ, general, &o))
+            return false;
+    }
+    if (form == MMX_GN)
+        reg = reg_new(i->reg, H_14);
+    operate(t, i, row, reg, o);
+    if (form == MMX_GN)
+        reg_put(t, i->reg, reg);
+    if (form == MMX_EP && !is_mem(i))
+        reg_put(t, i->rm, o.reg);
+    return true;
 }

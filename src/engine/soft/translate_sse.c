@@ -140,7 +140,7 @@ static void operate(struct tr *t, const struct insn *i, const struct insn_row *r
 }
 
 /* The operand just checked lies at a multiple of `align`. */
-void alignment_check(struct tr *t, const struct insn *i, unsigned align)
+static void alignment_check(struct tr *t, const struct insn *i, unsigned align)
 {
     flags_spill(t);
     if (t->mem.reg != H_AX) {
@@ -151,62 +151,46 @@ void alignment_check(struct tr *t, const struct insn *i, unsigned align)
     slow_if(t, CC_NE, i);
 }
 
-/* t->mem = the memory operand, aligned if the row wants it */
-static bool memory(struct tr *t, const struct insn *i, const struct insn_row *row, unsigned size,
-                   bool write)
+bool vec_operand(struct tr *t, const struct insn *i, unsigned size, enum use use, bool general,
+                 struct place_of *o)
 {
-    if (!mem_operand(t, i, size, write))
-        return false;
-    if (row->attr & AT_ALIGN && size == 16)
-        alignment_check(t, i, size);
+    if (is_mem(i)) {
+        if (!size || !mem_operand(t, i, size, use == USE_WRITE))
+            return false;
+        if (insn_rows[i->row].attr & AT_ALIGN && size >= 16)
+            alignment_check(t, i, size);
+        *o = t->mem;
+    } else if (general) {
+        *o = in_reg(use == USE_WRITE ? reg_new(i->rm, H_AX) : reg_get(t, i->rm, H_AX));
+    } else {
+        *o = in_reg(i->rm);
+    }
     return true;
 }
 
 bool tr_sse(struct tr *t, const struct insn *i, unsigned form)
 {
     const struct insn_row *row = &insn_rows[i->row];
+    const uint8_t *a = row->args;
+    bool store = form == SSE_WV || form == SSE_EV, general = form == SSE_VE || form == SSE_EV;
+    unsigned arg = store ? a[0] : a[1], reg = i->reg;
+    struct place_of o = in_reg(i->rm);
     if (!(t->block->key & CODE_SSE) || !t->jit->sse)
         return false;
     vec_needed(t, uses_mxcsr(row->name));
-    unsigned h;
-    switch (form) {
-    case SSE_VW:
-        if (is_mem(i) && !memory(t, i, row, w_bytes(row->args[1]), false))
-            return false;
-        operate(t, i, row, i->reg, is_mem(i) ? t->mem : in_reg(i->rm));
-        if (row->writes) /* COMISS and its kin, PTEST: flags instead of a result */
-            flags_new(t);
-        return true;
-    case SSE_WV:
-        if (is_mem(i) && !memory(t, i, row, w_bytes(row->args[0]), true))
-            return false;
-        operate(t, i, row, i->reg, is_mem(i) ? t->mem : in_reg(i->rm));
-        return true;
-    case SSE_VE:
-        if (is_mem(i) && !memory(t, i, row, e_bytes(row->args[1], i), false))
-            return false;
-        operate(t, i, row, i->reg, is_mem(i) ? t->mem : in_reg(reg_get(t, i->rm, H_AX)));
-        return true;
-    case SSE_EV:
-        if (is_mem(i)) {
-            if (!memory(t, i, row, e_bytes(row->args[0], i), true))
-                return false;
-            operate(t, i, row, i->reg, t->mem);
-            return true;
-        }
-        h = reg_new(i->rm, H_AX);
-        operate(t, i, row, i->reg, in_reg(h));
-        reg_put(t, i->rm, h);
-        return true;
-    case SSE_GW:
-        if (is_mem(i) && !memory(t, i, row, w_bytes(row->args[1]), false))
-            return false;
-        h = reg_new(i->reg, H_14);
-        operate(t, i, row, h, is_mem(i) ? t->mem : in_reg(i->rm));
-        reg_put(t, i->reg, h);
-        return true;
-    default: /* SSE_UI: shifts by an immediate */
-        operate(t, i, row, (unsigned)row->ext, in_reg(i->rm));
-        return true;
-    }
+    if (form == SSE_UI) /* shifts by an immediate */
+        reg = (unsigned)row->ext;
+    else if (!vec_operand(t, i, general ? e_bytes(arg, i) : w_bytes(arg),
+                          store ? USE_WRITE : USE_READ, general, &o))
+        return false;
+    if (form == SSE_GW)
+        reg = reg_new(i->reg, H_14);
+    operate(t, i, row, reg, o);
+    if (form == SSE_GW)
+        reg_put(t, i->reg, reg);
+    if (form == SSE_EV && !is_mem(i))
+        reg_put(t, i->rm, o.reg);
+    if (row->writes) /* COMISS and its kin, PTEST: flags instead of a result */
+        flags_new(t);
+    return true;
 }
