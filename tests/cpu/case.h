@@ -98,6 +98,7 @@ bool stores_environment(const struct insn_row *row);
 /* native.c: a child process that runs cases on the host's CPU */
 enum { BATCH = 32 };
 struct native;
+extern unsigned native_tick_us;    /* how often a timer looks after it; before native_start */
 struct native *native_start(void); /* NULL: the host cannot (says why) */
 void native_stop(struct native *n);
 struct cpu_case *native_case(struct native *n, unsigned index);

@@ -4,9 +4,10 @@
  * engine (case.h).
  *
  *   cpu_test [--seconds N] [--seed S] [--bits 16|32|64] [--row NAME] [--group x87] [--failures N]
- *            [--mutate] [--engine OPTIONS]
+ *            [--mutate] [--engine OPTIONS] [--tick US]
  *
- * --group x87: three in four instructions are of the x87 unit.
+ * --group x87: three in four instructions are of the x87 unit. --tick: how often the process that
+ * runs the cases on the host's CPU is interrupted.
  *
  * Prints how often each row of the instruction table ran; a row that could have run and did not is
  * a failure.
@@ -450,7 +451,7 @@ static unsigned mutate_all(void)
 static bool usage(void)
 {
     fprintf(stderr, "usage: cpu_test [--seconds N] [--seed S] [--bits 16|32|64] [--row NAME] "
-                    "[--group x87] [--failures N] [--mutate] [--engine OPTIONS]\n");
+                    "[--group x87] [--failures N] [--mutate] [--engine OPTIONS] [--tick US]\n");
     return false;
 }
 
@@ -478,6 +479,8 @@ static bool options_parse(int argc, char **argv)
             random_attr = AT_X87;
         else if (!strcmp(argv[n - 1], "--engine"))
             options.engine = value;
+        else if (!strcmp(argv[n - 1], "--tick"))
+            native_tick_us = atoi(value);
         else
             return usage();
     }

@@ -6,6 +6,9 @@
  * state that a signal interrupted as the outcome of the running case, and writes the state of the
  * next case into its own frame, so that returning from the handler enters it, code segment, flags
  * and floating point included. Cases come and outcomes go in batches through shared memory.
+ *
+ * A timer's tick ends what does not end by itself. Returning from a signal restores neither NT nor
+ * ID, so a case that a tick interrupted begins again.
  */
 #include "case.h"
 
@@ -30,7 +33,8 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-enum { TICK_US = 20000, HANG_TICKS = 3, STACK_BYTES = 1 << 18 };
+enum { HANG_US = 60000, STACK_BYTES = 1 << 18 };
+unsigned native_tick_us = 20000;
 
 struct native {
     _Atomic uint32_t asked, answered; /* batches; futexes */
@@ -154,11 +158,22 @@ static void case_enter(const struct cpu_case *c, ucontext_t *uc)
     __asm__ volatile("mov %0, %%es" : : "r"(c->in.es));
 }
 
+/* In the handler, which has them blocked: they come while a case runs, and at no other time. */
+static void ticks_start(void)
+{
+    struct itimerval timer = { { 0, native_tick_us }, { 0, native_tick_us } };
+    setitimer(ITIMER_REAL, &timer, NULL);
+}
+
 __attribute__((no_stack_protector)) void native_signal(int sig, siginfo_t *info, void *context)
 {
-    if (sig == SIGALRM && (running < 0 || ++ticks < HANG_TICKS))
+    if (sig == SIGALRM && ++ticks * native_tick_us < HANG_US) {
+        case_enter(&shared->cases[running], context);
         return;
-    if (running >= 0)
+    }
+    if (sig == SIGUSR1)
+        ticks_start();
+    else
         outcome_take(&shared->outcomes[running], context, sig == SIGALRM || sig == SIGSYS);
     ticks = 0;
     running++;
@@ -252,8 +267,6 @@ static void child_main(void)
                                    SIGTRAP, SIGALRM, SIGSYS, SIGUSR1 };
     for (unsigned n = 0; n < sizeof signals / sizeof *signals; n++)
         sigaction(signals[n], &action, NULL);
-    struct itimerval timer = { { 0, TICK_US }, { 0, TICK_US } };
-    setitimer(ITIMER_REAL, &timer, NULL);
     system_calls_trap();
     raise(SIGUSR1);
     abort();
