@@ -263,9 +263,12 @@ int software_interrupt(struct soft_vcpu *v, const struct insn *i, uint8_t vector
 
 /* ---- IRET ---- */
 
-/* RF is for one instruction, and only where code breakpoints exist is every instruction watched:
- * elsewhere nobody would clear it. */
-static uint32_t resume_flag(const struct soft_vcpu *v) { return v->dr7 & 0xff ? FL_RF : 0; }
+/* RF is for one instruction, and only where code breakpoints exist or each one traps are they
+ * watched: elsewhere nobody would clear it. `flags`: what is loaded. */
+static uint32_t resume_flag(const struct soft_vcpu *v, uint64_t flags)
+{
+    return v->dr7 & 0xff || flags & FL_TF ? FL_RF : 0;
+}
 
 static int iret_real(struct soft_vcpu *v, const struct insn *i)
 {
@@ -284,7 +287,7 @@ static int iret_real(struct soft_vcpu *v, const struct insn *i)
     segment_set_real(v, S_CS, (uint16_t)cs);
     uint32_t mask = F_ALL | FL_TF | FL_IF | FL_DF | FL_IOPL | FL_NT;
     if (i->size > 2)
-        mask |= FL_AC | FL_ID | resume_flag(v);
+        mask |= FL_AC | FL_ID | resume_flag(v, flags);
     flags_set(v, (uint32_t)flags, mask);
     v->rip = rip;
     return OP_JUMP;
@@ -306,7 +309,7 @@ static int iret_to_v86(struct soft_vcpu *v, uint64_t rip, uint16_t cs, uint32_t 
     }
     flags_set(v, flags,
               F_ALL | FL_TF | FL_IF | FL_DF | FL_IOPL | FL_NT | FL_VM | FL_AC | FL_VIF | FL_VIP |
-                  FL_ID | resume_flag(v));
+                  FL_ID | resume_flag(v, flags));
     v->gpr[R_SP] = image[0];
     segment_set_real(v, S_CS, cs);
     for (unsigned n = 0; n < ARRAY_LEN(segs); n++)
@@ -364,7 +367,7 @@ static int iret(struct soft_vcpu *v, const struct insn *i)
     }
     uint32_t mask = F_ALL | FL_TF | FL_DF | FL_NT;
     if (i->size > 2)
-        mask |= FL_AC | FL_ID | resume_flag(v);
+        mask |= FL_AC | FL_ID | resume_flag(v, flags);
     if (v->cpl <= (v->flags >> 12 & 3))
         mask |= FL_IF;
     if (v->cpl == 0)

@@ -3,6 +3,7 @@
  * AVX and AVX2: moves, masked moves and gathers, broadcasts, permutations, inserts and extracts.
  */
 #include "engine/soft/fp_avx.h"
+#include "engine/soft/run.h"
 
 /* ---- Whole registers ---- */
 
@@ -327,6 +328,7 @@ static void element_clear(x256 *x, unsigned n, unsigned size)
 {
     memset((uint8_t *)x + n * size, 0, size);
 }
+static bool trap_is_due(const struct soft_vcpu *v) { return v->flags & FL_TF || v->run->dr6_trap; }
 
 /*
  * `index_size` and `size`: bytes of an index and of an element; the wider says how many there are.
@@ -334,12 +336,17 @@ static void element_clear(x256 *x, unsigned n, unsigned size)
  * instruction goes on where it stopped (SDM volume 2, VGATHERDPS). The mask's other elements stay
  * as they are: the SDM's pseudo-code extends their signs first, the CPUs do not. The decoder made
  * sure that the three registers differ.
+ *
+ * What the elements before it owe, a single step's trap or a watchpoint's, comes in place of the
+ * fault, which comes again when the instruction goes on.
  */
 static int gather(struct soft_vcpu *v, const struct insn *i, unsigned index_size, unsigned size)
 {
     x256 *d = ymm(v, i->reg), *mask = ymm(v, i->vvvv);
     const x256 *index = ymm(v, i->sel);
     const unsigned count = vex_bytes(i) / (index_size > size ? index_size : size);
+    const uint64_t cr2 = v->cr2;
+    bool some = false;
     ENTER(avx);
 
     for (unsigned n = 0; n < count; n++) {
@@ -350,9 +357,17 @@ static int gather(struct soft_vcpu *v, const struct insn *i, unsigned index_size
         }
         struct insn at = *i;
         at.disp = (int64_t)((uint64_t)i->disp + (gather_index(index, n, index_size) << i->scale));
-        TRY(ea(v, &at, size, false, &va));
-        TRY(masked_element_load(v, va, size, (uint8_t *)d + n * size));
+        int r = ea(v, &at, size, false, &va);
+        if (!r)
+            r = masked_element_load(v, va, size, (uint8_t *)d + n * size);
+        if (r && some && trap_is_due(v)) {
+            v->cr2 = cr2;
+            return OP_AGAIN;
+        }
+        if (r)
+            return r;
         element_clear(mask, n, size);
+        some = true;
     }
     *mask = (x256){ { 0, 0, 0, 0 } };
     memset((uint8_t *)d + count * size, 0, 32 - count * size);

@@ -9,6 +9,7 @@
  */
 #include "engine/soft/fp.h"
 #include "engine/soft/fp_native.h"
+#include "engine/soft/run.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -474,8 +475,10 @@ static void test_against_host(void **state)
 static void vcpu_ready(void)
 {
     static struct tlb_entry tlb[TLB_SIZE];
+    static struct vcpu_run vcpu_run;
     memset(&vcpu, 0, sizeof vcpu);
     vcpu.tlb = tlb;
+    vcpu.run = &vcpu_run;
     vcpu.mode = MODE_64;
     vcpu.cr0 = CR0_PE | CR0_NE | CR0_MP | CR0_ET;
     vcpu.cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
@@ -619,6 +622,17 @@ static void test_gather_goes_on(void **state)
     };
     assert_memory_equal(d, half_done, 32);
     assert_memory_equal(mask, left, 32);
+    mask[3] = 0;
+    vcpu.flags |= FL_TF; /* the trap of what was done now comes first */
+    assert_int_equal(RUN(VGATHERDPS), OP_NEXT);
+    mask[3] = mask[4] = 0x80000000;
+    index[3] = 3, index[4] = PAGE_SIZE / 4;
+    assert_int_equal(RUN(VGATHERDPS), OP_AGAIN);
+    assert_int_equal(mask[3], 0);
+    assert_int_equal(RUN(VGATHERDPS), OP_FAULT);
+    vcpu.flags &= ~(uint32_t)FL_TF;
+    mask[3] = mask[4] = mask[5] = mask[6] = mask[7] = 0x80000000;
+    index[4] = 3;
     index[3] = 4;
     assert_int_equal(RUN(VGATHERDPS), OP_NEXT);
     const uint32_t done[8] = { 107, 1, 105, 104, 103, 102, 101, 100 }, none[8] = { 0 };

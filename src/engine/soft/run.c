@@ -307,7 +307,10 @@ static int step(struct soft_vcpu *v, bool one)
     case OP_JUMP: return STEP_ON;
     case OP_NEXT:
     case OP_END: v->rip = next_rip(v, i); return STEP_ON;
-    case OP_AGAIN: v->rip = insn_rip(v, i); return STEP_ON;
+    case OP_AGAIN:
+        v->rip = insn_rip(v, i);
+        v->run->unfinished = true;
+        return STEP_ON;
     case OP_EXIT: v->rip = next_rip(v, i); return STEP_EXIT;
     default:
         v->rip = insn_rip(v, i);
@@ -329,13 +332,17 @@ static int step_careful(struct soft_vcpu *v)
     if (hit == GUEST_BREAKPOINT)
         return exception_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
     bool trap = v->flags & FL_TF;
+    const uint32_t resume = v->flags & FL_RF; /* until the instruction is done */
     v->flags &= ~(uint32_t)FL_RF;
+    run->unfinished = false;
     run->dr6_trap = 0;
     run->host_hit = -1;
     uint64_t faults = run->exceptions;
     int r = step(v, true);
     if (r != STEP_ON)
         return r;
+    if (run->unfinished)
+        v->flags |= resume;
     /* A fault's handler starts without a trap; it comes when the instruction is done in the end. */
     if (run->exceptions == faults && (run->dr6_trap || (trap && !v->interrupt_shadow))) {
         v->exc =

@@ -84,6 +84,7 @@ struct vcpu_run {
     bool step;         /* leave after one instruction */
     bool skip_points;  /* first instruction after a stop: do not hit the same breakpoint again */
     bool watch;        /* data watchpoints exist: their pages get no TLB tags */
+    bool unfinished;   /* the instruction gave way (a REP between two elements) */
     uint64_t dr6_trap; /* data breakpoints hit by the running instruction */
     int host_hit;      /* index of the host watchpoint hit, or -1 */
 
