@@ -95,7 +95,7 @@ struct event_box {
     struct machine *machine; /* main loop; NULL once destroyed */
 };
 
-enum { IO_THREADS_MAX = 17 };
+enum { IO_THREADS_MAX = 64 };
 
 struct machine_priv {
     struct machine_config config; /* fixed at create; engine_config's strings are not kept */

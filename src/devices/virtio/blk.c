@@ -2,12 +2,13 @@
 /*
  * A virtio disk (VIRTIO 1.2, 5.2): reads, writes, flush, discard, write-zeroes, get-id.
  *
- * Every buffer becomes one block request and stays leased until that completes. Requests of all
- * queues go to one block queue on the device's loop. The device orders nothing: a flush covers what
- * completed before it was submitted, and a driver learns of completions only through us.
+ * Every buffer becomes one block request and stays leased until that completes. Requests of a
+ * lane's queues go to one block queue on the lane's loop, so queues on several loops work side by
+ * side. The device orders nothing: a flush covers what completed before it was submitted, on
+ * whatever queue, and a driver learns of completions only through us.
  *
- *  1. A request is in exactly one place: submitted to the block queue, in `kept` (the host could
- * not, by now), or in `late` (completed while the device was paused).
+ *  1. A request is in exactly one place: submitted to its lane's block queue, in `kept` (the host
+ * could not, by now), or in `late` (completed while the lane was paused).
  *  2. While paused, no buffer is given back: the saved state lists it, and whoever restores it
  *     submits it again. Doing so is harmless, since the driver has not been told that it was done.
  *  3. What waits in `kept` or `late` holds no lease while the device is paused: whoever freezes
@@ -25,6 +26,7 @@
 #include <endian.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,12 +38,12 @@ typedef struct virtio_blk_outhdr blk_header;
 
 struct blk_regs {
     struct virtio_regs virtio;
-    uint64_t writeback; /* 0 or 1; dev->lock */
+    uint64_t writeback; /* 0 or 1; written with dev->lock, lanes look without */
 };
 
 struct blk_request {
     struct block_request block;
-    struct blk *blk;
+    struct blk_lane *lane;
     struct virtqueue_elem *elem;
     struct blk_request *next; /* in kept, late or spare */
     struct iovec *iov;
@@ -56,27 +58,38 @@ struct blk {
     bool readonly;           /* fixed at create */
     enum virtio_blk_policy on_full, on_error;
     char serial[VIRTIO_BLK_ID_BYTES];
+    atomic_bool kept_posted; /* MACHINE_DISK_FULL or _ERROR was sent since the last resume */
+    uint64_t pause_until;    /* of the lane that is being paused */
 
-    /* loop */
-    struct block_queue *queue; /* owned */
-    struct blk_request *kept, *late, *spare;
-    bool kept_posted; /* MACHINE_DISK_FULL or _ERROR was sent since the last resume */
-    struct block_request settle;
+    struct blk_lane {    /* its loop */
+        struct blk *blk; /* fixed at create, like the next two */
+        struct virtio_lane *lane;
+        struct block_queue *queue; /* owned */
+        struct blk_request *kept, *late, *spare;
+    } lanes[VIRTIO_MAX_LANES];
+    struct block_request settle; /* the last lane's */
     bool settling;
 };
 
 static struct blk *blk_of(struct virtio_device *vdev) { return (struct blk *)vdev; }
 
+static struct blk_lane *lane_of(struct virtqueue_elem *elem)
+{
+    struct blk *blk = blk_of(elem->vq->arg);
+    return &blk->lanes[virtio_lane(&blk->vdev, elem->vq->index)->index];
+}
+
 /* ---- Requests ---- */
 
-static struct blk_request *request_get(struct blk *blk, struct virtqueue_elem *elem)
+static struct blk_request *request_get(struct virtqueue_elem *elem)
 {
-    struct blk_request *req = blk->spare;
+    struct blk_lane *lane = lane_of(elem);
+    struct blk_request *req = lane->spare;
     if (req)
-        blk->spare = req->next;
+        lane->spare = req->next;
     else if (!(req = calloc(1, sizeof *req)))
         abort();
-    req->blk = blk;
+    req->lane = lane;
     req->elem = elem;
     elem->user = req;
     return req;
@@ -84,8 +97,8 @@ static struct blk_request *request_get(struct blk *blk, struct virtqueue_elem *e
 
 static void request_put(struct blk_request *req)
 {
-    req->next = req->blk->spare;
-    req->blk->spare = req;
+    req->next = req->lane->spare;
+    req->lane->spare = req;
 }
 
 static void request_list_free(struct blk_request *list)
@@ -119,18 +132,18 @@ static uint8_t blk_status(const struct blk_request *req, int result)
         return VIRTIO_BLK_S_OK;
     if (result == -EOPNOTSUPP)
         return VIRTIO_BLK_S_UNSUPP;
-    log_guest("%s: I/O error: %s op=%d offset=%llu length=%llu", req->blk->vdev.pci.dev.id,
+    log_guest("%s: I/O error: %s op=%d offset=%llu length=%llu", req->lane->blk->vdev.pci.dev.id,
               strerror(-result), (int)req->block.op, (unsigned long long)req->block.offset,
               (unsigned long long)req->block.len);
     return VIRTIO_BLK_S_IOERR;
 }
 
-static void blk_keep(struct blk *blk, struct blk_request *req, enum machine_event event)
+static void blk_keep(struct blk_request *req, enum machine_event event)
 {
-    request_append(&blk->kept, req);
-    if (!blk->kept_posted)
+    struct blk *blk = req->lane->blk;
+    request_append(&req->lane->kept, req);
+    if (!atomic_exchange(&blk->kept_posted, true))
         machine_post_event(blk->vdev.pci.dev.machine, event, blk->vdev.pci.dev.id);
-    blk->kept_posted = true;
 }
 
 /* What to do about a result. Mistakes of the guest are always told to it. */
@@ -147,12 +160,13 @@ static enum virtio_blk_policy blk_policy(const struct blk *blk, int result)
     }
 }
 
-static void blk_finish(struct blk *blk, struct blk_request *req, int result)
+static void blk_finish(struct blk_request *req, int result)
 {
+    struct blk *blk = req->lane->blk;
     struct virtqueue_elem *elem = req->elem;
     enum virtio_blk_policy policy = blk_policy(blk, result);
     if (policy == VIRTIO_BLK_PAUSE && !elem->vq->stopped) {
-        blk_keep(blk, req, result == -ENOSPC ? MACHINE_DISK_FULL : MACHINE_DISK_ERROR);
+        blk_keep(req, result == -ENOSPC ? MACHINE_DISK_FULL : MACHINE_DISK_ERROR);
         return;
     }
     uint8_t status = blk_status(req, result); /* logs it in any case */
@@ -165,12 +179,12 @@ static void blk_finish(struct blk *blk, struct blk_request *req, int result)
 static void blk_done(struct block_request *block, int result)
 {
     struct blk_request *req = CONTAINER_OF(block, struct blk_request, block);
-    if (req->blk->vdev.paused) { /* 2, 3 */
+    if (req->lane->lane->paused) { /* 2, 3 */
         req->result = result;
         virtqueue_elem_unlease(req->elem);
-        request_append(&req->blk->late, req);
+        request_append(&req->lane->late, req);
     } else {
-        blk_finish(req->blk, req, result);
+        blk_finish(req, result);
     }
 }
 
@@ -202,10 +216,8 @@ static void request_set_data(struct blk_request *req, const struct iovec *iov, u
  */
 static bool blk_writethrough(struct blk *blk)
 {
-    if (virtio_has(&blk->vdev, VIRTIO_BLK_F_CONFIG_WCE)) {
-        LOCKED(&blk->vdev.pci.dev.lock);
-        return !blk->regs.writeback;
-    }
+    if (virtio_has(&blk->vdev, VIRTIO_BLK_F_CONFIG_WCE))
+        return !__atomic_load_n(&blk->regs.writeback, __ATOMIC_RELAXED);
     return !virtio_has(&blk->vdev, VIRTIO_BLK_F_FLUSH);
 }
 
@@ -217,7 +229,7 @@ static void blk_rw(struct blk *blk, struct virtqueue_elem *elem, bool write, uin
         blk_answer(blk, elem, VIRTIO_BLK_S_IOERR);
         return;
     }
-    struct blk_request *req = request_get(blk, elem);
+    struct blk_request *req = request_get(elem);
     req->block = (struct block_request){ .op = write ? BLOCK_WRITE : BLOCK_READ,
                                          .flags = write && blk_writethrough(blk) ? BLOCK_FUA : 0,
                                          .offset = offset,
@@ -227,14 +239,14 @@ static void blk_rw(struct blk *blk, struct virtqueue_elem *elem, bool write, uin
     else
         request_set_data(req, elem->in, elem->in_count, 0, len);
     elem->touched = elem->in_bytes;
-    block_submit(blk->queue, &req->block);
+    block_submit(req->lane->queue, &req->block);
 }
 
-static void blk_flush(struct blk *blk, struct virtqueue_elem *elem)
+static void blk_flush(struct virtqueue_elem *elem)
 {
-    struct blk_request *req = request_get(blk, elem);
+    struct blk_request *req = request_get(elem);
     req->block = (struct block_request){ .op = BLOCK_FLUSH, .done = blk_done };
-    block_submit(blk->queue, &req->block);
+    block_submit(req->lane->queue, &req->block);
 }
 
 /* Answers the status, or -1: submitted. */
@@ -261,13 +273,13 @@ static int blk_range(struct blk *blk, struct virtqueue_elem *elem, bool zero)
     if (zero && blk_writethrough(blk))
         block_flags |= BLOCK_FUA;
 
-    struct blk_request *req = request_get(blk, elem);
+    struct blk_request *req = request_get(elem);
     req->block = (struct block_request){ .op = zero ? BLOCK_WRITE_ZEROES : BLOCK_DISCARD,
                                          .flags = block_flags,
                                          .offset = offset,
                                          .len = len,
                                          .done = blk_done };
-    block_submit(blk->queue, &req->block);
+    block_submit(req->lane->queue, &req->block);
     return -1;
 }
 
@@ -296,7 +308,7 @@ static void blk_start(struct virtio_device *vdev, struct virtqueue_elem *elem)
     switch (le32toh(header.type)) {
     case VIRTIO_BLK_T_IN: blk_rw(blk, elem, false, le64toh(header.sector)); break;
     case VIRTIO_BLK_T_OUT: blk_rw(blk, elem, true, le64toh(header.sector)); break;
-    case VIRTIO_BLK_T_FLUSH: blk_flush(blk, elem); break;
+    case VIRTIO_BLK_T_FLUSH: blk_flush(elem); break;
     case VIRTIO_BLK_T_GET_ID: blk_get_id(blk, elem); break;
     case VIRTIO_BLK_T_DISCARD: status = blk_range(blk, elem, false); break;
     case VIRTIO_BLK_T_WRITE_ZEROES: status = blk_range(blk, elem, true); break;
@@ -311,7 +323,7 @@ static void blk_start(struct virtio_device *vdev, struct virtqueue_elem *elem)
 static void blk_queue(struct virtio_device *vdev, unsigned queue)
 {
     virtio_queue_each(vdev, queue, blk_start);
-    block_kick(blk_of(vdev)->queue);
+    block_kick(blk_of(vdev)->lanes[virtio_lane(vdev, queue)->index].queue);
 }
 
 static void blk_resubmit(struct virtio_device *vdev, struct virtqueue_elem *elem)
@@ -336,16 +348,16 @@ static void blk_cancel_list(struct blk_request **list, unsigned queue)
 
 static void blk_cancel(struct virtio_device *vdev, unsigned queue)
 {
-    struct blk *blk = blk_of(vdev);
-    blk_cancel_list(&blk->kept, queue);
-    blk_cancel_list(&blk->late, queue);
+    struct blk_lane *lane = &blk_of(vdev)->lanes[virtio_lane(vdev, queue)->index];
+    blk_cancel_list(&lane->kept, queue);
+    blk_cancel_list(&lane->late, queue);
 }
 
 static void blk_reset(struct virtio_device *vdev)
 {
     struct blk *blk = blk_of(vdev);
     LOCKED(&vdev->pci.dev.lock);
-    blk->regs.writeback = 1;
+    __atomic_store_n(&blk->regs.writeback, 1, __ATOMIC_RELAXED);
 }
 
 static void blk_settled(struct block_request *req, int result)
@@ -359,25 +371,40 @@ static void blk_settled(struct block_request *req, int result)
 
 /* A format keeps tables in memory until it is flushed; a state saved next has to find them in the
  * file. */
-static void blk_settle(struct blk *blk)
+static void blk_settle(struct blk_lane *lane)
 {
+    struct blk *blk = lane->blk;
     if (blk->readonly || blk->settling)
         return;
     blk->settling = true;
     blk->settle = (struct block_request){ .op = BLOCK_FLUSH, .done = blk_settled };
-    block_submit(blk->queue, &blk->settle);
-    block_kick(blk->queue);
+    block_submit(lane->queue, &blk->settle);
+    block_kick(lane->queue);
 }
 
-static void blk_pause(struct virtio_device *vdev)
+static uint64_t ms_until(uint64_t deadline_ns)
+{
+    uint64_t now = monotonic_ns();
+    return deadline_ns > now ? (deadline_ns - now) / 1000000 : 0;
+}
+
+/* All lanes share the time. The last one flushes, when the others have nothing to add. */
+static void blk_pause(struct virtio_device *vdev, unsigned index)
 {
     struct blk *blk = blk_of(vdev);
-    block_drain(blk->queue, BLK_DRAIN_MS / 2);
-    blk_settle(blk);
-    if (block_drain(blk->queue, BLK_DRAIN_MS / 2) < 0)
+    struct blk_lane *lane = &blk->lanes[index];
+    const uint64_t half_ns = BLK_DRAIN_MS / 2 * 1000000ull;
+    if (index == 0)
+        blk->pause_until = monotonic_ns() + 2 * half_ns;
+    int r = block_drain(lane->queue, ms_until(blk->pause_until - half_ns));
+    if (index == vdev->lane_count - 1) {
+        blk_settle(lane);
+        r = block_drain(lane->queue, ms_until(blk->pause_until));
+    }
+    if (r < 0)
         log_warning("%s: %u requests did not finish in time; they stay listed", vdev->pci.dev.id,
-                    block_in_flight(blk->queue));
-    for (struct blk_request *req = blk->kept; req; req = req->next)
+                    block_in_flight(lane->queue));
+    for (struct blk_request *req = lane->kept; req; req = req->next)
         virtqueue_elem_unlease(req->elem); /* 3 */
 }
 
@@ -391,15 +418,17 @@ static bool blk_reclaim(struct blk_request *req)
     return false;
 }
 
-static void blk_resume(struct virtio_device *vdev)
+static void blk_resume(struct virtio_device *vdev, unsigned index)
 {
     struct blk *blk = blk_of(vdev);
-    struct blk_request *late = TAKE(blk->late), *kept = TAKE(blk->kept), *next;
-    blk->kept_posted = false;
+    struct blk_lane *lane = &blk->lanes[index];
+    struct blk_request *late = TAKE(lane->late), *kept = TAKE(lane->kept), *next;
+    if (index == 0)
+        atomic_store(&blk->kept_posted, false);
     for (struct blk_request *req = late; req; req = next) {
         next = req->next;
         if (blk_reclaim(req))
-            blk_finish(blk, req, req->result);
+            blk_finish(req, req->result);
     }
     for (struct blk_request *req = kept; req; req = next) {
         next = req->next;
@@ -409,7 +438,7 @@ static void blk_resume(struct virtio_device *vdev)
         request_put(req);
         blk_start(vdev, elem);
     }
-    block_kick(blk->queue);
+    block_kick(lane->queue);
 }
 
 static uint32_t sectors_le(uint64_t bytes)
@@ -447,7 +476,7 @@ static void blk_config_write(struct virtio_device *vdev, unsigned offset, unsign
 {
     if (offset == offsetof(struct virtio_blk_config, wce) && size == 1 &&
         virtio_has(vdev, VIRTIO_BLK_F_CONFIG_WCE))
-        blk_of(vdev)->regs.writeback = value & 1;
+        __atomic_store_n(&blk_of(vdev)->regs.writeback, value & 1, __ATOMIC_RELAXED);
 }
 
 static const struct virtio_ops blk_ops = {
@@ -479,21 +508,21 @@ static uint64_t blk_features(const struct blk *blk, unsigned queues)
     return features;
 }
 
-static void blk_queue_close(void *arg)
+static void blk_lane_close(void *arg)
 {
-    struct blk *blk = arg;
-    blk->vdev.paused = true; /* what completes now goes to `late` */
-    block_queue_destroy(blk->queue);
-    request_list_free(blk->late);
-    request_list_free(blk->kept);
-    request_list_free(blk->spare);
+    struct blk_lane *lane = arg;
+    lane->lane->paused = true; /* what completes now goes to `late` */
+    block_queue_destroy(lane->queue);
+    request_list_free(lane->late);
+    request_list_free(lane->kept);
+    request_list_free(lane->spare);
 }
 
 static void blk_destroy(struct device *dev)
 {
     struct blk *blk = blk_of(virtio_of(dev));
-    if (blk->vdev.loop) /* virtio_init came so far */
-        loop_call(blk->vdev.loop, blk_queue_close, blk);
+    for (unsigned i = 0; i < blk->vdev.lane_count && blk->lanes[i].blk; i++)
+        loop_call(blk->vdev.lanes[i].loop, blk_lane_close, &blk->lanes[i]);
     virtio_fini(&blk->vdev);
     free(blk);
 }
@@ -526,16 +555,30 @@ static const struct device_type blk_type = {
 };
 
 struct blk_open_call {
-    struct blk *blk;
+    struct blk_lane *lane;
     struct err *err;
     int result;
 };
 
-static void blk_queue_open(void *arg)
+static void blk_lane_open(void *arg)
 {
     struct blk_open_call *call = arg;
-    struct blk *blk = call->blk;
-    call->result = block_queue_create(blk->node, blk->vdev.loop, &blk->queue, call->err);
+    struct blk_lane *lane = call->lane;
+    call->result = block_queue_create(lane->blk->node, lane->lane->loop, &lane->queue, call->err);
+}
+
+static int blk_lanes_open(struct blk *blk, struct err *err)
+{
+    int r = 0;
+    for (unsigned i = 0; i < blk->vdev.lane_count && r == 0; i++) {
+        struct blk_lane *lane = &blk->lanes[i];
+        struct blk_open_call call = { .lane = lane, .err = err };
+        lane->blk = blk;
+        lane->lane = &blk->vdev.lanes[i];
+        loop_call(lane->lane->loop, blk_lane_open, &call);
+        r = call.result;
+    }
+    return r;
 }
 
 int virtio_blk_create(struct machine *m, const struct virtio_blk_options *options,
@@ -563,13 +606,11 @@ int virtio_blk_create(struct machine *m, const struct virtio_blk_options *option
                                           .queues = queues,
                                           .config_len = BLK_CONFIG_LEN,
                                           .queue_size = BLK_QUEUE_SIZE,
-                                          .loop = options->loop };
+                                          .loops = options->loops,
+                                          .loop_count = options->loop_count };
     int r = virtio_init(&blk->vdev, m, &blk_type, &params, err);
-    if (r == 0) {
-        struct blk_open_call call = { .blk = blk, .err = err };
-        loop_call(blk->vdev.loop, blk_queue_open, &call);
-        r = call.result;
-    }
+    if (r == 0)
+        r = blk_lanes_open(blk, err);
     if (r < 0) {
         blk_destroy(&blk->vdev.pci.dev);
         return r;

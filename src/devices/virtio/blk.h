@@ -25,10 +25,13 @@ enum { VIRTIO_BLK_MAX_QUEUES = 16 };
 struct virtio_blk_options {
     const char *id;
     struct block_node *node; /* borrowed; closed after the device is destroyed */
-    struct loop *loop;       /* where its queues live; NULL: machine->io_loop */
-    const char *serial;      /* at most 20 bytes count; NULL: the id */
-    bool readonly;           /* a read-only node is read-only anyway */
-    unsigned queues;         /* 1 to VIRTIO_BLK_MAX_QUEUES; 0: 1 */
+    /* Queue i lives on loops[i % loop_count]; none given: all on machine->io_loop. At most
+     * VIRTIO_MAX_LANES. */
+    struct loop *const *loops;
+    unsigned loop_count;
+    const char *serial; /* at most 20 bytes count; NULL: the id */
+    bool readonly;      /* a read-only node is read-only anyway */
+    unsigned queues;    /* 1 to VIRTIO_BLK_MAX_QUEUES; 0: 1 */
     enum virtio_blk_policy on_full, on_error;
 };
 

@@ -305,7 +305,9 @@ static void test_blk_io_thread(void **state)
     assert_int_equal(machine_io_loop(k.g.m, "a-name-too-long", &same, NULL), -EINVAL);
     k.mdisk = mdisk_open();
     k.node = &k.mdisk->node;
-    const struct virtio_blk_options options = { .id = "disk0", .node = k.node, .loop = loop };
+    const struct virtio_blk_options options = {
+        .id = "disk0", .node = k.node, .loops = &loop, .loop_count = 1
+    };
     assert_int_equal(virtio_blk_create(k.g.m, &options, &pci, NULL), 0);
     gdev_add(&k.d, &k.g, pci);
     k.memory = guest_alloc(&k.g, 64 * SLOT);

@@ -540,7 +540,7 @@ int gq_wait(struct gq *q, uint32_t *len)
         int id = gq_get(q, len);
         if (id >= 0) {
             /* The thread sanitizer does not know that a ring orders what lies around it. */
-            loop_call(q->g->m->io_loop, nothing, NULL);
+            loop_call(q->served ? q->served : q->g->m->io_loop, nothing, NULL);
             return id;
         }
         usleep(i < 50 ? 20 : 1000);

@@ -42,6 +42,7 @@ struct gq {
     unsigned flags, size;
     uint64_t desc, driver, device; /* gpa */
     uint64_t notify;               /* gpa of the doorbell; 0: none */
+    struct loop *served;           /* where the device works on it; NULL: io_loop */
     uint16_t index;
     uint16_t avail_idx, used_idx; /* packed: slots */
     bool avail_wrap, used_wrap;

@@ -253,13 +253,13 @@ static void vinput_reset(struct virtio_device *vdev)
     vinput_driver(vi, false);
 }
 
-static void vinput_pause(struct virtio_device *vdev)
+static void vinput_pause(struct virtio_device *vdev, unsigned lane)
 {
     LOCKED(&vdev->pci.dev.lock);
     vinput_of(vdev)->still = true;
 }
 
-static void vinput_resume(struct virtio_device *vdev)
+static void vinput_resume(struct virtio_device *vdev, unsigned lane)
 {
     {
         LOCKED(&vdev->pci.dev.lock);

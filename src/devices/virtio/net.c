@@ -181,7 +181,7 @@ static bool nic_receive(void *arg, const uint8_t *frame, size_t len,
     struct virtqueue_elem *elems[NIC_QUEUE_SIZE];
     uint32_t written[NIC_QUEUE_SIZE];
     struct virtio_net_hdr_v1 header;
-    if (nic->vdev.paused)
+    if (virtio_lane(&nic->vdev, QUEUE_RX)->paused)
         return false; /* 1 */
     if (!virtio_queue_ready(&nic->vdev, QUEUE_RX) || len < NET_MIN_FRAME || !nic_wants(nic, frame))
         return true; /* 2 */
@@ -417,9 +417,12 @@ static void nic_reset(struct virtio_device *vdev)
     nic->tx_blocked = false;
 }
 
-static void nic_pause(struct virtio_device *vdev) { net_pause(nic_of(vdev)->backend); }
+static void nic_pause(struct virtio_device *vdev, unsigned lane)
+{
+    net_pause(nic_of(vdev)->backend);
+}
 
-static void nic_resume(struct virtio_device *vdev)
+static void nic_resume(struct virtio_device *vdev, unsigned lane)
 {
     nic_apply_offloads(nic_of(vdev));
     net_resume(nic_of(vdev)->backend);

@@ -2,15 +2,15 @@
 /*
  * Virtio over PCI, modern devices only (VIRTIO 1.2, 2.1 to 2.6 and 4.1).
  *
- * A reset is finished on the device's loop, when nothing is in flight any more: until then status
- * keeps its value, and the driver waits for it to read 0 (4.1.4.3.2). While the reset is pending,
- * other writes are ignored. Firmware that does not wait meets no pending reset: its device was
- * never live.
+ * A reset is finished on the queues' loops (virtio_lanes.c), when nothing is in flight any more:
+ * until then status keeps its value, and the driver waits for it to read 0 (4.1.4.3.2). While the
+ * reset is pending, other writes are ignored. Firmware that does not wait meets no pending reset:
+ * its device was never live.
  *
  * Left out: the legacy and transitional interface, and notification data; no driver that
  * matters needs them.
  */
-#include "devices/virtio/virtio_pci.h"
+#include "devices/virtio/virtio_lanes.h"
 
 #include "base/checked.h"
 #include "base/log.h"
@@ -23,7 +23,6 @@
 #include <linux/virtio_ring.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 
 enum { VIRTIO_PCI_VENDOR = 0x1af4, VIRTIO_PCI_DEVICE_BASE = 0x1040, VIRTIO_PCI_SUBSYSTEM = 0x1100 };
 enum { NOTIFY_MULTIPLIER = 4 };
@@ -82,10 +81,9 @@ void virtio_broken(struct virtio_device *vdev, const char *why)
 
 static void virtio_queue_broken(void *arg, const char *why) { virtio_broken(arg, why); }
 
-/* ---- Reset, on the loop ---- */
+/* ---- Reset ---- */
 
-/* dev->lock held. */
-static void virtio_regs_reset(struct virtio_device *vdev)
+void virtio_regs_reset(struct virtio_device *vdev)
 {
     struct virtio_regs *r = vdev->regs;
     r->driver_features = 0;
@@ -99,136 +97,11 @@ static void virtio_regs_reset(struct virtio_device *vdev)
     pci_intx_set(&vdev->pci, false);
 }
 
-/* The queue touches guest memory no more, but for what is in flight. True: nothing is. */
-static bool virtio_queue_quiet(struct virtio_device *vdev, unsigned queue)
+void virtio_reset(struct device *dev)
 {
-    struct virtqueue *vq = &vdev->queues[queue];
-    vq->stopped = true;
-    while (vdev->restored && vq->inflight) /* never resubmitted */
-        virtqueue_drop(vq->inflight);
-    if (vdev->ops->cancel && vq->inflight)
-        vdev->ops->cancel(vdev, queue);
-    if (vq->inflight)
-        return false;
-    virtqueue_stop(vq);
-    return true;
-}
-
-static void virtio_device_reset(struct virtio_device *vdev)
-{
-    bool quiet = true;
-    for (unsigned i = 0; i < vdev->queue_count; i++)
-        quiet = virtio_queue_quiet(vdev, i) && quiet;
-    if (!quiet)
-        return;
-    vdev->restored = false;
-    if (vdev->ops->reset)
-        vdev->ops->reset(vdev);
-    LOCKED(&vdev->pci.dev.lock);
-    virtio_regs_reset(vdev);
-}
-
-static void virtio_queue_reset(struct virtio_device *vdev, unsigned queue)
-{
-    if (!virtio_queue_quiet(vdev, queue))
-        return;
-    LOCKED(&vdev->pci.dev.lock);
-    virtqueue_regs_reset(&vdev->regs->queues[queue], vdev->queue_size);
-}
-
-/* Finishes resets that the driver asked for, as far as they can be. */
-static void virtio_settle(struct virtio_device *vdev)
-{
-    if (vdev->paused)
-        return;
-    bool device, queues[VIRTIO_MAX_QUEUES];
-    {
-        LOCKED(&vdev->pci.dev.lock);
-        device = vdev->regs->reset_pending;
-        for (unsigned i = 0; i < vdev->queue_count; i++)
-            queues[i] = vdev->regs->queues[i].reset_pending;
-    }
-    if (device) {
-        virtio_device_reset(vdev);
-        return;
-    }
-    for (unsigned i = 0; i < vdev->queue_count; i++) {
-        if (queues[i])
-            virtio_queue_reset(vdev, i);
-    }
-}
-
-static void virtio_settle_posted(void *arg) { virtio_settle(arg); }
-
-/* ---- Queues, on the loop ---- */
-
-bool virtio_queue_ready(struct virtio_device *vdev, unsigned queue)
-{
-    struct virtqueue *vq = &vdev->queues[queue];
-    struct virtio_regs *r = vdev->regs;
-    uint64_t features;
-    if (vdev->paused || !pci_bus_master(&vdev->pci))
-        return false;
-    {
-        LOCKED(&vdev->pci.dev.lock);
-        if (!(r->status & VIRTIO_CONFIG_S_DRIVER_OK) || r->reset_pending ||
-            !r->queues[queue].enabled || r->queues[queue].reset_pending)
-            return false;
-        features = r->driver_features;
-    }
-    if (!vq->started)
-        virtqueue_start(vq, features);
-    return !vq->stopped;
-}
-
-void virtio_kick(struct virtio_device *vdev, unsigned queue)
-{
-    eventfd_write(vdev->doorbells[queue].fd, 1);
-}
-
-static void virtio_kick_all(struct virtio_device *vdev)
-{
-    for (unsigned i = 0; i < vdev->queue_count; i++)
-        virtio_kick(vdev, i);
-}
-
-static void virtio_doorbell(void *arg, unsigned events)
-{
-    struct virtio_doorbell *bell = arg;
-    eventfd_t count;
-    (void)events;
-    eventfd_read(bell->fd, &count);
-    if (virtio_queue_ready(bell->vdev, bell->queue) && bell->vdev->ops->queue)
-        bell->vdev->ops->queue(bell->vdev, bell->queue);
-}
-
-void virtio_queue_each(struct virtio_device *vdev, unsigned queue,
-                       void (*fn)(struct virtio_device *vdev, struct virtqueue_elem *elem))
-{
-    struct virtqueue *vq = &vdev->queues[queue];
-    unsigned budget = VIRTIO_BATCH;
-    do {
-        virtqueue_notification(vq, false);
-        struct virtqueue_elem *elem;
-        while (budget && (elem = virtqueue_pop(vq))) {
-            fn(vdev, elem);
-            budget--;
-        }
-        if (!budget)
-            virtio_kick(vdev, queue);
-    } while (budget && !vq->starved && virtqueue_notification(vq, true));
-}
-
-void virtio_complete(struct virtio_device *vdev, struct virtqueue_elem *elem, uint32_t written)
-{
-    struct virtqueue *vq = elem->vq;
-    bool settle = vq->stopped; /* a reset stops the queue before it waits */
-    virtqueue_push(elem, written);
-    virtqueue_notify(vq);
-    if (vq->starved)
-        virtio_kick(vdev, vq->index);
-    if (settle)
-        virtio_settle(vdev);
+    struct virtio_device *vdev = virtio_of(dev);
+    pci_reset(&vdev->pci);
+    lanes_reset(vdev);
 }
 
 /* ---- Common configuration: vCPU threads, dev->lock held ---- */
@@ -286,8 +159,7 @@ static void status_write(struct virtio_device *vdev, uint8_t value)
         if (!vdev->live) {
             virtio_regs_reset(vdev);
         } else {
-            r->reset_pending = 1;
-            loop_post(vdev->loop, virtio_settle_posted, vdev);
+            lanes_ask_reset(vdev);
         }
         return;
     }
@@ -302,7 +174,7 @@ static void status_write(struct virtio_device *vdev, uint8_t value)
     r->status |= added;
     if (added & VIRTIO_CONFIG_S_DRIVER_OK) {
         vdev->live = true;
-        virtio_kick_all(vdev); /* doorbells may have come early */
+        lanes_kick(vdev); /* doorbells may have come early */
     }
 }
 
@@ -339,7 +211,7 @@ static void queue_reset_write(struct virtio_device *vdev, struct virtqueue_regs 
     if (value != 1 || !q->enabled || !(vdev->regs->driver_features & 1ull << VIRTIO_F_RING_RESET))
         return;
     q->reset_pending = 1;
-    loop_post(vdev->loop, virtio_settle_posted, vdev);
+    lanes_settle_soon(vdev);
 }
 
 static void queue_enable_write(struct virtio_device *vdev, struct virtqueue_regs *q, uint64_t value)
@@ -502,7 +374,7 @@ static void virtio_config_written(struct pci_device *pci, unsigned offset, unsig
         device_write(&pci->dev, VIRTIO_BAR, at, len, le64toh(value));
     }
     if (ranges_overlap(offset, size, PCI_COMMAND, 2))
-        virtio_kick_all((struct virtio_device *)pci); /* perhaps a bus master now */
+        lanes_kick((struct virtio_device *)pci); /* perhaps a bus master now */
 }
 
 static void virtio_bar_mapped(struct pci_device *pci, unsigned bar, uint64_t address, bool mapped)
@@ -560,90 +432,7 @@ static void virtio_add_caps(struct virtio_device *vdev)
     virtio_add_cap(pci, VIRTIO_PCI_CAP_PCI_CFG, 4, 0, 0);
 }
 
-/* ---- Pause, resume, state ---- */
-
-static void virtio_pause_on_loop(void *arg)
-{
-    struct virtio_device *vdev = arg;
-    if (vdev->paused)
-        return;
-    if (vdev->ops->pause)
-        vdev->ops->pause(vdev);
-    vdev->paused = true;
-
-    struct buf inflight = { 0 };
-    for (unsigned i = 0; i < vdev->queue_count; i++)
-        virtqueue_inflight_save(&vdev->queues[i], &inflight);
-    free(vdev->regs->inflight);
-    vdev->regs->inflight = inflight.data;
-    vdev->regs->inflight_len = inflight.len;
-}
-
-void virtio_pause(struct device *dev)
-{
-    loop_call(virtio_of(dev)->loop, virtio_pause_on_loop, virtio_of(dev));
-}
-
-static void virtio_resubmit(struct virtio_device *vdev)
-{
-    vdev->restored = false;
-    for (unsigned i = 0; i < vdev->queue_count; i++) {
-        struct virtqueue_elem *elem = vdev->queues[i].inflight;
-        while (elem) {
-            struct virtqueue_elem *next = elem->next; /* resubmit may finish it */
-            if (vdev->ops->resubmit && virtqueue_elem_lease(elem))
-                vdev->ops->resubmit(vdev, elem);
-            else
-                virtqueue_drop(elem);
-            elem = next;
-        }
-    }
-}
-
-static void virtio_resume_on_loop(void *arg)
-{
-    struct virtio_device *vdev = arg;
-    if (!vdev->paused)
-        return;
-    free(vdev->regs->inflight);
-    vdev->regs->inflight = NULL;
-    vdev->regs->inflight_len = 0;
-    vdev->paused = false;
-    if (vdev->restored)
-        virtio_resubmit(vdev);
-    if (vdev->ops->resume)
-        vdev->ops->resume(vdev);
-    virtio_settle(vdev);
-    virtio_kick_all(vdev); /* doorbells that came while paused, or before a restore */
-}
-
-void virtio_resume(struct device *dev)
-{
-    loop_call(virtio_of(dev)->loop, virtio_resume_on_loop, virtio_of(dev));
-}
-
-/* A machine reset: like a reset by the driver, finished at once unless a request hangs. */
-static void virtio_reset_on_loop(void *arg)
-{
-    struct virtio_device *vdev = arg;
-    {
-        LOCKED(&vdev->pci.dev.lock);
-        vdev->regs->reset_pending = 1;
-    }
-    virtio_device_reset(vdev);
-    if (!vdev->regs->reset_pending) {
-        free(vdev->regs->inflight);
-        vdev->regs->inflight = NULL;
-        vdev->regs->inflight_len = 0;
-    }
-}
-
-void virtio_reset(struct device *dev)
-{
-    struct virtio_device *vdev = virtio_of(dev);
-    pci_reset(&vdev->pci);
-    loop_call(vdev->loop, virtio_reset_on_loop, vdev);
-}
+/* ---- State ---- */
 
 static int virtio_loaded_queue(struct virtio_device *vdev, unsigned queue, uint32_t slots,
                                uint32_t elems, struct err *err)
@@ -660,44 +449,6 @@ static int virtio_loaded_queue(struct virtio_device *vdev, unsigned queue, uint3
     if (!packed && (taken < elems || taken > q->size)) /* more than elems: the ring was broken */
         return err_set(err, EINVAL, "queue %u has indices that do not fit its requests", queue);
     return 0;
-}
-
-struct virtio_loop_call {
-    struct virtio_device *vdev;
-    struct err *err;
-    int result;
-};
-
-static bool virtio_in_use(const struct virtio_device *vdev)
-{
-    for (unsigned i = 0; i < vdev->queue_count; i++) {
-        if (vdev->queues[i].inflight && !vdev->restored)
-            return true;
-    }
-    return false;
-}
-
-static void virtio_loaded_on_loop(void *arg)
-{
-    struct virtio_loop_call *call = arg;
-    struct virtio_device *vdev = call->vdev;
-    struct virtio_regs *r = vdev->regs;
-    if (virtio_in_use(vdev)) {
-        call->result =
-            err_set(call->err, EBUSY, "requests are still in flight; restore into a new VM");
-        return;
-    }
-    vdev->paused = vdev->restored = true;
-    for (unsigned i = 0; i < vdev->queue_count; i++) {
-        struct virtqueue *vq = &vdev->queues[i];
-        while (vq->inflight)
-            virtqueue_drop(vq->inflight);
-        virtqueue_stop(vq);
-        if (r->queues[i].enabled && !r->reset_pending && !r->queues[i].reset_pending) {
-            virtqueue_start(vq, r->driver_features);
-            virtqueue_inflight_load(vq, r->inflight, r->inflight_len);
-        }
-    }
 }
 
 int virtio_loaded(struct device *dev, struct err *err)
@@ -722,9 +473,7 @@ int virtio_loaded(struct device *dev, struct err *err)
     }
     vdev->live |= !!(r->status & VIRTIO_CONFIG_S_DRIVER_OK);
     pci_intx_set(&vdev->pci, r->isr && !pci_msix_enabled(&vdev->pci));
-    struct virtio_loop_call call = { .vdev = vdev, .err = err };
-    loop_call(vdev->loop, virtio_loaded_on_loop, &call);
-    return call.result;
+    return lanes_loaded(vdev, err);
 }
 
 static int virtio_check(const void *state, struct err *err)
@@ -764,30 +513,6 @@ const struct state_desc virtio_state = {
 
 /* ---- Create and destroy ---- */
 
-static int virtio_doorbells_open(struct virtio_device *vdev, struct err *err)
-{
-    for (unsigned i = 0; i < vdev->queue_count; i++) {
-        struct virtio_doorbell *bell = &vdev->doorbells[i];
-        bell->vdev = vdev;
-        bell->queue = i;
-        bell->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        if (bell->fd < 0)
-            return err_errno(err, errno, "eventfd");
-    }
-    return 0;
-}
-
-static void virtio_watch_on_loop(void *arg)
-{
-    struct virtio_loop_call *call = arg;
-    struct loop *loop = call->vdev->loop;
-    for (unsigned i = 0; i < call->vdev->queue_count && call->result == 0; i++) {
-        struct virtio_doorbell *bell = &call->vdev->doorbells[i];
-        call->result = loop_watch_create(loop, bell->fd, LOOP_READ, virtio_doorbell, bell,
-                                         &bell->watch, call->err);
-    }
-}
-
 int virtio_init(struct virtio_device *vdev, struct machine *m, const struct device_type *type,
                 const struct virtio_params *params, struct err *err)
 {
@@ -804,15 +529,12 @@ int virtio_init(struct virtio_device *vdev, struct machine *m, const struct devi
            params->queue_size <= VIRTQUEUE_MAX_SIZE);
 
     vdev->ops = ops;
-    vdev->loop = params->loop ? params->loop : m->io_loop;
     vdev->regs = params->regs;
     vdev->features = params->features | transport_features;
     vdev->queue_count = params->queues;
     vdev->queue_size = params->queue_size;
     vdev->config_len = params->config_len;
-    vdev->paused = true; /* until the machine starts */
-    for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++)
-        vdev->doorbells[i].fd = -1;
+    lanes_init(vdev, m, params);
     pci_device_init(&vdev->pci, m, type, params->id, &ids, &virtio_pci_ops, &params->regs->pci);
     vdev->whole = true;
     virtio_add_caps(vdev);
@@ -823,33 +545,19 @@ int virtio_init(struct virtio_device *vdev, struct machine *m, const struct devi
         vq->interrupt = virtio_queue_interrupt;
         vq->arg = vdev;
     }
-    int r = virtio_doorbells_open(vdev, err);
+    int r = lanes_open(vdev, err);
     if (r < 0)
         return r;
-    struct virtio_loop_call call = { .vdev = vdev, .err = err };
-    loop_call(vdev->loop, virtio_watch_on_loop, &call);
-    if (call.result < 0)
-        return call.result;
     LOCKED(&vdev->pci.dev.lock);
     virtio_regs_reset(vdev);
     return 0;
-}
-
-static void virtio_fini_on_loop(void *arg)
-{
-    struct virtio_device *vdev = arg;
-    for (unsigned i = 0; i < vdev->queue_count; i++) {
-        if (vdev->doorbells[i].watch)
-            loop_watch_destroy(vdev->doorbells[i].watch);
-        virtqueue_fini(&vdev->queues[i]);
-    }
 }
 
 void virtio_fini(struct virtio_device *vdev)
 {
     if (!vdev->whole)
         return;
-    loop_call(vdev->loop, virtio_fini_on_loop, vdev);
+    lanes_close(vdev);
     pci_device_fini(&vdev->pci); /* removes the doorbells */
     for (unsigned i = 0; i < vdev->queue_count; i++)
         fd_close(vdev->doorbells[i].fd);

@@ -11,10 +11,11 @@
  *
  * Its device_type uses VIRTIO_DEVICE_FUNCTIONS and adds name, destroy and state.
  *
- * Threads: register handlers run on vCPU threads with dev->lock. Everything about queues runs on
- * vdev->loop (machine->io_loop, unless the kind names another), without the lock. Registers that
+ * Threads: register handlers run on vCPU threads with dev->lock. Everything about a queue runs on
+ * the loop of its *lane*, without the lock. Most kinds have one lane, on machine->io_loop; a kind
+ * that names several loops has one for each, and queue i is in lane i % lane_count. Registers that
  * both use are guarded by the lock; the driver cannot change an enabled queue's addresses, so the
- * loop reads those freely.
+ * loops read those freely.
  */
 #ifndef DEVICES_VIRTIO_VIRTIO_PCI_H
 #define DEVICES_VIRTIO_VIRTIO_PCI_H
@@ -24,6 +25,7 @@
 
 enum {
     VIRTIO_MAX_QUEUES = 64,
+    VIRTIO_MAX_LANES = 16,
     VIRTIO_MAX_CONFIG = 256,
     VIRTIO_BATCH = 256, /* buffers that a queue handler takes before it lets others run */
 };
@@ -65,14 +67,15 @@ struct virtio_ops {
     void (*config_write)(struct virtio_device *vdev, unsigned offset, unsigned size,
                          uint64_t value);
 
-    /* The rest: on the loop, no lock held. */
+    /* The rest: on the queue's or the lane's loop, no lock held. */
     void (*queue)(struct virtio_device *vdev, unsigned queue); /* there may be buffers */
     /* The driver resets this queue: drop elements nobody works on. Others are awaited. */
     void (*cancel)(struct virtio_device *vdev, unsigned queue);
-    void (*reset)(struct virtio_device *vdev); /* nothing is in flight any more */
-    /* Stop; give what is in flight a deadline. Results that come later wait for resume. */
-    void (*pause)(struct virtio_device *vdev);
-    void (*resume)(struct virtio_device *vdev);
+    void (*reset)(struct virtio_device *vdev); /* nothing is in flight any more; on any lane */
+    /* Stop; give what is in flight a deadline. Results that come later wait for resume. Lane after
+     * lane, in their order. */
+    void (*pause)(struct virtio_device *vdev, unsigned lane);
+    void (*resume)(struct virtio_device *vdev, unsigned lane);
     /* An element that was in flight when the state was saved. Its lease is open. */
     void (*resubmit)(struct virtio_device *vdev, struct virtqueue_elem *elem);
 };
@@ -86,14 +89,20 @@ struct virtio_device {
     uint16_t queue_size; /* largest, of every queue */
     bool whole;          /* virtio_init succeeded */
 
-    bool live; /* dev->lock: enabled a queue or reached DRIVER_OK since the last reset */
+    bool live;          /* dev->lock: enabled a queue or reached DRIVER_OK since the last reset */
+    unsigned resetting; /* dev->lock: lanes that a reset of the device waits for; 1 << index */
+    bool still;         /* main loop: all lanes are paused, or about to be */
 
-    struct loop *loop; /* borrowed; fixed at create */
+    unsigned lane_count; /* fixed at create */
+    struct virtio_lane {
+        struct virtio_device *vdev; /* fixed at create, like the next two */
+        unsigned index;
+        struct loop *loop; /* borrowed */
+        bool paused;       /* loop; from create to start, too */
+        bool restored;     /* loop; elements in flight wait for resubmission */
+    } lanes[VIRTIO_MAX_LANES];
 
-    /* loop */
-    bool paused;   /* from create to start, too */
-    bool restored; /* elements in flight wait for resubmission */
-    struct virtqueue queues[VIRTIO_MAX_QUEUES];
+    struct virtqueue queues[VIRTIO_MAX_QUEUES]; /* each its lane's */
     struct virtio_doorbell {
         struct virtio_device *vdev;
         unsigned queue;
@@ -109,7 +118,9 @@ struct virtio_params {
     uint64_t features; /* of the kind; the transport adds its own */
     unsigned queues, config_len;
     uint16_t queue_size; /* a power of two */
-    struct loop *loop;   /* of the queues; NULL: machine->io_loop */
+    /* One lane for each; 0: one, on machine->io_loop. */
+    struct loop *const *loops;
+    unsigned loop_count;
 };
 
 int virtio_init(struct virtio_device *vdev, struct machine *m, const struct device_type *type,
@@ -135,7 +146,12 @@ int virtio_loaded(struct device *dev, struct err *err);
     .threads = DEVICE_LOCKED, .read = virtio_read, .write = virtio_write, .reset = virtio_reset, \
     .pause = virtio_pause, .resume = virtio_resume, .loaded = virtio_loaded
 
-/* ---- for kinds, on the loop ---- */
+/* ---- for kinds, on the queue's loop ---- */
+
+static inline struct virtio_lane *virtio_lane(struct virtio_device *vdev, unsigned queue)
+{
+    return &vdev->lanes[queue % vdev->lane_count];
+}
 
 /* May the kind touch this queue now: started, not paused, no reset in progress? Starts it if the
  * driver has enabled it meanwhile. */
