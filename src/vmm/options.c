@@ -720,8 +720,10 @@ static const struct option option_table[] = {
       "cache=writeback (the default) uses the host's cache, none goes around it, unsafe ignores the guest's flushes. "
       "discard=unmap (the default) gives trimmed space back, ignore keeps it. copy-on-read=on keeps in an overlay what was read from the images below it. detect-zeroes=on|unmap finds zeros in what "
       "the guest writes. iops=N, bps=SIZE and the same with -rd and -wr limit a second's requests and bytes; -burst and "
-      "-burst-s behind them allow more for a while; throttle-group=NAME shares one disk's limits. io-thread=NAME serves the "
-      "disk by a thread of that name instead of the one of all other devices. queues=N, serial=TEXT. "
+      "-burst-s behind them allow more for a while; throttle-group=NAME shares one disk's limits. queues=N gives the "
+      "disk so many queues, each served by a thread of its own: queue 0 by the one of all other devices, queue 1 of every disk by "
+      "the next, and so on. io-thread=NAME serves them by a thread of that name instead, io-thread=NAME+NAME... by several in "
+      "turn. serial=TEXT. "
       "on-full (the host's disk is full) and on-error (another error of the host) say what follows: the guest "
       "sees an error (report, the default), the VM pauses until it is resumed, which tries again (pause), or the guest is "
       "told that all is well (ignore). A path with a comma can be given in a configuration file.", NULL, disk_part, "path" },

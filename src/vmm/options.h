@@ -24,7 +24,8 @@ enum {
     OPTIONS_MAX_NETS = 8,
     OPTIONS_MAX_HOSTFWD = 16,
     OPTIONS_MAX_USB = 4,
-    OPTIONS_MAX_QUEUES = 16
+    OPTIONS_MAX_QUEUES = 16,
+    IO_THREAD_NAME = 12, /* with its end */
 };
 
 enum disk_bus { DISK_VIRTIO, DISK_SATA, DISK_IDE, DISK_FLOPPY };
@@ -42,7 +43,7 @@ struct disk_options {
     unsigned copy_on_read;      /* 0: off, 1: on */
     unsigned detect_zeroes;     /* enum zeroes_detect */
     unsigned on_full, on_error; /* enum virtio_blk_policy */
-    char *io_thread;            /* NULL: the one of all other devices */
+    char *io_thread;            /* names, with '+' between; NULL: "0", "1" and so on, one a queue */
     char *serial;               /* NULL: the disk's name */
     struct throttle_limits limits;
     char *throttle_group; /* NULL: the limits are this disk's own */
@@ -158,5 +159,7 @@ void options_print_man(FILE *to);
 /* The candidate that `word` probably means, or NULL. `get` answers the i-th candidate, NULL behind
  * the last. */
 const char *options_guess(const char *word, const char *(*get)(size_t i));
+/* The name of the n-th thread that serves a disk's queues; false: there are fewer. */
+bool options_disk_thread(const struct disk_options *disk, unsigned n, char out[IO_THREAD_NAME]);
 
 #endif

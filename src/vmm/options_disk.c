@@ -9,7 +9,7 @@
 #include <ctype.h>
 #include <string.h>
 
-enum { SERIAL_MAX = 20, IO_THREAD_MAX = 11 };
+enum { SERIAL_MAX = 20 };
 
 /* clang-format off */
 static const struct disk_choice {
@@ -152,6 +152,40 @@ int options_disk_part(struct disk_options *disk, const char *key, const char *va
     return r < 0 ? r : r > 0 ? 0 : unknown_word(err, "disk option", "", key, disk_key);
 }
 
+bool options_disk_thread(const struct disk_options *disk, unsigned n, char out[IO_THREAD_NAME])
+{
+    const char *at = disk->io_thread;
+    if (!at) { /* queue n of every disk by one thread */
+        snprintf(out, IO_THREAD_NAME, "%u", n);
+        return n < (disk->queues ? disk->queues : 1);
+    }
+    for (; n && at; n--) {
+        at = strchr(at, '+');
+        at = at ? at + 1 : NULL;
+    }
+    if (at)
+        snprintf(out, IO_THREAD_NAME, "%.*s", (int)strcspn(at, "+"), at);
+    return at;
+}
+
+static int disk_check_threads(const struct disk_options *disk, struct err *err)
+{
+    unsigned count = 0, queues = disk->queues ? disk->queues : 1;
+    for (const char *at = disk->io_thread; at; count++) {
+        size_t len = strcspn(at, "+/");
+        if (!len || len >= IO_THREAD_NAME || at[len] == '/')
+            return err_set(
+                err, EINVAL,
+                "io-thread is a name of at most %d letters, or several of them with '+' between",
+                IO_THREAD_NAME - 1);
+        at = at[len] ? at + len + 1 : NULL;
+    }
+    if (count > queues)
+        return err_set(err, EINVAL, "io-thread names %u threads for %u queue%s; add queues=%u",
+                       count, queues, queues == 1 ? "" : "s", count);
+    return 0;
+}
+
 int options_disk_check(const struct disk_options *disk, struct err *err)
 {
     if (disk->serial && strlen(disk->serial) > SERIAL_MAX)
@@ -160,9 +194,9 @@ int options_disk_check(const struct disk_options *disk, struct err *err)
         return err_set(err, EINVAL,
                        "detect-zeroes=unmap gives space back, which discard=ignore "
                        "forbids; take detect-zeroes=on");
-    if (disk->io_thread &&
-        (strlen(disk->io_thread) > IO_THREAD_MAX || strchr(disk->io_thread, '/')))
-        return err_set(err, EINVAL, "io-thread is a name of at most %d letters", IO_THREAD_MAX);
+    int r = disk_check_threads(disk, err);
+    if (r < 0)
+        return r;
     if (disk->bus != DISK_VIRTIO &&
         (disk->on_full || disk->on_error || disk->queues || disk->io_thread))
         return err_set(err, EINVAL,

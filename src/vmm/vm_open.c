@@ -380,6 +380,16 @@ int vmm_plug(struct vmm *vmm, struct pci_device *pci, struct err *err)
     return r;
 }
 
+static int disk_loops(struct vmm *vmm, const struct disk_options *disk,
+                      struct loop *loops[OPTIONS_MAX_QUEUES], unsigned *count, struct err *err)
+{
+    char name[IO_THREAD_NAME];
+    int r = 0;
+    for (; r == 0 && options_disk_thread(disk, *count, name); (*count)++)
+        r = machine_io_loop(vmm->machine, name, &loops[*count], err);
+    return r;
+}
+
 static int disks_plug(struct vmm *vmm, struct err *err)
 {
     for (unsigned i = 0; i < vmm->options.disk_count; i++) {
@@ -398,8 +408,9 @@ static int disks_plug(struct vmm *vmm, struct err *err)
             .on_error = disk->on_error,
         };
         struct pci_device *pci;
-        int r = disk->io_thread ? machine_io_loop(vmm->machine, disk->io_thread, &options.loop, err)
-                                : 0;
+        struct loop *loops[OPTIONS_MAX_QUEUES];
+        options.loops = loops;
+        int r = disk_loops(vmm, disk, loops, &options.loop_count, err);
         if (r == 0)
             r = virtio_blk_create(vmm->machine, &options, &pci, err);
         if (r == 0)

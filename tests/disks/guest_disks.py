@@ -109,11 +109,11 @@ class Guest:
     def __init__(self, args, folder, initrd, disks):
         import pexpect
         self.eof = pexpect.EOF
-        words = ["--engine", args.engine, "--memory", "384", "--kernel", os.path.join(args.guest, "vmlinuz"),
+        words = ["--engine", args.engine, "--memory", "384", "--cpus", "2", "--kernel", os.path.join(args.guest, "vmlinuz"),
                  "--initrd", initrd, "--cmdline", "console=ttyS0 quiet", "--control",
                  "unix:" + os.path.join(folder, "control")]
-        for number, disk in enumerate(disks):  # two threads beside the usual one
-            words += ["--disk", disk + ("", ",io-thread=a,queues=2", ",io-thread=b")[number % 3]]
+        for number, disk in enumerate(disks):  # one queue; two of two threads; two of one
+            words += ["--disk", disk + ("", ",queues=2", ",io-thread=a,queues=2")[number % 3]]
         self.vm = pexpect.spawn(args.binary, words, encoding="latin-1", timeout=240)
         self.vm.logfile_read = open(os.path.join(folder, "log"), "a", encoding="latin-1")
         self.vm.expect_exact("guest:~# ")

@@ -244,6 +244,8 @@ def usage(folder):
             ("serial has more than 20", [*kernel, "--disk", "a,serial=123456789012345678901"]),
             ("discard=ignore forbids", [*kernel, "--disk", "a,discard=ignore,detect-zeroes=unmap"]),
             ("io-thread is a name", [*kernel, "--disk", "a,io-thread=much-too-long"]),
+            ("io-thread is a name", [*kernel, "--disk", "a,io-thread=a+,queues=2"]),
+            ("add queues=3", [*kernel, "--disk", "a,io-thread=a+b+c,queues=2"]),
             ("work with bus=virtio only", [*kernel, "--disk", "a,bus=sata,on-error=pause"]),
             ("a comma with nothing behind it", [*kernel, "--disk", "a,"]),
             ("--disk a is given twice", [*kernel, "--disk", "a", "--disk", "a"]),
