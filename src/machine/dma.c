@@ -100,6 +100,22 @@ void dma_end(struct dma *lease, uint64_t written)
     lease->count = 0;
 }
 
+uint64_t dma_discard(struct dma *lease)
+{
+    uint64_t given = 0;
+    assert(lease->write);
+    for (unsigned i = 0; i < lease->count; i++) {
+        struct ram *ram = lease->ram[i];
+        uint64_t start = (uint64_t)((uint8_t *)lease->iov[i].iov_base - ram->hva);
+        uint64_t end = start + lease->iov[i].iov_len;
+        start = round_up(start, PAGE_SIZE);
+        end -= end % PAGE_SIZE;
+        if (end > start && ram_discard(ram, start, end - start))
+            given += end - start;
+    }
+    return given;
+}
+
 void dma_mark_open(struct machine *m, const struct ram *ram, uint64_t *bitmap)
 {
     struct dma_leases *leases = &m->priv->dma;

@@ -154,6 +154,10 @@ int dma_begin(struct machine *m, uint64_t gpa, uint64_t len, bool write, struct 
 /* `written`: how many bytes from the start were (perhaps) changed. Marks dirty, drops translated
  * code. */
 void dma_end(struct dma *lease, uint64_t written);
+/* Gives the whole pages of a write lease back to the host; answers how many bytes. They read as
+ * zeros until somebody writes them, so they count as written. Other leases of the same pages keep
+ * good addresses, but not what they held. */
+uint64_t dma_discard(struct dma *lease);
 /* Waits until no lease is open. New leases wait from dma_freeze until dma_thaw. Not from a thread
  * holding one. */
 void dma_freeze(struct machine *m);

@@ -31,6 +31,10 @@ void map_fini(struct machine *m);
 void doorbells_init(struct machine *m);
 void doorbells_fini(struct machine *m);
 
+/* ram.c: whole pages become holes of the backing file. The mapping stays, so whoever has addresses
+ * of it (vCPUs, leases) meets zeros and no fault. The caller holds a write lease (dma_discard). */
+bool ram_discard(struct ram *ram, uint64_t offset, uint64_t len);
+
 struct dma_leases {
     pthread_mutex_t lock;
     pthread_cond_t changed;

@@ -51,6 +51,12 @@ void ram_destroy(struct ram *ram)
     free(ram);
 }
 
+bool ram_discard(struct ram *ram, uint64_t offset, uint64_t len)
+{
+    assert(range_fits(offset, len, ram->size));
+    return madvise(ram->hva + offset, len, MADV_REMOVE) == 0;
+}
+
 void ram_written(struct machine *m, struct ram *ram, uint64_t offset, uint64_t len)
 {
     if (!len)

@@ -57,14 +57,14 @@ static json_t *config_json(const struct snapshot_config *config)
                                               (int)config->nets[i].port, "id", config->nets[i].id,
                                               "model", config->nets[i].model));
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:b, s:I, s:I, s:I, s:o, s:o}",
-                     "version", BEDPLATE_VERSION, "engine", config->engine, "cpu", config->cpu,
-                     "profile", config->profile, "cpus", (int)config->cpus, "memory",
-                     (json_int_t)config->memory, "tsc_khz", (json_int_t)config->tsc_khz, "console",
-                     config->console, "video", config->video, "usb", config->usb, "virtio_input",
-                     (json_int_t)config->virtio_input, "firmware",
-                     (json_int_t)config->firmware_size, "uefi_vars", (json_int_t)config->vars_size,
-                     "disks", disks, "nets", nets);
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:b, s:b, s:I, s:I, s:I, s:o, s:o}",
+        "version", BEDPLATE_VERSION, "engine", config->engine, "cpu", config->cpu, "profile",
+        config->profile, "cpus", (int)config->cpus, "memory", (json_int_t)config->memory, "tsc_khz",
+        (json_int_t)config->tsc_khz, "console", config->console, "video", config->video, "usb",
+        config->usb, "balloon", config->balloon, "virtio_input", (json_int_t)config->virtio_input,
+        "firmware", (json_int_t)config->firmware_size, "uefi_vars", (json_int_t)config->vars_size,
+        "disks", disks, "nets", nets);
 }
 
 static int config_string(const json_t *object, const char *name, char *out, size_t room,
@@ -178,6 +178,8 @@ static int config_from_json(const json_t *object, struct snapshot_config *out, s
         r = json_get_bool(object, "video", &out->video, err);
     if (r >= 0)
         r = json_get_bool(object, "usb", &out->usb, err);
+    if (r >= 0)
+        r = json_get_bool(object, "balloon", &out->balloon, err);
     if (r >= 0)
         r = json_get_u64(object, "virtio_input", 0, 6, &out->virtio_input, err);
     if (r >= 0)

@@ -55,6 +55,7 @@ struct snapshot_config {
     bool console;                      /* with a virtio console */
     bool video;                        /* with a display adapter */
     uint64_t virtio_input;             /* bits: 2 a tablet, 4 a keyboard */
+    bool balloon;                      /* with a memory balloon */
     bool usb;                          /* with a USB controller */
     uint64_t firmware_size, vars_size; /* bytes of firmware and UEFI variables; 0: none */
     unsigned disk_count, net_count;

@@ -291,6 +291,7 @@ static const char *const pointer_members[] = { "x", "y", "buttons", NULL };
 static const char *const add_members[] = { "kind", "device",   "name", "format",
                                            "mac",  "readonly", NULL };
 static const char *const remove_members[] = { "device", "force", NULL };
+static const char *const balloon_members[] = { "target", NULL };
 static const char *const usb_attach_members[] = { "device", NULL };
 static const char *const usb_detach_members[] = { "port", NULL };
 static const char *const eject_members[] = { "drive", "force", NULL };
@@ -326,6 +327,8 @@ const struct control_command vmm_commands[] = {
       do_usb_attach },
     { "usb-detach", "pull out what is at a USB port", usb_detach_members, do_usb_detach },
     { "counters", "what the engine and the network cards counted", NULL, do_counters },
+    { "balloon", "memory the guest gave back, its statistics; with 'target', what it shall do with",
+      balloon_members, do_balloon },
     { "inspect", "state of a device or a vCPU; without either: the devices", inspect_members,
       do_inspect },
     { "screenshot", "a picture of the screen as PNG, or its text", screenshot_members,

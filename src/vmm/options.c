@@ -593,6 +593,19 @@ static int virtio_input_set(struct options *o, const char *value, struct err *er
     return r < 0 ? r : 0;
 }
 
+static const char *on_off_name(size_t i)
+{
+    static const char *const names[] = { "off", "on", NULL };
+    return names[i];
+}
+
+static int balloon_set(struct options *o, const char *value, struct err *err)
+{
+    int r = choice_set("balloon", value, on_off_name, err);
+    o->balloon = r == 1;
+    return r < 0 ? r : 0;
+}
+
 static int watchdog_set(struct options *o, const char *value, struct err *err)
 {
     int r = choice_set("watchdog action", value, watchdog_name, err);
@@ -754,6 +767,9 @@ static const struct option option_table[] = {
       "runs; none is a controller with nothing plugged in.", usb_set },
     { "virtio-input", "tablet|keyboard", OPTION_MANY, "adds a virtio tablet or keyboard; may be given once for each",
       NULL, virtio_input_set },
+    { "balloon", "on|off", 0, "memory that the guest does not use goes back to the host (default on)",
+      "The guest's driver (virtio-balloon) reports free pages by itself; the control command balloon asks it to do with less, "
+      "and for its statistics.", balloon_set },
     { "watchdog", "reset|pause|exit|none", 0, "what a watchdog that fires does (default reset)", NULL, watchdog_set },
     { "no-reboot", NULL, 0, "a reset by the guest ends the VM", NULL, no_reboot_set },
     { "run-dir", "DIR", 0, "directory for the control socket, log, lock and exit record; created if missing",
@@ -1046,6 +1062,8 @@ static int defaults_set(struct options *o, struct err *err)
         o->serial.kind = STREAM_STDIO;
     if (!options_given(o, "video"))
         o->video = o->viewer.address;
+    if (!options_given(o, "balloon"))
+        o->balloon = true;
     /* With a tablet the pointer is where the viewer's is. */
     if (r == 0 && o->viewer.address && !o->restore && !options_given(o, "usb"))
         r = usb_set(o, "tablet", err);

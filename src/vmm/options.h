@@ -110,6 +110,7 @@ struct options {
     struct stream_options serial, console, debug_console;
     struct viewer_options viewer;
     bool video;            /* a display adapter */
+    bool balloon;          /* a memory balloon */
     unsigned virtio_input; /* bit of each enum virtio_input_kind: 2 tablet, 4 keyboard */
     bool usb;              /* there is a USB controller */
     unsigned usb_devices[OPTIONS_MAX_USB]; /* enum hid_kind: what is plugged in */

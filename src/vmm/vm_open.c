@@ -157,6 +157,10 @@ static int restore_open(struct vmm *vmm, struct err *err)
         return err_set(err, EINVAL,
                        "--restore: the saved VM has other input devices; leave out --virtio-input");
     o->virtio_input = (unsigned)saved->virtio_input;
+    if (options_given(o, "balloon") && o->balloon != saved->balloon)
+        return err_set(err, EINVAL, "--restore: the saved VM has %s balloon; leave out --balloon",
+                       saved->balloon ? "a" : "no");
+    o->balloon = saved->balloon;
     o->usb_count = 0; /* what is plugged in is part of the state */
     r = vmm_firmware_restore(o, saved, &vmm->firmware, err);
     if (r < 0)
@@ -222,6 +226,7 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
                                      .video = o->video,
                                      .usb = o->usb,
                                      .virtio_input = o->virtio_input,
+                                     .balloon = o->balloon,
                                      .disk_count = o->disk_count,
                                      .net_count = o->net_count };
     out->firmware_size = vmm->firmware.board.code_size;
@@ -618,6 +623,8 @@ static int devices_open(struct vmm *vmm, struct err *err)
         r = usb_plug(vmm, err);
     if (r == 0)
         r = virtio_inputs_plug(vmm, err);
+    if (r == 0)
+        r = balloon_plug(vmm, err);
     return r;
 }
 
@@ -714,6 +721,7 @@ void vmm_close(struct vmm *vmm)
     machine_destroy(vmm->machine);
     board_destroy(vmm->board);
     video_close(vmm);
+    balloon_close(vmm);
     input_destroy(vmm->input);
     disks_close(vmm);
     control_destroy(vmm->control);

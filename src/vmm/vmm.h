@@ -8,6 +8,7 @@
  *   video.c     screen and keyboard                      hotplug.c   what comes and goes
  *   media.c     drives whose media change                usb.c       USB devices
  *   disks.c     opening and closing disks                firmware.c  opening firmware's files
+ *   balloon.c   memory given back
  *   disk_jobs.c commands that change disks and their chains
  */
 #ifndef VMM_VMM_H
@@ -43,6 +44,7 @@ struct display;
 struct pci_device;
 struct screen;
 struct typing;
+struct vmm_balloon;
 
 struct saving {
     bool active;  /* from the request to its end */
@@ -76,12 +78,13 @@ struct vmm {
     const char *cpu_name;
     struct machine *machine;
     struct board *board;
-    struct device *fdc;      /* the machine's; NULL: there is none */
-    struct pci_device *usb;  /* the machine's; NULL: there is none */
-    struct input *input;     /* keys and pointer on their way to the guest */
-    struct screen *screen;   /* NULL: no display adapter */
-    struct display *display; /* NULL: nobody can look */
-    struct typing *typing;   /* keys of a control request on their way; NULL: none */
+    struct device *fdc;          /* the machine's; NULL: there is none */
+    struct pci_device *usb;      /* the machine's; NULL: there is none */
+    struct input *input;         /* keys and pointer on their way to the guest */
+    struct screen *screen;       /* NULL: no display adapter */
+    struct display *display;     /* NULL: nobody can look */
+    struct typing *typing;       /* keys of a control request on their way; NULL: none */
+    struct vmm_balloon *balloon; /* NULL: there is none */
     struct block_node *disks[OPTIONS_MAX_DISKS];
     struct throttle_group *throttles[OPTIONS_MAX_DISKS]; /* of each disk */
     struct pci_device *disk_devices[OPTIONS_MAX_DISKS];  /* virtio disks; the machine's */
@@ -190,6 +193,11 @@ CONTROL_COMMAND(do_job_resume);
 CONTROL_COMMAND(do_job_cancel);
 CONTROL_COMMAND(do_job_complete);
 CONTROL_COMMAND(do_job_speed);
+
+/* balloon.c */
+int balloon_plug(struct vmm *vmm, struct err *err);
+void balloon_close(struct vmm *vmm);
+CONTROL_COMMAND(do_balloon);
 
 /* For device models on PCI: onto the bus and into the machine, which owns it then; also on failure
  * `pci` is gone. */

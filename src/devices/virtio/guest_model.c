@@ -38,6 +38,7 @@ static int still_create(struct machine *m, const struct engine_config *config, s
     *out = &e->engine;
     return 0;
 }
+static int still_dirty_log(struct engine *e, bool on, struct err *err) { return 0; }
 static void still_destroy(struct engine *e) { free(e); }
 
 static int still_vcpu_create(struct engine *e, unsigned index, uint32_t apic_id, struct vcpu **out,
@@ -97,6 +98,7 @@ const struct engine_type still_type = {
     .extint = still_extint,
     .map_changed = still_map_changed,
     .invalidate = still_invalidate,
+    .dirty_log = still_dirty_log,
 };
 
 /* ---- The machine ---- */

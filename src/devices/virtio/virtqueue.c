@@ -248,6 +248,16 @@ bool virtqueue_elem_lease(struct virtqueue_elem *elem)
     return true;
 }
 
+uint64_t virtqueue_elem_discard(struct virtqueue_elem *elem)
+{
+    uint64_t given = 0;
+    for (unsigned i = 0; i < elem->segment_count; i++)
+        if (elem->segments[i].write)
+            given += dma_discard(&elem->leases[i]);
+    elem->touched = elem->in_bytes;
+    return given;
+}
+
 void virtqueue_elem_unlease(struct virtqueue_elem *elem) { elem_release(elem, elem->touched); }
 
 void virtqueue_drop(struct virtqueue_elem *elem)

@@ -101,6 +101,8 @@ void virtqueue_unpop(struct virtqueue_elem *elem);
 void virtqueue_push_many(struct virtqueue *vq, struct virtqueue_elem *const *elems,
                          const uint32_t *written, unsigned count);
 void virtqueue_push(struct virtqueue_elem *elem, uint32_t written);
+/* Gives the whole pages of `in` back to the host (dma_discard); answers how many bytes. */
+uint64_t virtqueue_elem_discard(struct virtqueue_elem *elem);
 /* Ends the lease without telling the driver: after a reset. */
 void virtqueue_drop(struct virtqueue_elem *elem);
 /* Interrupts the driver if it asked to be told about what was pushed since the last call. */
