@@ -51,7 +51,6 @@ enum api_format {
     API_UUID,
     API_PATH,  /* absolute, of a file on the server's host */
     API_IMAGE, /* the same, or the address of a disk elsewhere: nbd://, nbds://, nbd+unix:// */
-    API_URL,   /* http, https or file */
     API_MAC,
     API_ENUM, /* one of `choices` */
 };

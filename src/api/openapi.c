@@ -20,7 +20,6 @@ static json_t *string_schema(const struct api_field *f)
         [API_UUID] = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
         [API_PATH] = "^/",
         [API_IMAGE] = "^(/|nbds?(\\+[a-z]+)?://)",
-        [API_URL] = "^(https?://|file:///)",
         [API_MAC] = "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$",
         [API_ENUM] = NULL,
     };

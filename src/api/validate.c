@@ -6,6 +6,7 @@
 #include "api/api.h"
 
 #include "base/checked.h"
+#include "base/ids.h"
 
 #include <ctype.h>
 #include <stdarg.h>
@@ -135,17 +136,6 @@ static bool name_good(const char *text, size_t len)
     return true;
 }
 
-/* "x" stands for a hexadecimal digit in `shape`. */
-static bool shape_good(const char *text, size_t len, const char *shape)
-{
-    if (len != strlen(shape))
-        return false;
-    for (size_t i = 0; i < len; i++)
-        if (shape[i] == 'x' ? !isxdigit((unsigned char)text[i]) : text[i] != shape[i])
-            return false;
-    return true;
-}
-
 static bool text_good(const char *text, size_t len)
 {
     for (size_t i = 0; i < len; i++)
@@ -159,13 +149,6 @@ static bool path_good(const char *text, size_t len)
 {
     return len > 1 && len < 4096 && text[0] == '/' && text_good(text, len) && !strchr(text, '\n') &&
            !strstr(text, "/../") && !(len >= 3 && strcmp(text + len - 3, "/..") == 0);
-}
-
-static bool url_good(const char *text, size_t len)
-{
-    return len < 4096 && text_good(text, len) && !strchr(text, '\n') && !strchr(text, ' ') &&
-           (!strncmp(text, "https://", 8) || !strncmp(text, "http://", 7) ||
-            !strncmp(text, "file:///", 8));
 }
 
 static int check_choice(const struct api_field *f, const char *path, const char *text,
@@ -187,6 +170,8 @@ static int check_string(const struct api_field *f, const char *path, const json_
     const char *text = json_string_value(value);
     size_t len = json_string_length(value);
     size_t max = f->max ? (size_t)f->max : TEXT_MAX;
+    uint8_t bytes[16];
+    struct err err;
 
     if (strlen(text) != len)
         return invalid(error, path, "has a NUL character in it");
@@ -203,10 +188,7 @@ static int check_string(const struct api_field *f, const char *path, const json_
                              "must have 1 to %d letters, digits, '.', '_' or '-' and begin with a "
                              "letter or digit",
                              NAME_MAX_LEN);
-    case API_UUID:
-        return shape_good(text, len, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")
-                   ? 0
-                   : invalid(error, path, "is no UUID");
+    case API_UUID: return uuid_parse(text, bytes, &err) < 0 ? invalid(error, path, "%s", err.text) : 0;
     case API_PATH:
         return path_good(text, len) ? 0
                                     : invalid(error, path, "must be an absolute path without '..'");
@@ -216,14 +198,7 @@ static int check_string(const struct api_field *f, const char *path, const json_
                    ? 0
                    : invalid(error, path,
                              "must be an absolute path without '..', or an nbd:// address");
-    case API_URL:
-        return url_good(text, len)
-                   ? 0
-                   : invalid(error, path, "must be an http://, https:// or file:/// URL");
-    case API_MAC:
-        return shape_good(text, len, "xx:xx:xx:xx:xx:xx")
-                   ? 0
-                   : invalid(error, path, "must be a MAC address like 52:54:00:12:34:56");
+    case API_MAC: return mac_parse(text, bytes, &err) < 0 ? invalid(error, path, "%s", err.text) : 0;
     case API_ENUM: return check_choice(f, path, text, error);
     }
     return 0;

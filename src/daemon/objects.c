@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 enum { BUCKETS = 4096, KINDS_MAX = 16 };
 
@@ -225,16 +224,12 @@ json_t *object_edit(const struct object *object)
     return copy;
 }
 
-void object_new_id(char out[37])
+void object_new_id(char out[UUID_TEXT])
 {
-    uint8_t b[16];
-    if (getrandom(b, sizeof b, 0) != sizeof b)
+    uint8_t uuid[16];
+    if (uuid_make(uuid, NULL) < 0)
         abort();
-    b[6] = (uint8_t)((b[6] & 0x0f) | 0x40);
-    b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
-    snprintf(out, 37, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0],
-             b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13],
-             b[14], b[15]);
+    uuid_print(uuid, out);
 }
 
 /* ---- changes ---- */

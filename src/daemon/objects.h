@@ -10,6 +10,7 @@
 #define DAEMON_OBJECTS_H
 
 #include "api/api.h"
+#include "base/ids.h"
 #include "daemon/store.h"
 
 struct objects;
@@ -61,6 +62,6 @@ void objects_change(struct objects *objects, const struct objects_change *change
 /* A copy of the object's JSON to change, without its revision. */
 json_t *object_edit(const struct object *object);
 
-void object_new_id(char out[37]); /* a random UUID */
+void object_new_id(char out[UUID_TEXT]); /* a random UUID */
 
 #endif

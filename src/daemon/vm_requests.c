@@ -61,7 +61,7 @@ static int name_free(struct daemon *daemon, const char *name, const char *id,
 void vms_create(struct daemon *daemon, struct http_request *request, json_t *take_json)
 {
     struct api_error error = { 0 };
-    char id[37];
+    char id[UUID_TEXT];
     object_new_id(id);
     if (name_free(daemon, json_string_value(json_object_get(take_json, "name")), NULL, &error) <
         0) {

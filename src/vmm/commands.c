@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What clients of the control socket can ask for: docs/control-protocol.md tells the same for
  * people. */
+#include "base/ids.h"
 #include "board/board.h"
 #include "vmm/inspect.h"
 #include "vmm/vmm.h"
@@ -23,6 +24,17 @@ static json_t *disk_status(const struct vmm *vmm, unsigned index)
                      block_readonly(node), "backend", block_backend(node));
 }
 
+static json_t *net_status(const struct vmm *vmm, unsigned index)
+{
+    const struct net_options *net = &vmm->options.nets[index];
+    char mac[MAC_TEXT];
+    mac_print(net->mac, mac);
+    json_t *out = json_pack("{s:s, s:s}", "backend", vmm->nets[index]->name, "mac", mac);
+    if (net->port)
+        json_object_set_new(out, "device", json_string(net->id));
+    return out;
+}
+
 COMMAND(do_status)
 {
     struct vmm *vmm = arg;
@@ -33,7 +45,7 @@ COMMAND(do_status)
     for (unsigned i = 0; i < vmm->options.disk_count; i++)
         json_array_append_new(disks, disk_status(vmm, i));
     for (unsigned i = 0; i < vmm->options.net_count; i++)
-        json_array_append_new(nets, json_pack("{s:s}", "backend", vmm->nets[i]->name));
+        json_array_append_new(nets, net_status(vmm, i));
     *result = json_pack(
         "{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:I, s:i, s:s, s:b, s:o, s:o, s:o, s:o}", "state",
         vmm->saving.active ? "saving" : machine_state_name((enum machine_state)m->state),
@@ -159,7 +171,7 @@ static int device_add_net(struct vmm *vmm, const char *id, const json_t *args, i
     int r = json_get_string(args, "mac", &text, err);
     if (r < 0)
         return r;
-    r = text ? options_mac_parse(text, mac, err) : options_mac_make(mac, err);
+    r = text ? mac_parse(text, mac, err) : mac_make(mac, err);
     return r < 0 ? r : hotplug_add_net(vmm, id, mac, TAKE_FD(owned), port, err);
 }
 

@@ -7,6 +7,7 @@
 #include "vmm/options.h"
 
 #include "base/checked.h"
+#include "base/ids.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -18,7 +19,6 @@
 #include <ctype.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -407,32 +407,6 @@ static int net_backend_set(struct net_options *net, const char *value, struct er
     return err_set(err, EINVAL, "'%.60s' is no network; write user, tap:NAME or fd:N", value);
 }
 
-int options_mac_parse(const char *text, uint8_t mac[6], struct err *err)
-{
-    size_t len = strlen(text);
-    bool good = len == 17;
-    for (size_t i = 0; good && i < len; i++)
-        good = i % 3 == 2 ? text[i] == ':' : isxdigit((unsigned char)text[i]) != 0;
-    if (!good)
-        return err_set(err, EINVAL, "'%.40s' is no MAC address; write it like 52:54:00:12:34:56",
-                       text);
-    for (unsigned i = 0; i < 6; i++)
-        mac[i] = (uint8_t)strtoul(text + i * 3, NULL, 16);
-    if (mac[0] & 1)
-        return err_set(err, EINVAL, "%s is a multicast address; take one whose first byte is even",
-                       text);
-    return 0;
-}
-
-int options_mac_make(uint8_t mac[6], struct err *err)
-{
-    static const uint8_t prefix[3] = { 0x52, 0x54, 0x00 };
-    memcpy(mac, prefix, 3);
-    if (getrandom(mac + 3, 3, 0) != 3)
-        return err_errno(err, errno, "no random numbers for a MAC address");
-    return 0;
-}
-
 static int net_part(struct options *o, const char *key, const char *value, struct err *err)
 {
     if (strcmp(key, "backend") == 0) {
@@ -447,7 +421,7 @@ static int net_part(struct options *o, const char *key, const char *value, struc
     if (strcmp(key, "mac") == 0) {
         r = value_needed(key, value, "mac=52:54:00:12:34:56", err);
         if (r == 0)
-            r = options_mac_parse(value, net->mac, err);
+            r = mac_parse(value, net->mac, err);
         net->has_mac = r == 0;
         return r;
     }
@@ -606,6 +580,12 @@ static int balloon_set(struct options *o, const char *value, struct err *err)
     return r < 0 ? r : 0;
 }
 
+static int uuid_set(struct options *o, const char *value, struct err *err)
+{
+    o->has_uuid = true;
+    return uuid_parse(value, o->uuid, err);
+}
+
 static int watchdog_set(struct options *o, const char *value, struct err *err)
 {
     int r = choice_set("watchdog action", value, watchdog_name, err);
@@ -713,6 +693,7 @@ static const struct option option_table[] = {
     { "memory", "SIZE", 0, "guest memory, as in 512M or 2G; a bare number is MiB (default 512M)",
       "More than the host has free is allowed with a warning, more than it has is refused.", memory_set },
     { "profile", "pc-1|micro-1", 0, "the hardware that the guest sees (default pc-1)", NULL, profile_set },
+    { "uuid", "UUID", 0, "what the guest is told that it is (SMBIOS, fw_cfg; default: random)", NULL, uuid_set },
     { "kernel", "FILE", 0, "kernel to boot: a bzImage or an ELF file with a PVH entry", NULL, kernel_set },
     { "initrd", "FILE", 0, "initial ramdisk for the kernel", NULL, initrd_set },
     { "cmdline", "TEXT", 0, "the kernel's command line", NULL, cmdline_set },

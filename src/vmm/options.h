@@ -99,6 +99,8 @@ struct options {
     unsigned cpus;
     uint64_t memory; /* bytes */
     char *profile;
+    bool has_uuid;
+    uint8_t uuid[16]; /* in the order of its text form */
     char *kernel, *initrd, *cmdline;
     char *firmware; /* "bios", "uefi" or a path; NULL: none */
     char *uefi_vars;
@@ -133,10 +135,6 @@ struct options {
 int options_parse(int argc, char *const argv[], struct options *out, struct err *err);
 void options_fini(struct options *options);
 static inline void options_fini_auto(struct options *options) { options_fini(options); }
-
-/* For device-add: as --net's mac= is read, or by chance. */
-int options_mac_parse(const char *text, uint8_t mac[6], struct err *err);
-int options_mac_make(uint8_t mac[6], struct err *err);
 
 /* Was --name given, on the command line or in the file? */
 bool options_given(const struct options *options, const char *name);

@@ -4,6 +4,7 @@
  * tell: first what the user named, then the machine.
  */
 #include "base/checked.h"
+#include "base/ids.h"
 #include "base/log.h"
 #include "board/board.h"
 #include "devices/debugcon.h"
@@ -21,7 +22,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 /* ---- files ---- */
@@ -485,7 +485,7 @@ static int nets_plug(struct vmm *vmm, struct err *err)
         loop_call(vmm->machine->io_loop, net_open, &opening);
         if (opening.result < 0)
             return err_prefix(err, "--net");
-        int r = net->has_mac ? 0 : options_mac_make(net->mac, err);
+        int r = net->has_mac ? 0 : mac_make(net->mac, err);
         if (r < 0)
             return r;
         char id[16];
@@ -586,11 +586,10 @@ static int board_open(struct vmm *vmm, struct err *err)
         .serial_room = serial_room,
         .serial_arg = vmm,
     };
-    if (getrandom(config.uuid, sizeof config.uuid, 0) != sizeof config.uuid)
-        return err_errno(err, errno, "no random numbers for a UUID");
-    config.uuid[6] = (uint8_t)((config.uuid[6] & 0x0f) | 0x40); /* RFC 4122, 4.4 */
-    config.uuid[8] = (uint8_t)((config.uuid[8] & 0x3f) | 0x80);
-    int r = input_create(&vmm->input, err);
+    memcpy(config.uuid, o->uuid, sizeof config.uuid);
+    int r = o->has_uuid ? 0 : uuid_make(config.uuid, err);
+    if (r == 0)
+        r = input_create(&vmm->input, err);
     if (r == 0)
         r = video_open(vmm, err);
     if (r < 0)

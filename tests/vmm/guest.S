@@ -4,6 +4,7 @@
  *
  *   p  power off        r  reset         t  triple fault     h  halt for ever, interrupts off
  *   f  fill 8 MiB       v  check them    i  add 1 to a counter in memory and print it
+ *   u  print the UUID of SMBIOS structure 1, byte by byte
  *
  * It says "ready" when it starts and answers each letter with a line.
  */
@@ -11,6 +12,10 @@
     .set PM_CONTROL, 0x604
     .set FILL_START, 0x400000
     .set FILL_WORDS, 0x200000
+    .set SMBIOS, 0xf0000
+    .set SMBIOS_TABLE, 16           /* of the entry point: address of the structures */
+    .set SMBIOS_SYSTEM, 1           /* the structure's type */
+    .set SYSTEM_UUID, 8             /* where the UUID lies in it */
 
     .section .note.pvh, "a", @note
     .long 4, 4, 18                  /* XEN_ELFNOTE_PHYS32_ENTRY */
@@ -50,6 +55,8 @@ take_letter:
     je verify
     cmpb $'i', %al
     je count
+    cmpb $'u', %al
+    je uuid
     jmp wait_letter
 
 power_off:
@@ -99,15 +106,42 @@ count:
 counted:
     movl counter, %ebx
     movl $8, %ecx
-1:  roll $4, %ebx
+    call print_hex
+    movb $'\n', %al
+    call print_char
+    jmp wait_letter
+uuid:
+    movl SMBIOS + SMBIOS_TABLE, %edi
+1:  cmpb $SMBIOS_SYSTEM, (%edi)
+    je 3f
+    movzbl 1(%edi), %eax            /* over the formatted part, then to the two zeros behind the strings */
+    addl %eax, %edi
+2:  incl %edi
+    cmpw $0, -1(%edi)
+    jne 2b
+    incl %edi
+    jmp 1b
+3:  leal SYSTEM_UUID(%edi), %esi
+    movl $16, %ebp
+4:  lodsb
+    movzbl %al, %ebx
+    shll $24, %ebx
+    movl $2, %ecx
+    call print_hex
+    decl %ebp
+    jnz 4b
+    movb $'\n', %al
+    call print_char
+    jmp wait_letter
+
+print_hex:                          /* the upper ecx digits of ebx */
+    roll $4, %ebx
     movl %ebx, %eax
     andl $15, %eax
     movb digits(%eax), %al
     call print_char
-    loop 1b
-    movb $'\n', %al
-    call print_char
-    jmp wait_letter
+    loop print_hex
+    ret
 
 print:                              /* the text at esi */
     lodsb

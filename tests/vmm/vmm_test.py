@@ -255,6 +255,7 @@ def usage(folder):
             ("hostfwd works with the network 'user' only", [*kernel, "--net", "tap:t,hostfwd=tcp::1-:1"]),
             ("hostfwd", [*kernel, "--net", "user,hostfwd=nonsense"]),
             ("no MAC address; write it like", [*kernel, "--net", "user,mac=1:2:3"]),
+            ("is no UUID; write it like", [*kernel, "--uuid", "1234"]),
             ("multicast address", [*kernel, "--net", "user,mac=01:00:00:00:00:00"]),
             ("cannot be connected; write stdio", [*kernel, "--serial", "com1"]),
             ("too long for a socket", [*kernel, "--serial", "unix:" + "x" * 200]),
@@ -519,13 +520,16 @@ def signals(folder):
 @case
 def control(folder):
     path = os.path.join(folder, "control")
-    with Vm("--control", "unix:" + path) as vm:
+    with Vm("--control", "unix:" + path, "--uuid", "123e4567-E89b-12d3-a456-426614174000", "--net", "user,mac=52:54:00:0a:0b:0c") as vm:
         vm.expect("ready")
+        vm.type("u")
+        vm.expect("67453e129be8d312a456426614174000\n")  # SMBIOS has its first three fields little-endian
         client, other = Client(path), Client(path)
         equal(client.greeting["bedplate-vmm"]["pid"], vm.process.pid, "greeting")
         other.ok("events", after=0)
         status = client.ok("status")
         equal((status["state"], status["engine"], status["cpus"], status["memory"]), ("running", "soft", 1, 32 << 20))
+        equal(status["nets"], [{"backend": "user", "mac": "52:54:00:0a:0b:0c"}], "network cards")
         client.ok("pause")
         equal(client.ok("status")["state"], "paused")
         equal(client.ok("status")["paused-by"], "user")
