@@ -9,18 +9,34 @@
 #include "base/text.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+/* A power cut must not undo it: a state would be lost, or used twice. */
+static int keeper_sync_dir(const char *path)
+{
+    char dir[PATH_MAX];
+    snprintf(dir, sizeof dir, "%s", path);
+    char *slash = strrchr(dir, '/');
+    if (slash)
+        slash[slash == dir] = 0;
+    AUTO(fd_close) int fd = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 || (fsync(fd) < 0 && errno != EINVAL) ? errno : 0; /* EINVAL: not here */
+}
+
 static int keeper_do_rename(const struct keeper_config *config, unsigned file)
 {
     if (file >= KEEPER_FILES || !config->path[file])
         return EINVAL;
-    return rename(config->part[file], config->path[file]) < 0 ? errno : 0;
+    if (rename(config->part[file], config->path[file]) < 0)
+        return errno;
+    return file == KEEPER_EXIT_RECORD ? 0 : keeper_sync_dir(config->path[file]);
 }
 
 void keeper_tidy(const struct keeper_config *config)
@@ -28,7 +44,7 @@ void keeper_tidy(const struct keeper_config *config)
     if (config->has_terminal)
         tcsetattr(config->terminal_fd, TCSANOW, &config->terminal);
     for (unsigned i = 0; i < KEEPER_FILES; i++)
-        if (config->part[i])
+        if (config->part[i] && i != KEEPER_RESTORED)
             unlink(config->part[i]);
     for (unsigned i = 0; i < KEEPER_MAX_PATHS && config->remove[i]; i++)
         unlink(config->remove[i]);

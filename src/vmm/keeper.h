@@ -19,14 +19,14 @@
 #include <termios.h>
 
 enum { KEEPER_MAX_PATHS = 8 };
-enum keeper_file { KEEPER_EXIT_RECORD, KEEPER_SAVE, KEEPER_FILES };
+enum keeper_file { KEEPER_EXIT_RECORD, KEEPER_SAVE, KEEPER_RESTORED, KEEPER_FILES };
 
 struct keeper_config {
     bool has_terminal;
     int terminal_fd;
     struct termios terminal;
     /* Borrowed texts; NULL: not there. `part` is renamed to `path` on request, or else removed at
-     * the end. */
+     * the end, but for KEEPER_RESTORED: a state that was not used stays what it is. */
     const char *part[KEEPER_FILES], *path[KEEPER_FILES];
     const char *remove[KEEPER_MAX_PATHS]; /* sockets; up to the first NULL */
     int lock_fd;                          /* held until the keeper has tidied up; -1: none */

@@ -291,6 +291,11 @@ static int vmm_run(struct vmm *vmm, struct err *err)
         }
         snapshot_close(TAKE(vmm->restore));
         board_restored(vmm->board);
+        if (vmm->options.restore_once &&
+            (r = keeper_rename(&vmm->keeper, KEEPER_RESTORED, err)) < 0) {
+            vmm->status = EXIT_FILE;
+            return err_prefix(err, "--restore-once: %s", vmm->options.restore);
+        }
     }
     if (vmm->options.gdb.wait)
         vmm_say("waiting for a debugger");
@@ -384,6 +389,7 @@ static int vmm_main(struct vmm *vmm)
     run_dir_close(&vmm->run_dir);
     fd_close(vmm->save_fd);
     free(vmm->save_part);
+    free(vmm->restored_path);
     loop_destroy(vmm->loop);
     fd_close(vmm->signal_fd);
     return vmm->status;

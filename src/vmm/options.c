@@ -650,6 +650,12 @@ static int no_reboot_set(struct options *o, const char *value, struct err *err)
     o->no_reboot = true;
     return 0;
 }
+
+static int restore_once_set(struct options *o, const char *value, struct err *err)
+{
+    o->restore_once = true;
+    return 0;
+}
 static int check_set(struct options *o, const char *value, struct err *err)
 {
     o->check = true;
@@ -763,6 +769,8 @@ static const struct option option_table[] = {
     { "restore", "FILE", 0, "start from a saved state instead of booting",
       "vCPUs, memory, CPU model and profile come from the file; the same disks and network cards must be given in the same "
       "order. A --kernel given with it is started when the guest resets itself; without one, a reset ends the VM.", restore_set },
+    { "restore-once", NULL, 0, "renames the file of --restore to FILE.used before the guest runs",
+      "So no state can go on twice: while FILE is there it was not used.", restore_once_set },
     { "gdb", "unix:PATH|tcp:127.0.0.1:PORT[,wait]", 0, "serve the remote protocol of gdb",
       "With wait the guest does not start before a debugger says continue.", gdb_set },
     { "config", "FILE", OPTION_CLI_ONLY, "read options from a JSON file",
@@ -1066,6 +1074,8 @@ static int options_check(const struct options *o, struct err *err)
     if (o->kernel && o->firmware && strcmp(o->firmware, "bios") == 0)
         return err_set(err, EINVAL,
                        "--kernel: a BIOS loads no kernel; leave out --firmware, or take uefi");
+    if (o->restore_once && !o->restore)
+        return err_set(err, EINVAL, "--restore-once is for --restore FILE; give that, too");
     if (o->restore && o->firmware)
         return err_set(err, EINVAL, "--restore brings its firmware along; leave out --firmware");
     if (o->uefi_vars && !o->firmware && !o->restore)

@@ -136,6 +136,12 @@ static int restore_open(struct vmm *vmm, struct err *err)
         r = snapshot_open(fd, &vmm->restore, err);
     if (r < 0)
         return fd < 0 ? r : err_prefix(err, "--restore: %s", o->restore);
+    if (o->restore_once) {
+        if (asprintf(&vmm->restored_path, "%s.used", o->restore) < 0)
+            return err_set(err, ENOMEM, "out of memory");
+        vmm->keep.part[KEEPER_RESTORED] = o->restore;
+        vmm->keep.path[KEEPER_RESTORED] = vmm->restored_path;
+    }
     const struct snapshot_config *saved = snapshot_config(vmm->restore);
     r = restore_mismatch(vmm, saved, err);
     if (r == 0)

@@ -101,8 +101,9 @@ struct vmm {
     struct saving saving;
     int kernel_fd, initrd_fd; /* owned; -1 */
     struct vmm_firmware firmware;
-    int save_fd;     /* owned: --save's unfinished file; -1 */
-    char *save_part; /* owned: its path */
+    int save_fd;         /* owned: --save's unfinished file; -1 */
+    char *save_part;     /* owned: its path */
+    char *restored_path; /* owned: what the file of --restore becomes; NULL: it stays */
     char paused_by[32];
 
     bool ending;

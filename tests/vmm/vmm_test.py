@@ -255,6 +255,7 @@ def usage(folder):
             ("hostfwd works with the network 'user' only", [*kernel, "--net", "tap:t,hostfwd=tcp::1-:1"]),
             ("hostfwd", [*kernel, "--net", "user,hostfwd=nonsense"]),
             ("no MAC address; write it like", [*kernel, "--net", "user,mac=1:2:3"]),
+            ("is for --restore FILE", [*kernel, "--restore-once"]),
             ("is no UUID; write it like", [*kernel, "--uuid", "1234"]),
             ("multicast address", [*kernel, "--net", "user,mac=01:00:00:00:00:00"]),
             ("cannot be connected; write stdio", [*kernel, "--serial", "com1"]),
@@ -642,13 +643,16 @@ def save(folder):
         vm.ends(QUIT)
         os.close(reader)
         os.close(writer)
-    with restore(copy, "--kernel", ARGS.guest, *words) as vm:
+    refused(FILE, "leave out --cpu", "--restore", copy, "--restore-once", "--cpu", "x86-64-v3", *words)
+    check(os.path.exists(copy), "a state that was not used is gone")
+    with restore(copy, "--restore-once", "--kernel", ARGS.guest, *words) as vm:
         vm.type("i")
         vm.expect("00000005")
         Client(sock).ok("reset")  # with a kernel to start again
         vm.expect("ready")
         vm.type("p")
         vm.ends(POWEROFF)
+    equal((os.path.exists(copy), os.path.exists(copy + ".used")), (False, True), "the state that was used")
 
 
 @case
