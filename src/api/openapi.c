@@ -201,6 +201,15 @@ static void add_job_or(json_t *op, bool job, const char *status, const char *abo
     }
 }
 
+static json_t *idempotency_key(void)
+{
+    return parameter(
+        "Idempotency-Key", "header",
+        "a text of your own, 1 to 127 characters: the request repeated with it answers "
+        "with the job that it began the first time",
+        json_pack("{s:s, s:i}", "type", "string", "maxLength", 127));
+}
+
 static json_t *list_path(const struct api_resource *r)
 {
     json_t *path = json_object();
@@ -232,6 +241,12 @@ static json_t *list_path(const struct api_resource *r)
         snprintf(name, sizeof name, "%s_new", r->singular);
         json_t *op = operation(r, "create", about, r->create_role);
         add_body(op, reference("schemas", name), true);
+        if (r->create_job) {
+            add_parameter(op, idempotency_key());
+            add_parameter(op, parameter("dry_run", "query", "true: only answer what it would be",
+                                        json_pack("{s:s}", "type", "boolean")));
+            add_answer(op, "200", answer("what it would be", reference("schemas", r->singular)));
+        }
         add_job_or(op, r->create_job, "201", "it was made", reference("schemas", r->singular));
         json_object_set_new(path, "post", op);
     }
@@ -283,6 +298,8 @@ static json_t *object_path(const struct api_resource *r)
         op = operation(r, "delete", about, r->write_role);
         add_id(op, r);
         add_parameter(op, if_match());
+        if (r->delete_job)
+            add_parameter(op, idempotency_key());
         add_job_or(op, r->delete_job, "204", "it is gone", NULL);
         json_object_set_new(path, "delete", op);
     }
@@ -299,6 +316,8 @@ static json_t *action_path(const struct api_resource *r, const struct api_action
             required |= f->flags & API_REQUIRED;
         add_body(op, object_schema(a->args, true), required);
     }
+    if (a->job)
+        add_parameter(op, idempotency_key());
     add_job_or(op, a->job, a->answer ? "200" : "204", "done",
                a->answer ? object_schema(a->answer, false) : NULL);
     return json_pack("{s:o}", "post", op);

@@ -58,9 +58,9 @@ static const struct api_field vm_fields[] = {
     { "labels", API_MAP, API_LIVE, "names and values, for people and scripts" },
     { "owner", API_STRING, API_SERVER | API_FILTER, "user who made it" },
     { "state", API_STRING, API_SERVER | API_FILTER, "what it is now", API_ENUM,
-      .choices = WORDS("stopped", "starting", "running", "paused", "stopping", "failed", "creating", "deleting") },
+      .choices = WORDS("stopped", "starting", "running", "paused", "stopping", "saving", "saved", "failed", "creating", "deleting") },
     { "wanted", API_STRING, API_SERVER | API_FILTER, "what it was last asked to be", API_ENUM,
-      .choices = WORDS("stopped", "running", "paused", "deleted") },
+      .choices = WORDS("stopped", "running", "paused", "saved", "deleted") },
     { "cpus", API_INTEGER, 0, "vCPUs", .min = 1, .max = 255, .initial = "1" },
     { "memory", API_SIZE, 0, "of the guest", .min = 2 << 20, .max = 508ll << 30, .initial = "536870912" },
     { "cpu", API_STRING, 0, "CPU model; absent: the engine's default", .max = 63 },
@@ -84,11 +84,12 @@ static const struct api_field vm_fields[] = {
     { "pending", API_BOOLEAN, API_SERVER, "changes wait for the next start" },
     { "pid", API_INTEGER, API_SERVER, "of its process, while it runs" },
     { "console", API_STRING, API_SERVER, "socket of its serial console, on this host", API_PATH },
+    { "vnc", API_STRING, API_SERVER, "socket of its screen (VNC), on this host, while it runs with `display`", API_PATH },
     { "running_engine", API_STRING, API_SERVER, "what runs its vCPUs now" },
     { "started", API_TIME, API_SERVER, "when it last started" },
     { "restarts", API_INTEGER, API_SERVER, "how often the restart policy has started it again" },
     { "exit", API_OBJECT, API_SERVER, "how it last ended", .fields = exit_fields },
-    { "error", API_STRING, API_SERVER, "why the state is failed" },
+    { "error", API_STRING, API_SERVER, "what last went wrong with it" },
     { "created", API_TIME, API_SERVER, "when it was made" },
     { "revision", API_INTEGER, API_SERVER, "changes with each change; the ETag" },
     END
@@ -115,13 +116,15 @@ static const struct api_field keys_args[] = {
     END
 };
 static const struct api_action vm_actions[] = {
-    { "start", "start it, or resume it when it is paused", NULL, NULL, API_OPERATOR, true },
+    { "start", "start it, go on from its saved state, or resume it when it is paused", NULL, NULL, API_OPERATOR, true },
     { "stop", "ask the guest to shut down (ACPI); kill it when it does not in time", stop_args, NULL, API_OPERATOR, true },
-    { "kill", "end it at once, as pulling the plug would", NULL, NULL, API_OPERATOR, true },
+    { "kill", "end it at once, as pulling the plug would; a saved state is thrown away", NULL, NULL, API_OPERATOR, true },
     { "restart", "stop, then start", stop_args, NULL, API_OPERATOR, true },
     { "reset", "press the reset button", NULL, NULL, API_OPERATOR, false },
     { "pause", "let it stand still", NULL, NULL, API_OPERATOR, false },
     { "resume", "go on after a pause", NULL, NULL, API_OPERATOR, false },
+    { "save", "write its state to the disk of this host and end it; it goes on from there at its next start", NULL, NULL, API_OPERATOR, true },
+    { "restore", "go on from the saved state", NULL, NULL, API_OPERATOR, true },
     { "screenshot", "a picture or the text of its screen", screenshot_args, screenshot_answer, API_VIEWER, false },
     { "send-keys", "press keys", keys_args, NULL, API_OPERATOR, false },
     END
@@ -135,15 +138,21 @@ static const struct api_field job_fields[] = {
     { "object", API_STRING, API_SERVER | API_FILTER, "to what: \"vms/UUID\"" },
     { "name", API_STRING, API_SERVER, "of that object, when the job began" },
     { "state", API_STRING, API_SERVER | API_FILTER, "how far it is", API_ENUM,
-      .choices = WORDS("queued", "running", "done", "failed", "cancelled") },
+      .choices = WORDS("running", "done", "failed", "cancelled") },
     { "stage", API_STRING, API_SERVER, "what it does now" },
     { "progress", API_INTEGER, API_SERVER, "0 to 100; absent: unknown", .max = 100 },
     { "result", API_ANY, API_SERVER, "what it made" },
     { "error", API_ANY, API_SERVER, "why it failed: code, message, field, hint" },
     { "user", API_STRING, API_SERVER | API_FILTER, "who asked" },
+    { "key", API_STRING, API_SERVER | API_FILTER, "the idempotency key of the request" },
     { "created", API_TIME, API_SERVER, "when" },
     { "ended", API_TIME, API_SERVER, "when it was over" },
     { "revision", API_INTEGER, API_SERVER, "the ETag" },
+    END
+};
+
+static const struct api_action job_actions[] = {
+    { "cancel", "give it up: a start, or a stop while the guest is shutting down", NULL, NULL, API_OPERATOR, false },
     END
 };
 
@@ -179,7 +188,7 @@ enum {
 
 const struct api_resource api_resources[] = {
     { "vms", "vm", "virtual machines", vm_fields, vm_actions, ALL, API_VIEWER, API_OPERATOR, API_OPERATOR, true, true },
-    { "jobs", "job", "long work: what goes on and what became of it", job_fields, NULL, READ, API_VIEWER, API_OPERATOR,
+    { "jobs", "job", "long work: what goes on and what became of it", job_fields, job_actions, READ, API_VIEWER, API_OPERATOR,
       API_ADMIN, false, false },
     { "events", "event", "what happened", event_fields, NULL, API_CAN_LIST, API_VIEWER, API_ADMIN, API_ADMIN,
       false, false },

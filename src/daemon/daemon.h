@@ -6,7 +6,7 @@
  *   router.c      HTTP to objects and actions
  *   objects.c     objects in memory over the store
  *   vms.c, vm_*.c virtual machines, see vms.h
- *   vm_config.c   a VM's configuration file
+ *   jobs.c        long work and what became of it
  *   events.c      what happened, for those who follow
  */
 #ifndef DAEMON_DAEMON_H
@@ -47,6 +47,9 @@ void reply_error(struct http_request *request, const struct api_error *error);
 /* The object, with its ETag. */
 void reply_object(struct http_request *request, unsigned status, const struct object *object);
 
+/* Who asks, as jobs and objects keep it. */
+void request_user(const struct http_request *request, char *out, size_t len);
+
 /* ---- vms.c ---- */
 
 /* After the objects were loaded: finds the processes of VMs that run, reads what became of others,
@@ -57,7 +60,7 @@ void vms_stop(struct daemon *daemon);
 /* `take_json`: checked by the table. Answers the request. */
 void vms_create(struct daemon *daemon, struct http_request *request, json_t *take_json);
 void vms_patch(struct daemon *daemon, struct http_request *request, struct object *vm,
-               json_t *take_json, uint64_t expect);
+               json_t *take_json, bool live, uint64_t expect);
 void vms_delete(struct daemon *daemon, struct http_request *request, struct object *vm);
 void vms_action(struct daemon *daemon, struct http_request *request, struct object *vm,
                 const char *action, const json_t *args);
@@ -66,10 +69,17 @@ void vms_changed(struct daemon *daemon, struct object *object, const json_t *was
                  const json_t *now);
 void vms_count(struct daemon *daemon, unsigned *defined, unsigned *running);
 
-/* ---- vm_config.c ---- */
+/* ---- jobs.c ---- */
 
-/* The configuration file of bedplate-vmm for this VM, whose run directory is `dir`. */
-json_t *vm_config(const struct object *vm, const char *dir);
+/* After the objects were loaded and the VMs started. */
+int jobs_start(struct daemon *daemon, struct err *err);
+void jobs_stop(void);
+/* Forgets ended jobs that are too old or too many. */
+void jobs_prune(struct daemon *daemon);
+void jobs_action(struct daemon *daemon, struct http_request *request, struct object *job,
+                 const char *action);
+/* Answers a request whose idempotency key has been seen; false: it is new. */
+bool job_repeated(struct daemon *daemon, struct http_request *request);
 
 /* ---- events.c ---- */
 

@@ -9,13 +9,18 @@
 enum { EVENTS_KEPT = 1024 };
 
 static json_t *kept[EVENTS_KEPT];
-static uint64_t last; /* number of the newest; they begin with 1 */
+static uint64_t first = 1, last; /* numbers of the oldest that is kept and of the newest */
 
 void event_add(const char *kind, const char *object_kind, const char *id, const char *name,
                json_t *take_detail)
 {
     char number[24], object[100];
+    if (!last) /* rising over restarts, too: a daemon never has a thousand events a second for long
+                */
+        first = 1 + (last = (uint64_t)(time_now() * 1000));
     json_t **place = &kept[++last % EVENTS_KEPT];
+    if (last - first >= EVENTS_KEPT)
+        first++;
     snprintf(number, sizeof number, "%llu", (unsigned long long)last);
     snprintf(object, sizeof object, "%s/%s", object_kind, id);
     json_decref(*place);
@@ -34,8 +39,9 @@ static bool fits(const json_t *event, const char *member, const char *value)
 json_t *events_after(uint64_t after, size_t limit, const char *kind, const char *object)
 {
     json_t *list = json_array();
-    uint64_t first = last >= EVENTS_KEPT ? last - EVENTS_KEPT + 1 : 1;
-    for (uint64_t n = after >= first ? after + 1 : first; n <= last && limit; n++) {
+    bool known =
+        after >= first && after <= last; /* else long ago, or by a clock that was set back */
+    for (uint64_t n = known ? after + 1 : first; n <= last && limit; n++) {
         json_t *event = kept[n % EVENTS_KEPT];
         if (fits(event, "kind", kind) && fits(event, "object", object)) {
             json_array_append(list, event);

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 enum { LOCK_TRIES = 50 };
+enum { STATE_LIMIT = PATH_MAX - 200 };
 enum { PATH_LIMIT = 60 /* a VM's sockets lie below it, and a socket's path has 107 bytes */ };
 
 static const char *const kinds[] = { "vms", "jobs", NULL };
@@ -161,11 +162,14 @@ static int serve(struct daemon *daemon, struct err *err)
     if (r == 0)
         r = vms_start(daemon, err);
     if (r == 0)
+        r = jobs_start(daemon, err);
+    if (r == 0)
         r = listen_api(daemon->run_dir, &listener, err);
     if (r == 0)
         r = http_create(daemon->loop, listener, router_request, daemon, &daemon->http, err);
     if (r == 0)
         loop_run(daemon->loop);
+    jobs_stop();
     vms_stop(daemon);
     http_destroy(daemon->http);
     objects_destroy(daemon->objects);
@@ -181,6 +185,8 @@ static int run(struct daemon *daemon, const char *state_dir, const char *run_dir
     if (r == 0)
         r = directory_path(daemon->run_dir, run_dir, "XDG_RUNTIME_DIR", NULL, "/run/bedplate",
                            daemon->user, err);
+    if (r == 0 && strlen(daemon->state_dir) > STATE_LIMIT)
+        r = err_set(err, ENAMETOOLONG, "the path of the state directory is too long");
     if (r == 0 && strlen(daemon->run_dir) > PATH_LIMIT)
         r = err_set(
             err, ENAMETOOLONG,

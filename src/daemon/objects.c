@@ -18,7 +18,7 @@ struct node {
 
 struct kind {
     const char *name;
-    struct object **list; /* sorted by key_of */
+    struct object **list; /* sorted by object_key */
     size_t count, room;
     struct node *buckets[BUCKETS];
 };
@@ -47,17 +47,19 @@ static unsigned bucket(const char *id)
     return hash % BUCKETS;
 }
 
-/* What the list is sorted by: names, or ids (numbers in the order of their value). */
-static const char *key_of(const struct object *object)
+/* Names are unique and kept under keys of their own; jobs have numbers. */
+static bool named(const char *kind) { return strcmp(kind, "jobs") != 0; }
+
+const char *object_key(const struct object *object)
 {
-    const char *name = json_string_value(json_object_get(object->json, "name"));
-    return name ? name : object->id;
+    return named(object->kind) ? object_text(object, "name") : object->id;
 }
 
-static int key_compare(const struct object *a, const struct object *b)
+/* Numbers in the order of their value: shorter ones come first. */
+int object_key_compare(const char *kind, const char *a, const char *b)
 {
-    int r = strcmp(key_of(a), key_of(b));
-    return r ? r : strcmp(a->id, b->id);
+    size_t m = strlen(a), n = strlen(b);
+    return named(kind) || m == n ? strcmp(a, b) : m < n ? -1 : 1;
 }
 
 /* The first place that is not before `object`. */
@@ -66,7 +68,7 @@ static size_t place_of(const struct kind *kind, const struct object *object)
     size_t low = 0, high = kind->count;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (key_compare(kind->list[middle], object) < 0)
+        if (object_key_compare(kind->name, object_key(kind->list[middle]), object_key(object)) < 0)
             low = middle + 1;
         else
             high = middle;
@@ -196,9 +198,11 @@ struct object *objects_find(struct objects *objects, const char *kind, const cha
         return &n->object;
     for (size_t i = 0; i < k->count; i++) {
         struct object *o = k->list[i];
-        const char *name = key_of(o);
+        const char *name = object_key(o);
         if (strcmp(name, which) == 0)
             return o;
+        if (!named(kind))
+            continue;
         if (len &&
             (strncmp(name, which, len) == 0 || (len >= 4 && strncmp(o->id, which, len) == 0))) {
             fits = o;
@@ -318,11 +322,6 @@ static void ops_name(struct ops *ops, const struct objects_change *c, const json
         ops_add(ops, c->kind, new, true, strdup(c->id), 0);
 }
 
-static bool unique_names(const char *kind)
-{
-    return strcmp(kind, "jobs") != 0 && strcmp(kind, "events") != 0;
-}
-
 void objects_change(struct objects *objects, const struct objects_change *changes, unsigned count,
                     objects_done done, void *arg)
 {
@@ -339,7 +338,7 @@ void objects_change(struct objects *objects, const struct objects_change *change
         p->changes[i].json = c->take_json;
         ops_add(&ops, c->kind, c->id, false, c->take_json ? json_print(c->take_json) : NULL,
                 c->expect);
-        if (unique_names(c->kind))
+        if (named(c->kind))
             ops_name(&ops, c, was ? was->json : NULL);
     }
     store_txn(objects->store, ops.list, ops.count, store_answered, p);

@@ -3,8 +3,8 @@
  * The daemon's objects in memory, as the store has them: reads need no disk, writes go to the store
  * first and show here when they are kept.
  *
- * An object is a JSON object with "id", most with a "name" that is unique among its kind. Keys:
- * /KIND/ID, and /names/KIND/NAME with the id as value. Loop only.
+ * An object is a JSON object with "id", and but for jobs a "name" that is unique among its kind.
+ * Keys: /KIND/ID, and /names/KIND/NAME with the id as value. Loop only.
  */
 #ifndef DAEMON_OBJECTS_H
 #define DAEMON_OBJECTS_H
@@ -36,8 +36,11 @@ DEFINE_AUTO(struct objects *, objects_destroy)
 struct object *objects_find(struct objects *objects, const char *kind, const char *which,
                             struct api_error *error);
 struct object *objects_get(struct objects *objects, const char *kind, const char *id);
-/* All of a kind, in the order of names (ids where there are none). The array is the callee's and
- * valid until the next change. */
+/* What lists are sorted by and paged by: names, or ids of kinds that have numbers (jobs, whose
+ * "name" is their object's). */
+const char *object_key(const struct object *object);
+int object_key_compare(const char *kind, const char *a, const char *b);
+/* All of a kind, sorted. The array is the callee's and valid until the next change. */
 struct object **objects_list(struct objects *objects, const char *kind, size_t *count);
 
 static inline const char *object_text(const struct object *object, const char *field)

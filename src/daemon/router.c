@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "daemon/daemon.h"
 
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +69,19 @@ static int check_peer(struct http_request *request, struct api_error *error)
                     "this socket is for root and the daemon's own user");
 }
 
+void request_user(const struct http_request *request, char *out, size_t len)
+{
+    uid_t uid;
+    pid_t pid;
+    struct passwd entry, *found = NULL;
+    char room[1024];
+    int r = http_peer(request, &uid, &pid);
+    if (r == 0 && getpwuid_r(uid, &entry, room, sizeof room, &found) == 0 && found)
+        snprintf(out, len, "%s", entry.pw_name);
+    else
+        snprintf(out, len, "%u", r == 0 ? (unsigned)uid : 0);
+}
+
 /* ---- lists ---- */
 
 struct listing {
@@ -102,13 +116,6 @@ static int list_limit(struct http_request *request, size_t *limit, struct api_er
     return 0;
 }
 
-/* The list's order: names, or ids where there are none. */
-static const char *list_key(const struct object *object)
-{
-    const char *name = object_text(object, "name");
-    return *name ? name : object->id;
-}
-
 static void list_objects(struct daemon *daemon, struct http_request *request,
                          const struct api_resource *resource)
 {
@@ -126,7 +133,7 @@ static void list_objects(struct daemon *daemon, struct http_request *request,
     struct object **list = objects_list(daemon->objects, resource->name, &count);
     const char *next = NULL;
     for (size_t i = 0; i < count && !next; i++) {
-        if (after && strcmp(list_key(list[i]), after) <= 0)
+        if (after && object_key_compare(resource->name, object_key(list[i]), after) <= 0)
             continue;
         struct listing l = { resource, list[i]->json, true, 0, &error };
         http_query_each(request, each_filter, &l);
@@ -139,7 +146,7 @@ static void list_objects(struct daemon *daemon, struct http_request *request,
         }
         json_array_append_new(items, item);
         if (json_array_size(items) == limit && i + 1 < count)
-            next = list_key(list[i]);
+            next = object_key(list[i]);
     }
     json_t *page = json_pack("{s:O}", "items", items);
     if (next)
@@ -241,6 +248,16 @@ static int precondition(struct http_request *request, const struct object *objec
     return -1;
 }
 
+/* Repeating is safe where the answer is a job, which the key finds. Elsewhere it would promise what
+ * is not kept. */
+static int no_key(struct http_request *request, struct api_error *error)
+{
+    if (!http_header(request, "Idempotency-Key"))
+        return 0;
+    return api_fail(error, 400, "invalid", "Idempotency-Key",
+                    "is for requests that answer with a job");
+}
+
 /* ---- dispatch ---- */
 
 static void create(struct daemon *daemon, struct http_request *request,
@@ -265,7 +282,7 @@ static void patch(struct daemon *daemon, struct http_request *request,
     json_t *changed = NULL;
     uint64_t expect;
     bool live;
-    if (precondition(request, object, &expect, &error) < 0 ||
+    if (no_key(request, &error) < 0 || precondition(request, object, &expect, &error) < 0 ||
         body_json(request, &body, &error) < 0 ||
         api_check_patch(resource->fields, object->json, body, &changed, &live, &error) < 0) {
         reply_error(request, &error);
@@ -273,7 +290,7 @@ static void patch(struct daemon *daemon, struct http_request *request,
     }
     if (!live && strcmp(object_text(object, "state"), "stopped") != 0)
         json_object_set_new(changed, "pending", json_true());
-    vms_patch(daemon, request, object, changed, expect);
+    vms_patch(daemon, request, object, changed, live, expect);
 }
 
 static void act(struct daemon *daemon, struct http_request *request,
@@ -286,9 +303,13 @@ static void act(struct daemon *daemon, struct http_request *request,
     if (!action) {
         api_fail(&error, 404, "not-found", "", "%s have no action '%.64s'", resource->name, name);
         reply_error(request, &error);
+    } else if (!action->job && no_key(request, &error) < 0) {
+        reply_error(request, &error);
     } else if (body_json(request, &body, &error) < 0 ||
                api_check_new(action->args, body, &args, &error) < 0) {
         reply_error(request, &error);
+    } else if (strcmp(resource->name, "jobs") == 0) {
+        jobs_action(daemon, request, object, action->name);
     } else {
         vms_action(daemon, request, object, action->name, args);
     }
@@ -324,6 +345,8 @@ static void on_resource(struct daemon *daemon, struct http_request *request,
     const char *method = http_method(request);
     bool get = strcmp(method, "GET") == 0, post = strcmp(method, "POST") == 0;
 
+    if (!get && job_repeated(daemon, request))
+        return;
     if (strcmp(resource->name, "events") == 0 || strcmp(resource->name, "hosts") == 0) {
         if (!get || rest[0])
             fail(request, rest[0] ? 404 : 405, "method", "these are only listed");

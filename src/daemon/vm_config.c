@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A VM as the API has it, in the words of bedplate-vmm's options. */
-#include "daemon/daemon.h"
+#include "daemon/vms.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -59,39 +59,55 @@ static json_t *net_config(const json_t *net)
     return out;
 }
 
-json_t *vm_config(const struct object *vm, const char *dir)
+static void set_path(json_t *out, const char *option, const char *before, const char *path)
 {
-    static const char *const same[] = { "engine",   "cpu",    "cpus",    "memory",
-                                        "profile",  "kernel", "initrd",  "cmdline",
-                                        "firmware", "cdrom",  "watchdog" };
-    json_t *out = json_object(), *disks = json_array(), *nets = json_array();
-    for (unsigned i = 0; i < sizeof same / sizeof *same; i++)
-        copy(out, same[i], vm->json, same[i]);
-    copy_size(out, "memory", vm->json, "memory");
-    const char *boot = json_string_value(json_object_get(vm->json, "boot"));
-    if (boot && *boot) {
-        char order[16];
-        snprintf(order, sizeof order, "order=%.8s", boot);
-        json_object_set_new(out, "boot", json_string(order));
-    }
-    if (!json_object_get(out, "kernel") && !json_object_get(out, "firmware"))
-        json_object_set_new(out, "firmware", json_string("bios"));
-    const json_t *list = json_object_get(vm->json, "disks");
+    json_object_set_new(out, option, json_sprintf("%s%s", before, path));
+}
+
+static void add_drives(json_t *out, const json_t *vm)
+{
+    json_t *disks = json_array(), *nets = json_array();
+    const json_t *list = json_object_get(vm, "disks");
     for (size_t i = 0; i < json_array_size(list); i++)
         json_array_append_new(disks, disk_config(json_array_get(list, i)));
-    list = json_object_get(vm->json, "nets");
+    list = json_object_get(vm, "nets");
     for (size_t i = 0; i < json_array_size(list); i++)
         json_array_append_new(nets, net_config(json_array_get(list, i)));
     json_object_set_new(out, "disk", disks);
     json_object_set_new(out, "net", nets);
-    json_object_set_new(out, "run-dir", json_string(dir));
-    char serial[PATH_MAX + 32];
-    snprintf(serial, sizeof serial, "unix:%s/serial.sock", dir);
-    json_object_set_new(out, "serial", json_string(serial));
-    if (json_is_true(json_object_get(vm->json, "display"))) {
-        char text[PATH_MAX + 32];
-        snprintf(text, sizeof text, "vnc=unix:%s/vnc.sock", dir);
-        json_object_set_new(out, "display", json_pack("{s:s}", "viewer", text));
+}
+
+json_t *vm_config(const struct vm *vm)
+{
+    static const char *const same[] = { "engine", "cpu",     "cpus",     "profile", "kernel",
+                                        "initrd", "cmdline", "firmware", "cdrom",   "watchdog" };
+    const json_t *json = vm_object(vm)->json;
+    json_t *out = json_pack("{s:s}", "uuid", vm->id);
+    char path[PATH_MAX];
+    for (unsigned i = 0; i < sizeof same / sizeof *same; i++)
+        copy(out, same[i], json, same[i]);
+    copy_size(out, "memory", json, "memory");
+    const char *boot = json_string_value(json_object_get(json, "boot"));
+    if (boot && *boot)
+        json_object_set_new(out, "boot", json_sprintf("order=%s", boot));
+    if (!json_object_get(out, "kernel") && !json_object_get(out, "firmware"))
+        json_object_set_new(out, "firmware", json_string("bios"));
+    const char *firmware = json_string_value(json_object_get(out, "firmware"));
+    if (firmware && strcmp(firmware, "uefi") == 0) {
+        vm_state_path(vm, "uefi-vars", path);
+        set_path(out, "uefi-vars", "", path);
     }
+    add_drives(out, json);
+    vm_run_path(vm, "", path);
+    set_path(out, "run-dir", "", path);
+    vm_run_path(vm, "serial.sock", path);
+    set_path(out, "serial", "unix:", path);
+    if (json_is_true(json_object_get(json, "display"))) {
+        vm_run_path(vm, "vnc.sock", path);
+        json_object_set_new(out, "display",
+                            json_pack("{s:o}", "viewer", json_sprintf("vnc=unix:%s", path)));
+    }
+    vm_state_path(vm, "saved", path);
+    set_path(out, "save", "", path);
     return out;
 }

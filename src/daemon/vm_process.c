@@ -15,15 +15,12 @@
 #include "base/text.h"
 #include "daemon/vms.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -34,14 +31,9 @@ enum {
     KILL_GRACE_MS = 5000, /* between "quit" and SIGKILL */
     BACKOFF_MIN_MS = 1000,
     BACKOFF_MAX_MS = 60000,
-    SETTLED_S = 60, /* a VM that ran so long begins with the shortest back-off again */
+    PROGRESS_MS = 500, /* between what is kept of a save's progress */
+    SETTLED_S = 60,    /* a VM that ran so long begins with the shortest back-off again */
 };
-
-void vm_dir(const struct vm *vm, char out[PATH_MAX])
-{
-    if (snprintf(out, PATH_MAX, "%s/vms/%s", vm->daemon->run_dir, vm->id) >= PATH_MAX)
-        abort(); /* run_dir was checked at start */
-}
 
 /* ---- timers ---- */
 
@@ -87,81 +79,19 @@ static void pid_follow(struct vm *vm, pid_t pid)
         log_warning("%s: its process %d cannot be followed", vm->id, (int)pid);
 }
 
-/* Does a process hold the run directory? */
-static bool lock_held(const char *dir)
-{
-    char path[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/lock", dir) >= (int)sizeof path)
-        return false;
-    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0)
-        return false;
-    bool held = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
-    close(fd);
-    return held;
-}
-
-/* The last line that it said, for a process that ended before it could leave a record. */
-static void last_words(const char *dir, char *out, size_t len)
-{
-    char path[PATH_MAX + 16];
-    AUTO(buf_fini) struct buf text = { 0 };
-    snprintf(path, sizeof path, "%s/stderr", dir);
-    if (file_read(path, 64 << 10, &text, NULL) < 0 || !text.len)
-        return;
-    text.data[text.len - 1] = 0; /* its newline */
-    const char *line = strrchr((const char *)text.data, '\n');
-    line = line ? line + 1 : (const char *)text.data;
-    const char *colon = strncmp(line, "bedplate-vmm: ", 14) == 0 ? line + 14 : line;
-    if (*colon)
-        snprintf(out, len, "%s", colon);
-}
-
-static json_t *exit_record(const struct vm *vm)
-{
-    char dir[PATH_MAX], path[PATH_MAX + 16], why[300] = "its process was killed or crashed";
-    json_t *record = NULL;
-    struct err err;
-    vm_dir(vm, dir);
-    snprintf(path, sizeof path, "%s/exit.json", dir);
-    if (json_parse_file(path, &record, &err) < 0 || !json_is_object(record)) {
-        json_decref(record);
-        if (vm->real == STARTING)
-            last_words(dir, why, sizeof why);
-        record = json_pack("{s:i, s:s, s:s, s:f}", "status", 255, "name", "killed", "reason", why,
-                           "time", time_now());
-        return record ? record : json_pack("{s:i, s:s}", "status", 255, "name", "killed");
-    }
-    json_object_set_new(record, "time", json_real(time_now()));
-    return record;
-}
-
-static int write_config(struct vm *vm, const char *dir, struct err *err)
-{
-    char path[PATH_MAX + 16];
-    AUTO(json_decref) json_t *config = vm_config(vm_object(vm), dir);
-    AUTO(free) char *text = json_dumps(config, JSON_INDENT(2));
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    AUTO(fd_close) int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
-        return err_errno(err, errno, "cannot write %s", path);
-    int r = write_full(fd, text, strlen(text));
-    return r < 0 ? err_errno(err, -r, "cannot write %s", path) : 0;
-}
-
 /* In a session of its own; what it says to standard error before it has a log is kept beside it. */
-static int spawn(struct vm *vm, const char *dir, pid_t *pid, struct err *err)
+static int spawn(struct vm *vm, pid_t *pid, struct err *err)
 {
-    char config[PATH_MAX + 16], errors[PATH_MAX + 16];
+    char config[PATH_MAX], errors[PATH_MAX];
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
     sigset_t none, all;
-    snprintf(config, sizeof config, "%s/config.json", dir);
+    vm_run_path(vm, "start.json", config);
+    vm_run_path(vm, "stderr", errors);
     char *const argv[] = { vm->daemon->vmm, (char *)"--config", config, NULL };
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0);
     posix_spawn_file_actions_adddup2(&actions, 0, 1);
-    snprintf(errors, sizeof errors, "%s/stderr", dir);
     posix_spawn_file_actions_addopen(&actions, 2, errors, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     sigemptyset(&none);
     sigfillset(&all);
@@ -176,45 +106,72 @@ static int spawn(struct vm *vm, const char *dir, pid_t *pid, struct err *err)
     return r ? err_errno(err, r, "cannot start %s", vm->daemon->vmm) : 0;
 }
 
+/* A saved state that was not used stays one. */
 static void start_failed(struct vm *vm, const char *why)
 {
+    bool saved = vm_saved_size(vm) >= 0;
     vm->real = GONE;
     timer_set(vm, TIMER_NONE, 0);
     vm_event(vm, "vm.failed", json_pack("{s:s}", "reason", why));
     vm_tell(vm,
-            json_pack("{s:s, s:s, s:s, s:n}", "state", "failed", "wanted", "stopped", "error", why,
-                      "pid"),
+            json_pack("{s:s, s:s, s:s, s:n}", "state", saved ? "saved" : "failed", "wanted",
+                      saved ? "saved" : "stopped", "error", why, "pid"),
             "failed", job_error("start-failed", why, "bedplate logs shows more"));
+}
+
+static void await(struct vm *vm, uint64_t ms)
+{
+    vm->real = STARTING;
+    vm->start_deadline_ns = monotonic_ns() + START_LIMIT_S * 1000000000ull;
+    timer_set(vm, TIMER_CONNECT, ms);
+}
+
+/* Out of the object, or as it was when the state was saved: the rest is in that. */
+static json_t *start_config(struct vm *vm)
+{
+    static const char *const in_state[] = {
+        "firmware", "cpus", "cpu", "memory", "profile", "boot"
+    };
+    json_t *saved = vm_saved_config(vm);
+    json_decref(vm->config);
+    vm->config = saved ? saved : vm_config(vm);
+    json_t *config = json_deep_copy(vm->config);
+    if (!saved)
+        return config;
+    for (unsigned i = 0; i < sizeof in_state / sizeof *in_state; i++)
+        json_object_del(config, in_state[i]);
+    if (!json_object_get(config, "kernel")) {
+        json_object_del(config, "initrd");
+        json_object_del(config, "cmdline");
+    }
+    json_object_set(config, "restore", json_object_get(config, "save"));
+    json_object_set_new(config, "restore-once", json_true());
+    return config;
 }
 
 static void vm_start(struct vm *vm)
 {
-    char dir[PATH_MAX], exit_path[PATH_MAX + 16];
     struct err err;
     pid_t pid;
-    vm_dir(vm, dir);
-    if (lock_held(dir)) { /* it runs already: a daemon before us was killed after starting it */
-        vm->real = STARTING;
-        vm->start_deadline_ns = monotonic_ns() + START_LIMIT_S * 1000000000ull;
-        timer_set(vm, TIMER_CONNECT, 0);
+    if (vm_lock_held(vm)) { /* it runs already: a daemon before us was killed after starting it */
+        await(vm, 0);
         return;
     }
-    if (mkdir(dir, 0700) < 0 && errno != EEXIST) {
-        err_errno(&err, errno, "cannot make %s", dir);
+    AUTO(json_decref) json_t *config = start_config(vm);
+    if (vm_dirs_make(vm, &err) < 0 || vm_config_write(vm, "config.json", vm->config, &err) < 0 ||
+        vm_config_write(vm, "start.json", config, &err) < 0) {
         start_failed(vm, err.text);
         return;
     }
-    snprintf(exit_path, sizeof exit_path, "%s/exit.json", dir);
-    unlink(exit_path);
-    if (write_config(vm, dir, &err) < 0 || spawn(vm, dir, &pid, &err) < 0) {
+    vm_exit_forget(vm);
+    if (spawn(vm, &pid, &err) < 0) {
         start_failed(vm, err.text);
         return;
     }
-    vm->real = STARTING;
-    vm->asked_to_stop = vm->killing = vm->asked_to_pause = false;
-    vm->start_deadline_ns = monotonic_ns() + START_LIMIT_S * 1000000000ull;
+    vm->asked_to_stop = vm->killing = vm->asked_to_pause = vm->asked_to_save = false;
     pid_follow(vm, pid);
-    timer_set(vm, TIMER_CONNECT, CONNECT_MS);
+    await(vm, CONNECT_MS);
+    vm_stage(vm, json_object_get(config, "restore") ? "loading the saved state" : "starting", -1);
 }
 
 /* ---- the process's word ---- */
@@ -228,6 +185,13 @@ static void client_drop(struct vm *vm)
         loop_post(vm->daemon->loop, client_free_posted, TAKE(vm->client));
 }
 
+static const char *screen_address(const json_t *status)
+{
+    const char *address =
+        json_string_value(json_object_get(json_object_get(status, "screen"), "vnc"));
+    return address && strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
+}
+
 static void status_known(void *arg, const json_t *ok, const struct err *err)
 {
     struct vm *vm = arg;
@@ -237,20 +201,73 @@ static void status_known(void *arg, const json_t *ok, const struct err *err)
         return; /* its end is noticed elsewhere */
     bool was_up = vm->real == UP;
     vm->real = UP;
-    vm->paused = strcmp(state, "running") != 0;
     if (!was_up) {
         vm->up_since_ns = monotonic_ns();
         timer_set(vm, TIMER_NONE, 0);
         vm_event(vm, "vm.started", NULL);
     }
+    if (strcmp(state, "saving") == 0) { /* its outcome is an event; a daemon before us asked */
+        vm->asked_to_save = true;
+        vm_drive(vm);
+        return;
+    }
+    vm->paused = strcmp(state, "running") != 0;
+    if (vm_saved_used(vm))
+        vm_saved_forget(vm);
     bool settled = strcmp(vm_wanted(vm), vm->paused ? "paused" : "running") == 0;
     vm_tell(vm,
-            json_pack("{s:s, s:i, s:s, s:n, s:b}", "state", vm->paused ? "paused" : "running",
+            json_pack("{s:s, s:i, s:s, s:n, s:b, s:s*}", "state", vm->paused ? "paused" : "running",
                       "pid", (int)vm->pid, "running_engine", engine ? engine : "", "error",
-                      "pending", 0),
+                      "pending", 0, "vnc", screen_address(ok)),
             settled ? "done" : NULL, NULL);
     vm_drive(vm);
 }
+
+/* ---- saving ---- */
+
+/* The VM goes on as it was. */
+static void save_failed(struct vm *vm, const char *why)
+{
+    const char *state = vm->paused ? "paused" : "running";
+    if (!vm->asked_to_save)
+        return;
+    vm->asked_to_save = false;
+    vm_event(vm, "vm.save-failed", json_pack("{s:s}", "reason", why));
+    vm_tell(vm, json_pack("{s:s, s:s}", "state", state, "wanted", state), "failed",
+            job_error("save-failed", why, NULL));
+}
+
+static void save_answered(void *arg, const json_t *ok, const struct err *err)
+{
+    struct vm *vm = arg;
+    if (!ok && vm->client)
+        save_failed(vm, err->text);
+}
+
+static void save_progress(struct vm *vm, const json_t *event)
+{
+    double done = json_number_value(json_object_get(event, "done"));
+    double total = json_number_value(json_object_get(event, "total"));
+    uint64_t now = monotonic_ns();
+    if (now - vm->told_ns < PROGRESS_MS * 1000000ull || total <= 0)
+        return;
+    vm->told_ns = now;
+    vm_stage(vm, "writing memory", (int)(done / total * 100));
+}
+
+static void save_asked(struct vm *vm)
+{
+    struct err err;
+    if (vm->asked_to_save)
+        return;
+    vm->asked_to_save = true;
+    if (vm_saved_prepare(vm, &err) < 0)
+        save_failed(vm, err.text);
+    else
+        vmm_client_ask(vm->client, "save", NULL, -1, save_answered, vm);
+}
+
+/* ---- events ---- */
 
 static void client_ready(void *arg, pid_t pid)
 {
@@ -270,7 +287,14 @@ static void client_event(void *arg, const char *what, const json_t *event)
     for (unsigned i = 0; i < sizeof told / sizeof *told; i++)
         if (strcmp(told[i].what, what) == 0)
             vm_event(vm, told[i].kind, NULL);
-    if (strcmp(what, "running") == 0 || strcmp(what, "paused") == 0)
+    if (strcmp(what, "save-progress") == 0)
+        save_progress(vm, event);
+    else if (strcmp(what, "save-failed") == 0)
+        save_failed(vm,
+                    json_string_value(json_object_get(event, "text")) ?: "the VM gave no reason");
+    else if (vm->asked_to_save)
+        return; /* it is paused for that */
+    else if (strcmp(what, "running") == 0 || strcmp(what, "paused") == 0)
         vmm_client_ask(vm->client, "status", NULL, -1, status_known, vm);
 }
 
@@ -287,13 +311,12 @@ static const struct vmm_client_calls client_calls = { client_ready, client_event
 
 static void try_connect(struct vm *vm)
 {
-    char dir[PATH_MAX], path[PATH_MAX + 16];
-    vm_dir(vm, dir);
-    snprintf(path, sizeof path, "%s/control.sock", dir);
+    char path[PATH_MAX];
+    vm_run_path(vm, "control.sock", path);
     int r = vmm_client_create(vm->daemon->loop, path, &client_calls, vm, &vm->client, NULL);
     if (r == 0)
         return;
-    if (!vm->pid_watch && !lock_held(dir)) {
+    if (!vm->pid_watch && !vm_lock_held(vm)) {
         process_gone(vm);
         return;
     }
@@ -329,68 +352,71 @@ static void restart_later(struct vm *vm, json_t *take_patch)
     timer_set(vm, TIMER_RESTART, vm->backoff_ms);
 }
 
-static void process_gone(struct vm *vm)
+static void process_forget(struct vm *vm)
 {
-    json_t *record = exit_record(vm);
-    int status = (int)json_integer_value(json_object_get(record, "status"));
-    const char *reason = json_string_value(json_object_get(record, "reason"));
-    bool was_starting = vm->real == STARTING,
-         wanted_up = strcmp(vm_wanted(vm), "running") == 0 || strcmp(vm_wanted(vm), "paused") == 0;
-    char why[400];
-    snprintf(why, sizeof why, "%s", reason ? reason : "no reason is known");
     client_drop(vm);
     pid_forget(vm);
+    json_decref(TAKE(vm->config));
     vm->real = GONE;
     vm->paused = false;
     timer_set(vm, TIMER_NONE, 0);
+}
+
+/* The rest of process_gone, when nothing begins again. */
+static void settle(struct vm *vm, json_t *take_patch, int status, const char *why)
+{
+    const char *wanted = vm_wanted(vm);
+    bool up = strcmp(wanted, "running") == 0 || strcmp(wanted, "paused") == 0,
+         saving = strcmp(wanted, "saved") == 0;
+    bool saved = vm_saved_size(vm) >= 0 && (up || saving);
+    bool failed = !saved && (saving || (up && status != EXIT_POWERED_OFF && status != EXIT_QUIT));
+    const char *state = saved ? "saved" : failed && up ? "failed" : "stopped";
+    json_object_set_new(take_patch, "state", json_string(state));
+    json_object_set_new(take_patch, "error", failed ? json_string(why) : json_null());
+    if (up || saving)
+        json_object_set_new(take_patch, "wanted", json_string(saved ? "saved" : "stopped"));
+    if (!saved)
+        vm_saved_forget(vm);
+    bool deleting = strcmp(wanted, "deleted") == 0;
+    json_t *more = failed && saving ? job_error("save-failed", why, NULL)
+                   : failed         ? job_error("ended", why, NULL)
+                   : saved
+                       ? json_pack("{s:{s:I}}", "result", "bytes", (json_int_t)vm_saved_size(vm))
+                       : NULL;
+    vm_tell(vm, take_patch, deleting ? NULL : failed ? "failed" : "done", more);
+    if (deleting)
+        vm_drive(vm);
+}
+
+static void process_gone(struct vm *vm)
+{
+    bool was_starting = vm->real == STARTING,
+         wanted_up = strcmp(vm_wanted(vm), "running") == 0 || strcmp(vm_wanted(vm), "paused") == 0;
+    json_t *record = vm_exit_record(vm, was_starting);
+    int status = (int)json_integer_value(json_object_get(record, "status"));
+    const char *reason = json_string_value(json_object_get(record, "reason"));
+    char why[400];
+    snprintf(why, sizeof why, "%s", reason ? reason : "no reason is known");
+    process_forget(vm);
     vm_event(vm, "vm.ended", json_pack("{s:i, s:s}", "status", status, "reason", why));
-    json_t *patch = json_pack("{s:o, s:n, s:n}", "exit", record, "pid", "running_engine");
+    json_t *patch =
+        json_pack("{s:o, s:n, s:n, s:n}", "exit", record, "pid", "running_engine", "vnc");
     if (!vm_object(vm)) {
         json_decref(patch);
-        return;
-    }
-    if (vm->restart) {
+    } else if (vm->restart) {
         json_object_set_new(patch, "wanted", json_string("running"));
         json_object_set_new(patch, "state", json_string("starting"));
         vm->restart = false;
         vm_tell(vm, patch, NULL, NULL);
         vm_start(vm);
-        return;
-    }
-    if (was_starting && wanted_up && vm->job[0]) {
+    } else if (was_starting && wanted_up && vm->job[0]) {
         vm_tell(vm, patch, NULL, NULL);
         start_failed(vm, why);
-        return;
-    }
-    if (restart_wanted(vm, status)) {
+    } else if (restart_wanted(vm, status) && status != EXIT_SAVED) {
         restart_later(vm, patch);
-        return;
+    } else {
+        settle(vm, patch, status, why);
     }
-    bool failed = wanted_up && status != 0 && status != 7 && status != 8;
-    json_object_set_new(patch, "state", json_string(failed ? "failed" : "stopped"));
-    json_object_set_new(patch, "error", failed ? json_string(why) : json_null());
-    if (wanted_up)
-        json_object_set_new(patch, "wanted", json_string("stopped"));
-    bool deleting = strcmp(vm_wanted(vm), "deleted") == 0;
-    vm_tell(vm, patch,
-            deleting ? NULL
-            : failed ? "failed"
-                     : "done",
-            failed ? job_error("ended", why, NULL) : NULL);
-    if (deleting)
-        vm_drive(vm);
-}
-
-static void remove_dir(const char *path)
-{
-    DIR *dir = opendir(path);
-    struct dirent *entry;
-    while (dir && (entry = readdir(dir)))
-        if (entry->d_name[0] != '.')
-            unlinkat(dirfd(dir), entry->d_name, 0);
-    if (dir)
-        closedir(dir);
-    rmdir(path);
 }
 
 static void deleted(struct update *u, const struct api_error *error)
@@ -401,9 +427,7 @@ static void deleted(struct update *u, const struct api_error *error)
 
 static void vm_delete(struct vm *vm)
 {
-    char dir[PATH_MAX];
-    vm_dir(vm, dir);
-    remove_dir(dir);
+    vm_dirs_remove(vm);
     struct update *u = update_new(vm, NULL);
     u->delete_vm = true;
     strcpy(u->job, vm->job);
@@ -436,6 +460,7 @@ static void stop_asked(struct vm *vm)
     if (vm->paused)
         vmm_client_ask(vm->client, "resume", NULL, -1, NULL, NULL); /* to hear its power button */
     vmm_client_ask(vm->client, "power-button", NULL, -1, NULL, NULL);
+    vm_stage(vm, "waiting for the guest to shut down", -1);
     timer_set(vm, TIMER_STOP, vm->stop_timeout_s * 1000ull);
 }
 
@@ -453,6 +478,10 @@ void vm_drive(struct vm *vm)
         vmm_client_ask(vm->client, vm->paused ? "resume" : "pause", NULL, -1, NULL, NULL);
     else if (strcmp(wanted, "stopped") == 0 && vm->real == UP)
         vm->stop_timeout_s || vm->restart ? stop_asked(vm) : kill_asked(vm);
+    else if (strcmp(wanted, "saved") == 0 && vm->real == UP)
+        save_asked(vm);
+    else if (strcmp(wanted, "saved") == 0)
+        settle(vm, json_object(), EXIT_KILLED, "the VM ended before it was saved");
     else if (strcmp(wanted, "deleted") == 0)
         vm->real == UP ? kill_asked(vm) : vm_delete(vm);
 }
@@ -482,24 +511,19 @@ void vm_timer(void *arg)
 /* What is real, and then on from there. */
 void vm_adopt(struct vm *vm)
 {
-    char dir[PATH_MAX];
     const char *wanted = vm_wanted(vm), *state = object_text(vm_object(vm), "state");
-    vm_dir(vm, dir);
-    if (lock_held(dir)) {
-        vm->real = STARTING;
-        vm->start_deadline_ns = monotonic_ns() + START_LIMIT_S * 1000000000ull;
-        timer_set(vm, TIMER_CONNECT, 0);
+    if (vm_lock_held(vm)) {
+        vm->config = vm_config_read(vm);
+        await(vm, 0);
         return;
     }
     bool was_up = strcmp(state, "running") == 0 || strcmp(state, "paused") == 0 ||
-                  strcmp(state, "stopping") == 0;
-    if (was_up) { /* it ended while nobody looked */
+                  strcmp(state, "stopping") == 0 || strcmp(state, "saving") == 0;
+    if (was_up) /* it ended while nobody looked */
         process_gone(vm);
-        return;
-    }
-    if (vm->job[0] && strcmp(wanted, "stopped") == 0)
+    else if (vm->job[0] && strcmp(wanted, "stopped") == 0)
         vm_tell(vm, json_pack("{s:s}", "state", "stopped"), "done", NULL);
-    else
+    else if (strcmp(state, "saved") != 0)
         vm_drive(vm);
 }
 
@@ -507,4 +531,5 @@ void vm_release(struct vm *vm)
 {
     client_drop(vm);
     pid_forget(vm);
+    json_decref(TAKE(vm->config));
 }

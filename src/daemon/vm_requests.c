@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 static void asked(struct update *u, const struct api_error *error)
 {
@@ -26,8 +27,11 @@ static void asked(struct update *u, const struct api_error *error)
     bool there = strcmp(wanted, "stopped") == 0   ? vm->real == GONE
                  : strcmp(wanted, "running") == 0 ? vm->real == UP && !vm->paused
                                                   : false;
+    if (there && vm->real == GONE) /* thrown away by a kill */
+        vm_saved_forget(vm);
     if (there) /* nothing to do */
-        vm_tell(vm, json_pack("{s:s}", "state", wanted), "done", NULL);
+        vm_tell(vm, json_pack("{s:s}", "state", wanted), "done",
+                u->vm_new ? json_pack("{s:{s:s}}", "result", "id", vm->id) : NULL);
     else
         vm_drive(vm);
 }
@@ -38,8 +42,9 @@ static void ask(struct http_request *request, struct vm *vm, const char *kind, c
 {
     struct update *u = update_new(vm, take_patch);
     u->vm_new = take_new;
-    u->job_new = job_new(vm, kind, name, u->job);
+    u->job_new = job_new(vm, request, kind, name, u->job);
     u->request = request;
+    u->key = job_key_begin(request);
     u->then = asked;
     strcpy(vm->job, u->job);
     vm->job_kept = false;
@@ -58,26 +63,95 @@ static int name_free(struct daemon *daemon, const char *name, const char *id,
     return -1;
 }
 
+/* ---- network cards' addresses ---- */
+
+static bool mac_used(const json_t *nets, const char *mac, size_t but)
+{
+    for (size_t i = 0; i < json_array_size(nets); i++) {
+        const char *other = json_string_value(json_object_get(json_array_get(nets, i), "mac"));
+        if (i != but && other && strcasecmp(other, mac) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool mac_used_anywhere(struct daemon *daemon, const char *mac)
+{
+    size_t count;
+    struct object **list = objects_list(daemon->objects, "vms", &count);
+    for (size_t i = 0; i < count; i++)
+        if (mac_used(json_object_get(list[i]->json, "nets"), mac, SIZE_MAX))
+            return true;
+    return false;
+}
+
+static void mac_new(struct daemon *daemon, const json_t *nets, char out[MAC_TEXT])
+{
+    uint8_t mac[6];
+    do {
+        if (mac_make(mac, NULL) < 0)
+            abort();
+        mac_print(mac, out);
+    } while (mac_used(nets, out, SIZE_MAX) || mac_used_anywhere(daemon, out));
+}
+
+/* Cards without an address keep the one that was in their place (`was`, NULL: none), or get one. */
+static int macs_fill(struct daemon *daemon, json_t *nets, const json_t *was,
+                     struct api_error *error)
+{
+    for (size_t i = 0; i < json_array_size(nets); i++) {
+        json_t *net = json_array_get(nets, i);
+        const char *mac = json_string_value(json_object_get(net, "mac"));
+        const char *old = json_string_value(json_object_get(json_array_get(was, i), "mac"));
+        char field[32], made[MAC_TEXT];
+        snprintf(field, sizeof field, "nets[%zu].mac", i);
+        if (mac && mac_used(nets, mac, i))
+            return api_fail(error, 422, "invalid", field, "another card has the address %s, too",
+                            mac);
+        if (mac)
+            continue;
+        if (!old || mac_used(nets, old, i)) {
+            mac_new(daemon, nets, made);
+            old = made;
+        }
+        json_object_set_new(net, "mac", json_string(old));
+    }
+    return 0;
+}
+
+/* ---- create, change, delete ---- */
+
+/* ?dry_run=true: what it would be. */
+static bool dry_run(const struct http_request *request)
+{
+    const char *text = http_query(request, "dry_run");
+    return text && strcmp(text, "true") == 0;
+}
+
 void vms_create(struct daemon *daemon, struct http_request *request, json_t *take_json)
 {
+    AUTO(json_decref) json_t *json = take_json;
+    const char *name = json_string_value(json_object_get(json, "name"));
     struct api_error error = { 0 };
-    char id[UUID_TEXT];
+    char id[UUID_TEXT], user[64];
     object_new_id(id);
-    if (name_free(daemon, json_string_value(json_object_get(take_json, "name")), NULL, &error) <
-        0) {
-        json_decref(take_json);
+    request_user(request, user, sizeof user);
+    if (name_free(daemon, name, NULL, &error) < 0 ||
+        macs_fill(daemon, json_object_get(json, "nets"), NULL, &error) < 0) {
         reply_error(request, &error);
         return;
     }
-    json_object_set_new(take_json, "id", json_string(id));
-    json_object_set_new(take_json, "state", json_string("creating"));
-    json_object_set_new(take_json, "wanted", json_string("stopped"));
-    json_object_set_new(take_json, "created", json_real(time_now()));
-    char console[PATH_MAX + 80];
-    snprintf(console, sizeof console, "%s/vms/%s/serial.sock", daemon->run_dir, id);
-    json_object_set_new(take_json, "console", json_string(console));
-    ask(request, vm_new(daemon, id), "vm.create",
-        json_string_value(json_object_get(take_json, "name")), NULL, take_json);
+    json_object_set_new(json, "id", json_string(id));
+    json_object_set_new(json, "owner", json_string(user));
+    json_object_set_new(json, "state", json_string("creating"));
+    json_object_set_new(json, "wanted", json_string("stopped"));
+    json_object_set_new(json, "created", json_real(time_now()));
+    json_object_set_new(json, "console",
+                        json_sprintf("%s/vms/%s/serial.sock", daemon->run_dir, id));
+    if (dry_run(request))
+        http_reply_json(request, 200, TAKE(json));
+    else
+        ask(request, vm_new(daemon, id), "vm.create", name, NULL, TAKE(json));
 }
 
 struct patching {
@@ -101,11 +175,13 @@ static void patched_done(void *arg, struct object *object, const struct api_erro
 }
 
 void vms_patch(struct daemon *daemon, struct http_request *request, struct object *object,
-               json_t *take_json, uint64_t expect)
+               json_t *take_json, bool live, uint64_t expect)
 {
     struct api_error error = { 0 };
     const char *name = json_string_value(json_object_get(take_json, "name"));
-    if (name_free(daemon, name, object->id, &error) < 0) {
+    if (name_free(daemon, name, object->id, &error) < 0 ||
+        macs_fill(daemon, json_object_get(take_json, "nets"), json_object_get(object->json, "nets"),
+                  &error) < 0) {
         json_decref(take_json);
         reply_error(request, &error);
         return;
@@ -114,11 +190,27 @@ void vms_patch(struct daemon *daemon, struct http_request *request, struct objec
     if (!patching)
         abort();
     *patching = (struct patching){ daemon, request };
+    if (!live && strcmp(object_text(object, "state"), "saved") == 0) {
+        api_fail(&error, 409, "saved", "", "the VM is saved, and goes on as it was");
+        api_hint(&error, "start it first, or kill it to throw the saved state away");
+        json_decref(take_json);
+        reply_error(request, &error);
+        return;
+    }
     json_object_del(take_json, "revision");
     const struct objects_change change = {
         .kind = "vms", .id = object->id, .take_json = take_json, .expect = expect
     };
     objects_change(daemon->objects, &change, 1, patched_done, patching);
+}
+
+static int need_up(const struct vm *vm, struct api_error *error)
+{
+    if (vm->real == UP && vm->client)
+        return 0;
+    api_fail(error, 409, "not-running", "", "the VM does not run");
+    api_hint(error, "start it first");
+    return -1;
 }
 
 static int busy(const struct vm *vm, struct api_error *error)
@@ -173,15 +265,6 @@ static const struct {
     { "send-keys", "send-keys" },
 };
 
-static int need_up(const struct vm *vm, struct api_error *error)
-{
-    if (vm->real == UP && vm->client)
-        return 0;
-    api_fail(error, 409, "not-running", "", "the VM does not run");
-    api_hint(error, "start it first");
-    return -1;
-}
-
 static void pause_kept(struct update *u, const struct api_error *error)
 {
     u->vm->asked_to_pause = false;
@@ -225,19 +308,38 @@ static void want(struct vm *vm, const char *wanted)
 /* Lifecycle: which action may begin when, and what it makes the VM want. */
 static const struct move {
     const char *action, *wanted, *state, *job;
+    enum { ANY, ONLY_UP, ONLY_SAVED, NOT_SAVED } when;
 } moves[] = {
-    { "start", "running", "starting", "vm.start" },
-    { "stop", "stopped", "stopping", "vm.stop" },
-    { "kill", "stopped", "stopping", "vm.kill" },
-    { "restart", "stopped", "stopping", "vm.restart" },
+    { "start", "running", "starting", "vm.start", ANY },
+    { "stop", "stopped", "stopping", "vm.stop", NOT_SAVED },
+    { "kill", "stopped", "stopping", "vm.kill", ANY },
+    { "restart", "stopped", "stopping", "vm.restart", NOT_SAVED },
+    { "save", "saved", "saving", "vm.save", ONLY_UP },
+    { "restore", "running", "starting", "vm.restore", ONLY_SAVED },
 };
+
+static int move_allowed(const struct move *move, const struct vm *vm, const struct object *object,
+                        struct api_error *error)
+{
+    bool saved = strcmp(object_text(object, "state"), "saved") == 0;
+    if (move->when == ONLY_UP)
+        return need_up(vm, error);
+    if (move->when == ONLY_SAVED && !saved)
+        return api_fail(error, 409, "not-saved", "", "the VM has no saved state");
+    if (move->when == NOT_SAVED && saved) {
+        api_fail(error, 409, "saved", "", "the VM is saved");
+        api_hint(error, "start goes on from there; kill throws the saved state away");
+        return -1;
+    }
+    return 0;
+}
 
 static void move_begin(struct daemon *daemon, struct http_request *request, struct vm *vm,
                        struct object *object, const struct move *move, const json_t *args)
 {
     bool kill_it = strcmp(move->action, "kill") == 0;
     struct api_error error = { 0 };
-    if (!kill_it && busy(vm, &error) < 0) {
+    if ((!kill_it && busy(vm, &error) < 0) || move_allowed(move, vm, object, &error) < 0) {
         reply_error(request, &error);
         return;
     }
@@ -249,7 +351,7 @@ static void move_begin(struct daemon *daemon, struct http_request *request, stru
     }
     vm->restart = strcmp(move->action, "restart") == 0 && vm->real != GONE;
     vm->stop_timeout_s = (unsigned)json_integer_value(json_object_get(args, "timeout"));
-    vm->asked_to_stop = vm->asked_to_pause = false;
+    vm->asked_to_stop = vm->asked_to_pause = vm->asked_to_save = false;
     vm->killing = false;
     vm->backoff_ms = 0;
     if (vm->real == GONE)
@@ -277,11 +379,12 @@ void vms_action(struct daemon *daemon, struct http_request *request, struct obje
             move_begin(daemon, request, vm, object, &moves[i], args);
             return;
         }
-    if (need_up(vm, &error) < 0) {
+    bool pauses = strcmp(action, "pause") == 0 || strcmp(action, "resume") == 0;
+    if (need_up(vm, &error) < 0 || (pauses && busy(vm, &error) < 0)) {
         reply_error(request, &error);
         return;
     }
-    if (strcmp(action, "pause") == 0 || strcmp(action, "resume") == 0) {
+    if (pauses) {
         struct pausing *p = calloc(1, sizeof *p);
         if (!p)
             abort();
@@ -300,4 +403,48 @@ void vms_action(struct daemon *daemon, struct http_request *request, struct obje
         }
     api_fail(&error, 501, "not-there", "", "the action '%s' is not there yet", action);
     reply_error(request, &error);
+}
+
+/* ---- giving up a job ---- */
+
+/* A VM that was going on from its saved state goes back there, and is saved again if it runs. */
+static void start_cancel(struct vm *vm)
+{
+    bool saved = vm_saved_size(vm) >= 0 || vm_saved_used(vm);
+    const char *wanted = saved ? "saved" : "stopped";
+    vm->stop_timeout_s = 0; /* as soon as it answers */
+    vm->restart = false;
+    if (vm->real == GONE)
+        timer_set(vm, TIMER_NONE, 0);
+    vm_tell(vm,
+            json_pack("{s:s, s:s}", "wanted", wanted, "state",
+                      vm->real == GONE ? wanted
+                      : saved          ? "saving"
+                                       : "stopping"),
+            "cancelled", NULL);
+}
+
+static void stop_cancel(struct vm *vm)
+{
+    timer_set(vm, TIMER_NONE, 0);
+    vm->asked_to_stop = vm->restart = false;
+    const char *state = vm->paused ? "paused" : "running";
+    vm_tell(vm, json_pack("{s:s, s:s}", "wanted", state, "state", state), "cancelled", NULL);
+}
+
+void vm_job_cancel(struct daemon *daemon, struct object *job, struct api_error *error)
+{
+    const char *object = object_text(job, "object"), *kind = object_text(job, "kind");
+    struct vm *vm = vm_of(daemon, object + strlen("vms/"));
+    bool starts = strcmp(kind, "vm.start") == 0 || strcmp(kind, "vm.restore") == 0;
+    bool stops = strcmp(kind, "vm.stop") == 0 || strcmp(kind, "vm.restart") == 0;
+    if (strcmp(vm->job, job->id) != 0 || !vm->job_kept)
+        api_fail(error, 409, "ended", "", "the job is over");
+    else if (starts || (stops && vm->real != UP))
+        start_cancel(vm);
+    else if (stops && !vm->killing)
+        stop_cancel(vm);
+    else
+        api_fail(error, 409, "too-late", "", "a job %s cannot be cancelled%s", kind,
+                 stops ? " once the VM is being killed" : "");
 }

@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t last_job;
-
 static void update_try(struct update *u);
 
 void update_free(struct update *u)
@@ -17,6 +15,7 @@ void update_free(struct update *u)
     json_decref(u->job_patch);
     json_decref(u->vm_new);
     json_decref(u->job_new);
+    job_key_end(u->key);
     free(u);
 }
 
@@ -113,49 +112,37 @@ void update_queue(struct update *u)
         update_try(u);
 }
 
-void vm_tell(struct vm *vm, json_t *take_patch, const char *job_state, json_t *take_error)
+void vm_tell(struct vm *vm, json_t *take_patch, const char *job_state, json_t *take_more)
 {
     struct update *u = update_new(vm, take_patch);
     if (vm->job[0] && vm->job_kept && job_state) {
         strcpy(u->job, vm->job);
         u->job_patch =
             json_pack("{s:s, s:f, s:n}", "state", job_state, "ended", time_now(), "stage");
-        if (take_error)
-            json_object_set_new(u->job_patch, "error", take_error);
+        if (take_more)
+            json_object_update(u->job_patch, take_more);
         if (strcmp(job_state, "done") == 0)
             json_object_set_new(u->job_patch, "progress", json_integer(100));
         vm->job[0] = 0;
-    } else {
-        json_decref(take_error);
     }
+    json_decref(take_more);
     update_queue(u);
 }
 
-json_t *job_error(const char *code, const char *message, const char *hint)
+void vm_stage(struct vm *vm, const char *stage, int progress)
 {
-    json_t *error = json_pack("{s:s, s:s}", "code", code, "message", message);
-    if (hint)
-        json_object_set_new(error, "hint", json_string(hint));
-    return error;
+    if (!vm->job[0] || !vm->job_kept)
+        return;
+    struct update *u = update_new(vm, NULL);
+    strcpy(u->job, vm->job);
+    u->job_patch = json_pack("{s:s}", "stage", stage);
+    if (progress >= 0)
+        json_object_set_new(u->job_patch, "progress", json_integer(progress));
+    update_queue(u);
 }
 
 void vm_event(struct vm *vm, const char *kind, json_t *take_detail)
 {
     struct object *object = vm_object(vm);
     event_add(kind, "vms", vm->id, object ? object_text(object, "name") : "", take_detail);
-}
-
-json_t *job_new(struct vm *vm, const char *kind, const char *name, char id[24])
-{
-    char object[64];
-    snprintf(id, 24, "%llu", (unsigned long long)++last_job);
-    snprintf(object, sizeof object, "vms/%s", vm->id);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:f}", "id", id, "kind", kind, "object", object,
-                     "name", name, "state", "running", "created", time_now());
-}
-
-void job_seen(const char *id)
-{
-    uint64_t number = strtoull(id, NULL, 10);
-    last_job = number > last_job ? number : last_job;
 }

@@ -138,9 +138,12 @@ int vms_start(struct daemon *daemon, struct err *err)
 {
     size_t count, jobs;
     char dir[PATH_MAX + 8];
-    snprintf(dir, sizeof dir, "%s/vms", daemon->run_dir);
-    if (mkdir(dir, 0700) < 0 && errno != EEXIST)
-        return err_errno(err, errno, "cannot make %s", dir);
+    const char *const parents[] = { daemon->run_dir, daemon->state_dir };
+    for (unsigned i = 0; i < 2; i++) {
+        snprintf(dir, sizeof dir, "%s/vms", parents[i]);
+        if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+            return err_errno(err, errno, "cannot make %s", dir);
+    }
     struct object **list = objects_list(daemon->objects, "jobs", &jobs);
     for (size_t i = 0; i < jobs; i++)
         job_adopt(daemon, list[i]);

@@ -5,6 +5,8 @@
  *   vms.c          all of them: start and end of the daemon
  *   vm_requests.c  what clients ask for
  *   vm_process.c   a VM's process, and the next step towards what was asked
+ *   vm_files.c     its directories
+ *   vm_config.c    its configuration, in the words of its process
  *   vm_updates.c   keeping what changed
  */
 #ifndef DAEMON_VMS_H
@@ -19,17 +21,18 @@ struct vm {
     struct daemon *daemon;
     char id[40];
     enum real real;
-    bool paused; /* UP: by its own word */
+    bool paused;    /* UP: by its own word */
+    json_t *config; /* of the process, as it is now; NULL: GONE */
     pid_t pid;
     int pid_fd; /* -1: none */
     struct loop_watch *pid_watch;
     struct vmm_client *client;
     struct loop_timer *timer; /* connecting, or a stop's deadline, or a restart's back-off */
     enum { TIMER_NONE, TIMER_CONNECT, TIMER_STOP, TIMER_KILL, TIMER_RESTART } timing;
-    uint64_t start_deadline_ns, up_since_ns;
+    uint64_t start_deadline_ns, up_since_ns, told_ns;
     unsigned backoff_ms;
     unsigned stop_timeout_s;
-    bool asked_to_stop, asked_to_pause;
+    bool asked_to_stop, asked_to_pause, asked_to_save;
     bool killing;  /* the deadline is over, or kill was asked for */
     bool restart;  /* stop first, then start */
     char job[24];  /* id of the job under way; "": none */
@@ -51,6 +54,7 @@ struct update {
     bool delete_vm;
     void (*then)(struct update *update, const struct api_error *error);
     struct http_request *request; /* answered by `then` */
+    struct job_key *key;          /* the request's; NULL: none */
 };
 
 /* ---- vms.c ---- */
@@ -66,17 +70,63 @@ const char *vm_wanted(const struct vm *vm);    /* "deleted" when it is gone */
 struct update *update_new(struct vm *vm, json_t *take_patch);
 void update_queue(struct update *u); /* takes it */
 void update_free(struct update *u);
-/* What is now, and what became of the job if that is its end (job_state; NULL: it goes on). */
-void vm_tell(struct vm *vm, json_t *take_patch, const char *job_state, json_t *take_error);
+/* What is now, and what became of the job if that is its end (job_state; NULL: it goes on). more:
+ * members of the job, like job_error() or {"result": ...}; may be NULL. */
+void vm_tell(struct vm *vm, json_t *take_patch, const char *job_state, json_t *take_more);
+/* What the job does now; progress in percent, -1: unknown. */
+void vm_stage(struct vm *vm, const char *stage, int progress);
+void vm_event(struct vm *vm, const char *kind, json_t *take_detail);
+
+/* ---- jobs.c ---- */
+
 json_t *job_error(const char *code, const char *message, const char *hint);
 /* A new job's object; its number becomes *id. */
-json_t *job_new(struct vm *vm, const char *kind, const char *name, char id[24]);
+json_t *job_new(struct vm *vm, struct http_request *request, const char *kind, const char *name,
+                char id[24]);
 void job_seen(const char *id); /* numbers go on behind it */
-void vm_event(struct vm *vm, const char *kind, json_t *take_detail);
+/* The idempotency key of a request whose job is going to be kept, until job_key_end(): meanwhile
+ * no other request with it is taken. NULL: it has none. */
+struct job_key {
+    struct job_key *next;
+    char text[128];
+};
+struct job_key *job_key_begin(struct http_request *request);
+void job_key_end(struct job_key *key);
+
+/* ---- vm_requests.c ---- */
+
+/* Fails where it is too late or cannot be. */
+void vm_job_cancel(struct daemon *daemon, struct object *job, struct api_error *error);
+
+/* ---- vm_files.c ---- */
+
+enum { EXIT_POWERED_OFF = 0, EXIT_QUIT = 7, EXIT_SAVED = 8, EXIT_KILLED = 255 };
+
+/* A file in its run or its state directory, or with "" that directory. */
+void vm_run_path(const struct vm *vm, const char *name, char out[PATH_MAX]);
+void vm_state_path(const struct vm *vm, const char *name, char out[PATH_MAX]);
+int vm_dirs_make(const struct vm *vm, struct err *err);
+void vm_dirs_remove(const struct vm *vm); /* with all that is in them */
+bool vm_lock_held(const struct vm *vm);   /* does a process hold the run directory? */
+/* starting: what it last said stands for a record that it did not leave. */
+json_t *vm_exit_record(const struct vm *vm, bool starting);
+void vm_exit_forget(const struct vm *vm);
+int vm_config_write(const struct vm *vm, const char *name, const json_t *config, struct err *err);
+json_t *vm_config_read(const struct vm *vm); /* NULL: there is none */
+/* Before its process is asked to save: keeps the configuration that its restoring will need. */
+int vm_saved_prepare(const struct vm *vm, struct err *err);
+json_t *vm_saved_config(const struct vm *vm); /* NULL: there is no saved state */
+int64_t vm_saved_size(const struct vm *vm);   /* -1: there is none */
+bool vm_saved_used(const struct vm *vm);      /* one went on, and is not forgotten yet */
+void vm_saved_forget(const struct vm *vm);
+
+/* ---- vm_config.c ---- */
+
+/* The configuration for bedplate-vmm out of the VM's object. */
+json_t *vm_config(const struct vm *vm);
 
 /* ---- vm_process.c ---- */
 
-void vm_dir(const struct vm *vm, char out[PATH_MAX]); /* its run directory */
 /* Takes the next step from what is to what is wanted. Call it whenever either may have changed. */
 void vm_drive(struct vm *vm);
 /* For a daemon that starts: finds the process, or what became of it, and goes on from there. */

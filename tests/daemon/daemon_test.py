@@ -9,8 +9,10 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -129,6 +131,17 @@ class Daemon:
         s.settimeout(LIMIT)
         s.connect(self.vm(name)["console"])
         return s
+
+    def guest(self, name, letter, pattern):
+        """Types a letter and waits for an answer."""
+        with self.console(name) as console:
+            console.sendall(letter)
+            heard = b""
+            while not (found := re.search(pattern, heard.replace(b"\r", b""))):
+                more = console.recv(1000)
+                check(more, f"the console ended: {heard}")
+                heard += more
+            return found.group(1).decode()
 
     def cli(self, *words, status=0):
         result = subprocess.run([os.path.join(ARGS.build, "src/cli/bedplate"), *words], env=self.env, capture_output=True,
@@ -351,6 +364,206 @@ def cli(folder):
                     os.kill(int(pid), signal.SIGKILL)
         for pid in d.processes():
             os.kill(pid, signal.SIGKILL)
+
+
+@case
+def promises(folder):
+    """What the reference says of a VM's fields and of jobs."""
+    with Daemon(folder) as d:
+        # The guest sees the id; a card's address is made once and kept.
+        d.create("a", nets=[{"backend": "user"}, {"backend": "user", "mac": "52:54:00:00:00:01"}])
+        vm = d.vm("a")
+        macs = [net["mac"] for net in vm["nets"]]
+        check(macs[0].startswith("52:54:00:") and macs[1] == "52:54:00:00:00:01", macs)
+        d.ok("PATCH", "/v1/vms/a", {"nets": [{"backend": "user", "model": "e1000e"}, {"backend": "user", "mac": "52:54:00:00:00:02"}]})
+        equal([net["mac"] for net in d.vm("a")["nets"]], [macs[0], "52:54:00:00:00:02"], "after the change")
+        d.refused("PATCH", "/v1/vms/a", 422, "another card", {"nets": [{"backend": "user", "mac": "52:54:00:00:00:0a"}] * 2},
+                  field="nets[0].mac")
+        d.refused("PATCH", "/v1/vms/a", 422, "multicast", {"nets": [{"backend": "user", "mac": "01:00:00:00:00:0a"}]}, field="nets[0].mac")
+        d.ok("PATCH", "/v1/vms/a", {"nets": []})
+        d.done("a", "start")
+        fields = bytes.fromhex(vm["id"].replace("-", ""))
+        equal(d.guest("a", b"u", rb"(?m)^([0-9a-f]{32})$"), (fields[3::-1] + fields[5:3:-1] + fields[7:5:-1] + fields[8:]).hex(), "the guest's UUID")
+        check("vnc" not in d.vm("a"), "there is no screen")
+        d.done("a", "kill")
+        # The screen's socket is told while there is one.
+        d.ok("PATCH", "/v1/vms/a", {"display": True})
+        d.done("a", "start")
+        screen = socket.socket(socket.AF_UNIX)
+        screen.connect(d.vm("a")["vnc"])
+        equal(screen.recv(4), b"RFB ")
+        screen.close()
+        d.done("a", "kill")
+        check("vnc" not in d.vm("a"), "the screen's socket is told after the end")
+        # Variables of the firmware are kept, and go with the VM.
+        kept = os.path.join(folder, "s/bedplate/vms", vm["id"])
+        if os.path.exists("/usr/share/OVMF/OVMF_VARS_4M.fd"):
+            d.create("uefi", kernel=None, firmware="uefi")
+            d.done("uefi", "start")
+            variables = os.path.join(folder, "s/bedplate/vms", d.vm("uefi")["id"], "uefi-vars")
+            check(os.path.getsize(variables) > 0, "variables")
+            d.done("uefi", "kill")
+            check(os.path.exists(variables), "variables are gone at the end")
+            equal(d.job(d.ok("DELETE", "/v1/vms/uefi"))["state"], "done")
+            check(not os.path.exists(os.path.dirname(variables)), "variables are left")
+        # Jobs: who asked, what came of it.
+        job = d.job(d.ok("POST", "/v1/vms", {"name": "b", "memory": "32M", "kernel": ARGS.guest, "nets": []}))
+        equal((job["user"], job["result"]), (d.vm("b")["owner"], {"id": d.vm("b")["id"]}))
+        # What it would be, without making it.
+        planned = d.ok("POST", "/v1/vms?dry_run=true", {"name": "c", "memory": "1G"})
+        equal((planned["memory"], planned["cpus"], len(planned["nets"][0]["mac"])), (1 << 30, 1, 17))
+        d.refused("POST", "/v1/vms?dry_run=true", 409, "there is a VM", {"name": "b"})
+        d.refused("GET", "/v1/vms/c", 404, "no vm")
+        equal(d.job(d.ok("DELETE", "/v1/vms/a"))["state"], "done")
+        check(not os.path.exists(kept), "the state directory is left")
+
+
+@case
+def repeats(folder):
+    """A request that is repeated with its key, before and after the daemon was killed, happens once."""
+    with Daemon(folder) as d:
+        body = {"name": "a", "memory": "32M", "kernel": ARGS.guest, "engine": "soft", "nets": []}
+        job = d.job(d.ok("POST", "/v1/vms", body, Idempotency_Key="one"))
+        equal(d.ok("POST", "/v1/vms", body, Idempotency_Key="one")["id"], job["id"], "the same job")
+        d.refused("POST", "/v1/vms", 422, "another request", {**body, "name": "b"}, Idempotency_Key="one")
+        d.refused("POST", "/v1/vms", 400, "1 to 127", body, Idempotency_Key="x" * 200)
+        d.refused("POST", "/v1/vms/a/reset", 400, "answer with a job", Idempotency_Key="two")
+        started = d.job(d.ok("POST", "/v1/vms/a/start", Idempotency_Key="start"))
+        d.done("a", "kill")
+        d.kill()
+        d.start()
+        equal(d.ok("POST", "/v1/vms/a/start", Idempotency_Key="start")["id"], started["id"])
+        equal(d.vm("a")["state"], "stopped", "it was started twice")
+        gone = d.job(d.ok("DELETE", "/v1/vms/a", Idempotency_Key="delete"))
+        equal(d.ok("DELETE", "/v1/vms/a", Idempotency_Key="delete")["id"], gone["id"], "after it is gone")
+        # Of several at once one begins.
+        body["name"] = "b"
+        answers = []
+        threads = [threading.Thread(target=lambda: answers.append(d.call("POST", "/v1/vms", body, Idempotency_Key="three"))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        check({status for status, _ in answers} <= {202, 409}, answers)
+        equal(len({answer["id"] for status, answer in answers if status == 202}), 1, answers)
+        equal(len(d.ok("GET", "/v1/jobs?kind=vm.create")["items"]), 2)
+        # Old jobs go: by age, and the oldest of too many.
+        for _ in range(1100):
+            d.ok("POST", "/v1/vms/b/stop")
+        jobs = d.ok("GET", "/v1/jobs?limit=10000")["items"]
+        equal([int(j["id"]) for j in jobs], sorted(int(j["id"]) for j in jobs), "in order")
+        page = d.ok("GET", "/v1/jobs?limit=10&after=99")
+        equal([int(j["id"]) for j in page["items"]], list(range(100, 110)), "a page")
+        last = int(jobs[-1]["id"])
+        d.kill()
+        store = sqlite3.connect(os.path.join(folder, "s/bedplate/store"))
+        key = f"/jobs/{last - 5}"
+        old = json.loads(store.execute("SELECT value FROM kv WHERE key = ?", (key,)).fetchone()[0])
+        store.execute("UPDATE kv SET value = ? WHERE key = ?", (json.dumps({**old, "ended": time.time() - 8 * 86400}), key))
+        store.commit()
+        store.close()
+        d.start()
+        deadline = time.monotonic() + LIMIT
+        while len(jobs) > 1000:
+            check(time.monotonic() < deadline, f"{len(jobs)} jobs are kept")
+            time.sleep(0.05)
+            jobs = d.ok("GET", "/v1/jobs?limit=10000")["items"]
+        ids = [int(j["id"]) for j in jobs]
+        check(len(ids) in (999, 1000) and last in ids and last - 5 not in ids and 1 not in ids, f"{len(ids)} {ids[:3]} {ids[-8:]}")
+
+
+@case
+def saving(folder):
+    with Daemon(folder) as d:
+        d.create("a", restart="always")
+        d.refused("POST", "/v1/vms/a/save", 409, "does not run")
+        d.refused("POST", "/v1/vms/a/restore", 409, "no saved state")
+        d.done("a", "start")
+
+        def count():
+            return d.guest("a", b"i", rb"(?m)^([0-9a-f]{8})$")
+        equal(count(), "00000001")
+        job = d.act("a", "save")
+        equal(job["state"], "done", job)
+        check(job["result"]["bytes"] > 4096, job)
+        vm = d.vm("a")
+        equal((vm["state"], vm["wanted"], vm["exit"]["name"], d.processes()), ("saved", "saved", "saved", []))
+        for action in ("stop", "restart"):
+            d.refused("POST", f"/v1/vms/a/{action}", 409, "kill throws the saved state away")
+        d.refused("PATCH", "/v1/vms/a", 409, "the VM is saved", {"cpus": 2})
+        d.ok("PATCH", "/v1/vms/a", {"description": "live"})
+        # Not even a daemon that is killed at this moment loses it.
+        for action in ("restore", "start"):
+            d.kill()
+            d.start()
+            equal(d.vm("a")["state"], "saved")
+            d.done("a", action)
+            number = int(count(), 16)
+            d.done("a", "save")
+        equal(number, 3, "it went on from where it was")
+        # A state that cannot be loaded stays, and says why.
+        saved = os.path.join(folder, "s/bedplate/vms", vm["id"], "saved")
+        with open(saved, "r+b") as file:
+            file.seek(100)
+            byte = file.read(1)
+            file.seek(100)
+            file.write(bytes([byte[0] ^ 1]))
+        job = d.act("a", "start")
+        equal((job["state"], d.vm("a")["state"]), ("failed", "saved"), job)
+        with open(saved, "r+b") as file:
+            file.seek(100)
+            file.write(byte)
+        d.done("a", "start")
+        equal(int(count(), 16), 4)
+        check(not os.path.exists(saved), "a state that was used is left")
+        d.done("a", "save")
+        d.done("a", "kill")
+        equal((d.vm("a")["state"], os.path.exists(saved)), ("stopped", False))
+        d.done("a", "start")
+        equal(int(count(), 16), 1, "it began anew")
+        d.ok("POST", "/v1/vms/a/pause")
+        d.done("a", "save")
+        equal(d.job(d.ok("DELETE", "/v1/vms/a"))["state"], "done")
+        check(not os.path.exists(os.path.dirname(saved)), "the saved state is left")
+
+
+@case
+def cancels(folder):
+    with Daemon(folder) as d:
+        d.create("a")
+        d.done("a", "start")
+        job = d.ok("POST", "/v1/vms/a/stop", {"timeout": 600})
+        deadline = time.monotonic() + LIMIT
+        while d.ok("GET", "/v1/jobs/" + job["id"]).get("stage") != "waiting for the guest to shut down":
+            check(time.monotonic() < deadline, "no stage")
+            time.sleep(0.02)
+        d.refused("POST", "/v1/vms/a/pause", 409, "under way")
+        d.ok("POST", f"/v1/jobs/{job['id']}/cancel")
+        equal((d.job(job)["state"], d.vm("a")["state"], d.vm("a")["wanted"]), ("cancelled", "running", "running"))
+        d.refused("POST", f"/v1/jobs/{job['id']}/cancel", 409, "over")
+        d.refused("POST", f"/v1/jobs/{job['id']}/fly", 404, "no action")
+        job = d.ok("POST", "/v1/vms/a/restart", {"timeout": 600})
+        d.kill()
+        d.start()
+        d.ok("POST", f"/v1/jobs/{job['id']}/cancel")
+        d.becomes("a", "running")
+        d.done("a", "stop", {"timeout": 0})
+        # A start that hangs: its kernel is a pipe that nobody writes.
+        fifo = os.path.join(folder, "fifo")
+        os.mkfifo(fifo)
+        d.ok("PATCH", "/v1/vms/a", {"kernel": fifo})
+        job = d.act("a", "start")
+        equal(job["state"], "failed", job)
+        d.ok("PATCH", "/v1/vms/a", {"kernel": ARGS.guest})
+        job = d.ok("POST", "/v1/vms/a/start")
+        status, answer = d.call("POST", f"/v1/jobs/{job['id']}/cancel")
+        state = d.job(job)["state"]
+        check((status, state) in ((204, "cancelled"), (409, "done")), f"{status} {answer} {state}")
+        if status == 204:
+            d.becomes("a", "stopped")
+        else:
+            d.done("a", "kill")
+        equal(d.processes(), [])
 
 
 def crash(folder, count, rounds, seconds):

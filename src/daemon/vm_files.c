@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A VM's directories.
+ *
+ *   RUN/vms/ID     lock, control.sock, exit.json, log: of its process, see docs/exit-status.md
+ *                  start.json   the configuration that its process was started with
+ *                  config.json  the one that it has now: some things change while it runs
+ *                  stderr       what it said before it had a log
+ *   STATE/vms/ID   uefi-vars    UEFI variables
+ *                  saved        the VM's saved state, and saved.json, the configuration it needs;
+ *                  saved.used   until the VM that went on from it is known to run
+ */
+#include "base/text.h"
+#include "daemon/vms.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { NOTES_MAX = 64 << 10 };
+
+static void path_make(const char *dir, const struct vm *vm, const char *name, char out[PATH_MAX])
+{
+    if (snprintf(out, PATH_MAX, "%s/vms/%s%s%s", dir, vm->id, *name ? "/" : "", name) >= PATH_MAX)
+        abort(); /* both directories' lengths were checked at start */
+}
+
+void vm_run_path(const struct vm *vm, const char *name, char out[PATH_MAX])
+{
+    path_make(vm->daemon->run_dir, vm, name, out);
+}
+
+void vm_state_path(const struct vm *vm, const char *name, char out[PATH_MAX])
+{
+    path_make(vm->daemon->state_dir, vm, name, out);
+}
+
+int vm_dirs_make(const struct vm *vm, struct err *err)
+{
+    char dir[PATH_MAX];
+    vm_run_path(vm, "", dir);
+    if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+        return err_errno(err, errno, "cannot make %s", dir);
+    vm_state_path(vm, "", dir);
+    if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+        return err_errno(err, errno, "cannot make %s", dir);
+    return 0;
+}
+
+static void remove_dir(const char *path)
+{
+    DIR *dir = opendir(path);
+    struct dirent *entry;
+    while (dir && (entry = readdir(dir)))
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            unlinkat(dirfd(dir), entry->d_name, 0);
+    if (dir)
+        closedir(dir);
+    rmdir(path);
+}
+
+void vm_dirs_remove(const struct vm *vm)
+{
+    char dir[PATH_MAX];
+    vm_run_path(vm, "", dir);
+    remove_dir(dir);
+    vm_state_path(vm, "", dir);
+    remove_dir(dir);
+}
+
+bool vm_lock_held(const struct vm *vm)
+{
+    char path[PATH_MAX];
+    vm_run_path(vm, "lock", path);
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return false;
+    bool held = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+    close(fd);
+    return held;
+}
+
+/* ---- how it ended ---- */
+
+/* The last line that it said, for a process that ended before it could leave a record. */
+static void last_words(const struct vm *vm, char *out, size_t len)
+{
+    char path[PATH_MAX];
+    AUTO(buf_fini) struct buf text = { 0 };
+    vm_run_path(vm, "stderr", path);
+    if (file_read(path, NOTES_MAX, &text, NULL) < 0 || !text.len)
+        return;
+    text.data[text.len - 1] = 0; /* its newline */
+    const char *line = strrchr((const char *)text.data, '\n');
+    line = line ? line + 1 : (const char *)text.data;
+    const char *colon = strncmp(line, "bedplate-vmm: ", 14) == 0 ? line + 14 : line;
+    if (*colon)
+        snprintf(out, len, "%s", colon);
+}
+
+static double record_time(const json_t *record)
+{
+    const char *text = json_string_value(json_object_get(record, "time"));
+    struct tm tm = { 0 };
+    return text && strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm) ? (double)timegm(&tm) : time_now();
+}
+
+json_t *vm_exit_record(const struct vm *vm, bool starting)
+{
+    char path[PATH_MAX], why[300] = "its process was killed or crashed";
+    json_t *record = NULL;
+    struct err err;
+    vm_run_path(vm, "exit.json", path);
+    if (json_parse_file(path, &record, &err) < 0 || !json_is_object(record)) {
+        json_decref(record);
+        if (starting)
+            last_words(vm, why, sizeof why);
+        record = json_pack("{s:i, s:s, s:s, s:f}", "status", EXIT_KILLED, "name", "killed",
+                           "reason", why, "time", time_now());
+        return record ? record : json_pack("{s:i, s:s}", "status", EXIT_KILLED, "name", "killed");
+    }
+    json_object_set_new(record, "time", json_real(record_time(record)));
+    return record;
+}
+
+void vm_exit_forget(const struct vm *vm)
+{
+    char path[PATH_MAX];
+    vm_run_path(vm, "exit.json", path);
+    unlink(path);
+}
+
+/* ---- configurations ---- */
+
+/* There whole or not at all, also after a power cut. */
+static int json_write(const char *path, const json_t *value, struct err *err)
+{
+    char part[PATH_MAX + 8];
+    AUTO(free) char *text = json_print(value);
+    snprintf(part, sizeof part, "%s.part", path);
+    AUTO(fd_close) int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_errno(err, errno, "cannot write %s", part);
+    int r = write_full(fd, text, strlen(text));
+    if (r == 0 && (fsync(fd) < 0 || rename(part, path) < 0))
+        r = -errno;
+    if (r < 0)
+        unlink(part);
+    return r < 0 ? err_errno(err, -r, "cannot write %s", path) : 0;
+}
+
+int vm_config_write(const struct vm *vm, const char *name, const json_t *config, struct err *err)
+{
+    char path[PATH_MAX];
+    vm_run_path(vm, name, path);
+    return json_write(path, config, err);
+}
+
+json_t *vm_config_read(const struct vm *vm)
+{
+    char path[PATH_MAX];
+    json_t *config = NULL;
+    vm_run_path(vm, "config.json", path);
+    if (json_parse_file(path, &config, NULL) < 0 || !json_is_object(config)) {
+        json_decref(config);
+        return NULL;
+    }
+    return config;
+}
+
+/* ---- a saved state ---- */
+
+int vm_saved_prepare(const struct vm *vm, struct err *err)
+{
+    char path[PATH_MAX];
+    vm_state_path(vm, "saved.json", path);
+    return json_write(path, vm->config, err);
+}
+
+json_t *vm_saved_config(const struct vm *vm)
+{
+    char path[PATH_MAX];
+    json_t *config = NULL;
+    if (vm_saved_size(vm) < 0)
+        return NULL;
+    vm_state_path(vm, "saved.json", path);
+    if (json_parse_file(path, &config, NULL) < 0 || !json_is_object(config)) {
+        json_decref(config);
+        return NULL;
+    }
+    return config;
+}
+
+int64_t vm_saved_size(const struct vm *vm)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    vm_state_path(vm, "saved", path);
+    return stat(path, &st) == 0 ? (int64_t)st.st_size : -1;
+}
+
+/* --restore-once renames it before the guest runs. */
+bool vm_saved_used(const struct vm *vm)
+{
+    char path[PATH_MAX];
+    vm_state_path(vm, "saved.used", path);
+    return access(path, F_OK) == 0;
+}
+
+void vm_saved_forget(const struct vm *vm)
+{
+    static const char *const names[] = { "saved", "saved.used", "saved.json" };
+    char path[PATH_MAX];
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+        vm_state_path(vm, names[i], path);
+        unlink(path);
+    }
+}
