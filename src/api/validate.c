@@ -188,7 +188,8 @@ static int check_string(const struct api_field *f, const char *path, const json_
                              "must have 1 to %d letters, digits, '.', '_' or '-' and begin with a "
                              "letter or digit",
                              NAME_MAX_LEN);
-    case API_UUID: return uuid_parse(text, bytes, &err) < 0 ? invalid(error, path, "%s", err.text) : 0;
+    case API_UUID:
+        return uuid_parse(text, bytes, &err) < 0 ? invalid(error, path, "%s", err.text) : 0;
     case API_PATH:
         return path_good(text, len) ? 0
                                     : invalid(error, path, "must be an absolute path without '..'");
@@ -198,7 +199,8 @@ static int check_string(const struct api_field *f, const char *path, const json_
                    ? 0
                    : invalid(error, path,
                              "must be an absolute path without '..', or an nbd:// address");
-    case API_MAC: return mac_parse(text, bytes, &err) < 0 ? invalid(error, path, "%s", err.text) : 0;
+    case API_MAC:
+        return mac_parse(text, bytes, &err) < 0 ? invalid(error, path, "%s", err.text) : 0;
     case API_ENUM: return check_choice(f, path, text, error);
     }
     return 0;
