@@ -163,6 +163,14 @@ bool screen_text(struct screen *screen, struct buf *out)
     return screen->source.text && screen->source.text(screen->source.arg, out);
 }
 
+bool screen_ask_size(struct screen *screen, unsigned width, unsigned height)
+{
+    if (!screen->source.resize)
+        return false;
+    screen->source.resize(screen->source.arg, width, height);
+    return true;
+}
+
 int screen_png(const struct screen *screen, struct buf *out, struct err *err)
 {
     png_image image = { .version = PNG_IMAGE_VERSION,

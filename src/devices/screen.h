@@ -36,6 +36,8 @@ struct screen_source {
     /* Appends the text on the screen, lines ended by newlines, as UTF-8; false: it shows no text
      * mode. May be NULL. */
     bool (*text)(void *arg, struct buf *out);
+    /* Those who look would like this size: the guest hears of it. NULL: it cannot. */
+    void (*resize)(void *arg, unsigned width, unsigned height);
     void *arg;
 };
 
@@ -77,6 +79,8 @@ void screen_stir(struct screen *screen);
 /* Draws now, for a picture of this moment. */
 void screen_refresh(struct screen *screen);
 bool screen_text(struct screen *screen, struct buf *out);
+/* Asks the guest for another size, which it may take or not; false: the adapter cannot ask. */
+bool screen_ask_size(struct screen *screen, unsigned width, unsigned height);
 /* A PNG file of the screen (without refresh). */
 int screen_png(const struct screen *screen, struct buf *out, struct err *err);
 

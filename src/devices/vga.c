@@ -669,7 +669,8 @@ int vga_create(struct machine *m, const struct vga_options *options, struct pci_
         r = vga_map_legacy(vga, err);
     if (r < 0)
         return r;
-    screen_set_source(vga->screen, &(struct screen_source){ vga_draw, vga_text, vga });
+    screen_set_source(vga->screen,
+                      &(struct screen_source){ .draw = vga_draw, .text = vga_text, .arg = vga });
     *out = &((struct vga *)TAKE(dev))->pci;
     return 0;
 }

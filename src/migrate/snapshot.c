@@ -58,13 +58,14 @@ static json_t *config_json(const struct snapshot_config *config)
                                               "model", config->nets[i].model));
     }
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:b, s:b, s:I, s:I, s:I, s:o, s:o}",
+        "{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:s*, s:b, s:b, s:I, s:I, s:I, s:o, s:o}",
         "version", BEDPLATE_VERSION, "engine", config->engine, "cpu", config->cpu, "profile",
         config->profile, "cpus", (int)config->cpus, "memory", (json_int_t)config->memory, "tsc_khz",
-        (json_int_t)config->tsc_khz, "console", config->console, "video", config->video, "usb",
-        config->usb, "balloon", config->balloon, "virtio_input", (json_int_t)config->virtio_input,
-        "firmware", (json_int_t)config->firmware_size, "uefi_vars", (json_int_t)config->vars_size,
-        "disks", disks, "nets", nets);
+        (json_int_t)config->tsc_khz, "console", config->console, "video", config->video,
+        "video_model", config->video ? config->video_model : NULL, "usb", config->usb, "balloon",
+        config->balloon, "virtio_input", (json_int_t)config->virtio_input, "firmware",
+        (json_int_t)config->firmware_size, "uefi_vars", (json_int_t)config->vars_size, "disks",
+        disks, "nets", nets);
 }
 
 static int config_string(const json_t *object, const char *name, char *out, size_t room,
@@ -176,6 +177,9 @@ static int config_from_json(const json_t *object, struct snapshot_config *out, s
         r = config_number(object, "uefi_vars", 0, 8 << 20, &out->vars_size, err);
     if (r >= 0)
         r = json_get_bool(object, "video", &out->video, err);
+    strcpy(out->video_model, "vga"); /* the only one there once was */
+    if (r >= 0 && json_object_get(object, "video_model"))
+        r = config_string(object, "video_model", out->video_model, sizeof out->video_model, err);
     if (r >= 0)
         r = json_get_bool(object, "usb", &out->usb, err);
     if (r >= 0)

@@ -54,6 +54,7 @@ struct snapshot_config {
     uint64_t memory, tsc_khz;
     bool console;                      /* with a virtio console */
     bool video;                        /* with a display adapter */
+    char video_model[16];              /* "vga", "virtio" */
     uint64_t virtio_input;             /* bits: 2 a tablet, 4 a keyboard */
     bool balloon;                      /* with a memory balloon */
     bool usb;                          /* with a USB controller */

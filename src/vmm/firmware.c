@@ -162,7 +162,7 @@ int vmm_firmware_open(const struct options *o, struct vmm_firmware *out, struct 
     if (o->uefi_vars && firmware->kind != FIRMWARE_UEFI)
         return err_set(err, EINVAL, "--uefi-vars: the firmware is a BIOS and keeps no variables");
     firmware->vars = out->vars;
-    if (o->video && firmware->kind == FIRMWARE_BIOS) {
+    if (o->video == VIDEO_VGA && firmware->kind == FIRMWARE_BIOS) {
         r = file_read(VGA_BIOS_PATH, VGA_BIOS_MAX, &out->vga_bios, err);
         if (r < 0)
             return err_prefix(err, "--video vga needs the package seabios");

@@ -513,18 +513,18 @@ static int display_part(struct options *o, const char *key, const char *value, s
                    key);
 }
 
-static const char *video_name(size_t i)
+const char *options_video(size_t i)
 {
-    static const char *const names[] = { "none", "vga", NULL };
+    static const char *const names[] = { "none", "vga", "virtio", NULL };
     return names[i];
 }
 
 static int video_set(struct options *o, const char *value, struct err *err)
 {
-    int r = choice_set("display adapter", value, video_name, err);
+    int r = choice_set("display adapter", value, options_video, err);
     if (r < 0)
         return r;
-    o->video = r;
+    o->video = (enum video_adapter)r;
     return 0;
 }
 
@@ -746,7 +746,7 @@ static const struct option option_table[] = {
       "free. password-file=FILE: viewers must know the password in its first line (at most 8 characters). "
       "tls-cert=FILE,tls-key=FILE: viewers must speak TLS (VeNCrypt, X.509); tls-ca=FILE: and show a certificate of that "
       "authority. Addresses that others reach need TLS and one of the two.", NULL, display_part, "viewer" },
-    { "video", "vga|none", 0, "the display adapter (default: vga with --display, otherwise none)", NULL, video_set },
+    { "video", "vga|virtio|none", 0, "the display adapter (default: vga with --display, otherwise none)", NULL, video_set },
     { "debug-console", "stdio|file:PATH|unix:PATH|none", 0, "where ports 0x402 and 0xe9 go: firmware's log (default none)",
       NULL, debug_console_set },
     { "usb", "tablet|keyboard|none", OPTION_MANY, "adds a USB controller (xHCI) with this device; may be repeated",
@@ -1050,7 +1050,7 @@ static int defaults_set(struct options *o, struct err *err)
     if (!options_given(o, "serial") && o->console.kind != STREAM_STDIO)
         o->serial.kind = STREAM_STDIO;
     if (!options_given(o, "video"))
-        o->video = o->viewer.address;
+        o->video = o->viewer.address ? VIDEO_VGA : VIDEO_NONE;
     if (!options_given(o, "balloon"))
         o->balloon = true;
     /* With a tablet the pointer is where the viewer's is. */

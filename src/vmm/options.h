@@ -92,6 +92,8 @@ struct gdb_options {
     bool wait;         /* do not start before a debugger says so */
 };
 
+enum video_adapter { VIDEO_NONE, VIDEO_VGA, VIDEO_VIRTIO };
+
 struct options {
     char *engine;         /* "auto", "kvm" or "soft" */
     char *engine_options; /* NULL or what followed the first comma */
@@ -111,7 +113,7 @@ struct options {
     unsigned net_count;
     struct stream_options serial, console, debug_console;
     struct viewer_options viewer;
-    bool video;            /* a display adapter */
+    enum video_adapter video;
     bool balloon;          /* a memory balloon */
     unsigned virtio_input; /* bit of each enum virtio_input_kind: 2 tablet, 4 keyboard */
     bool usb;              /* there is a USB controller */
@@ -151,6 +153,7 @@ int options_check_host(const struct options *options, struct err *err);
 const char *options_net_model(size_t i);
 /* The names of enum hid_kind: "none", "tablet", "keyboard". */
 const char *options_usb_device(size_t i);
+const char *options_video(size_t i); /* names by enum video_adapter; NULL behind the last */
 const char *options_disk_bus(size_t i);
 
 void options_print_help(FILE *to);

@@ -8,6 +8,7 @@
 #include "devices/input.h"
 #include "devices/screen.h"
 #include "devices/vga.h"
+#include "devices/virtio/gpu.h"
 #include "display/display.h"
 #include "display/keys.h"
 #include "vmm/vmm.h"
@@ -24,9 +25,15 @@ int video_plug(struct vmm *vmm, struct err *err)
 {
     if (!vmm->options.video)
         return 0;
-    struct vga_options options = { .id = "vga0", .screen = vmm->screen };
+    struct vga_options vga = { .id = "vga0", .screen = vmm->screen };
+    struct virtio_gpu_options gpu = { .id = "gpu0", .screen = vmm->screen };
     struct pci_device *pci;
-    int r = vga_create(vmm->machine, &options, &pci, err);
+    int r = 0;
+    if (vmm->options.video == VIDEO_VIRTIO) /* copying a picture holds up no disk */
+        r = machine_io_loop(vmm->machine, "video", &gpu.loop, err);
+    if (r == 0)
+        r = vmm->options.video == VIDEO_VGA ? vga_create(vmm->machine, &vga, &pci, err)
+                                            : virtio_gpu_create(vmm->machine, &gpu, &pci, err);
     if (r == 0)
         r = vmm_plug(vmm, pci, err);
     return r < 0 ? err_prefix(err, "--video") : 0;

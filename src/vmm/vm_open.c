@@ -124,6 +124,25 @@ static int restore_slot(uint32_t port, const char *saved, unsigned *out, char **
     return text_replace(id, saved, err);
 }
 
+static int restore_video(struct options *o, const struct snapshot_config *saved, struct err *err)
+{
+    enum video_adapter adapter = VIDEO_NONE;
+    if (o->video && !saved->video)
+        return err_set(err, EINVAL, "--restore: the saved VM has no screen; leave out --%s",
+                       options_given(o, "video") ? "video" : "display");
+    while (saved->video && options_video(adapter) &&
+           strcmp(options_video(adapter), saved->video_model) != 0)
+        adapter++;
+    if (!options_video(adapter))
+        return err_set(err, EINVAL, "--restore: there is no display adapter '%s'",
+                       saved->video_model);
+    if (options_given(o, "video") && o->video != adapter)
+        return err_set(err, EINVAL, "--restore: the saved VM has --video %s, not %s",
+                       options_video(adapter), options_video(o->video));
+    o->video = adapter;
+    return 0;
+}
+
 /* Takes the VM's shape from the saved state. */
 static int restore_open(struct vmm *vmm, struct err *err)
 {
@@ -152,10 +171,9 @@ static int restore_open(struct vmm *vmm, struct err *err)
         return err_prefix(err, "--restore");
     o->cpus = saved->cpus;
     o->memory = saved->memory;
-    if (o->video && !saved->video)
-        return err_set(err, EINVAL, "--restore: the saved VM has no screen; leave out --%s",
-                       options_given(o, "video") ? "video" : "display");
-    o->video = saved->video;
+    r = restore_video(o, saved, err);
+    if (r < 0)
+        return r;
     if (o->usb && !saved->usb)
         return err_set(err, EINVAL, "--restore: the saved VM has no USB; leave out --usb");
     o->usb = saved->usb;
@@ -238,6 +256,7 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
     out->firmware_size = vmm->firmware.board.code_size;
     out->vars_size = vmm->firmware.board.vars_size;
     snprintf(out->engine, sizeof out->engine, "%s", vmm->engine->name);
+    snprintf(out->video_model, sizeof out->video_model, "%s", options_video(o->video));
     snprintf(out->cpu, sizeof out->cpu, "%s", vmm->cpu_name);
     snprintf(out->profile, sizeof out->profile, "%s", o->profile);
     for (unsigned i = 0; i < o->disk_count; i++) {

@@ -296,7 +296,8 @@ static void lane_in_use(void *arg)
 
 static void lane_loaded(void *arg)
 {
-    struct virtio_lane *lane = ((struct lane_call *)arg)->lane;
+    struct lane_call *call = arg;
+    struct virtio_lane *lane = call->lane;
     struct virtio_device *vdev = lane->vdev;
     struct virtio_regs *r = vdev->regs;
     lane->paused = lane->restored = true;
@@ -311,6 +312,8 @@ static void lane_loaded(void *arg)
             virtqueue_inflight_load(vq, r->inflight, r->inflight_len);
         }
     }
+    if (lane->index == 0 && vdev->ops->loaded)
+        call->result = vdev->ops->loaded(vdev, call->err);
 }
 
 int lanes_loaded(struct virtio_device *vdev, struct err *err)

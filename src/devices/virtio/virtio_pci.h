@@ -76,6 +76,8 @@ struct virtio_ops {
      * lane, in their order. */
     void (*pause)(struct virtio_device *vdev, unsigned lane);
     void (*resume)(struct virtio_device *vdev, unsigned lane);
+    /* The registers were restored; nothing runs. The first lane. */
+    int (*loaded)(struct virtio_device *vdev, struct err *err);
     /* An element that was in flight when the state was saved. Its lease is open. */
     void (*resubmit)(struct virtio_device *vdev, struct virtqueue_elem *elem);
 };
