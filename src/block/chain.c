@@ -65,3 +65,27 @@ char *chain_name_for(const char *path, const char *of, struct err *err)
         err_set(err, ENOMEM, "out of memory");
     return name;
 }
+
+/* Takes the layers between `above` and `base` (which may be NULL) out of the chain. Held. */
+static struct image *chain_cut(struct image *above, struct image *base)
+{
+    struct image *gone = above->backing, *last = gone;
+    if (gone == base)
+        return NULL;
+    while (last->backing != base)
+        last = last->backing;
+    last->backing = NULL;
+    above->backing = base;
+    return gone;
+}
+
+int chain_skip(struct image *above, struct image *base, struct image **gone, struct err *err)
+{
+    AUTO(free) char *name = NULL;
+    if (base && !(name = chain_name_for(above->path, base->path, err)))
+        return -err->code;
+    int r = image_set_backing(above, name, base ? image_format_name(base) : NULL, err);
+    if (r == 0)
+        *gone = chain_cut(above, base);
+    return r;
+}

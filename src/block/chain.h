@@ -54,6 +54,10 @@ struct image *chain_find(const struct chain *chain, const char *name);
  * where that cannot be known. */
 char *chain_name_for(const char *path, const char *of, struct err *err);
 
+/* Held: records `base` (NULL: none), which is below `above`, as the next below it; the layers
+ * between are the caller's then (NULL: there are none). */
+int chain_skip(struct image *above, struct image *base, struct image **gone, struct err *err);
+
 /* The chain of a disk that was opened with block_options.live; NULL: it has none. */
 struct chain *block_chain(struct block_node *node);
 

@@ -200,8 +200,8 @@ static int do_backup(struct job *job, struct chain *chain, struct err *err)
 
 static int do_resize(struct job *job, struct chain *chain, struct err *err)
 {
-    int r = chain_resize(chain, DISK * 2, false, err);
-    return r < 0 ? r : chain_resize(chain, DISK, true, err);
+    int r = chain_resize(chain, DISK * 2, PREALLOC_OFF, false, err);
+    return r < 0 ? r : chain_resize(chain, DISK, PREALLOC_OFF, true, err);
 }
 
 static int step_run(struct job *job, void *arg, struct err *err)

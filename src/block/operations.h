@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What jobs do to the chain of a disk that may be in use meanwhile (chain.h): snapshot, stream,
- * commit, mirror, backup, resize. All run on the job's thread and end with 0 or -errno and a
- * sentence; then the disk is what it was before, apart from leaked or superfluous copies.
+ * commit, rebase, mirror, backup, resize. All run on the job's thread and end with 0 or -errno and
+ * a sentence; then the disk is what it was before, apart from leaked or superfluous copies.
  *
  * At every moment of every one of them, the file that was the top when it began, opened with the
  * chain that it records, holds every byte that a completed flush covers; so a process that dies in
@@ -10,8 +10,9 @@
  * or a commit or mirror that switched, new writes are in the new top, of course.)
  *
  * Space. Stream: the top grows at most by what the layers that go away have allocated. Commit: the
- * base grows at most by what the layers above it have allocated; nothing is given back before the
- * end. Both rounded up to clusters, plus tables (a 1/8192 for clusters of 64 KiB).
+ * base grows at most by what the layers above it have allocated and it has not; nothing is given
+ * back before the end. Both rounded up to clusters, plus tables; a job that its file system has no
+ * room for is refused before it starts (room.h). Rebase: the top grows at most to the disk's size.
  */
 #ifndef BLOCK_OPERATIONS_H
 #define BLOCK_OPERATIONS_H
@@ -33,11 +34,14 @@ int chain_stream(struct job *job, struct chain *chain, const char *base, struct 
 
 /* Merges `layer` (by name; NULL: the top) and what lies between into `base` (NULL: the one below).
  * base_store is the base's file, open for writing, and taken; NULL: it is open for writing already.
- * Committing the top empties it, and ends with the base as the top unless `keep`. */
+ * Committing the top empties it, and ends with the base as the top unless `keep`. In use, overlays
+ * that know their base by an id (VHD, VHDX, VMDK) are refused; otherwise they stay as they are, and
+ * the caller records the base anew once it is closed. */
 struct commit_options {
     const char *layer, *base;
     struct store *take_base_store;
     bool keep;
+    bool keep_data; /* do not empty the top; with `keep` */
 };
 int chain_commit(struct job *job, struct chain *chain, const struct commit_options *options,
                  struct err *err);
@@ -61,7 +65,19 @@ struct backup_options {
 int chain_backup(struct job *job, struct chain *chain, const struct backup_options *options,
                  struct err *err);
 
-int chain_resize(struct chain *chain, uint64_t size, bool shrink, struct err *err);
+/* Puts the top over another image with its chain, which is taken (NULL: none): what would read
+ * differently is copied into the top before. `name`: how the top shall record it. `unsafe`: the
+ * content is said to be the same, so nothing is read. */
+struct rebase_options {
+    struct image *take_base;
+    const char *name, *format; /* format NULL: the base's */
+    bool unsafe;
+};
+int chain_rebase(struct job *job, struct chain *chain, const struct rebase_options *options,
+                 struct err *err);
+
+int chain_resize(struct chain *chain, uint64_t size, enum image_preallocation prealloc, bool shrink,
+                 struct err *err);
 
 /* An image in a file that came as a descriptor: nothing else may be opened for it. Takes store. */
 int chain_open_store(const char *path, const char *format, struct store *take_store,

@@ -460,10 +460,29 @@ static int run_backup_more(struct job *job, struct bench *b, struct err *err)
     return chain_backup(job, &b->chain, &o, err);
 }
 
+static int run_rebase(struct job *job, struct bench *b, struct err *err)
+{
+    struct rebase_options o = { .take_base = file_open(&b->files[BASE], BASE, true),
+                                .name = "base" };
+    return chain_rebase(job, &b->chain, &o, err);
+}
+
+static int run_rebase_other(struct job *job, struct bench *b, struct err *err)
+{
+    struct rebase_options o = { .take_base = file_open(&b->files[TARGET], TARGET, true),
+                                .name = "target" };
+    return chain_rebase(job, &b->chain, &o, err);
+}
+
+static int run_rebase_none(struct job *job, struct bench *b, struct err *err)
+{
+    return chain_rebase(job, &b->chain, &(struct rebase_options){ .name = NULL }, err);
+}
+
 static int run_resize(struct job *job, struct bench *b, struct err *err)
 {
-    int r = chain_resize(&b->chain, DISK + (4 << 20), false, err);
-    return r < 0 ? r : chain_resize(&b->chain, DISK, true, err);
+    int r = chain_resize(&b->chain, DISK + (4 << 20), PREALLOC_OFF, false, err);
+    return r < 0 ? r : chain_resize(&b->chain, DISK, PREALLOC_OFF, true, err);
 }
 
 /* ---- tests ---- */
@@ -490,10 +509,13 @@ struct test_case {
     enum { CHAIN, COPY_LAST, COPY_FIRST } result; /* the target is the model of that hold */
 };
 static const struct test_case cases[] = {
-    { run_stream, CHAIN },      { run_stream_base, CHAIN },       { run_commit, CHAIN },
-    { run_commit_deep, CHAIN }, { run_commit_switch, CHAIN },     { run_commit_middle, CHAIN },
-    { run_mirror, COPY_LAST },  { run_mirror_switch, COPY_LAST }, { run_backup, COPY_FIRST },
-    { run_resize, CHAIN },
+    { run_stream, CHAIN },        { run_stream_base, CHAIN },
+    { run_commit, CHAIN },        { run_commit_deep, CHAIN },
+    { run_commit_switch, CHAIN }, { run_commit_middle, CHAIN },
+    { run_mirror, COPY_LAST },    { run_mirror_switch, COPY_LAST },
+    { run_backup, COPY_FIRST },   { run_resize, CHAIN },
+    { run_rebase, CHAIN },        { run_rebase_other, CHAIN },
+    { run_rebase_none, CHAIN },
 };
 
 static void run_case(const struct test_case *c, const char *const options[FILES],

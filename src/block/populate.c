@@ -5,8 +5,7 @@
 
 static struct populate *populate_of(struct image *image) { return (struct populate *)image; }
 
-/* Would this be lost with the layers that go away? */
-static bool populate_needs(const struct populate *p, const struct image_extent *e, unsigned depth)
+bool populate_needs(const struct populate *p, const struct image_extent *e, unsigned depth)
 {
     if (depth == 0 && (e->flags & IMAGE_ALLOCATED))
         return false;
@@ -16,9 +15,7 @@ static bool populate_needs(const struct populate *p, const struct image_extent *
     return p->base_stays && depth + 1 < p->base_depth;
 }
 
-/* Whole clusters of one kind. */
-static int populate_write(struct image *top, bool zero, uint64_t offset, uint64_t len,
-                          uint8_t *data)
+int populate_write(struct image *top, bool zero, uint64_t offset, uint64_t len, uint8_t *data)
 {
     if (zero) {
         struct image_extent own;

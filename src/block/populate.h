@@ -25,4 +25,9 @@ void populate_fini(struct populate *p);
 /* Pulls what [offset, offset + len), at most COPY_PIECE, has above the base. */
 int populate_range(struct populate *p, uint64_t offset, uint64_t len, uint8_t *data);
 
+/* Would this, found by image_map, be lost with the layers above the base? */
+bool populate_needs(const struct populate *p, const struct image_extent *e, unsigned depth);
+/* Makes what `top` shows there, zeros or not, its own. `data` has room for it. */
+int populate_write(struct image *top, bool zero, uint64_t offset, uint64_t len, uint8_t *data);
+
 #endif

@@ -58,6 +58,9 @@ int call_image_open(struct call *call, struct image_options *options, struct ima
 int call_open(struct call *call, const char *path, const char *format, bool write,
               struct image **out);
 
+/* Closes an image that was changed: r, or what closing it failed with. */
+int call_close(struct call *call, struct image *image, int r);
+
 /* ---- passphrases (secret.c) ---- */
 
 int call_add_object(struct call *call, const char *text);

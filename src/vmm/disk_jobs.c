@@ -108,7 +108,7 @@ static int disk_job_run(struct job *job, void *arg, struct err *err)
         struct snapshot_options o = { dj->path, dj->base, dj->flag };
         return chain_snapshot(dj->chain, &o, TAKE(dj->store), err);
     }
-    case WORK_RESIZE: return chain_resize(dj->chain, dj->size, dj->flag, err);
+    case WORK_RESIZE: return chain_resize(dj->chain, dj->size, PREALLOC_OFF, dj->flag, err);
     case WORK_STREAM: return chain_stream(job, dj->chain, dj->base, err);
     case WORK_COMMIT: {
         struct commit_options o = { dj->name, dj->base, TAKE(dj->store), dj->flag };

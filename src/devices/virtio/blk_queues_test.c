@@ -339,8 +339,10 @@ static void run(const char *format)
             if (i == 1)
                 host_snapshot(t, round);
             if (i == 2) {
-                assert_int_equal(chain_resize(block_chain(t->node), DISK * 2, false, NULL), 0);
-                assert_int_equal(chain_resize(block_chain(t->node), DISK, true, NULL), 0);
+                assert_int_equal(
+                    chain_resize(block_chain(t->node), DISK * 2, PREALLOC_OFF, false, NULL), 0);
+                assert_int_equal(chain_resize(block_chain(t->node), DISK, PREALLOC_OFF, true, NULL),
+                                 0);
             }
         }
         test_stop(t);
