@@ -165,60 +165,49 @@ void buf_printf(struct buf *buf, const char *fmt, ...)
     buf->len += (size_t)len;
 }
 
+/* One step of a transfer: n is what read() or write() returned, at_end what its 0 means. */
+static int moved(ssize_t n, size_t *done, int at_end)
+{
+    if (n == 0)
+        return at_end;
+    if (n < 0)
+        return errno == EINTR ? 0 : -errno;
+    *done += (size_t)n;
+    return 0;
+}
+
 int read_full(int fd, void *data, size_t len)
 {
-    for (size_t done = 0; done < len;) {
-        ssize_t n = read(fd, (char *)data + done, len - done);
-        if (n == 0)
-            return -ENODATA;
-        if (n < 0 && errno != EINTR)
-            return -errno;
-        if (n > 0)
-            done += (size_t)n;
-    }
-    return 0;
+    int r = 0;
+    for (size_t done = 0; !r && done < len;)
+        r = moved(read(fd, (char *)data + done, len - done), &done, -ENODATA);
+    return r;
 }
 
 int write_full(int fd, const void *data, size_t len)
 {
-    for (size_t done = 0; done < len;) {
-        ssize_t n = write(fd, (const char *)data + done, len - done);
-        if (n == 0)
-            return -EIO;
-        if (n < 0 && errno != EINTR)
-            return -errno;
-        if (n > 0)
-            done += (size_t)n;
-    }
-    return 0;
+    int r = 0;
+    for (size_t done = 0; !r && done < len;)
+        r = moved(write(fd, (const char *)data + done, len - done), &done, -EIO);
+    return r;
 }
 
 int pread_full(int fd, void *data, size_t len, off_t offset)
 {
-    for (size_t done = 0; done < len;) {
-        ssize_t n = pread(fd, (char *)data + done, len - done, offset + (off_t)done);
-        if (n == 0)
-            return -ENODATA;
-        if (n < 0 && errno != EINTR)
-            return -errno;
-        if (n > 0)
-            done += (size_t)n;
-    }
-    return 0;
+    int r = 0;
+    for (size_t done = 0; !r && done < len;)
+        r = moved(pread(fd, (char *)data + done, len - done, offset + (off_t)done), &done,
+                  -ENODATA);
+    return r;
 }
 
 int pwrite_full(int fd, const void *data, size_t len, off_t offset)
 {
-    for (size_t done = 0; done < len;) {
-        ssize_t n = pwrite(fd, (const char *)data + done, len - done, offset + (off_t)done);
-        if (n == 0)
-            return -EIO;
-        if (n < 0 && errno != EINTR)
-            return -errno;
-        if (n > 0)
-            done += (size_t)n;
-    }
-    return 0;
+    int r = 0;
+    for (size_t done = 0; !r && done < len;)
+        r = moved(pwrite(fd, (const char *)data + done, len - done, offset + (off_t)done), &done,
+                  -EIO);
+    return r;
 }
 
 int file_read(const char *path, size_t max_len, struct buf *buf, struct err *err)

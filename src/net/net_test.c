@@ -4,8 +4,8 @@
 #include "net/net.h"
 
 #include "base/checked.h"
-#include "base/log.h"
 #include "base/text.h"
+#include "net/loop_for_test.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -15,17 +15,11 @@
 #include <net/ethernet.h>
 #include <net/if.h>
 #include <sched.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-
-#include <cmocka.h>
-
-static struct loop *loop;
 
 /* ---- hostfwd ---- */
 
@@ -104,20 +98,6 @@ static void nic_link(void *arg, bool up)
 }
 static const struct net_receiver nic_receiver = { nic_receive, nic_ready, nic_link };
 
-static void give_up(void *arg) { loop_stop(loop, 99); }
-
-/* Runs the loop until a call-back above stops it: its number; 99: nothing happened. */
-static int run_for(unsigned ms)
-{
-    struct loop_timer *timer;
-    struct err err;
-    assert_int_equal(loop_timer_create(loop, give_up, NULL, &timer, &err), 0);
-    loop_timer_arm(timer, monotonic_ns() + ms * 1000000ull);
-    int r = loop_run(loop);
-    loop_timer_destroy(timer);
-    return r;
-}
-
 static int nic_send(struct nic *nic, const void *frame, size_t len)
 {
     struct net_offload none = { 0 };
@@ -183,7 +163,7 @@ static void framing(int type)
     nic->expect = 2;
     assert_int_equal(run_for(2000), 0);
     nic->expect = 3;
-    assert_int_equal(run_for(50), 99);
+    assert_int_equal(run_for(50), NOTHING_HAPPENED);
     assert_int_equal(nic->got, 2);
     nic->room = 100;
     nic->expect = 5;
@@ -202,7 +182,7 @@ static void framing(int type)
         int r = nic_send(nic, frame, frame_size(sent));
         if (r == -EAGAIN) {
             assert_int_equal(nic_send(nic, frame, frame_size(sent)), -EAGAIN);
-            assert_int_equal(run_for(20), 99); /* not ready while the peer sleeps */
+            assert_int_equal(run_for(20), NOTHING_HAPPENED); /* not ready while the peer sleeps */
             break;
         }
         assert_int_equal(r, 0);
@@ -252,7 +232,7 @@ static void test_stream_peer(void **state)
     for (unsigned i = 0; i < sizeof data - 1; i++) {
         assert_int_equal(send(peer, data + i, 1, 0), 1);
         if (i % 16 == 0)
-            assert_int_equal(run_for(5), 99);
+            assert_int_equal(run_for(5), NOTHING_HAPPENED);
     }
     assert_int_equal(send(peer, data, 1, 0), 1);
     assert_int_equal(run_for(2000), 0);
@@ -376,18 +356,6 @@ static void test_tap(void **state)
     assert_int_equal(status, 0);
 }
 
-static int setup(void **state)
-{
-    struct err err;
-    log_set_level(LOG_ERROR, LOG_ERROR);
-    return loop_create(&loop, &err);
-}
-static int teardown(void **state)
-{
-    loop_destroy(loop);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -396,5 +364,5 @@ int main(void)
         cmocka_unit_test(test_stream_peer), cmocka_unit_test(test_bad_fd),
         cmocka_unit_test(test_software),    cmocka_unit_test(test_tap),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, loop_setup, loop_teardown);
 }

@@ -6,23 +6,17 @@
 #include "net/net.h"
 
 #include "base/checked.h"
-#include "base/log.h"
 #include "base/text.h"
+#include "net/loop_for_test.h"
 #include "net/offload.h"
 
 #include <arpa/inet.h>
 #include <poll.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-
-#include <cmocka.h>
-
-static struct loop *loop;
 
 struct guest {
     struct net_backend *net;
@@ -56,19 +50,6 @@ static void guest_link(void *arg, bool up)
     loop_stop(loop, 2);
 }
 static const struct net_receiver receiver = { guest_receive, guest_ready, guest_link };
-
-static void give_up(void *arg) { loop_stop(loop, 0); }
-
-static int run_for(unsigned ms)
-{
-    struct loop_timer *timer;
-    struct err err;
-    assert_int_equal(loop_timer_create(loop, give_up, NULL, &timer, &err), 0);
-    loop_timer_arm(timer, monotonic_ns() + ms * 1000000ull);
-    int r = loop_run(loop);
-    loop_timer_destroy(timer);
-    return r;
-}
 
 static void await(bool (*wanted)(const uint8_t *frame, size_t len))
 {
@@ -555,18 +536,6 @@ static void test_nonsense(void **state)
     net_destroy(guest.net);
 }
 
-static int setup(void **state)
-{
-    struct err err;
-    log_set_level(LOG_ERROR, LOG_ERROR);
-    return loop_create(&loop, &err);
-}
-static int teardown(void **state)
-{
-    loop_destroy(loop);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -577,5 +546,5 @@ int main(void)
         cmocka_unit_test(test_confined), cmocka_unit_test(test_missing),
         cmocka_unit_test(test_nonsense),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, loop_setup, loop_teardown);
 }

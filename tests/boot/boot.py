@@ -162,6 +162,14 @@ def command(text, args, disk, cmdline):
     return [word.format(**values) for word in shlex.split(text)]
 
 
+def end(wrong, text):
+    """Ends the test: what was wrong, after the last lines of the console; or success."""
+    if wrong:
+        print("the last lines of the console:\n" + "\n".join(text.splitlines()[-60:]))
+        print("\n".join(f"FAIL {line}" for line in wrong))
+    sys.exit(1 if wrong else 0)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
@@ -190,10 +198,7 @@ def main():
     for line in re.findall(r"BP-TEST [^\r\n]*", text):
         print(line)
     print(f"{time.monotonic() - start:.1f} s")
-    if wrong:
-        print("the last lines of the console:\n" + "\n".join(text.splitlines()[-40:]))
-        print("\n".join(f"FAIL {line}" for line in wrong))
-    sys.exit(1 if wrong else 0)
+    end(wrong, text)
 
 
 if __name__ == "__main__":

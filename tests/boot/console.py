@@ -79,10 +79,7 @@ def main():
     settings = re.findall(r"^[0-9a-f:]{40,}\r?$", text, re.MULTILINE)
     if not wrong and (len(settings) != 2 or len(set(settings)) != 1):
         wrong.append(f"the terminal was not given back as it was: {settings}")
-    if wrong:
-        print("the last lines of the console:\n" + "\n".join(text.splitlines()[-40:]))
-        print("\n".join(f"FAIL {line}" for line in wrong))
-    sys.exit(1 if wrong else 0)
+    boot.end(wrong, text)
 
 
 if __name__ == "__main__":

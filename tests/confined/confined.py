@@ -99,10 +99,7 @@ def main():
         shutil.rmtree(folder)
     print(f"engine {status.get('engine')}, disk by {status.get('disks', [{}])[0].get('backend')}, "
           f"sandbox {status.get('sandbox')}")
-    if wrong:
-        print("the last lines of the console:\n" + "\n".join(text.splitlines()[-40:]))
-        print("\n".join(f"FAIL {line}" for line in wrong))
-    sys.exit(1 if wrong else 0)
+    boot.end(wrong, text)
 
 
 if __name__ == "__main__":

@@ -69,10 +69,7 @@ def main():
     for line in re.findall(r"BP-TEST [^\r\n]*", text):
         print(line)
     print(f"{seconds:.1f} s")
-    if wrong:
-        print("the last lines of the console:\n" + "\n".join(text.splitlines()[-40:]))
-        print("\n".join(f"FAIL {line}" for line in wrong))
-    sys.exit(1 if wrong else 0)
+    boot.end(wrong, text)
 
 
 if __name__ == "__main__":

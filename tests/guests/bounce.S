@@ -21,15 +21,7 @@ GUEST(LONG, 2, NEED_NOTHING)
     mov $88172645463325252, %rax
     mov $HASH_ROUNDS, %ecx
     mov $0x100000, %edi
-1:  mov %rax, %rdx
-    shl $13, %rdx
-    xor %rdx, %rax
-    mov %rax, %rdx
-    shr $7, %rdx
-    xor %rdx, %rax
-    mov %rax, %rdx
-    shl $17, %rdx
-    xor %rdx, %rax
+1:  XORSHIFT(%rax, %rdx)
     mov %eax, %edx
     and $0xffff8, %edx
     xor %rax, (%rdi, %rdx)

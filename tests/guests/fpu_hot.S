@@ -7,13 +7,7 @@
 #define ROUNDS 400
 GUEST(LONG, 1, NEED_XSAVE)
     BEGIN64
-    mov %cr0, %rax
-    and $~0xc, %eax
-    or $0x22, %eax
-    mov %rax, %cr0
-    mov %cr4, %rax
-    or $0x600, %eax
-    mov %rax, %cr4
+    FPU_ON
     movq $0, 0x73000 + 0x104 * 8
     invlpg UNMAPPED
 

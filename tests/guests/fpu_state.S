@@ -4,13 +4,7 @@
 #define AREA 0x100000
 GUEST(LONG, 1, NEED_XSAVE)
     BEGIN64
-    mov %cr0, %rax
-    and $~0xc, %eax
-    or $0x22, %eax
-    mov %rax, %cr0
-    mov %cr4, %rax
-    or $0x600, %eax
-    mov %rax, %cr4
+    FPU_ON
     fninit
     fld1
     fldpi

@@ -5,16 +5,7 @@ GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
     movq $back, hook
     movw $0xee00, 0x7e000 + 0x80 * 16 + 4
-    orq $4, 0x70000
-    orq $4, 0x71000
-    orq $4, 0x72000
-    mov $0x73000, %edi
-    mov $512, %ecx
-1:  orq $4, (%rdi)
-    add $8, %edi
-    loop 1b
-    mov %cr3, %rax
-    mov %rax, %cr3
+    USERS_MAY
     push $SEL_USER_DATA
     push $0x6d000
     push $2

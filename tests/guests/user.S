@@ -22,14 +22,7 @@ GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     movq $on_int80, hook
     movw $0xee00, 0x7e000 + 0x80 * 16 + 4
     /* the whole 4 KiB-mapped part to users, but KERNEL_PAGE */
-    orq $4, 0x70000
-    orq $4, 0x71000
-    orq $4, 0x72000
-    mov $0x73000, %edi
-    mov $512, %ecx
-1:  orq $4, (%rdi)
-    add $8, %edi
-    loop 1b
+    USERS_MAY
     andq $~4, 0x73000 + (KERNEL_PAGE >> 12) * 8
     mov %cr3, %rax
     mov %rax, %cr3
@@ -77,18 +70,7 @@ GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     mov user_result, %eax
     CHECK(%rax, 2)
     /* SYSCALL and SYSRET */
-    mov $0xc0000080, %ecx
-    rdmsr
-    or $1, %eax
-    wrmsr
-    mov $0xc0000081, %ecx
-    xor %eax, %eax
-    mov $0x00330008, %edx
-    wrmsr
-    mov $0xc0000082, %ecx
-    mov $on_syscall, %eax
-    xor %edx, %edx
-    wrmsr
+    SYSCALL_TO(on_syscall)
     mov $0xc0000084, %ecx
     mov $0x4, %eax
     wrmsr

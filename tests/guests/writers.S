@@ -11,15 +11,7 @@ ap:
     inc %ebx
     imul %rbx, %rax
     cld
-1:  mov %rax, %rdx
-    shl $13, %rdx
-    xor %rdx, %rax
-    mov %rax, %rdx
-    shr $7, %rdx
-    xor %rdx, %rax
-    mov %rax, %rdx
-    shl $17, %rdx
-    xor %rdx, %rax
+1:  XORSHIFT(%rax, %rdx)
     mov %eax, %edx
     and $0x7fffff, %edx
     add %rax, 0x200000(%rdx)

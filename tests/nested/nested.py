@@ -232,10 +232,7 @@ def main():
     for line in re.findall(r"(?:BP-TEST|NESTED|FAILED|skipped) [^\r\n]*", text):
         print(line)
     print(f"{time.monotonic() - start:.1f} s")
-    if wrong:
-        print("the last lines of the console:\n" + "\n".join(text.splitlines()[-60:]))
-        print("\n".join(f"FAIL {line}" for line in wrong))
-    sys.exit(1 if wrong else 0)
+    boot.end(wrong, text)
 
 
 if __name__ == "__main__":
