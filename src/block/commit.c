@@ -93,7 +93,7 @@ static int commit_open_base(struct commit *c, struct store *take_store, struct e
         store_close(take_store);
         return r;
     }
-    r = chain_open_store(old->path, image_format_name(old), take_store, &new, err);
+    r = chain_open_store(old->path, image_format_name(old), false, take_store, &new, err);
     if (r < 0)
         return r;
     while (above->backing != old)

@@ -185,7 +185,7 @@ static int do_commit(struct job *job, struct chain *chain, struct err *err)
 static int do_mirror(struct job *job, struct chain *chain, struct err *err)
 {
     struct mirror_options o = { 0 };
-    int r = chain_open_store(test_path("copy"), "raw", store_of(file_new("copy", DISK)),
+    int r = chain_open_store(test_path("copy"), "raw", false, store_of(file_new("copy", DISK)),
                              &o.take_target, err);
     return r < 0 ? r : chain_mirror(job, chain, &o, err);
 }
@@ -193,7 +193,7 @@ static int do_mirror(struct job *job, struct chain *chain, struct err *err)
 static int do_backup(struct job *job, struct chain *chain, struct err *err)
 {
     struct backup_options o = { 0 };
-    int r = chain_open_store(test_path("saved"), "raw", store_of(file_new("saved", DISK)),
+    int r = chain_open_store(test_path("saved"), "raw", false, store_of(file_new("saved", DISK)),
                              &o.take_target, err);
     return r < 0 ? r : chain_backup(job, chain, &o, err);
 }

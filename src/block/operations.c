@@ -17,12 +17,14 @@ static int opener_none_open(const struct block_opener *opener, const char *path,
 }
 static const struct block_opener opener_none = { .open = opener_none_open };
 
-int chain_open_store(const char *path, const char *format, struct store *take_store,
+int chain_open_store(const char *path, const char *format, bool readonly, struct store *take_store,
                      struct image **out, struct err *err)
 {
-    struct image_options options = {
-        .path = path, .format = format, .no_backing = true, .opener = &opener_none
-    };
+    struct image_options options = { .path = path,
+                                     .format = format,
+                                     .readonly = readonly,
+                                     .no_backing = true,
+                                     .opener = &opener_none };
     return image_open_store(&options, take_store, out, err);
 }
 
@@ -60,7 +62,8 @@ int chain_snapshot(struct chain *chain, const struct snapshot_options *options,
     int r = options->existing ? 0 : image_create_store(&create, store, err);
     if (r < 0)
         return err_prefix(err, "%s", options->path);
-    r = chain_open_store(options->path, options->existing ? NULL : "qcow2", TAKE(store), &new, err);
+    r = chain_open_store(options->path, options->existing ? NULL : "qcow2", false, TAKE(store),
+                         &new, err);
     if (r < 0)
         return r;
     AUTO(image_drop) struct image *overlay = new;

@@ -79,8 +79,9 @@ int chain_rebase(struct job *job, struct chain *chain, const struct rebase_optio
 int chain_resize(struct chain *chain, uint64_t size, enum image_preallocation prealloc, bool shrink,
                  struct err *err);
 
-/* An image in a file that came as a descriptor: nothing else may be opened for it. Takes store. */
-int chain_open_store(const char *path, const char *format, struct store *take_store,
+/* An image in a file that came as a descriptor: nothing else may be opened for it, and what is
+ * below it is the caller's to attach. Takes store. */
+int chain_open_store(const char *path, const char *format, bool readonly, struct store *take_store,
                      struct image **out, struct err *err);
 
 #endif

@@ -314,6 +314,7 @@ static const char *const snapshot_members[] = { "disk", "path", "backing", "exis
 static const char *const resize_members[] = { "disk", "size", "shrink", NULL };
 static const char *const stream_members[] = { "disk", "base", "speed", NULL };
 static const char *const commit_members[] = { "disk", "layer", "base", "fd", "keep", "speed", NULL };
+static const char *const rebase_members[] = { "disk", "path", "format", "backing", "unsafe", "speed", NULL };
 static const char *const mirror_members[] = { "disk", "path", "format", "stay", "speed", NULL };
 static const char *const backup_members[] = { "disk", "path", "format", "bitmap", "incremental", "speed", NULL };
 static const char *const throttle_members[] = { "disk", "limits", NULL };
@@ -355,6 +356,8 @@ const struct control_command vmm_commands[] = {
       stream_members, do_disk_stream },
     { "disk-commit", "job: merge 'layer' (the top) down into 'base' (the one below)",
       commit_members, do_disk_commit },
+    { "disk-rebase", "job: put the disk over another image, which came as a descriptor, or none",
+      rebase_members, do_disk_rebase },
     { "disk-mirror", "job: copy to the file that came as a descriptor, then switch to it",
       mirror_members, do_disk_mirror },
     { "disk-backup", "job: copy this moment's content to the file that came as a descriptor",

@@ -21,9 +21,17 @@
 
 enum { JOBS_KEPT = 32 }; /* finished ones that job-list still shows */
 
-enum disk_work { WORK_SNAPSHOT, WORK_RESIZE, WORK_STREAM, WORK_COMMIT, WORK_MIRROR, WORK_BACKUP };
-static const char *const work_names[] = { "snapshot", "resize", "stream",
-                                          "commit",   "mirror", "backup" };
+enum disk_work {
+    WORK_SNAPSHOT,
+    WORK_RESIZE,
+    WORK_STREAM,
+    WORK_COMMIT,
+    WORK_REBASE,
+    WORK_MIRROR,
+    WORK_BACKUP
+};
+static const char *const work_names[] = { "snapshot", "resize", "stream", "commit",
+                                          "rebase",   "mirror", "backup" };
 
 struct disk_job {
     struct disk_job *next; /* newest first */
@@ -113,6 +121,12 @@ static int disk_job_run(struct job *job, void *arg, struct err *err)
     case WORK_COMMIT: {
         struct commit_options o = { dj->name, dj->base, TAKE(dj->store), dj->flag };
         return chain_commit(job, dj->chain, &o, err);
+    }
+    case WORK_REBASE: {
+        struct rebase_options o = { .take_base = TAKE(dj->target),
+                                    .name = dj->base,
+                                    .unsafe = dj->flag };
+        return chain_rebase(job, dj->chain, &o, err);
     }
     case WORK_MIRROR: {
         struct mirror_options o = { TAKE(dj->target), dj->flag };
@@ -207,8 +221,8 @@ static int text_get(const json_t *args, const char *member, char **out, struct e
     return r < 0 ? r : 0;
 }
 
-/* The file that came with the request, as a store to be written to. */
-static int store_take(struct control_request *request, const char *path, bool lock,
+/* A file that came with the request, as a store. */
+static int store_take(struct control_request *request, const char *path, bool write, bool lock,
                       struct store **out, struct err *err)
 {
     AUTO(fd_close) int fd = control_take_fd(request);
@@ -220,10 +234,11 @@ static int store_take(struct control_request *request, const char *path, bool lo
     if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
         return err_set(err, EINVAL, "the descriptor is neither of a file nor of a block device");
     int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || (flags & O_ACCMODE) != O_RDWR)
-        return err_set(err, EINVAL, "the descriptor is not open for reading and writing");
+    if (flags < 0 || (flags & O_ACCMODE) != (write ? O_RDWR : O_RDONLY))
+        return err_set(err, EINVAL, "the descriptor is not open for %s",
+                       write ? "reading and writing" : "reading only");
     if (lock) {
-        int r = lock_image(fd, path, true, err);
+        int r = lock_image(fd, path, write, err);
         if (r < 0)
             return err_prefix(err, "%s", path);
     }
@@ -312,7 +327,7 @@ COMMAND(do_disk_snapshot)
     if (r == 0)
         r = json_get_bool(args, "existing", &dj->flag, err);
     if (r >= 0)
-        r = store_take(request, dj->path, true, &dj->store, err);
+        r = store_take(request, dj->path, true, true, &dj->store, err);
     uint64_t size = 0;
     if (r == 0 && !dj->flag && store_size(dj->store, &size) == 0 && size)
         r = err_set(err, EEXIST, "%s: is not empty; say \"existing\": true if it is an overlay",
@@ -356,7 +371,58 @@ COMMAND(do_disk_commit)
     if (r >= 0)
         r = json_get_bool(args, "fd", &fd, err);
     if (r >= 0 && fd)
-        r = store_take(request, "base", false, &dj->store, err);
+        r = store_take(request, "base", true, false, &dj->store, err);
+    return r < 0 ? r : disk_job_begin(TAKE(dj), false, request, result, err);
+}
+
+/* The new base: it and then each image below it came as a descriptor. */
+static int layers_take(struct control_request *request, const char *path, const char *format,
+                       struct image **out, struct err *err)
+{
+    enum { LAYERS_MAX = 100 };
+    struct store *store;
+    int r = store_take(request, path, false, true, &store, err);
+    if (r == 0)
+        r = chain_open_store(path, format, true, store, out, err);
+    struct image *above = r == 0 ? *out : NULL, *next;
+    for (unsigned n = 1; r == 0 && image_backing_name(above); n++) {
+        if (!image_backing_format(above))
+            return err_set(err, EINVAL,
+                           "%s: records no format for what is below it; do so with: "
+                           "bedplate-img rebase -u -F",
+                           image_path(above));
+        AUTO(free) char *below = image_child_path(image_path(above), image_backing_name(above));
+        if (!below || n == LAYERS_MAX)
+            return err_set(err, below ? ELOOP : ENOMEM, "%s: has too many images below it", path);
+        r = store_take(request, below, false, true, &store, err);
+        if (r == 0)
+            r = chain_open_store(below, image_backing_format(above), true, store, &next, err);
+        if (r == 0)
+            image_attach_backing(above, next);
+        above = r == 0 ? next : above;
+    }
+    return r;
+}
+
+COMMAND(do_disk_rebase)
+{
+    AUTO(disk_job_free) struct disk_job *dj = NULL;
+    const char *format = NULL;
+    int r = disk_job_create(arg, args, WORK_REBASE, &dj, err);
+    if (r == 0)
+        r = text_get(args, "path", &dj->path, err);
+    if (r == 0)
+        r = text_get(args, "backing", &dj->base, err);
+    if (r == 0)
+        r = json_get_bool(args, "unsafe", &dj->flag, err);
+    if (r >= 0)
+        r = json_get_string(args, "format", &format, err);
+    if (r >= 0 && dj->path && !format)
+        r = err_set(err, EINVAL, "'format' is missing: that of the image at 'path'");
+    if (r >= 0 && dj->path && !dj->base)
+        dj->base = chain_name_for(image_path(dj->chain->top), dj->path, err);
+    if (r >= 0 && dj->path)
+        r = dj->base ? layers_take(request, dj->path, format, &dj->target, err) : -err->code;
     return r < 0 ? r : disk_job_begin(TAKE(dj), false, request, result, err);
 }
 
@@ -371,8 +437,8 @@ static int target_open(struct disk_job *dj, struct control_request *request, con
     if (r == 0)
         r = json_get_string(args, "format", &format, err);
     if (r >= 0)
-        r = store_take(request, dj->path, true, &dj->store, err);
-    return r < 0 ? r : chain_open_store(dj->path, format, TAKE(dj->store), &dj->target, err);
+        r = store_take(request, dj->path, true, true, &dj->store, err);
+    return r < 0 ? r : chain_open_store(dj->path, format, false, TAKE(dj->store), &dj->target, err);
 }
 
 COMMAND(do_disk_mirror)

@@ -183,6 +183,7 @@ void disks_close(struct vmm *vmm);
 void disk_jobs_end(struct vmm *vmm, const struct block_node *disk);
 CONTROL_COMMAND(do_disk_snapshot);
 CONTROL_COMMAND(do_disk_resize);
+CONTROL_COMMAND(do_disk_rebase);
 CONTROL_COMMAND(do_disk_stream);
 CONTROL_COMMAND(do_disk_commit);
 CONTROL_COMMAND(do_disk_mirror);

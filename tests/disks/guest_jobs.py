@@ -9,6 +9,7 @@ files record must be sound and hold every file that the guest had synced.
 """
 import argparse
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -114,6 +115,10 @@ class Jobs:
         return self.start("disk-commit", [os.open(self.path(base), os.O_RDWR)], fd=True, base=self.path(base),
                           **members)["job"]
 
+    def rebase(self, *names, fmt="qcow2", **members):
+        fds = [os.open(self.path(name), os.O_RDONLY) for name in names]
+        return self.start("disk-rebase", fds, path=self.path(names[0]), format=fmt, **members)["job"]
+
     def mirror(self, name, **members):
         return self.start("disk-mirror", [self.file(name, SIZE)], path=self.path(name), **members)["job"]
 
@@ -187,6 +192,16 @@ def chains(guest, jobs, disk):
         time.sleep(0.5)
         jobs.wait(jobs.stream(speed=160 * MIB))
     check("backing" not in disk.qemu("info", "-U", jobs.path("four.qcow2")), "it still has a backing file")
+    with loaded(guest, "rebase to an older state, a chain of two"):
+        jobs.snapshot("five.qcow2")
+        shutil.copy(disk.path, jobs.path("old.qcow2"))
+        disk.run("create", "-q", "-f", "qcow2", "-b", "old.qcow2", "-F", "qcow2", jobs.path("older.qcow2"))
+        jobs.wait(jobs.rebase("older.qcow2", "old.qcow2", speed=160 * MIB))
+    equal(json.loads(disk.qemu("info", "-U", "--output=json", jobs.path("five.qcow2")))["backing-filename"], "older.qcow2",
+          "what is below after a rebase")
+    jobs.client.refused("disk-rebase", "EINVAL", disk="disk0", path=jobs.path("older.qcow2"))
+    with loaded(guest, "rebase to nothing"):
+        jobs.wait(jobs.start("disk-rebase")["job"])
 
 
 def copies(guest, jobs, disk):
@@ -219,10 +234,10 @@ def copies(guest, jobs, disk):
     guest(f"grow d {(SIZE + 64 * MIB) // 512}")
     jobs.client.refused("disk-resize", "EINVAL", disk="disk0", size=SIZE)
     with loaded(guest, "overlay over raw, committed and kept"):
-        jobs.snapshot("five.qcow2")
+        jobs.snapshot("six.qcow2")
         time.sleep(0.5)
         jobs.wait(jobs.commit("mirror.raw", keep=True))
-    equal(jobs.top(), jobs.path("five.qcow2"), "the top that was kept")
+    equal(jobs.top(), jobs.path("six.qcow2"), "the top that was kept")
 
 
 def kill_during(args, folder, initrd, what):
@@ -233,7 +248,7 @@ def kill_during(args, folder, initrd, what):
         jobs = Jobs(own)
         prepare(guest)
         top = disk.path
-        if what in ("stream", "commit", "commit-keep"):
+        if what in ("stream", "commit", "commit-keep", "rebase"):
             top = jobs.path("top.qcow2")
             jobs.snapshot("top.qcow2")
             guest("cp /tmp/noise /disks/d/more; sync")
@@ -243,6 +258,7 @@ def kill_during(args, folder, initrd, what):
         slow = {"speed": 4 * MIB}
         job = {"stream": lambda: jobs.stream(**slow), "commit": lambda: jobs.commit("disk.qcow2", **slow),
                "commit-keep": lambda: jobs.commit("disk.qcow2", keep=True, **slow),
+               "rebase": lambda: jobs.start("disk-rebase", **slow)["job"],
                "mirror": lambda: jobs.mirror("copy.raw", **slow), "backup": lambda: jobs.backup("copy.raw", **slow),
                "resize": lambda: jobs.start("disk-resize", size=SIZE * 2)}[what]()
         time.sleep(2)
@@ -282,7 +298,7 @@ def main():
         initrd = os.path.join(folder, "initrd")
         guest_disks.write_initrd(args, folder, initrd)
         if args.kill:
-            for what in ("stream", "commit", "commit-keep", "mirror", "backup", "resize"):
+            for what in ("stream", "commit", "commit-keep", "rebase", "mirror", "backup", "resize"):
                 kill_during(args, folder, initrd, what)
             print("good")
             return
