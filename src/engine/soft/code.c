@@ -101,10 +101,17 @@ static unsigned jump_index(uint64_t va)
            ((va ^ va >> JUMP_PAGE_BITS) & ((1u << JUMP_PAGE_BITS) - 1));
 }
 
+/* A key: what decoding depends on (CODE_*), the epoch, and the address space. Global pages keep
+ * their entries when that changes. */
+enum { JUMP_GLOBAL = 1 << 16, EPOCH_SHIFT = 17, EPOCHS = 1 << 15, KEY_SHIFT = 32 };
+
 void jump_cache_clear(struct soft_vcpu *v)
 {
-    for (unsigned n = 0; n < JUMP_SIZE; n++)
-        v->run->jump[n] = (struct jump_entry){ 0 };
+    if (++v->run->jump_epoch == EPOCHS) {
+        memset(v->run->jump, 0, sizeof v->run->jump);
+        v->run->jump_epoch = 1;
+    }
+    v->jump_key = v->jump_key_global = ~0ull; /* until the next block is looked up */
 }
 
 void jump_cache_clear_page(struct soft_vcpu *v, uint64_t va)
@@ -591,9 +598,6 @@ void code_link(struct soft_vcpu *v)
         jit_link(&c->jit, slot, to);
 }
 
-/* Global pages keep their entries when the address space changes. */
-enum { JUMP_GLOBAL = 1 << 16 };
-
 /* Can every offset be read and written (code: run), so that no check is needed? */
 static bool whole(const struct x86_segment *s, bool code)
 {
@@ -625,19 +629,28 @@ static uint16_t key_of(const struct soft_vcpu *v)
                       (x87 ? CODE_X87 : 0) | flat_key(v));
 }
 
+static bool jump_hit(const struct jump_entry *j, uint64_t va, uint64_t key, uint64_t key_global)
+{
+    return likely(j->va == va && j->block && (j->key == key || j->key == key_global) &&
+                  !j->block->stale);
+}
+
 struct block *code_lookup(struct soft_vcpu *v)
 {
     uint64_t va = v->mode == MODE_64 ? v->rip : (v->rip + v->seg[S_CS].base) & 0xffffffff;
     uint16_t key = key_of(v);
-    uint64_t tag = (uint64_t)key << 32 | v->asid;
-    uint64_t global_tag = (uint64_t)key << 32 | JUMP_GLOBAL;
-    v->jump_key = tag;
-    v->jump_key_global = global_tag;
-    struct jump_entry *j = &v->run->jump[jump_index(va)];
-    if (likely(j->va == va && j->block && (j->key == tag || j->key == global_tag) &&
-               !j->block->stale)) {
+    uint64_t any = (uint64_t)key << KEY_SHIFT | (uint64_t)v->run->jump_epoch << EPOCH_SHIFT;
+    uint64_t tag = v->jump_key = any | v->asid;
+    uint64_t global_tag = v->jump_key_global = any | JUMP_GLOBAL;
+    struct jump_entry *j = &v->run->jump[jump_index(va)],
+                      *other = &v->run->jump[jump_index(va) ^ 1];
+    if (jump_hit(j, va, tag, global_tag)) {
         j->code = j->block->code;
         return j->block;
+    }
+    if (jump_hit(other, va, tag, global_tag)) {
+        other->code = other->block->code;
+        return other->block;
     }
 
     if (unlikely(atomic_load_explicit(&soft_engine_of(v)->code.want_flush, memory_order_relaxed)))
@@ -651,9 +664,12 @@ struct block *code_lookup(struct soft_vcpu *v)
     }
     bool keep;
     struct block *b = block_get(v, &src, key, &keep);
-    if (b && keep)
+    if (b && keep && v->jump_key == tag) { /* not cleared meanwhile */
+        if (j->va != va)
+            *other = *j;
         *j = (struct jump_entry){
             .va = va, .key = src.global ? global_tag : tag, .block = b, .code = b->code
         };
+    }
     return b;
 }

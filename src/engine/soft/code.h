@@ -84,9 +84,12 @@ struct code_cache {
     _Atomic bool want_flush; /* over the limit: the next block look-up flushes in a rendezvous */
 };
 
-/* Jump cache: linear address -> block, per vCPU. Entries of one page lie together, so that INVLPG
- * can clear them. */
-enum { JUMP_PAGE_BITS = 6, JUMP_PAGES = 64, JUMP_SIZE = JUMP_PAGES << JUMP_PAGE_BITS };
+/*
+ * Jump cache: linear address -> block, per vCPU. Entries of one page lie together, so that INVLPG
+ * can clear them; an address has two places, next to each other. All are cleared at once by a new
+ * epoch, which the keys tell.
+ */
+enum { JUMP_PAGE_BITS = 6, JUMP_PAGES = 256, JUMP_SIZE = JUMP_PAGES << JUMP_PAGE_BITS };
 struct jump_entry {
     uint64_t va, key;
     struct block *block;

@@ -371,7 +371,7 @@ static int soft_vcpu_create(struct engine *engine, unsigned index, uint32_t apic
     struct soft_engine *e = engine_of(engine);
     assert(index == e->vcpu_count && index < e->max_vcpus);
     struct soft_vcpu *v = aligned_alloc(64, round_up(sizeof *v, 64));
-    struct vcpu_run *run = calloc(1, sizeof *run);
+    struct vcpu_run *run = aligned_alloc(64, round_up(sizeof *run, 64));
     struct block *scratch = calloc(1, sizeof *scratch + (BLOCK_MAX + 1) * sizeof(struct insn));
     void *tlbs =
         aligned_alloc(4096, sizeof(struct tlb_entry) * TLB_CONTEXTS * TLB_MODES * TLB_SIZE);
@@ -383,6 +383,7 @@ static int soft_vcpu_create(struct engine *engine, unsigned index, uint32_t apic
         return err_set(err, ENOMEM, "out of memory");
     }
     memset(v, 0, sizeof *v);
+    memset(run, 0, sizeof *run);
     v->run = run;
     v->self = v;
     v->jump = run->jump;

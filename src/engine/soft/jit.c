@@ -211,12 +211,11 @@ static void emit_open_window(struct emit *e)
 /* r14: where to go. The jump cache as code_lookup has it (code.c). Uses r15. */
 static void emit_find(struct emit *e)
 {
-    uint8_t *miss[3];
+    uint8_t *miss[2], *next[2] = { NULL, NULL };
     emit_store(e, in_reg(H_AX), H_14); /* rax = va ^ va >> 6: both parts of the index */
     emit_op(e, 0, 8, 0xc1, 5, in_reg(H_AX), 0), e8(e, JUMP_PAGE_BITS);
     emit_op(e, 0, 4, 0x31, H_14, in_reg(H_AX), 0);
-    _Static_assert(PAGE_SHIFT == 2 * JUMP_PAGE_BITS && JUMP_PAGES == 1 << JUMP_PAGE_BITS,
-                   "jump_index");
+    _Static_assert(PAGE_SHIFT == 2 * JUMP_PAGE_BITS, "jump_index");
     _Static_assert(sizeof(struct jump_entry) == 32, "the shifts by 5 and 12 - 6 - 5");
     emit_op(e, 0, 4, 0x89, H_AX, in_reg(H_15), 0);
     emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), (1 << JUMP_PAGE_BITS) - 1, 0);
@@ -225,21 +224,30 @@ static void emit_find(struct emit *e)
     emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, 5);
     emit_op(e, 0, 8, 0x01, H_15, in_reg(H_AX), 0);
     emit_op(e, 0, 8, 0x03, H_AX, in_vcpu(offsetof(struct soft_vcpu, jump)), 0);
-    emit_op(e, 0, 8, 0x39, H_14, at_offset(H_AX, offsetof(struct jump_entry, va)), 0);
-    miss[0] = emit_jcc_forward(e, CC_NE);
-    emit_load(e, H_15, at_offset(H_AX, offsetof(struct jump_entry, key)));
-    emit_op(e, 0, 8, 0x3b, H_15, in_vcpu(offsetof(struct soft_vcpu, jump_key)), 0);
-    uint8_t *hit = emit_jcc_forward(e, CC_E);
-    emit_op(e, 0, 8, 0x3b, H_15, in_vcpu(offsetof(struct soft_vcpu, jump_key_global)), 0);
-    miss[1] = emit_jcc_forward(e, CC_NE);
-    emit_land(e, hit);
-    emit_load(e, H_AX, at_offset(H_AX, offsetof(struct jump_entry, code)));
-    emit_op(e, 0, 8, 0x85, H_AX, in_reg(H_AX), 0);
-    miss[2] = emit_jcc_forward(e, CC_E);
-    emit_alu_imm(e, 0, 8, 4, in_reg(H_14), -(int32_t)PAGE_SIZE, 0); /* clears the carry */
-    e8(e, 0xc3);
-    for (unsigned n = 0; n < ARRAY_LEN(miss); n++)
-        emit_land(e, miss[n]);
+    for (unsigned way = 0; way < 2; way++) {
+        if (way) {
+            emit_land(e, next[0]);
+            emit_land(e, next[1]);
+            emit_alu_imm(e, 0, 8, 6, in_reg(H_AX), sizeof(struct jump_entry), 0);
+        }
+        emit_op(e, 0, 8, 0x39, H_14, at_offset(H_AX, offsetof(struct jump_entry, va)), 0);
+        next[0] = emit_jcc_forward(e, CC_NE);
+        emit_load(e, H_15, at_offset(H_AX, offsetof(struct jump_entry, key)));
+        emit_op(e, 0, 8, 0x3b, H_15, in_vcpu(offsetof(struct soft_vcpu, jump_key)), 0);
+        uint8_t *hit = emit_jcc_forward(e, CC_E);
+        emit_op(e, 0, 8, 0x3b, H_15, in_vcpu(offsetof(struct soft_vcpu, jump_key_global)), 0);
+        next[1] = emit_jcc_forward(e, CC_NE);
+        emit_land(e, hit);
+        emit_load(e, H_AX, at_offset(H_AX, offsetof(struct jump_entry, code)));
+        emit_op(e, 0, 8, 0x85, H_AX, in_reg(H_AX), 0);
+        miss[way] = emit_jcc_forward(e, CC_E);
+        emit_alu_imm(e, 0, 8, 4, in_reg(H_14), -(int32_t)PAGE_SIZE, 0); /* clears the carry */
+        e8(e, 0xc3);
+    }
+    emit_land(e, next[0]);
+    emit_land(e, next[1]);
+    emit_land(e, miss[0]);
+    emit_land(e, miss[1]);
     e8(e, 0xf9), e8(e, 0xc3); /* stc; ret */
 }
 

@@ -72,7 +72,9 @@ struct vcpu_run {
     struct itlb_entry itlb[ITLB_SIZE];
     struct ram_window window[RAM_WINDOWS];
 
-    struct jump_entry jump[JUMP_SIZE];
+    /* Aligned: the two places of an address lie in one line */
+    _Alignas(64) struct jump_entry jump[JUMP_SIZE];
+    uint32_t jump_epoch;
     struct block *scratch; /* for blocks that may not be kept */
     bool translate;        /* translated code may run on this thread */
     bool in_jit;           /* inside translated code, or called from it */
