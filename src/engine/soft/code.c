@@ -91,14 +91,12 @@ void code_cache_fini(struct code_cache *c)
 
 static unsigned jump_page(uint64_t va)
 {
-    uint64_t page = va >> PAGE_SHIFT;
-    return (unsigned)(page ^ page >> 6) & (JUMP_PAGES - 1);
+    return (unsigned)((va ^ va >> JUMP_MIX) >> PAGE_SHIFT) & (JUMP_PAGES - 1);
 }
 
 static unsigned jump_index(uint64_t va)
 {
-    return jump_page(va) << JUMP_PAGE_BITS |
-           ((va ^ va >> JUMP_PAGE_BITS) & ((1u << JUMP_PAGE_BITS) - 1));
+    return jump_page(va) << JUMP_PAGE_BITS | ((va ^ va >> JUMP_MIX) & ((1u << JUMP_PAGE_BITS) - 1));
 }
 
 /* A key: what decoding depends on (CODE_*), the epoch, and the address space. Global pages keep
@@ -118,7 +116,8 @@ void jump_cache_clear_page(struct soft_vcpu *v, uint64_t va)
 {
     struct jump_entry *e = &v->run->jump[jump_page(va) << JUMP_PAGE_BITS];
     for (unsigned n = 0; n < 1u << JUMP_PAGE_BITS; n++)
-        e[n] = (struct jump_entry){ 0 };
+        if (!((e[n].va ^ va) >> PAGE_SHIFT))
+            e[n] = (struct jump_entry){ 0 };
 }
 
 /* ---- Pages ---- */

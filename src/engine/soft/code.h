@@ -89,7 +89,12 @@ struct code_cache {
  * can clear them; an address has two places, next to each other. All are cleared at once by a new
  * epoch, which the keys tell.
  */
-enum { JUMP_PAGE_BITS = 6, JUMP_PAGES = 256, JUMP_SIZE = JUMP_PAGES << JUMP_PAGE_BITS };
+enum {
+    JUMP_MIX = 6,
+    JUMP_PAGE_BITS = 7,
+    JUMP_PAGES = 256,
+    JUMP_SIZE = JUMP_PAGES << JUMP_PAGE_BITS
+};
 struct jump_entry {
     uint64_t va, key;
     struct block *block;

@@ -187,6 +187,8 @@ enum {
         16, /* not plain 64-bit addressing: use ea_slow (segment limits, 16/32-bit addresses) */
 };
 
+enum { INSN_LONGEST = 15 }; /* bytes */
+
 /* A decoded instruction; 48 bytes. `fn` may be exchanged for op_stale by another thread at any
  * time. */
 struct insn {

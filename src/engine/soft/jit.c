@@ -212,15 +212,14 @@ static void emit_open_window(struct emit *e)
 static void emit_find(struct emit *e)
 {
     uint8_t *miss[2], *next[2] = { NULL, NULL };
-    emit_store(e, in_reg(H_AX), H_14); /* rax = va ^ va >> 6: both parts of the index */
-    emit_op(e, 0, 8, 0xc1, 5, in_reg(H_AX), 0), e8(e, JUMP_PAGE_BITS);
+    emit_store(e, in_reg(H_AX), H_14); /* both parts of the index */
+    emit_op(e, 0, 8, 0xc1, 5, in_reg(H_AX), 0), e8(e, JUMP_MIX);
     emit_op(e, 0, 4, 0x31, H_14, in_reg(H_AX), 0);
-    _Static_assert(PAGE_SHIFT == 2 * JUMP_PAGE_BITS, "jump_index");
-    _Static_assert(sizeof(struct jump_entry) == 32, "the shifts by 5 and 12 - 6 - 5");
+    _Static_assert(sizeof(struct jump_entry) == 1 << 5 && PAGE_SHIFT == JUMP_PAGE_BITS + 5,
+                   "the entries of a page take a page");
     emit_op(e, 0, 4, 0x89, H_AX, in_reg(H_15), 0);
     emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), (1 << JUMP_PAGE_BITS) - 1, 0);
-    emit_op(e, 0, 4, 0xd1, 5, in_reg(H_15), 0);
-    emit_alu_imm(e, 0, 4, 4, in_reg(H_15), (JUMP_PAGES - 1) << (JUMP_PAGE_BITS + 5), 0);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_15), (JUMP_PAGES - 1) << PAGE_SHIFT, 0);
     emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, 5);
     emit_op(e, 0, 8, 0x01, H_15, in_reg(H_AX), 0);
     emit_op(e, 0, 8, 0x03, H_AX, in_vcpu(offsetof(struct soft_vcpu, jump)), 0);

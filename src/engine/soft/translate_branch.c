@@ -40,14 +40,15 @@ void exit_at(struct tr *t, int64_t delta)
     emit_jmp(&t->e, t->jit->leave_at);
 }
 
-/* Straight into the block at `delta` if it is in this page, through the jump cache otherwise. */
+/* Straight into the block at `delta` if it lies in this page whole, which the longest instruction
+ * there would; through the jump cache otherwise. */
 void exit_direct(struct tr *t, int64_t delta)
 {
     assert(!t->fp.x87_last && !t->fp.x87_mem && t->flags != IN_HOST);
     struct emit *e = &t->e;
     const struct block *b = t->block;
     int64_t place = block_place(b) + delta;
-    if (place < 0 || place >= (int64_t)PAGE_SIZE) {
+    if (place < 0 || place > (int64_t)PAGE_SIZE - INSN_LONGEST) {
         address_here(t, delta);
         exit_to(t);
         return;
