@@ -103,6 +103,8 @@ static unsigned jump_index(uint64_t va)
  * their entries when that changes. */
 enum { JUMP_GLOBAL = 1 << 16, EPOCH_SHIFT = 17, EPOCHS = 1 << 15, KEY_SHIFT = 32 };
 
+static uint32_t jump_epoch(uint64_t key) { return key >> EPOCH_SHIFT & (EPOCHS - 1); }
+
 void jump_cache_clear(struct soft_vcpu *v)
 {
     if (++v->run->jump_epoch == EPOCHS) {
@@ -664,7 +666,7 @@ struct block *code_lookup(struct soft_vcpu *v)
     bool keep;
     struct block *b = block_get(v, &src, key, &keep);
     if (b && keep && v->jump_key == tag) { /* not cleared meanwhile */
-        if (j->va != va)
+        if (j->va != va && jump_epoch(j->key) == v->run->jump_epoch)
             *other = *j;
         *j = (struct jump_entry){
             .va = va, .key = src.global ? global_tag : tag, .block = b, .code = b->code
