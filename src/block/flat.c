@@ -389,8 +389,7 @@ bool flat_direct_map(struct image *image, struct block_hold *hold, uint64_t offs
                      bool write, uint64_t *host)
 {
     struct flat *flat = flat_of(image);
-    if (flat->read_packed || flat_part(flat, offset, len) != len ||
-        pthread_mutex_trylock(&flat->lock))
+    if (flat->read_packed || flat_part(flat, offset, len) != len || !image_lock_soon(&flat->lock))
         return false;
     uint64_t block = offset / flat->block_size, at = FLAT_NONE;
     bool known = flat_peek(flat, block, &at), partial = flat->partial && flat->partial[block];

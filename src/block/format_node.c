@@ -9,10 +9,11 @@
  *
  * The gate lets jobs change the chain:
  *
- * 1. `gate` counts requests that are inside and loops that are reaping or kicking. Its bit CLOSED
- *    keeps requests out: they wait on their queue's list `held`.
- * 2. While it is CLOSED alone, it belongs to the thread that closed it: no loop touches the chain,
- *    the child or the pools, and none gets in before it is opened.
+ * 1. Each queue counts what is `inside` of it: requests, and its loop while that is reaping or
+ *    kicking. `closed` keeps requests out: they wait on their queue's list `held`.
+ * 2. While it is closed and all counts are 0, the node belongs to the thread that closed it: no
+ * loop touches the chain, the child or the pools, and none gets in before it is opened. (Who looks
+ *    whether it is closed counts itself first, and touches nothing when it is.)
  * 3. Opening it signals every queue, and reaping takes in what was held.
  */
 #include "block/driver.h"
@@ -36,11 +37,10 @@ enum {
     FORMAT_MAX_RANGE = 1 << 30,
 };
 
-#define GATE_CLOSED (1u << 31)
-
 struct format_queue {
     struct block_queue queue;
     struct block_queue *pool;                /* of the workers; owned */
+    atomic_uint inside;                      /* written on the loop */
     struct block_request *held, **held_tail; /* came while the gate was closed */
     struct format_queue *next, **prev;       /* queues_lock */
 };
@@ -61,8 +61,8 @@ struct format_node {
     bool copy_on_read;        /* fixed once open */
     bool readonly;            /* fixed once open */
 
-    atomic_uint gate;
-    pthread_mutex_t gate_lock; /* with gate_empty: for the last one out */
+    atomic_bool closed;
+    pthread_mutex_t gate_lock; /* with gate_empty: for the last one out; before queues_lock */
     pthread_cond_t gate_empty;
     pthread_mutex_t queues_lock;
     struct format_queue *queues; /* queues_lock */
@@ -86,50 +86,57 @@ static struct format_queue *queue_of(struct block_queue *queue)
 
 /* ---- the gate ---- */
 
-/* For a new request. */
-static bool gate_enter(struct format_node *format)
+static void gate_leave(struct format_queue *fq)
 {
-    unsigned now = atomic_load(&format->gate);
-    do
-        if (now & GATE_CLOSED)
-            return false;
-    while (!atomic_compare_exchange_weak(&format->gate, &now, now + 1));
-    return true;
-}
-
-/* For what concerns those inside. */
-static bool gate_visit(struct format_node *format)
-{
-    unsigned now = atomic_load(&format->gate);
-    do
-        if (now == GATE_CLOSED)
-            return false;
-    while (!atomic_compare_exchange_weak(&format->gate, &now, now + 1));
-    return true;
-}
-
-static void gate_leave(struct format_node *format)
-{
-    if (atomic_fetch_sub(&format->gate, 1) != (GATE_CLOSED | 1))
+    struct format_node *format = format_of(fq->queue.node);
+    if (atomic_fetch_sub(&fq->inside, 1) != 1 || !atomic_load(&format->closed))
         return;
     LOCKED(&format->gate_lock);
     pthread_cond_signal(&format->gate_empty);
+}
+
+/* For a new request. */
+static bool gate_enter(struct format_queue *fq)
+{
+    atomic_fetch_add(&fq->inside, 1);
+    if (!atomic_load(&format_of(fq->queue.node)->closed))
+        return true;
+    gate_leave(fq);
+    return false;
+}
+
+/* For what concerns those inside. */
+static bool gate_visit(struct format_queue *fq)
+{
+    if (atomic_fetch_add(&fq->inside, 1) || !atomic_load(&format_of(fq->queue.node)->closed))
+        return true;
+    gate_leave(fq);
+    return false;
+}
+
+static bool gate_busy(struct format_node *format)
+{
+    LOCKED(&format->queues_lock);
+    struct format_queue *fq = format->queues;
+    while (fq && !atomic_load(&fq->inside))
+        fq = fq->next;
+    return fq;
 }
 
 static void format_hold(struct chain *chain)
 {
     struct format_node *format = format_of_chain(chain);
     LOCKED(&format->gate_lock);
-    unsigned before = atomic_fetch_or(&format->gate, GATE_CLOSED);
-    assert(!(before & GATE_CLOSED));
-    while (atomic_load(&format->gate) != GATE_CLOSED)
+    bool before = atomic_exchange(&format->closed, true);
+    assert(!before);
+    while (gate_busy(format))
         pthread_cond_wait(&format->gate_empty, &format->gate_lock);
 }
 
 static void format_release(struct chain *chain)
 {
     struct format_node *format = format_of_chain(chain);
-    atomic_fetch_and(&format->gate, ~GATE_CLOSED);
+    atomic_store(&format->closed, false);
     LOCKED(&format->queues_lock);
     for (struct format_queue *q = format->queues; q; q = q->next)
         eventfd_write(q->queue.event_fd, 1);
@@ -236,7 +243,7 @@ static void format_finished(struct block_request *req, int result)
         atomic_store(&format->flush_failed, true);
     if (req->direct && !image->format->plain && req->op != BLOCK_FLUSH)
         image->format->direct_done(image, &req->hold);
-    gate_leave(format);
+    gate_leave(queue_of(req->format_queue));
 }
 
 /* Only a format's own range checks stand between a request and the file. */
@@ -280,7 +287,7 @@ static void format_go(struct block_queue *queue, struct block_request *req)
 static void format_submit(struct block_queue *queue, struct block_request *req)
 {
     struct format_queue *fq = queue_of(queue);
-    if (gate_enter(format_of(queue->node))) {
+    if (gate_enter(fq)) {
         format_go(queue, req);
         return;
     }
@@ -298,21 +305,19 @@ static void format_kick_inside(struct block_queue *queue)
 
 static void format_kick(struct block_queue *queue)
 {
-    struct format_node *format = format_of(queue->node);
-    if (!gate_visit(format))
+    if (!gate_visit(queue_of(queue)))
         return;
     format_kick_inside(queue);
-    gate_leave(format);
+    gate_leave(queue_of(queue));
 }
 
 static void format_reap(struct block_queue *queue)
 {
-    struct format_node *format = format_of(queue->node);
     struct format_queue *fq = queue_of(queue);
-    if (!gate_visit(format))
+    if (!gate_visit(fq))
         return;
     bool more = fq->held != NULL;
-    while (fq->held && gate_enter(format)) {
+    while (fq->held && gate_enter(fq)) {
         struct block_request *req = fq->held;
         fq->held = req->next;
         if (!fq->held)
@@ -324,7 +329,7 @@ static void format_reap(struct block_queue *queue)
     if (queue->child)
         queue->child->node->driver->reap(queue->child);
     workers_reap(fq->pool);
-    gate_leave(format);
+    gate_leave(fq);
 }
 
 static void format_queue_destroy(struct block_queue *queue)

@@ -229,6 +229,17 @@ struct image { /* embedded first by each format; fixed once open unless it says 
     bool may_name_files;                 /* while opening only: its format was not a mere guess */
 };
 
+/* For direct_map: takes the lock of a table unless it is held for longer than another queue's
+ * look-up takes, for who has it then may be waiting for the file. */
+static inline bool image_lock_soon(pthread_mutex_t *lock)
+{
+    enum { TRIES = 200 };
+    for (unsigned i = 0; i < TRIES; i++)
+        if (!pthread_mutex_trylock(lock))
+            return true;
+    return false;
+}
+
 extern const struct image_format image_raw, image_luks, image_qcow2, image_vdi, image_vhd,
     image_vhdx, image_vmdk;
 

@@ -823,7 +823,7 @@ bool qcow2_direct_map(struct image *image, struct block_hold *hold, uint64_t off
 {
     struct qcow2 *q = qcow2_of(image);
     uint64_t found;
-    if (pthread_mutex_trylock(&q->lock))
+    if (!image_lock_soon(&q->lock))
         return false;
     bool ok = direct_find(q, offset, len, write, &found);
     if (ok) {

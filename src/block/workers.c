@@ -17,6 +17,7 @@ struct workers_queue {
     struct block_queue queue;
     struct workers *workers;       /* fixed at create */
     struct workers_list submitted; /* on the loop, until the kick */
+    unsigned away;                 /* on the loop: kicked and not reaped yet */
     struct workers_list finished;  /* workers->lock */
 };
 
@@ -139,6 +140,7 @@ void workers_kick(struct block_queue *queue)
     LOCKED(&workers->lock);
     for (struct block_request *req; (req = list_pop(submitted)); count++)
         list_add(&workers->todo, req);
+    queue_of(queue)->away += count;
     if (count > 1)
         pthread_cond_broadcast(&workers->work);
     else
@@ -148,12 +150,13 @@ void workers_kick(struct block_queue *queue)
 void workers_reap(struct block_queue *queue)
 {
     struct workers *workers = queue_of(queue)->workers;
-    for (;;) {
+    while (queue_of(queue)->away) {
         pthread_mutex_lock(&workers->lock);
         struct block_request *req = list_pop(&queue_of(queue)->finished);
         pthread_mutex_unlock(&workers->lock);
         if (!req)
             return;
+        queue_of(queue)->away--;
         block_complete(req, req->result);
     }
 }

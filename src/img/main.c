@@ -84,6 +84,7 @@ static const struct flag dd_flags[] = {
     F_FORMAT, { 'O', "target-format", "FORMAT", "format of the output (raw)" }, F_SHARE, F_KEY, F_END };
 static const struct flag bench_flags[] = {
     F_FORMAT, { 'c', "count", "N", "requests (75000)" }, { 'd', "depth", "N", "at once (64)" },
+    { 0, "queues", "N", "that many at once in each of N queues, each with a thread (1)" },
     { 's', "buffer-size", "SIZE", "of each request (4K)" }, { 'S', "step-size", "SIZE", "from one to the next (the buffer's)" },
     { 'o', "offset", "SIZE", "where to begin (0)" }, { 'w', "write", NULL, "write instead of reading: destroys the content" },
     { 0, "random", NULL, "at random places instead" }, { 't', "cache", "MODE", "none: go around the host's cache" },
