@@ -150,6 +150,37 @@ void buf_base64(struct buf *buf, const void *data, size_t len)
     }
 }
 
+static int base64_digit(char c)
+{
+    if (c >= 'A' && c <= 'Z')
+        return c - 'A';
+    if (c >= 'a' && c <= 'z')
+        return c - 'a' + 26;
+    if (c >= '0' && c <= '9')
+        return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+int base64_parse(const char *text, size_t len, struct buf *out)
+{
+    if (len % 4)
+        return -EINVAL;
+    for (size_t i = 0; i < len; i += 4) {
+        unsigned pad =
+            i + 4 == len ? (text[i + 3] == '=') + (text[i + 3] == '=' && text[i + 2] == '=') : 0;
+        uint32_t bits = 0;
+        for (unsigned j = 0; j < 4; j++) {
+            int digit = j < 4 - pad ? base64_digit(text[i + j]) : 0;
+            if (digit < 0)
+                return -EINVAL;
+            bits = bits << 6 | (uint32_t)digit;
+        }
+        uint8_t bytes[3] = { (uint8_t)(bits >> 16), (uint8_t)(bits >> 8), (uint8_t)bits };
+        buf_add(out, bytes, 3 - pad);
+    }
+    return 0;
+}
+
 void buf_printf(struct buf *buf, const char *fmt, ...)
 {
     va_list args;

@@ -34,6 +34,9 @@ void buf_printf(struct buf *buf, const char *fmt, ...) __attribute__((format(pri
 /* Appends `len` bytes as base64 (RFC 4648, section 4), padded. */
 void buf_base64(struct buf *buf, const void *data, size_t len);
 
+/* Appends what base64 text stands for; -EINVAL for anything but whole, padded groups. */
+int base64_parse(const char *text, size_t len, struct buf *out);
+
 /* The whole range or an error: EINTR and short transfers are handled. Return 0 or -errno; read:
  * -ENODATA at EOF. */
 int read_full(int fd, void *data, size_t len);

@@ -132,6 +132,16 @@ static void base64(void **state)
         buf_base64(&buf, pairs[i][0], strlen(pairs[i][0]));
         assert_int_equal(buf.len, strlen(pairs[i][1]));
         assert_memory_equal(buf.data ? (const char *)buf.data : "", pairs[i][1], buf.len);
+        AUTO(buf_fini) struct buf back = { 0 };
+        assert_int_equal(base64_parse(pairs[i][1], strlen(pairs[i][1]), &back), 0);
+        assert_int_equal(back.len, strlen(pairs[i][0]));
+        assert_memory_equal(back.data ? (const char *)back.data : "", pairs[i][0], back.len);
+    }
+    static const char *const bad[] = { "Z",        "Zg",   "Zg=",  "Z===", "====",
+                                       "Zg==Zg==", "Z=g=", "Zm9 ", "Zm9\n" };
+    for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
+        AUTO(buf_fini) struct buf buf = { 0 };
+        assert_int_equal(base64_parse(bad[i], strlen(bad[i]), &buf), -EINVAL);
     }
 }
 

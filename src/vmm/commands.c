@@ -2,6 +2,7 @@
 /* What clients of the control socket can ask for: docs/control-protocol.md tells the same for
  * people. */
 #include "base/ids.h"
+#include "base/text.h"
 #include "board/board.h"
 #include "vmm/inspect.h"
 #include "vmm/vmm.h"
@@ -266,6 +267,31 @@ COMMAND(do_counters)
     return 0;
 }
 
+COMMAND(do_console_log)
+{
+    struct vmm *vmm = arg;
+    const char *port = "serial";
+    uint64_t bytes = STREAM_HISTORY;
+    int r = json_get_string(args, "port", &port, err);
+    if (r >= 0)
+        r = json_get_u64(args, "bytes", 0, STREAM_HISTORY, &bytes, err);
+    if (r < 0)
+        return r;
+    bool serial = strcmp(port, "serial") == 0;
+    struct stream *stream = serial ? vmm->serial : vmm->console;
+    if (!serial && strcmp(port, "console") != 0)
+        return err_set(err, EINVAL, "'port' is serial or console");
+    if (!stream)
+        return err_set(err, ENODEV, "the VM has no such port; --%s says where it goes", port);
+    AUTO(buf_fini) struct buf data = { 0 };
+    AUTO(buf_fini) struct buf text = { 0 };
+    uint64_t before = stream_history(stream, bytes, &data);
+    buf_grow(&text, 0); /* not NULL, if there is nothing */
+    buf_base64(&text, data.data, data.len);
+    *result = json_pack("{s:I, s:s%}", "before", (json_int_t)before, "data", text.data, text.len);
+    return 0;
+}
+
 /* State stands still only while the machine does. */
 COMMAND(do_inspect)
 {
@@ -303,6 +329,7 @@ static const char *const pointer_members[] = { "x", "y", "buttons", NULL };
 static const char *const add_members[] = { "kind", "device",   "name", "format",
                                            "mac",  "readonly", NULL };
 static const char *const remove_members[] = { "device", "force", NULL };
+static const char *const log_members[] = { "port", "bytes", NULL };
 static const char *const balloon_members[] = { "target", NULL };
 static const char *const usb_attach_members[] = { "device", NULL };
 static const char *const usb_detach_members[] = { "port", NULL };
@@ -342,6 +369,8 @@ const struct control_command vmm_commands[] = {
     { "counters", "what the engine and the network cards counted", NULL, do_counters },
     { "balloon", "memory the guest gave back, its statistics; with 'target', what it shall do with",
       balloon_members, do_balloon },
+    { "console-log", "the last output of the serial port or the console, base64", log_members,
+      do_console_log },
     { "inspect", "state of a device or a vCPU; without either: the devices", inspect_members,
       do_inspect },
     { "screenshot", "a picture of the screen as PNG, or its text", screenshot_members,

@@ -3,7 +3,9 @@
  * bedplate-vmm: one virtual machine. Open (vm_open.c), lock down, run, and end with a status that
  * says how.
  */
+#include "base/cleanup.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "board/board.h"
 #include "devices/pci.h"
 #include "devices/virtio/console.h"
@@ -305,6 +307,18 @@ static int vmm_run(struct vmm *vmm, struct err *err)
     return 0;
 }
 
+/* For who asks later what the guest said last. */
+static void serial_keep(struct vmm *vmm)
+{
+    AUTO(buf_fini) struct buf text = { 0 };
+    if (vmm->run_dir.serial_fd < 0 || !vmm->serial)
+        return;
+    stream_history(vmm->serial, STREAM_HISTORY, &text);
+    int r = pwrite_full(vmm->run_dir.serial_fd, text.data, text.len, 0);
+    if (r < 0)
+        log_error("cannot keep the last output of the serial port: %s", strerror(-r));
+}
+
 /* Everybody learns how it ended, and the last output gets out. */
 static void vmm_ended(struct vmm *vmm)
 {
@@ -316,6 +330,7 @@ static void vmm_ended(struct vmm *vmm)
                         exit_statuses[vmm->status].name, "reason", vmm->reason));
     debugger_ended(vmm->debugger, vmm->status);
     control_flush(vmm->control, FLUSH_MS);
+    serial_keep(vmm);
     if (run_dir_exit_record(&vmm->run_dir, &vmm->keeper, vmm->status, vmm->reason, &err) < 0)
         log_error("%s", err.text);
 }
@@ -414,7 +429,7 @@ static int info_run(const struct options *options)
 
 int main(int argc, char **argv)
 {
-    static struct vmm vmm = { .run_dir = { .lock_fd = -1, .log_fd = -1, .exit_fd = -1 },
+    static struct vmm vmm = { .run_dir = RUN_DIR_NONE,
                               .keeper = { .fd = -1 },
                               .keep = { .lock_fd = -1 },
                               .terminal = { .fd = -1 },

@@ -736,7 +736,7 @@ static const struct option option_table[] = {
       "the host to the guest. tap:NAME takes a tap interface, fd:N an inherited descriptor of a tap or a socket.",
       NULL, net_part, "backend" },
     { "serial", "stdio|file:PATH|unix:PATH|none", 0, "where the serial port goes (default stdio)",
-      "unix:PATH is a socket that one client at a time connects to. With stdio, Ctrl-A X ends the VM and Ctrl-A H lists "
+      "unix:PATH is a socket for up to 16 viewers at once: each gets the last 64 KiB of output, then what comes, and all may type. With stdio, Ctrl-A X ends the VM and Ctrl-A H lists "
       "the other keys.", serial_set },
     { "console", "stdio|file:PATH|unix:PATH|none", 0, "adds a virtio console (hvc0) and says where it goes (default none)",
       "When the serial port and the console both are stdio they share the terminal: what is typed goes to the console "

@@ -70,7 +70,7 @@ static int file_open(const char *path, int flags, int *out, struct err *err)
 
 int run_dir_open(const char *path, struct run_dir *out, struct err *err)
 {
-    *out = (struct run_dir){ .lock_fd = -1, .log_fd = -1, .exit_fd = -1 };
+    *out = (struct run_dir)RUN_DIR_NONE;
     if (!path)
         return 0;
     if (mkdir(path, 0700) < 0 && errno != EEXIST)
@@ -85,7 +85,10 @@ int run_dir_open(const char *path, struct run_dir *out, struct err *err)
     /* An old record must not be taken for this run's. */
     if (unlink(out->exit_path) < 0 && errno != ENOENT)
         return err_errno(err, errno, "cannot remove %s", out->exit_path);
+    AUTO(free) char *serial = path_join(path, "serial.log");
     r = file_open(log, O_APPEND, &out->log_fd, err);
+    if (r == 0)
+        r = file_open(serial, O_TRUNC, &out->serial_fd, err);
     if (r == 0)
         r = file_open(out->exit_part, O_TRUNC, &out->exit_fd, err);
     return r;
@@ -122,9 +125,10 @@ void run_dir_close(struct run_dir *dir)
 {
     fd_close(dir->log_fd);
     fd_close(dir->exit_fd);
+    fd_close(dir->serial_fd);
     fd_close(dir->lock_fd);
     free(dir->control_path);
     free(dir->exit_part);
     free(dir->exit_path);
-    *dir = (struct run_dir){ .lock_fd = -1, .log_fd = -1, .exit_fd = -1 };
+    *dir = (struct run_dir)RUN_DIR_NONE;
 }

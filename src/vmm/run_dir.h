@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The run directory: lock, log, control socket, exit record. One VM uses it at a time. Main thread.
+ * The run directory: lock, log, control socket, exit record, last output. One VM uses it at a time.
+ * Main thread.
  */
 #ifndef VMM_RUN_DIR_H
 #define VMM_RUN_DIR_H
@@ -10,9 +11,15 @@
 
 struct run_dir {
     int lock_fd, log_fd, exit_fd; /* owned; -1: there is no directory */
+    int serial_fd;                /* as these; what the serial port last said, once the VM ended */
     char *control_path;           /* owned */
     char *exit_part, *exit_path;  /* owned */
 };
+
+#define RUN_DIR_NONE                                                \
+    {                                                               \
+        .lock_fd = -1, .log_fd = -1, .exit_fd = -1, .serial_fd = -1 \
+    }
 
 /* Makes and locks it. -EBUSY names the process that holds it. path NULL: no directory, nothing is
  * written. */

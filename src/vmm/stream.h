@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A stream of bytes between a guest's port (serial, virtio console) and the outside: the terminal
- * or pipes of the process, a file, or a unix socket that one client at a time connects to.
+ * or pipes of the process, a file, or a unix socket that several viewers connect to.
  *
- * Output never blocks a vCPU: it goes to a bounded ring that a thread of its own writes out. When
- * the other side does not read, the oldest output is lost, and the log says so; a port without a
- * client keeps its last output for the next. Input is offered to the port and kept (up to one read)
- * while the port has no room.
+ * The last STREAM_HISTORY bytes of output are kept. A viewer gets the tail of them first, then what
+ * comes; all of them may type. Output never blocks a vCPU, nor one viewer another: who reads too
+ * slowly misses the oldest output, and where nobody has read it the log says so. Input is offered
+ * to the port and kept (up to one read) while the port has no room.
  */
 #ifndef VMM_STREAM_H
 #define VMM_STREAM_H
@@ -19,6 +19,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum {
+    STREAM_HISTORY = 1 << 20,
+    STREAM_TAIL = 64 << 10, /* of it, for a new viewer */
+    STREAM_VIEWERS = 16,
+};
+
+struct buf;
 struct stream;
 
 /* Standard input and output. `in` is watched by the loop, `out` written by the thread; borrowed,
@@ -46,8 +53,11 @@ void stream_set_filter(struct stream *stream,
 /* Any thread: the port has room again. */
 void stream_more_room(struct stream *stream);
 
-/* Bytes lost because nobody read them. */
+/* Bytes that left the history before anybody had read them. */
 uint64_t stream_lost(struct stream *stream);
+/* Appends the last `most` bytes of output, as far as they are kept; answers how many came before
+ * them. Any thread. */
+uint64_t stream_history(struct stream *stream, size_t most, struct buf *out);
 
 /* Listens on a socket file; what a dead process left there is replaced, a live one refused. Returns
  * the descriptor. */

@@ -6,6 +6,7 @@ The guest is guest.S, which obeys single letters from its serial port.
 """
 import argparse
 import array
+import base64
 import contextlib
 import fcntl
 import json
@@ -375,7 +376,7 @@ def run_dir(folder):
                 "--run-dir", path)
         vm.type("p")
         vm.ends(POWEROFF)
-    equal(sorted(os.listdir(path)), ["exit.json", "lock", "log"], "left behind")
+    equal(sorted(os.listdir(path)), ["exit.json", "lock", "log", "serial.log"], "left behind")
     with open(path + "/exit.json") as file:
         record = json.load(file)
     equal((record["status"], record["name"], record["reason"]), (0, "powered-off", "the guest powered off"), "record")
@@ -389,7 +390,7 @@ def run_dir(folder):
     deadline = time.monotonic() + LIMIT
     while os.path.exists(path + "/control.sock") and time.monotonic() < deadline:
         time.sleep(0.02)
-    equal(sorted(os.listdir(path)), ["lock", "log"], "after a kill")
+    equal(sorted(os.listdir(path)), ["lock", "log", "serial.log"], "after a kill")
     # A start that fails is a controlled end, too.
     equal(run("--engine", "soft", "--kernel", "/nonexistent", "--run-dir", path)[0], FILE)
     with open(path + "/exit.json") as file:
@@ -482,7 +483,8 @@ def streams(folder):
         equal(file.read(), "ready\n", "the file")
     path = os.path.join(folder, "serial.sock")
     with Vm(serial="unix:" + path) as vm:
-        for number in (1, 2, 3):  # clients come and go; the first also gets what was said before
+        before = "ready\n"
+        for number in (1, 2, 3):  # viewers come and go; each gets what was said before
             client = socket.socket(socket.AF_UNIX)
             client.settimeout(LIMIT)
             deadline = time.monotonic() + LIMIT
@@ -495,12 +497,39 @@ def streams(folder):
                 chunk = client.recv(100)
                 check(chunk, f"closed after {text}")
                 text += chunk
-            equal(text.decode(), ("ready\n" if number == 1 else "") + want, "the socket")
+            before += want
+            equal(text.decode(), before, "the socket")
             client.close()
             time.sleep(0.1)
         vm.process.terminate()
         vm.ends(QUIT)
     check(not os.path.exists(path), "the socket is removed")
+
+
+@case
+def console_log(folder):
+    path, run_dir = os.path.join(folder, "serial.sock"), os.path.join(folder, "run")
+    with Vm("--run-dir", run_dir, serial="unix:" + path) as vm:
+        client = Client(os.path.join(run_dir, "control.sock"))
+        viewer = socket.socket(socket.AF_UNIX)
+        viewer.settimeout(LIMIT)
+        viewer.connect(path)
+        with viewer.makefile("rwb", buffering=0) as file:
+            equal(file.readline(), b"ready\n", "the viewer")
+            file.write(b"i")
+            equal(file.readline(), b"00000001\n", "the viewer")
+        log = client.ok("console-log")
+        equal((log["before"], base64.b64decode(log["data"])), (0, b"ready\n00000001\n"), "the log")
+        log = client.ok("console-log", port="serial", bytes=3)
+        equal((log["before"], base64.b64decode(log["data"])), (12, b"01\n"), "its end")
+        equal(client.ok("console-log", bytes=0), {"before": 15, "data": ""}, "nothing of it")
+        check("--console" in client.refused("console-log", "ENODEV", port="console"), "no console")
+        client.refused("console-log", "EINVAL", port="third")
+        equal(os.path.getsize(os.path.join(run_dir, "serial.log")), 0, "while it runs")
+        vm.process.terminate()
+        vm.ends(QUIT)
+    with open(os.path.join(run_dir, "serial.log")) as file:
+        equal(file.read(), "ready\n00000001\n", "what is left")
 
 
 @case
