@@ -407,7 +407,7 @@ static int qcow2_open_crypt(struct qcow2 *q, const struct image_options *options
 
 static int qcow2_start_writing(struct qcow2 *q, struct err *err)
 {
-    uint64_t known = AUTOCLEAR_BITMAPS | AUTOCLEAR_DATA_FILE_RAW;
+    uint64_t known = AUTOCLEAR_BITMAPS | AUTOCLEAR_DATA_FILE_RAW | AUTOCLEAR_INTENT;
     int r;
     if (q->header.incompatible_features & INCOMPAT_DIRTY) {
         r = qcow2_undirty(q, err);
@@ -428,6 +428,7 @@ static int qcow2_open(struct image *image, const struct image_options *options, 
     struct qcow2 *q = qcow2_of(image);
     pthread_mutex_init(&q->lock, NULL);
     pthread_mutex_init(&q->flush_lock, NULL);
+    pthread_mutex_init(&q->intent_lock, NULL);
     pthread_cond_init(&q->hold_freed, NULL);
     q->holds_tail = &q->holds;
     if (pages_init(q) < 0)
@@ -480,6 +481,7 @@ static int qcow2_close(struct image *image)
                   strerror(-r));
     snapshots_free(q);
     bitmaps_free(q);
+    free(q->intent);
     pages_free(q);
     store_close(q->data_file);
     store_close(q->plain);
@@ -492,6 +494,7 @@ static int qcow2_close(struct image *image)
     free(q->unpacked);
     codecs_destroy(q->codecs);
     pthread_cond_destroy(&q->hold_freed);
+    pthread_mutex_destroy(&q->intent_lock);
     pthread_mutex_destroy(&q->flush_lock);
     pthread_mutex_destroy(&q->lock);
     return r;

@@ -11,6 +11,7 @@
  * qcow2_admin.c  snapshots, resizing, emptying, preallocation
  * qcow2_check.c  consistency and repair
  * qcow2_bitmap.c persistent dirty bitmaps
+ * qcow2_intent.c how they survive a crash
  * qcow2_create.c new images
  * qcow2.c        header, opening, the format's table
  */
@@ -54,6 +55,7 @@ enum { /* incompatible features */
 };
 enum { COMPAT_LAZY = 1 };
 enum { AUTOCLEAR_BITMAPS = 1, AUTOCLEAR_DATA_FILE_RAW = 2 };
+#define AUTOCLEAR_INTENT (1ull << 63) /* our own: qcow2_intent.c */
 enum { CRYPT_NONE = 0, CRYPT_LUKS = 2 };
 enum { COMPRESS_ZLIB = 0, COMPRESS_ZSTD = 1 };
 
@@ -163,6 +165,11 @@ struct qcow2 {
     unsigned bitmap_count;
     uint64_t bitmap_dir_offset, bitmap_dir_size;
     bool bitmaps_used; /* marked IN_USE in the file */
+    uint8_t *intent;   /* regions noted in the file; NULL: no notes are kept */
+    uint32_t intent_len;
+    unsigned region_bits;
+    uint64_t intent_at;
+    pthread_mutex_t intent_lock; /* one note at a time; taken before lock */
 };
 
 static inline struct qcow2 *qcow2_of(struct image *image) { return (struct qcow2 *)image; }
@@ -274,15 +281,20 @@ int qcow2_check(struct image *image, struct image_check *check, struct err *err)
 int bitmaps_load(struct qcow2 *q, struct err *err);
 /* Before the first change of a writable image: marks the recording bitmaps as in use. */
 int bitmaps_start(struct qcow2 *q, struct err *err);
-int bitmaps_store(struct qcow2 *q);                                /* on closing */
-void bitmaps_mark(struct qcow2 *q, uint64_t offset, uint64_t len); /* lock */
+int bitmaps_store(struct qcow2 *q); /* on closing */
+/* Before a write: notes it for after a crash, and marks it. 0 or -errno. */
+int bitmaps_record(struct qcow2 *q, uint64_t offset, uint64_t len);
+void bitmaps_mark(struct qcow2 *q, uint64_t offset, uint64_t len); /* noted already; lock */
+void bitmap_mark(struct qcow2_bitmap *b, uint64_t offset, uint64_t len);
+/* Saves all bits, so that a crash loses none of what is noted now. Nothing else is running. */
+int qcow2_bitmaps_checkpoint(struct image *image, struct err *err);
 void bitmaps_free(struct qcow2 *q);
 int qcow2_bitmap_add(struct image *image, const char *name, uint32_t granularity, struct err *err);
 int qcow2_bitmap_remove(struct image *image, const char *name, struct err *err);
 /* Around a change of the disk's size to `size`: first all bitmaps are loaded and marked as in use,
  * then their bits fitted. What is new counts as written. */
 int bitmaps_resize_begin(struct qcow2 *q, uint64_t size, struct err *err);
-void bitmaps_resize_end(struct qcow2 *q);
+int bitmaps_resize_end(struct qcow2 *q);
 
 struct bitmap_bits {
     uint8_t *data; /* the receiver's */
@@ -299,5 +311,32 @@ int qcow2_bitmap_read(struct image *image, const char *name, struct bitmap_bits 
                       struct err *err);
 /* As if they had not been taken. Any thread. */
 void qcow2_bitmap_put_back(struct image *image, const char *name, const struct bitmap_bits *bits);
+/* Is it there and complete? */
+bool qcow2_bitmap_is_good(struct image *image, const char *name);
+/* The name of bitmap `n`, but for those of our own use; NULL: there are no more. */
+const char *qcow2_bitmap_name(struct image *image, unsigned n);
+/* Its bits are those from now on. Nothing else is running. */
+void qcow2_bitmap_set(struct image *image, const char *name, const uint8_t *data, size_t len);
+
+/* ---- qcow2_intent.c ---- */
+
+struct qcow2_bitmap *intent_entry(struct qcow2 *q); /* NULL: there is none */
+bool intent_is_name(const char *name);
+/* Is all of it noted? lock */
+bool intent_covers(const struct qcow2 *q, uint64_t offset, uint64_t len);
+int intent_widen(struct qcow2 *q, uint64_t offset, uint64_t len);
+/* The notes that a crash left, if they are complete: the caller frees. */
+int intent_load(struct qcow2 *q, uint8_t **notes);
+void intent_apply(const struct qcow2 *q, const uint8_t *notes, struct qcow2_bitmap *b);
+/* In new clusters; the caller saves the directory, then frees the old ones. notes NULL: none. */
+int intent_renew(struct qcow2 *q, const uint8_t *notes);
+/* Takes the entry off the list: the caller saves the directory, then frees its clusters and
+ * memory; or puts it back before the list grows. */
+struct intent_dropped {
+    struct qcow2_bitmap entry;
+    uint8_t *notes;
+};
+void intent_drop(struct qcow2 *q, struct intent_dropped *gone);
+void intent_put_back(struct qcow2 *q, struct intent_dropped *gone);
 
 #endif

@@ -492,11 +492,10 @@ int qcow2_snapshot_apply(struct image *image, unsigned n, struct err *err)
                        "the snapshot has another size, which its dirty bitmaps would "
                        "not fit; remove them first");
     /* Whatever differs from the present content is a change. */
-    pthread_mutex_lock(&q->lock);
-    bitmaps_mark(q, 0, image->size);
-    pthread_mutex_unlock(&q->lock);
+    r = bitmaps_record(q, 0, image->size);
     uint64_t *l1 = NULL;
-    r = qcow2_flush(image);
+    if (r == 0)
+        r = qcow2_flush(image);
     if (r == 0)
         r = l1_load(q, s, &l1);
     if (r == 0)
@@ -626,8 +625,9 @@ int qcow2_resize(struct image *image, uint64_t size, enum image_preallocation pr
     if (r < 0)
         return r;
     r = size > old ? resize_grow(q, size, err) : resize_shrink(q, size, err);
-    if (image->size != old)
-        bitmaps_resize_end(q);
+    int kept = bitmaps_resize_end(q);
+    if (r == 0 && kept < 0)
+        r = err_errno(err, -kept, "cannot write the bitmaps");
     if (r == 0 && q->data_file && size > old) {
         r = store_truncate(q->data_file, size);
         if (r < 0)

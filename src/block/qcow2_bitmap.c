@@ -4,7 +4,8 @@
  *
  * Bitmaps with the flag AUTO record while the image is open for writing. They are marked IN_USE
  * before the first change and written whole on closing, to new clusters; so a crash leaves them
- * marked, and nobody takes the old bits for complete. Others are not touched.
+ * marked, and nobody takes the old bits for complete, unless notes of what was written since
+ * complete them (qcow2_intent.c). Others are not touched.
  */
 #include "block/qcow2.h"
 
@@ -140,8 +141,9 @@ static int directory_save(struct qcow2 *q)
     uint64_t features = q->header.autoclear_features;
     q->bitmap_dir_offset = at;
     q->bitmap_dir_size = dir.len;
-    q->header.autoclear_features =
-        (features & ~(uint64_t)AUTOCLEAR_BITMAPS) | (q->bitmap_count ? AUTOCLEAR_BITMAPS : 0);
+    q->header.autoclear_features = (features & ~(AUTOCLEAR_BITMAPS | AUTOCLEAR_INTENT)) |
+                                   (q->bitmap_count ? AUTOCLEAR_BITMAPS : 0) |
+                                   (q->intent ? AUTOCLEAR_INTENT : 0);
     r = qcow2_write_header(q);
     if (r < 0) {
         q->bitmap_dir_offset = old;
@@ -240,43 +242,88 @@ static int bits_save(struct qcow2 *q, const struct qcow2_bitmap *b, uint64_t *ta
 
 /* ---- while the image is in use ---- */
 
+/* Loads one that records: -errno, with bits NULL, when what it says is not complete. */
+static int bitmap_start(struct qcow2 *q, struct qcow2_bitmap *b, const uint8_t *notes)
+{
+    bool crashed = b->flags & BITMAP_IN_USE;
+    int r = crashed && !notes ? -ENODATA : bits_load(q, b);
+    if (r == 0 && crashed)
+        intent_apply(q, notes, b);
+    if (r == 0)
+        q->bitmaps_used = true;
+    else /* it shall not be taken for one of those that a later crash leaves */
+        b->flags &= ~(uint32_t)BITMAP_AUTO;
+    b->flags |= BITMAP_IN_USE;
+    return r;
+}
+
+/* After the directory was saved without it, or could not be. */
+static void intent_free(struct qcow2 *q, struct intent_dropped *gone, bool saved)
+{
+    LOCKED(&q->lock);
+    if (saved)
+        bits_free_clusters(q, gone->entry.table_offset, gone->entry.table_size);
+    bitmap_fini(&gone->entry);
+    free(gone->notes);
+}
+
 int bitmaps_start(struct qcow2 *q, struct err *err)
 {
+    AUTO(free) uint8_t *notes = NULL;
+    bool changed = q->header.autoclear_features & AUTOCLEAR_INTENT;
+    intent_load(q, &notes);
     for (unsigned i = 0; i < q->bitmap_count; i++) {
         struct qcow2_bitmap *b = &q->bitmaps[i];
-        if (!(b->flags & BITMAP_AUTO) || (b->flags & BITMAP_IN_USE))
+        if (!(b->flags & BITMAP_AUTO))
             continue;
-        int r = bits_load(q, b);
+        int r = bitmap_start(q, b, notes);
+        changed = true;
         if (r < 0)
-            log_warning("%s: bitmap %s cannot be kept up (%s) and is marked inconsistent",
-                        q->image.path, b->name, strerror(-r));
-        b->flags |= BITMAP_IN_USE;
-        q->bitmaps_used = true;
+            log_warning("%s: bitmap %s is not complete (%s) and is kept up no more", q->image.path,
+                        b->name, r == -ENODATA ? "not closed properly" : strerror(-r));
     }
-    if (!q->bitmaps_used)
+    if (!changed)
         return 0;
-    int r = directory_save(q);
+    struct intent_dropped gone;
+    intent_drop(q, &gone);
+    int r = q->bitmaps_used ? intent_renew(q, notes) : 0;
+    if (r == 0)
+        r = directory_save(q);
+    intent_free(q, &gone, r == 0);
     return r < 0 ? err_errno(err, -r, "cannot mark the bitmaps as in use") : 0;
+}
+
+void bitmap_mark(struct qcow2_bitmap *b, uint64_t offset, uint64_t len)
+{
+    uint64_t last = (offset + len - 1) >> b->granularity_bits;
+    for (uint64_t bit = offset >> b->granularity_bits; bit <= last && bit < b->bit_count; bit++)
+        b->bits[bit / 8] |= (uint8_t)(1 << (bit & 7));
 }
 
 void bitmaps_mark(struct qcow2 *q, uint64_t offset, uint64_t len)
 {
-    for (unsigned i = 0; q->bitmaps_used && len && i < q->bitmap_count; i++) {
-        struct qcow2_bitmap *b = &q->bitmaps[i];
-        uint64_t last = (offset + len - 1) >> b->granularity_bits;
-        for (uint64_t bit = offset >> b->granularity_bits;
-             (b->flags & BITMAP_AUTO) && b->bits && bit <= last && bit < b->bit_count; bit++)
-            b->bits[bit / 8] |= (uint8_t)(1 << (bit & 7));
-    }
+    for (unsigned i = 0; q->bitmaps_used && len && i < q->bitmap_count; i++)
+        if ((q->bitmaps[i].flags & BITMAP_AUTO) && q->bitmaps[i].bits)
+            bitmap_mark(&q->bitmaps[i], offset, len);
 }
 
-int bitmaps_store(struct qcow2 *q)
+int bitmaps_record(struct qcow2 *q, uint64_t offset, uint64_t len)
 {
-    if (!q->bitmaps_used)
+    if (!len)
         return 0;
-    AUTO(free) struct qcow2_bitmap *old = calloc(q->bitmap_count, sizeof *old);
-    if (!old)
-        return -ENOMEM;
+    pthread_mutex_lock(&q->lock);
+    bool noted = intent_covers(q, offset, len);
+    pthread_mutex_unlock(&q->lock);
+    int r = noted ? 0 : intent_widen(q, offset, len);
+    LOCKED(&q->lock);
+    if (r == 0)
+        bitmaps_mark(q, offset, len);
+    return r;
+}
+
+/* All loaded bits to new clusters, and what they were before to `old`. */
+static int bitmaps_save_bits(struct qcow2 *q, struct qcow2_bitmap *old, bool closing)
+{
     int r = 0;
     for (unsigned i = 0; r == 0 && i < q->bitmap_count; i++) {
         struct qcow2_bitmap *b = &q->bitmaps[i];
@@ -284,44 +331,123 @@ int bitmaps_store(struct qcow2 *q)
             continue;
         old[i] = *b;
         r = bits_save(q, b, &b->table_offset, &b->table_size);
-        b->flags &= ~(uint32_t)BITMAP_IN_USE;
+        if (closing)
+            b->flags &= ~(uint32_t)BITMAP_IN_USE;
     }
-    if (r == 0)
-        r = directory_save(q);
+    return r;
+}
+
+static void bitmaps_free_old(struct qcow2 *q, const struct qcow2_bitmap *old, unsigned count)
+{
     LOCKED(&q->lock);
-    for (unsigned i = 0; r == 0 && i < q->bitmap_count; i++)
+    for (unsigned i = 0; i < count; i++)
         if (old[i].bits)
             bits_free_clusters(q, old[i].table_offset, old[i].table_size);
+}
+
+int bitmaps_store(struct qcow2 *q)
+{
+    struct intent_dropped gone;
+    if (!q->bitmaps_used)
+        return 0;
+    intent_drop(q, &gone);
+    AUTO(free) struct qcow2_bitmap *old = calloc(q->bitmap_count + 1, sizeof *old);
+    int r = old ? bitmaps_save_bits(q, old, true) : -ENOMEM;
+    if (r == 0)
+        r = directory_save(q);
+    if (r == 0)
+        bitmaps_free_old(q, old, q->bitmap_count);
+    intent_free(q, &gone, r == 0);
     return r;
+}
+
+/* Until the directory is saved, the file's old one counts, and with it the old notes. */
+static int bitmaps_checkpoint(struct qcow2 *q)
+{
+    if (!q->bitmaps_used)
+        return 0;
+    AUTO(free) struct qcow2_bitmap *old = calloc(q->bitmap_count + 1, sizeof *old);
+    struct qcow2_bitmap *entry = intent_entry(q),
+                        notes = entry ? *entry : (struct qcow2_bitmap){ 0 };
+    uint64_t intent_at = q->intent_at;
+    AUTO(free) uint8_t *intent = malloc(q->intent_len + 1);
+    if (!old || !intent)
+        return -ENOMEM;
+    unsigned count = q->bitmap_count;
+    bool had = q->intent;
+    if (had)
+        memcpy(intent, q->intent, q->intent_len);
+    int r = bitmaps_save_bits(q, old, false);
+    if (r == 0)
+        r = intent_renew(q, NULL);
+    if (r == 0)
+        r = directory_save(q);
+    if (r == 0) {
+        bitmaps_free_old(q, old, count);
+        LOCKED(&q->lock);
+        bits_free_clusters(q, notes.table_offset, notes.table_size);
+        return 0;
+    }
+    for (unsigned i = 0; i < count; i++)
+        if (old[i].bits) {
+            q->bitmaps[i].table_offset = old[i].table_offset;
+            q->bitmaps[i].table_size = old[i].table_size;
+        }
+    if (had) {
+        memcpy(q->intent, intent, q->intent_len);
+        q->intent_at = intent_at;
+        intent_entry(q)->table_offset = notes.table_offset;
+    }
+    return r;
+}
+
+int qcow2_bitmaps_checkpoint(struct image *image, struct err *err)
+{
+    int r = bitmaps_checkpoint(qcow2_of(image));
+    return r < 0 ? err_errno(err, -r, "%s: cannot save the bitmaps", image->path) : 0;
 }
 
 /* ---- another size ---- */
 
-int bitmaps_resize_begin(struct qcow2 *q, uint64_t size, struct err *err)
+static int resize_load(struct qcow2 *q, uint64_t size, struct err *err)
 {
     for (unsigned i = 0; i < q->bitmap_count; i++) {
         struct qcow2_bitmap *b = &q->bitmaps[i];
+        if (intent_is_name(b->name))
+            continue;
         if (bitmap_bytes_for(size, b) > MAX_BITS_BYTES)
             return err_set(err, EFBIG, "bitmap %s would become too large; remove it first",
                            b->name);
         if (!b->bits && (b->flags & BITMAP_IN_USE))
             return err_set(err, EINVAL, "bitmap %s is inconsistent; remove it first", b->name);
-    }
-    for (unsigned i = 0; i < q->bitmap_count; i++) {
-        struct qcow2_bitmap *b = &q->bitmaps[i];
         int r = b->bits ? 0 : bits_load(q, b);
         if (r < 0)
             return err_errno(err, -r, "cannot read bitmap %s", b->name);
-        if (b->flags & BITMAP_IN_USE)
-            continue;
-        b->flags |= BITMAP_IN_USE;
-        q->bitmaps_used = true;
     }
-    int r = q->bitmap_count ? directory_save(q) : 0;
-    return r < 0 ? err_errno(err, -r, "cannot mark the bitmaps as in use") : 0;
+    return 0;
 }
 
-void bitmaps_resize_end(struct qcow2 *q)
+int bitmaps_resize_begin(struct qcow2 *q, uint64_t size, struct err *err)
+{
+    struct intent_dropped gone;
+    int r = resize_load(q, size, err);
+    if (r < 0 || !q->bitmap_count)
+        return r;
+    intent_drop(q, &gone);
+    for (unsigned i = 0; i < q->bitmap_count; i++) {
+        q->bitmaps[i].flags |= BITMAP_IN_USE;
+        q->bitmaps_used = true;
+    }
+    r = directory_save(q);
+    if (r < 0) {
+        intent_put_back(q, &gone);
+        return err_errno(err, -r, "cannot mark the bitmaps as in use");
+    }
+    intent_free(q, &gone, true);
+    return 0;
+}
+
+static void bitmaps_fit(struct qcow2 *q)
 {
     LOCKED(&q->lock);
     for (unsigned i = 0; i < q->bitmap_count; i++) {
@@ -343,6 +469,12 @@ void bitmaps_resize_end(struct qcow2 *q)
     }
 }
 
+int bitmaps_resize_end(struct qcow2 *q)
+{
+    bitmaps_fit(q);
+    return bitmaps_checkpoint(q);
+}
+
 /* ---- for backups ---- */
 
 static struct qcow2_bitmap *bitmap_find(struct qcow2 *q, const char *name)
@@ -360,10 +492,15 @@ int qcow2_bitmap_add(struct image *image, const char *name, uint32_t granularity
         return err_set(err, ENOTSUP, "version 2 has no bitmaps");
     if (!is_power_of_two(granularity) || granularity < 512 || granularity > 1u << 31)
         return err_set(err, EINVAL, "a granularity is a power of two from 512 to 2G");
+    if (intent_is_name(name))
+        return err_set(err, EINVAL, "the name %s is for the image's own use", name);
     if (!name[0] || strlen(name) > MAX_NAME || q->bitmap_count >= MAX_BITMAPS)
         return err_set(err, EINVAL, "a bitmap's name has 1 to %d bytes", MAX_NAME);
     if (bitmap_find(q, name))
         return err_set(err, EEXIST, "has a bitmap %s already", name);
+    int r = q->intent ? 0 : intent_renew(q, NULL);
+    if (r < 0)
+        return err_errno(err, -r, "cannot add the bitmap");
     struct qcow2_bitmap *list = realloc(q->bitmaps, (q->bitmap_count + 1) * sizeof *list);
     if (!list)
         return err_set(err, ENOMEM, "out of memory");
@@ -377,7 +514,7 @@ int qcow2_bitmap_add(struct image *image, const char *name, uint32_t granularity
     b->bits = bytes > MAX_BITS_BYTES ? NULL : calloc(clusters_of(q, bytes) + 1, q->cluster_size);
     b->bit_count = bytes * 8;
     b->granules = bitmap_granules(q->image.size, b);
-    int r = b->name && b->bits ? bits_save(q, b, &b->table_offset, &b->table_size) : -ENOMEM;
+    r = b->name && b->bits ? bits_save(q, b, &b->table_offset, &b->table_size) : -ENOMEM;
     if (r == 0) {
         q->bitmap_count++;
         q->bitmaps_used = true;
@@ -394,6 +531,8 @@ int qcow2_bitmap_remove(struct image *image, const char *name, struct err *err)
 {
     struct qcow2 *q = qcow2_of(image);
     unsigned n;
+    if (q->intent && intent_is_name(name))
+        return err_set(err, EINVAL, "%s is for the image's own use", name);
     for (n = 0; n < q->bitmap_count && strcmp(q->bitmaps[n].name, name); n++)
         ;
     if (n == q->bitmap_count)
@@ -480,4 +619,30 @@ void qcow2_bitmap_put_back(struct image *image, const char *name, const struct b
     struct qcow2_bitmap *b = bitmap_find(q, name);
     for (uint64_t i = 0; b && b->bits && i < (bits->count + 7) / 8; i++)
         b->bits[i] |= bits->data[i];
+}
+
+bool qcow2_bitmap_is_good(struct image *image, const char *name)
+{
+    const struct qcow2_bitmap *b = bitmap_find(qcow2_of(image), name);
+    return b && b->bits && (b->flags & BITMAP_AUTO);
+}
+
+const char *qcow2_bitmap_name(struct image *image, unsigned n)
+{
+    struct qcow2 *q = qcow2_of(image);
+    for (unsigned i = 0; i < q->bitmap_count; i++)
+        if (!intent_is_name(q->bitmaps[i].name) && !n--)
+            return q->bitmaps[i].name;
+    return NULL;
+}
+
+void qcow2_bitmap_set(struct image *image, const char *name, const uint8_t *data, size_t len)
+{
+    struct qcow2 *q = qcow2_of(image);
+    struct qcow2_bitmap *b = bitmap_find(q, name);
+    LOCKED(&q->lock);
+    if (!b || !b->bits)
+        return;
+    memset(b->bits, 0, b->bit_count / 8);
+    memcpy(b->bits, data, len < b->bit_count / 8 ? len : b->bit_count / 8);
 }

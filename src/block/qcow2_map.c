@@ -545,9 +545,8 @@ int qcow2_write(struct image *image, const void *data, size_t len, uint64_t offs
 {
     struct qcow2 *q = qcow2_of(image);
     int r = qcow2_balance(q);
-    pthread_mutex_lock(&q->lock);
-    bitmaps_mark(q, offset, len);
-    pthread_mutex_unlock(&q->lock);
+    if (r == 0)
+        r = bitmaps_record(q, offset, len);
     for (uint64_t at = 0, done; r == 0 && at < len; at += done)
         r = map_write_piece(q, (const uint8_t *)data + at, len - at, offset + at, &done);
     return r;
@@ -669,9 +668,9 @@ int qcow2_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flag
         r = write_zeros(q, until, end - until);
     if (r < 0)
         return r;
-    pthread_mutex_lock(&q->lock);
-    bitmaps_mark(q, first, until - first);
-    pthread_mutex_unlock(&q->lock);
+    r = bitmaps_record(q, first, (until < end ? until : end) - first);
+    if (r < 0)
+        return r;
     if (q->data_file) {
         r = store_zero(q->data_file, first, (until < end ? until : end) - first,
                        !(flags & IMAGE_UNMAP));
@@ -776,10 +775,8 @@ int qcow2_write_compressed(struct image *image, const void *data, size_t len, ui
     size_t n = codecs_pack(q->codecs, plain, q->cluster_size, packed, q->cluster_size - 1);
     if (!n)
         return qcow2_write(image, data, len, offset);
-    pthread_mutex_lock(&q->lock);
-    bitmaps_mark(q, offset, len);
-    pthread_mutex_unlock(&q->lock);
-    return packed_enter(q, offset, packed, n);
+    r = bitmaps_record(q, offset, len);
+    return r < 0 ? r : packed_enter(q, offset, packed, n);
 }
 
 /* ---- around the image ---- */
@@ -826,6 +823,8 @@ bool qcow2_direct_map(struct image *image, struct block_hold *hold, uint64_t off
     if (!image_lock_soon(&q->lock))
         return false;
     bool ok = direct_find(q, offset, len, write, &found);
+    if (ok && write && !intent_covers(q, offset, len))
+        ok = false;
     if (ok) {
         hold_add(q, hold, offset, offset + len, false);
         if (q->exclusive_holds && hold_must_wait(q, hold)) {
