@@ -115,6 +115,30 @@ static const struct api_field keys_args[] = {
     { "text", API_STRING, 0, "text to type on a US keyboard", .max = 1000 },
     END
 };
+static const struct api_field log_args[] = {
+    { "bytes", API_INTEGER, 0, "at most, the last ones", .min = 0, .max = 1 << 20, .initial = "1048576" },
+    END
+};
+static const struct api_field log_answer[] = {
+    { "data", API_STRING, API_SERVER, "what the guest wrote to its serial port, base64" },
+    { "before", API_INTEGER, API_SERVER, "bytes that came before it; absent for a VM that ended" },
+    END
+};
+static const struct api_field balloon_args[] = {
+    { "target", API_SIZE, 0, "memory that the guest shall do with; absent: as it is", .min = 4096, .max = 508ll << 30 },
+    END
+};
+static const struct api_field balloon_answer[] = {
+    { "memory", API_SIZE, API_SERVER, "that the VM was made with" },
+    { "target", API_SIZE, API_SERVER, "memory that the guest shall do with" },
+    { "actual", API_SIZE, API_SERVER, "memory that it does with, by its own word" },
+    { "driver", API_BOOLEAN, API_SERVER, "the guest has loaded a driver for it" },
+    { "inflated", API_SIZE, API_SERVER, "bytes given back by filling the balloon" },
+    { "reported", API_SIZE, API_SERVER, "bytes given back as free pages" },
+    { "stats", API_ANY, API_SERVER, "what the guest's driver tells: free, available, total, caches and others" },
+    { "stats-age", API_ANY, API_SERVER, "of these, in seconds" },
+    END
+};
 static const struct api_action vm_actions[] = {
     { "start", "start it, go on from its saved state, or resume it when it is paused", NULL, NULL, API_OPERATOR, true },
     { "stop", "ask the guest to shut down (ACPI); kill it when it does not in time", stop_args, NULL, API_OPERATOR, true },
@@ -126,6 +150,9 @@ static const struct api_action vm_actions[] = {
     { "save", "write its state to the disk of this host and end it; it goes on from there at its next start", NULL, NULL, API_OPERATOR, true },
     { "restore", "go on from the saved state", NULL, NULL, API_OPERATOR, true },
     { "screenshot", "a picture or the text of its screen", screenshot_args, screenshot_answer, API_VIEWER, false },
+    { "log", "what its serial port last said", log_args, log_answer, API_VIEWER, false },
+    { "balloon", "how its guest fares with its memory; asks it to do with less, or more again", balloon_args, balloon_answer,
+      API_OPERATOR, false },
     { "send-keys", "press keys", keys_args, NULL, API_OPERATOR, false },
     END
 };

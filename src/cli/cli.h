@@ -51,7 +51,8 @@ void output_object(const struct api_field *fields, const json_t *object);
 
 /* ---- console.c ---- */
 
-/* Joins this terminal with the socket until Ctrl-A D, or until the other side closes. */
-int console_attach(struct cli *cli, const char *path, const char *name);
+/* Joins this terminal with the socket until Ctrl-A D, or until the other side closes. only_look:
+ * nothing is typed, and the terminal stays as it is. */
+int console_attach(struct cli *cli, const char *path, const char *name, bool only_look);
 
 #endif

@@ -67,10 +67,9 @@ static bool write_all(int fd, const char *data, ssize_t len)
     return true;
 }
 
-static void join(int fd, bool terminal)
+static void join(int fd, int in, bool terminal)
 {
-    struct pollfd polls[2] = { { .fd = STDIN_FILENO, .events = POLLIN },
-                               { .fd = fd, .events = POLLIN } };
+    struct pollfd polls[2] = { { .fd = in, .events = POLLIN }, { .fd = fd, .events = POLLIN } };
     bool armed = false;
     char data[8192];
     while (poll(polls, 2, -1) > 0) {
@@ -91,7 +90,7 @@ static void join(int fd, bool terminal)
     }
 }
 
-int console_attach(struct cli *cli, const char *path, const char *name)
+int console_attach(struct cli *cli, const char *path, const char *name, bool only_look)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     struct terminal terminal = { 0 };
@@ -106,10 +105,11 @@ int console_attach(struct cli *cli, const char *path, const char *name)
         close(fd);
         return CLI_FAILED;
     }
-    terminal_raw(&terminal);
+    if (!only_look)
+        terminal_raw(&terminal);
     if (terminal.is && !cli->quiet)
         fprintf(stderr, "Console of %s; Ctrl-A D detaches.\r\n", name);
-    join(fd, terminal.is);
+    join(fd, only_look ? -1 : STDIN_FILENO, terminal.is);
     terminal_restore(&terminal);
     if (terminal.is && !cli->quiet)
         fputs("\n", stderr);

@@ -204,16 +204,63 @@ static int do_info(struct cli *cli, const struct command *command, int argc, cha
     return r;
 }
 
-static int do_console(struct cli *cli, const struct command *command, int argc, char **argv)
+static int console_of(struct cli *cli, const char *name, bool only_look)
 {
     AUTO(json_decref) json_t *vm = NULL;
-    int r = want_words(command, argc, 1, 1);
-    if (r == CLI_OK)
-        r = ask(cli, "GET", "vms", argv[0], NULL, NULL, &vm);
+    int r = ask(cli, "GET", "vms", name, NULL, NULL, &vm);
     if (r != CLI_OK)
         return r;
     const char *path = json_string_value(json_object_get(vm, "console"));
-    return console_attach(cli, path ? path : "", argv[0]);
+    return console_attach(cli, path ? path : "", name, only_look);
+}
+
+static int do_console(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    int r = want_words(command, argc, 1, 1);
+    return r == CLI_OK ? console_of(cli, argv[0], false) : r;
+}
+
+static int do_balloon(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    AUTO(json_decref) json_t *body = json_object();
+    AUTO(json_decref) json_t *answer = NULL;
+    const struct api_action *action = api_action_find(api_resource_find("vms"), "balloon");
+    int r = args_take(action->args, &argc, argv, body);
+    if (r == CLI_OK)
+        r = want_words(command, argc, 1, 1);
+    if (r == CLI_OK)
+        r = ask(cli, "POST", "vms", argv[0], "balloon", TAKE(body), &answer);
+    if (r == CLI_OK && cli->json)
+        output_json(answer);
+    else if (r == CLI_OK)
+        output_object(action->answer, answer);
+    return r;
+}
+
+static int do_logs(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    AUTO(json_decref) json_t *answer = NULL;
+    AUTO(buf_fini) struct buf text = { 0 };
+    bool follow = argc && (strcmp(argv[0], "--follow") == 0 || strcmp(argv[0], "-f") == 0);
+    argc -= follow;
+    argv += follow;
+    int r = want_words(command, argc, 1, 1);
+    if (r == CLI_OK && follow)
+        return console_of(cli, argv[0], true);
+    if (r == CLI_OK)
+        r = ask(cli, "POST", "vms", argv[0], "log", NULL, &answer);
+    if (r == CLI_OK && cli->json) {
+        output_json(answer);
+        return r;
+    }
+    const char *data = json_string_value(json_object_get(answer, "data"));
+    if (r == CLI_OK && (!data || base64_parse(data, strlen(data), &text) < 0)) {
+        cli_say("the daemon's answer is not base64");
+        r = CLI_FAILED;
+    }
+    if (r == CLI_OK)
+        fwrite(text.data, 1, text.len, stdout);
+    return r;
 }
 
 static int do_run(struct cli *cli, const struct command *command, int argc, char **argv)
@@ -340,6 +387,8 @@ static const struct command commands[] = {
     { "edit", "VM [OPTIONS]", "change a VM", do_edit, NULL },
     { "rename", "VM NAME", "give a VM another name", do_rename, NULL },
     { "console", "VM", "attach to the serial console; Ctrl-A D detaches", do_console, NULL },
+    { "logs", "[--follow] VM", "what the serial console last said, also of a VM that ended", do_logs, NULL },
+    { "balloon", "VM [--target SIZE]", "how a guest fares with its memory; asks it to do with less", do_balloon, NULL },
     { "screenshot", "VM", "the text on a VM's screen", do_screenshot, NULL },
     { "events", "[--follow]", "what happened", do_events, NULL },
     { "job", "", "long work and what became of it", do_job, NULL },

@@ -5,6 +5,7 @@
  *   RUN/vms/ID     lock, control.sock, exit.json, log: of its process, see docs/exit-status.md
  *                  start.json   the configuration that its process was started with
  *                  config.json  the one that it has now: some things change while it runs
+ *                  serial.log   the last output of its serial port, once it ended
  *                  stderr       what it said before it had a log
  *   STATE/vms/ID   uefi-vars    UEFI variables
  *                  saved        the VM's saved state, and saved.json, the configuration it needs;

@@ -260,10 +260,24 @@ static void forwarded(void *arg, const json_t *ok, const struct err *err)
 static const struct {
     const char *action, *command;
 } forwards[] = {
-    { "reset", "reset" },
-    { "screenshot", "screenshot" },
-    { "send-keys", "send-keys" },
+    { "reset", "reset" },     { "screenshot", "screenshot" }, { "send-keys", "send-keys" },
+    { "log", "console-log" }, { "balloon", "balloon" },
 };
+
+/* Of a VM that ended. One that was killed left nothing. */
+static void log_left(struct http_request *request, const struct vm *vm, const json_t *args)
+{
+    char path[PATH_MAX];
+    size_t bytes = (size_t)json_integer_value(json_object_get(args, "bytes"));
+    AUTO(buf_fini) struct buf text = { 0 };
+    AUTO(buf_fini) struct buf data = { 0 };
+    vm_run_path(vm, "serial.log", path);
+    file_read(path, 1 << 20, &text, NULL);
+    size_t from = text.len > bytes ? text.len - bytes : 0;
+    buf_grow(&data, 0); /* not NULL, if there is nothing */
+    buf_base64(&data, text.data + from, text.len - from);
+    http_reply_json(request, 200, json_pack("{s:s%}", "data", data.data, data.len));
+}
 
 static void pause_kept(struct update *u, const struct api_error *error)
 {
@@ -379,6 +393,10 @@ void vms_action(struct daemon *daemon, struct http_request *request, struct obje
             move_begin(daemon, request, vm, object, &moves[i], args);
             return;
         }
+    if (strcmp(action, "log") == 0 && vm->real == GONE) {
+        log_left(request, vm, args);
+        return;
+    }
     bool pauses = strcmp(action, "pause") == 0 || strcmp(action, "resume") == 0;
     if (need_up(vm, &error) < 0 || (pauses && busy(vm, &error) < 0)) {
         reply_error(request, &error);
