@@ -51,6 +51,35 @@ static const struct api_field exit_fields[] = {
     END
 };
 
+static const struct api_field now_disk_fields[] = {
+    { "drive", API_STRING, API_SERVER, "what it is called in the VM" },
+    { "path", API_STRING, API_SERVER, "image file or address; absent: an empty drive" },
+    { "format", API_STRING, API_SERVER, "of the image" },
+    { "size", API_SIZE, API_SERVER, "that the guest sees" },
+    { "readonly", API_BOOLEAN, API_SERVER, "the guest cannot write" },
+    { "iops", API_INTEGER, API_SERVER, "requests a second at most" },
+    { "bps", API_SIZE, API_SERVER, "bytes a second at most" },
+    { "removable", API_BOOLEAN, API_SERVER, "it was plugged in while the VM ran, and can be removed so" },
+    END
+};
+
+static const struct api_field now_net_fields[] = {
+    { "mac", API_STRING, API_SERVER, "address of the card", API_MAC },
+    { "backend", API_STRING, API_SERVER, "where its frames go" },
+    { "removable", API_BOOLEAN, API_SERVER, "it was plugged in while the VM ran, and can be removed so" },
+    END
+};
+
+static const struct api_field now_fields[] = {
+    { "cpus", API_INTEGER, API_SERVER, "vCPUs" },
+    { "memory", API_SIZE, API_SERVER, "that it was made with" },
+    { "memory_target", API_SIZE, API_SERVER, "that the guest is asked to do with" },
+    { "cpu", API_STRING, API_SERVER, "CPU model" },
+    { "disks", API_LIST, API_SERVER, "disks and drives", .element = API_OBJECT, .fields = now_disk_fields },
+    { "nets", API_LIST, API_SERVER, "network cards", .element = API_OBJECT, .fields = now_net_fields },
+    END
+};
+
 static const struct api_field vm_fields[] = {
     { "id", API_STRING, API_SERVER, "UUID, for life; the guest sees it, too", API_UUID },
     { "name", API_STRING, API_REQUIRED | API_LIVE | API_FILTER, "unique on this host", API_NAME },
@@ -81,7 +110,9 @@ static const struct api_field vm_fields[] = {
     { "restart", API_STRING, API_LIVE, "what happens when the VM ends by itself", API_ENUM,
       .choices = WORDS("never", "on-failure", "always"), .initial = "\"never\"" },
     { "autostart", API_OBJECT, API_LIVE, "start with the daemon", .fields = autostart_fields },
-    { "pending", API_BOOLEAN, API_SERVER, "changes wait for the next start" },
+    { "pending", API_LIST, API_SERVER, "fields whose change is not real: it waits for the guest or for the next start", .element = API_STRING },
+    { "change_error", API_STRING, API_SERVER, "why a change could not be made while it runs" },
+    { "now", API_OBJECT, API_SERVER, "what is real while it runs", .fields = now_fields },
     { "pid", API_INTEGER, API_SERVER, "of its process, while it runs" },
     { "console", API_STRING, API_SERVER, "socket of its serial console, on this host", API_PATH },
     { "vnc", API_STRING, API_SERVER, "socket of its screen (VNC), on this host, while it runs with `display`", API_PATH },

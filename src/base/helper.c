@@ -71,7 +71,7 @@ static int helper_spawn(const char *path, char *const *argv, int socket, pid_t *
     return -r;
 }
 
-int helper_start(const char *program, const char *room, const char *const *argv, int *fd,
+int helper_start(const char *program, const char *room, const char *const *argv, bool ours, int *fd,
                  pid_t *pid, struct err *err)
 {
     char path[PATH_MAX], parent[24];
@@ -79,10 +79,11 @@ int helper_start(const char *program, const char *room, const char *const *argv,
     if (r < 0)
         return r;
     const char *all[HELPER_ARGS_MAX] = { program, "--parent", parent };
-    unsigned n = 3;
+    unsigned n = ours ? 3 : 1;
     snprintf(parent, sizeof parent, "%d", (int)getpid());
     while (*argv && n < HELPER_ARGS_MAX - 1)
         all[n++] = *argv++;
+    all[n] = NULL;
     assert(!*argv);
 
     int pair[2];

@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -19,9 +20,9 @@ enum { HELPER_FD = 3 };
 #define HELPER_HELLO "ok: " /* how the helper's first line begins; otherwise it is an error */
 
 /* Starts `program`, which lies beside ours, in the folder `room` of the same build, in libexec, or
- * in BEDPLATE_LIBEXEC. argv[0] and "--parent PID" are put before argv (NULL-terminated).
- * *fd: our end of the socket pair. */
-int helper_start(const char *program, const char *room, const char *const *argv, int *fd,
+ * in BEDPLATE_LIBEXEC. argv[0] and, if it is to die with us (`ours`), "--parent PID" are put before
+ * argv (NULL-terminated). *fd: our end of the socket pair. */
+int helper_start(const char *program, const char *room, const char *const *argv, bool ours, int *fd,
                  pid_t *pid, struct err *err);
 /* Waits for its first line; *hello gets what follows HELPER_HELLO. */
 int helper_wait(const char *program, int fd, unsigned timeout_ms, char *hello, size_t len,

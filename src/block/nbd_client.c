@@ -569,7 +569,7 @@ int nbd_client_open(const char *uri, bool readonly, struct nbd_client **out, str
     struct nbd_export export;
     AUTO(fd_close) int fd = -1;
     pid_t pid = 0;
-    int r = helper_start(NBD_HELPER, "block", argv, &fd, &pid, err);
+    int r = helper_start(NBD_HELPER, "block", argv, true, &fd, &pid, err);
     if (r == 0)
         r = helper_wait(NBD_HELPER, fd, NBD_START_MS, hello, sizeof hello, err);
     if (r == 0)

@@ -25,7 +25,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { LOCK_TRIES = 50 };
+enum { LOCK_TRIES = 500 };
 enum { STATE_LIMIT = PATH_MAX - 200 };
 enum { PATH_LIMIT = 60 /* a VM's sockets lie below it, and a socket's path has 107 bytes */ };
 
@@ -73,6 +73,14 @@ static int directory_make(const char *path, struct err *err)
     return 0;
 }
 
+/* The daemon that wrote its number there. */
+static bool holder_lives(int fd)
+{
+    char text[16] = "";
+    pid_t pid = pread(fd, text, sizeof text - 1, 0) > 0 ? (pid_t)atoi(text) : 0;
+    return pid > 0 && kill(pid, 0) == 0;
+}
+
 static int lock_state(const char *state_dir, int *out, struct err *err)
 {
     char path[PATH_MAX + 8];
@@ -82,10 +90,14 @@ static int lock_state(const char *state_dir, int *out, struct err *err)
         return err_errno(err, errno, "cannot open %s", path);
     /* A daemon that was killed while it started a VM leaves the lock to that child for a moment. */
     for (unsigned tries = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; tries++) {
-        if (tries == LOCK_TRIES)
+        if (tries == LOCK_TRIES || holder_lives(fd))
             return err_set(err, EBUSY, "another bedplated uses %s", state_dir);
         usleep(20000);
     }
+    char text[16];
+    int len = snprintf(text, sizeof text, "%d\n", (int)getpid());
+    if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)len, 0) != len)
+        return err_errno(err, errno, "cannot write %s", path);
     *out = TAKE_FD(fd);
     return 0;
 }

@@ -288,8 +288,6 @@ static void patch(struct daemon *daemon, struct http_request *request,
         reply_error(request, &error);
         return;
     }
-    if (!live && strcmp(object_text(object, "state"), "stopped") != 0)
-        json_object_set_new(changed, "pending", json_true());
     vms_patch(daemon, request, object, changed, live, expect);
 }
 

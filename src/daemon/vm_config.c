@@ -77,11 +77,10 @@ static void add_drives(json_t *out, const json_t *vm)
     json_object_set_new(out, "net", nets);
 }
 
-json_t *vm_config(const struct vm *vm)
+json_t *vm_config(const struct vm *vm, const json_t *json)
 {
     static const char *const same[] = { "engine", "cpu",     "cpus",     "profile", "kernel",
                                         "initrd", "cmdline", "firmware", "cdrom",   "watchdog" };
-    const json_t *json = vm_object(vm)->json;
     json_t *out = json_pack("{s:s}", "uuid", vm->id);
     char path[PATH_MAX];
     for (unsigned i = 0; i < sizeof same / sizeof *same; i++)

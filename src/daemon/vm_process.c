@@ -134,7 +134,7 @@ static json_t *start_config(struct vm *vm)
     };
     json_t *saved = vm_saved_config(vm);
     json_decref(vm->config);
-    vm->config = saved ? saved : vm_config(vm);
+    vm->config = saved ? saved : vm_config(vm, vm_object(vm)->json);
     json_t *config = json_deep_copy(vm->config);
     if (!saved)
         return config;
@@ -214,12 +214,14 @@ static void status_known(void *arg, const json_t *ok, const struct err *err)
     vm->paused = strcmp(state, "running") != 0;
     if (vm_saved_used(vm))
         vm_saved_forget(vm);
+    vm_live_status(vm, ok);
     bool settled = strcmp(vm_wanted(vm), vm->paused ? "paused" : "running") == 0;
-    vm_tell(vm,
-            json_pack("{s:s, s:i, s:s, s:n, s:b, s:s*}", "state", vm->paused ? "paused" : "running",
-                      "pid", (int)vm->pid, "running_engine", engine ? engine : "", "error",
-                      "pending", 0, "vnc", screen_address(ok)),
-            settled ? "done" : NULL, NULL);
+    json_t *patch = vm_live_tell(vm);
+    json_object_update_new(patch, json_pack("{s:s, s:i, s:s, s:n, s:s*}", "state",
+                                            vm->paused ? "paused" : "running", "pid", (int)vm->pid,
+                                            "running_engine", engine ? engine : "", "error", "vnc",
+                                            screen_address(ok)));
+    vm_tell(vm, patch, settled ? "done" : NULL, NULL);
     vm_drive(vm);
 }
 
@@ -287,6 +289,9 @@ static void client_event(void *arg, const char *what, const json_t *event)
     for (unsigned i = 0; i < sizeof told / sizeof *told; i++)
         if (strcmp(told[i].what, what) == 0)
             vm_event(vm, told[i].kind, NULL);
+    const char *device = json_string_value(json_object_get(event, "device"));
+    if (strcmp(what, "device-removed") == 0 && device && vm->removing)
+        json_object_del(vm->removing, device);
     if (strcmp(what, "save-progress") == 0)
         save_progress(vm, event);
     else if (strcmp(what, "save-failed") == 0)
@@ -294,7 +299,8 @@ static void client_event(void *arg, const char *what, const json_t *event)
                     json_string_value(json_object_get(event, "text")) ?: "the VM gave no reason");
     else if (vm->asked_to_save)
         return; /* it is paused for that */
-    else if (strcmp(what, "running") == 0 || strcmp(what, "paused") == 0)
+    else if (strcmp(what, "running") == 0 || strcmp(what, "paused") == 0 ||
+             strcmp(what, "device-removed") == 0)
         vmm_client_ask(vm->client, "status", NULL, -1, status_known, vm);
 }
 
@@ -356,9 +362,9 @@ static void process_forget(struct vm *vm)
 {
     client_drop(vm);
     pid_forget(vm);
-    json_decref(TAKE(vm->config));
     vm->real = GONE;
     vm->paused = false;
+    vm_live_forget(vm);
     timer_set(vm, TIMER_NONE, 0);
 }
 
@@ -399,8 +405,8 @@ static void process_gone(struct vm *vm)
     snprintf(why, sizeof why, "%s", reason ? reason : "no reason is known");
     process_forget(vm);
     vm_event(vm, "vm.ended", json_pack("{s:i, s:s}", "status", status, "reason", why));
-    json_t *patch =
-        json_pack("{s:o, s:n, s:n, s:n}", "exit", record, "pid", "running_engine", "vnc");
+    json_t *patch = json_pack("{s:o, s:n, s:n, s:n, s:n, s:n, s:n}", "exit", record, "pid",
+                              "running_engine", "vnc", "now", "pending", "change_error");
     if (!vm_object(vm)) {
         json_decref(patch);
     } else if (vm->restart) {
@@ -531,5 +537,5 @@ void vm_release(struct vm *vm)
 {
     client_drop(vm);
     pid_forget(vm);
-    json_decref(TAKE(vm->config));
+    vm_live_forget(vm);
 }

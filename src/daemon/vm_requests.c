@@ -45,6 +45,7 @@ static void ask(struct http_request *request, struct vm *vm, const char *kind, c
     u->job_new = job_new(vm, request, kind, name, u->job);
     u->request = request;
     u->key = job_key_begin(request);
+    json_object_set_new(u->job_new, "timeout", json_integer(vm->stop_timeout_s));
     u->then = asked;
     strcpy(vm->job, u->job);
     vm->job_kept = false;
@@ -166,7 +167,11 @@ static void patched_done(void *arg, struct object *object, const struct api_erro
     struct patching p = *(struct patching *)arg;
     const char *match = http_header(p.request, "If-Match");
     free(arg);
-    if (!error)
+    struct vm *vm = error ? NULL : vm_of(p.daemon, object->id);
+    if (vm && vm->real == UP) {
+        json_decref(TAKE(vm->live_failed));
+        vm_live_wait(vm, p.request);
+    } else if (!error)
         reply_object(p.request, 200, object);
     else if (error->status == 412 && (!match || strcmp(match, "*") == 0))
         router_request(p.daemon, p.request);
@@ -208,6 +213,10 @@ static int need_up(const struct vm *vm, struct api_error *error)
 {
     if (vm->real == UP && vm->client)
         return 0;
+    if (vm->real == STARTING)
+        return api_fail(error, 503, "starting", "",
+                        "the VM is starting, or the daemon is and looks for it; try again in a "
+                        "moment");
     api_fail(error, 409, "not-running", "", "the VM does not run");
     api_hint(error, "start it first");
     return -1;
@@ -336,7 +345,7 @@ static int move_allowed(const struct move *move, const struct vm *vm, const stru
                         struct api_error *error)
 {
     bool saved = strcmp(object_text(object, "state"), "saved") == 0;
-    if (move->when == ONLY_UP)
+    if (move->when == ONLY_UP && vm->real == GONE) /* STARTING: it is saved when it is up */
         return need_up(vm, error);
     if (move->when == ONLY_SAVED && !saved)
         return api_fail(error, 409, "not-saved", "", "the VM has no saved state");

@@ -33,6 +33,8 @@ static void update_over(struct update *u, const struct api_error *error)
     if (u->then)
         u->then(u, error);
     update_free(u);
+    if (!goes && !vm->updates)
+        vm_live_drive(vm);
 }
 
 static void update_done(void *arg, struct object *object, const struct api_error *error)

@@ -79,6 +79,16 @@ void vms_count(struct daemon *daemon, unsigned *defined, unsigned *running)
         *running += vm->real == UP;
 }
 
+/* Of the time that its guest has to shut down; a clock that was set makes it neither longer nor
+ * negative. */
+static unsigned timeout_left(const struct object *job)
+{
+    double timeout = json_number_value(json_object_get(job->json, "timeout"));
+    double past = time_now() - json_number_value(json_object_get(job->json, "created"));
+    double left = timeout - (past > 0 ? past : 0);
+    return left > 0 ? (unsigned)left : 0;
+}
+
 /* A job that a former daemon left: its VM goes on with it. */
 static void job_adopt(struct daemon *daemon, struct object *job)
 {
@@ -92,7 +102,7 @@ static void job_adopt(struct daemon *daemon, struct object *job)
     vm->job_kept = true;
     vm->restart = strcmp(object_text(job, "kind"), "vm.restart") == 0 &&
                   strcmp(object_text(vm_object(vm), "wanted"), "stopped") == 0;
-    vm->stop_timeout_s = strcmp(object_text(job, "kind"), "vm.kill") == 0 ? 0 : 90;
+    vm->stop_timeout_s = timeout_left(job);
 }
 
 static int by_order(const void *a, const void *b)

@@ -7,6 +7,8 @@
  *   vm_process.c   a VM's process, and the next step towards what was asked
  *   vm_files.c     its directories
  *   vm_config.c    its configuration, in the words of its process
+ *   vm_live.c      changes while it runs
+ *   net_backend.c  far ends of network cards that are plugged in then
  *   vm_updates.c   keeping what changed
  */
 #ifndef DAEMON_VMS_H
@@ -21,8 +23,13 @@ struct vm {
     struct daemon *daemon;
     char id[40];
     enum real real;
-    bool paused;    /* UP: by its own word */
-    json_t *config; /* of the process, as it is now; NULL: GONE */
+    bool paused;             /* UP: by its own word */
+    json_t *config;          /* of the process, as it is now; NULL: GONE */
+    json_t *status;          /* UP: its last word about itself */
+    bool live_busy;          /* a step of a live change is under way */
+    json_t *live_failed;     /* steps that failed since the last change, and why */
+    json_t *removing;        /* devices that the guest was asked to let go of */
+    struct waiting *waiting; /* for the outcome of a change */
     pid_t pid;
     int pid_fd; /* -1: none */
     struct loop_watch *pid_watch;
@@ -123,7 +130,24 @@ void vm_saved_forget(const struct vm *vm);
 /* ---- vm_config.c ---- */
 
 /* The configuration for bedplate-vmm out of the VM's object. */
-json_t *vm_config(const struct vm *vm);
+json_t *vm_config(const struct vm *vm, const json_t *object);
+
+/* ---- vm_live.c ---- */
+
+/* Takes what its process says of itself. */
+void vm_live_status(struct vm *vm, const json_t *status);
+/* Takes the next step of a change that can be made now; call it when one may be due. */
+void vm_live_drive(struct vm *vm);
+/* What is real, what waits and what went wrong, for the object: now, pending, change_error. */
+json_t *vm_live_tell(const struct vm *vm);
+/* Answers the request with the object when nothing more can be done for now. */
+void vm_live_wait(struct vm *vm, struct http_request *request);
+void vm_live_forget(struct vm *vm); /* its process is gone */
+
+/* ---- net_backend.c ---- */
+
+/* For an entry of "net" of a configuration. */
+int net_backend_open(struct daemon *daemon, const json_t *net, int *fd, struct err *err);
 
 /* ---- vm_process.c ---- */
 

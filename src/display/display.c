@@ -287,7 +287,7 @@ static int start_helper(struct display *display, const struct display_options *o
         }
     argv[n] = NULL;
     char confined[256];
-    int r = helper_start(DISPLAY_HELPER, "display", argv, &display->fd, &display->pid, err);
+    int r = helper_start(DISPLAY_HELPER, "display", argv, true, &display->fd, &display->pid, err);
     if (r == 0)
         r = send_setup(display, listener, err);
     if (r == 0)

@@ -53,7 +53,7 @@ static int user_start(const struct net_user_options *options, int *fd, pid_t *pi
         argv[n++] = forwards[i];
     }
     argv[n] = NULL;
-    return helper_start(USER_HELPER, "net", argv, fd, pid, err);
+    return helper_start(USER_HELPER, "net", argv, true, fd, pid, err);
 }
 
 /* ---- its end ---- */

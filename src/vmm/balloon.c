@@ -20,6 +20,13 @@ struct vmm_balloon {
 
 static uint64_t bounded(uint64_t value, uint64_t most) { return value < most ? value : most; }
 
+uint64_t balloon_target(const struct vmm *vmm)
+{
+    struct virtio_balloon_status s;
+    virtio_balloon_status(vmm->balloon->pci, &s);
+    return vmm->machine->main_ram->size - s.target;
+}
+
 static json_t *balloon_report(const struct vmm *vmm)
 {
     struct virtio_balloon_status s;

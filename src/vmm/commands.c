@@ -20,9 +20,13 @@ static json_t *disk_status(const struct vmm *vmm, unsigned index)
     media_name(vmm, index, name, sizeof name);
     if (!node)
         return json_pack("{s:s, s:n}", "drive", name, "path");
-    return json_pack("{s:s, s:s, s:s, s:I, s:b, s:s}", "drive", name, "path", block_path(node),
-                     "format", block_format(node), "size", (json_int_t)block_size(node), "readonly",
-                     block_readonly(node), "backend", block_backend(node));
+    json_t *out =
+        json_pack("{s:s, s:s, s:s, s:I, s:b, s:s}", "drive", name, "path", block_path(node),
+                  "format", block_format(node), "size", (json_int_t)block_size(node), "readonly",
+                  block_readonly(node), "backend", block_backend(node));
+    if (out && vmm->options.disks[index].port)
+        json_object_set_new(out, "device", json_string(name));
+    return out;
 }
 
 static json_t *net_status(const struct vmm *vmm, unsigned index)
@@ -55,6 +59,9 @@ COMMAND(do_status)
         "guest-ns", (json_int_t)guest_now_ns(m), "pid", (int)getpid(), "sandbox", sandbox,
         "no-reboot", vmm->options.no_reboot, "disks", disks, "nets", nets, "screen",
         video_status(vmm), "usb", usb_status(vmm));
+    if (*result && vmm->balloon)
+        json_object_set_new(*result, "memory-target",
+                            json_integer((json_int_t)balloon_target(vmm)));
     return *result ? 0 : err_set(err, EINVAL, "a name or path is not valid UTF-8");
 }
 

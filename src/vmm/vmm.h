@@ -199,6 +199,8 @@ CONTROL_COMMAND(do_job_speed);
 /* balloon.c */
 int balloon_plug(struct vmm *vmm, struct err *err);
 void balloon_close(struct vmm *vmm);
+uint64_t balloon_target(
+    const struct vmm *vmm); /* bytes that the guest shall do with; there is one */
 CONTROL_COMMAND(do_balloon);
 
 /* For device models on PCI: onto the bus and into the machine, which owns it then; also on failure

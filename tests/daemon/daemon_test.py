@@ -306,11 +306,10 @@ def requests(folder):
         # What waits for the next start says so.
         d.done("db", "start")
         d.ok("PATCH", "/v1/vms/db", {"description": "live"})
-        check(not d.vm("db").get("pending"), "a live change waits")
-        d.ok("PATCH", "/v1/vms/db", {"cpus": 2})
-        check(d.vm("db")["pending"], "a change of vCPUs does not wait")
+        equal(d.vm("db")["pending"], [], "a live change waits")
+        equal(d.ok("PATCH", "/v1/vms/db", {"cpus": 2})["pending"], ["cpus"], "a change of vCPUs does not wait")
         d.done("db", "restart", {"timeout": 0})
-        check(not d.vm("db")["pending"], "it still waits after the restart")
+        equal(d.vm("db")["pending"], [], "it still waits after the restart")
         openapi = d.ok("GET", "/v1/openapi.json")
         check("/v1/vms/{id}/start" in openapi["paths"], "no start in the OpenAPI document")
         kinds = [event["kind"] for event in d.ok("GET", "/v1/events")["items"]]
@@ -575,6 +574,88 @@ def cancels(folder):
         equal(d.processes(), [])
 
 
+def image(folder, name, size=1 << 20):
+    path = os.path.join(folder, name)
+    with open(path, "wb") as file:
+        file.truncate(size)
+    return {"path": path, "format": "raw"}
+
+
+@case
+def changes(folder):
+    """Of a VM that runs: what can be done now is, and the rest says that it waits."""
+    with Daemon(folder) as d:
+        one, two, three = (image(folder, name) for name in ("one", "two", "three"))
+        cds = [image(folder, name)["path"] for name in ("cd1", "cd2")]
+        d.create("a", disks=[one], cdrom=cds[0], nets=[{"backend": "user"}], memory="64M")
+        d.done("a", "start")
+        vm = d.vm("a")
+        equal((vm["pending"], vm["now"]["cpus"], vm["now"]["memory"]), ([], 1, 64 << 20))
+
+        def patch(**fields):
+            vm = d.ok("PATCH", "/v1/vms/a", fields)
+            return vm, {disk["drive"]: disk for disk in vm["now"]["disks"]}
+
+        # Names and policies at once, vCPUs at the next start.
+        vm, _ = patch(cpus=2, description="x", restart="never", cmdline="y")
+        equal((vm["pending"], vm["now"]["cpus"]), (["cpus", "cmdline"], 1))
+        vm, _ = patch(cpus=1, cmdline=None)
+        equal(vm["pending"], [], "as it was")
+        # Limits.
+        vm, disks = patch(disks=[{**one, "iops": 100, "bps": "1M"}])
+        equal((vm["pending"], disks["disk1"]["iops"], disks["disk1"]["bps"]), ([], 100, 1 << 20), vm)
+        vm, disks = patch(disks=[{**one, "bps": "2M"}])
+        equal((disks["disk1"].get("iops"), disks["disk1"]["bps"]), (None, 2 << 20))
+        # A disk is plugged in, with its limit; one that cannot be waits.
+        vm, disks = patch(disks=[one, {**two, "iops": 50}, {**three, "serial": "x"}])
+        equal((vm["pending"], disks["hot1"]["path"], disks["hot1"]["iops"], disks["hot1"]["removable"]),
+              (["disks"], two["path"], 50, True), vm)
+        vm, _ = patch(disks=[one, {"path": "/nonexistent"}, {**two, "iops": 50}])
+        check("cannot open /nonexistent" in vm["change_error"], vm)
+        vm, disks = patch(disks=[one, {**two, "iops": 50}])
+        equal((vm["pending"], "change_error" in vm, sorted(disks)), ([], False, ["cdrom0", "disk1", "hot1"]), vm)
+        # Media.
+        vm, disks = patch(cdrom=cds[1])
+        equal((vm["pending"], disks["cdrom0"]["path"]), ([], cds[1]))
+        vm, disks = patch(cdrom=None)
+        equal((vm["pending"], "path" in disks["cdrom0"]), ([], False))
+        vm, _ = patch(cdrom=cds[0])
+        # A network card. What was there from the start stays until the next one.
+        vm, _ = patch(nets=[vm["nets"][0], {"backend": "user"}])
+        equal((vm["pending"], [net["removable"] for net in vm["now"]["nets"]]), ([], [False, True]), vm)
+        vm, _ = patch(nets=vm["nets"][1:])
+        equal((vm["pending"], len(vm["now"]["nets"])), (["nets"], 2))
+        # This guest never switched its slot on: what is there goes at once.
+        patch(disks=[one])
+        deadline = time.monotonic() + LIMIT
+        while d.vm("a")["pending"] != ["nets"]:
+            check(time.monotonic() < deadline, f"the disk stays: {d.vm('a')}")
+            time.sleep(0.02)
+        equal([disk["drive"] for disk in d.vm("a")["now"]["disks"]], ["cdrom0", "disk1"])
+        patch(disks=[one, {**two, "iops": 50}])
+        check(any(event["kind"] == "vm.change-failed" for event in d.ok("GET", "/v1/events")["items"]), "events")
+        # The same daemon or another: what is real is asked, not remembered.
+        now = d.vm("a")["now"]
+        d.kill()
+        d.start()
+        d.becomes("a", "running")
+        equal((d.vm("a")["now"], d.vm("a")["pending"]), (now, ["nets"]))
+        # It is saved with what was plugged in, and goes on with it.
+        d.guest("a", b"i", rb"(?m)^([0-9a-f]{8})$")
+        d.done("a", "save")
+        check("now" not in d.vm("a"), d.vm("a"))
+        d.done("a", "start")
+        equal(d.vm("a")["now"], now, "after the restore")
+        equal(d.guest("a", b"i", rb"(?m)^([0-9a-f]{8})$"), "00000002")
+        # A guest is asked to do with less, and later with all again.
+        vm, _ = patch(memory="48M")
+        equal((vm["now"]["memory_target"], vm["pending"]), (48 << 20, ["memory", "nets"]))
+        vm, _ = patch(memory="64M")
+        equal((vm["now"]["memory_target"], vm["pending"]), (64 << 20, ["nets"]))
+        d.done("a", "restart", {"timeout": 0})
+        equal((d.vm("a")["pending"], len(d.vm("a")["now"]["nets"])), ([], 1))
+
+
 def crash(folder, count, rounds, seconds):
     """The daemon is killed again and again while VMs come and go; afterwards everything agrees."""
     with Daemon(folder) as d:
@@ -602,7 +683,7 @@ def crash(folder, count, rounds, seconds):
 
         for round_number in range(rounds):
             stop.clear()
-            workers = [threading.Thread(target=work, args=(round_number * 10 + i,)) for i in range(4)]
+            workers = [threading.Thread(target=work, args=(round_number * 10 + i,), daemon=True) for i in range(4)]
             for worker in workers:
                 worker.start()
             for _ in range(3):
