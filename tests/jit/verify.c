@@ -41,6 +41,7 @@ struct insn_at {
     bool call, jump;            /* jump: unconditional */
     bool write_check;           /* JNBE of the check of a store */
     bool reached;               /* a jump further up leads here: window is what it had in r15 */
+    bool no_window;             /* jumps lead here with different windows */
     struct value window;        /* r15, once the instruction has been looked at what it has */
 };
 
@@ -55,6 +56,7 @@ struct reader {
     const uint8_t *replaced, *out; /* where the block's first jump leads, if it was replaced; where
                                       it leaves */
     struct value ax, r14, r15;
+    bool again;      /* something less is known than was believed */
     bool found;      /* the call just before was that of `find` */
     uint8_t *starts; /* a bit for each 16 bytes of the cache */
     struct insn_at *insns;
@@ -564,22 +566,13 @@ static bool same_window(struct value a, struct value b)
     return a.kind == b.kind && a.size == b.size && a.write == b.write;
 }
 
-/* Is r15 made anew from here on? */
-static bool window_opened_at(const struct insn_at *i)
-{
-    if (i->at[0] == 0x65 && i->target == NULL) /* the base register, from the vCPU */
-        i++;
-    return (i->at[0] & 0xf8) == 0x48 && i->at[0] & 4 && i->at[1] == 0x8d &&
-           (i->at[2] & 0x38) == 0x38;
-}
-
 /* The jump at n leads to `to`, with r15 as it is now. */
 static void window_jump(struct reader *r, unsigned n, struct insn_at *to)
 {
     struct value window = window_now(r);
     if (to <= &r->insns[n]) {
-        if (to->window.kind == HOST && !same_window(to->window, window) && !window_opened_at(to))
-            fault(r, "another window is expected there");
+        if (to->window.kind == HOST && !same_window(to->window, window))
+            to->no_window = r->again = true;
         return;
     }
     if (to->reached && !same_window(to->window, window))
@@ -596,11 +589,16 @@ static void window_land(struct reader *r, unsigned n)
         r->r15 = i->reached ? i->window : (struct value){ UNKNOWN };
     else if (i->reached && !same_window(i->window, window_now(r)))
         r->r15 = (struct value){ UNKNOWN };
+    if (i->no_window)
+        r->r15 = (struct value){ UNKNOWN };
     i->window = window_now(r);
 }
 
-static void block_check(struct reader *r, const uint8_t *end)
+static void block_read(struct reader *r, const uint8_t *end)
 {
+    r->again = false;
+    for (unsigned n = 0; n < r->count; n++)
+        r->insns[n].reached = false;
     r->ax = r->r14 = r->r15 = (struct value){ UNKNOWN };
     begin_check(r);
     for (unsigned n = 0; n < r->count; n++) {
@@ -633,6 +631,17 @@ static void block_check(struct reader *r, const uint8_t *end)
             window_jump(r, n, to);
         r->verdict->insns++;
     }
+}
+
+/* A jump up can tell that what was believed of r15 further up does not always hold: until nothing
+ * is news. */
+static void block_check(struct reader *r, const uint8_t *end)
+{
+    struct verdict before = *r->verdict;
+    do {
+        *r->verdict = before;
+        block_read(r, end);
+    } while (r->again);
 }
 
 /* ---- All ---- */

@@ -271,6 +271,11 @@ static void block_retire(struct code_cache *c, struct block *b)
     atomic_store(&b->stale, true);
     if (c->jit_on)
         jit_retire(&c->jit, b);
+    if (b->loops) { /* who is inside leaves at the next turn */
+        struct soft_engine *e = CONTAINER_OF(c, struct soft_engine, code);
+        for (unsigned n = 0; n < e->vcpu_count; n++)
+            vcpu_request(e->vcpus[n], REQ_SAFE_POINT);
+    }
     for (unsigned n = 0; n <= b->count; n++)
         __atomic_store_n(&b->insns[n].fn, op_stale, __ATOMIC_RELEASE);
     b->retired_next = c->retired;
@@ -414,6 +419,19 @@ static void insn_bad(struct insn *i, unsigned offset, bool gp)
                         .index = REG_NONE };
 }
 
+/* Does a conditional branch further up lead behind this jump, where the block is to go on then? */
+static bool jumps_over(const struct block *b, unsigned count, unsigned used)
+{
+    extern const struct op op_jmp_J, op_jmp_E, op_ret, op_ret_I;
+    const struct op *op = insn_rows[b->insns[count - 1].row].op;
+    if (op != &op_jmp_J && op != &op_jmp_E && op != &op_ret && op != &op_ret_I)
+        return false;
+    for (unsigned n = 0; n < count; n++)
+        if (insn_rows[b->insns[n].row].attr & AT_FALLS && b->insns[n].imm == (int64_t)used)
+            return true;
+    return false;
+}
+
 /*
  * Decodes a block into `b` (room for BLOCK_MAX + 1 instructions). Ends at an unconditional branch,
  * at the page's end, or before an instruction that crosses it (unless it is the first). Answers
@@ -424,6 +442,7 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
     const uint8_t *bytes = src->ram->hva + src->offset;
     unsigned room = (unsigned)(PAGE_SIZE - (src->offset & (PAGE_SIZE - 1)));
     unsigned used = 0, count = 0;
+    const bool loops = soft_engine_of(v)->code.jit.loops;
     v->run->blocks_decoded++;
     while (count < BLOCK_MAX) {
         struct insn *i = &b->insns[count];
@@ -458,7 +477,8 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
         block_key_attrs(v, i);
         used += (unsigned)len;
         count++;
-        if ((insn_rows[i->row].attr & (AT_END | AT_FALLS)) == AT_END || used >= room)
+        if (used >= room || ((insn_rows[i->row].attr & (AT_END | AT_FALLS)) == AT_END &&
+                             !(loops && jumps_over(b, count, used))))
             break;
     }
     b->insns[count] = (struct insn){

@@ -50,6 +50,7 @@ struct block {
     const uint8_t *out;    /* in the translation: leaves at the block's start */
     uint8_t window_faults; /* windows that could not be opened; racy, only a hint */
     bool no_windows;       /* lock; too many of them */
+    bool loops;            /* lock; its translation can run on in itself */
     struct insn insns[];   /* count + 1: the last is op_block_end */
 };
 

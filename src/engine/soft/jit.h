@@ -14,7 +14,8 @@
  * instruction, which has not begun yet.
  *  2. The status flags are in the host's flags or in v->cc; the translator knows where at each
  * instruction. Whatever may fault or leave finds them in v->cc.
- *  3. A block begins with a look at v->request and is entered only at its start. Its first 8 bytes
+ *  3. A block begins with a look at v->request, as does each turn of a loop in it, and is entered
+ * only at its start. Its first 8 bytes
  * are aligned and can be replaced by a jump out in one store: that is how a retired block ends.
  *  4. A block jumps straight into another one only within one page, where one mapping holds for
  * both; all other ways lead through the jump cache, whose entries name the address space and mode.
@@ -43,8 +44,8 @@ struct jit {
     uint8_t *rw, *rx;         /* the two views */
     size_t size, used, first; /* bytes; first: where blocks begin, behind the entry and exit code */
     bool full;
-    bool link, sse, x87,
-        windows; /* optimisations, to be switched off one by one; fixed at create */
+    /* optimisations, to be switched off one by one; fixed at create */
+    bool link, sse, x87, windows, loops, pins;
     int (*enter)(const uint8_t *code);
     /* Written once, before all blocks. leave_at: rax is the offset in the page where to go on;
      * leave_to: r14 is the address. find: r14 is an address; carry clear: rax is its code and r14

@@ -23,8 +23,8 @@ void held_drop(struct tr *t) { t->held[0] = t->held[1] = REG_NONE; }
 
 unsigned reg_get(struct tr *t, unsigned n, unsigned scratch)
 {
-    if (host_of[n] != H_NONE)
-        return host_of[n];
+    if (t->host[n] != H_NONE)
+        return t->host[n];
     unsigned mine = scratch == H_14, other = !mine;
     if (t->held[mine] == n)
         return scratch;
@@ -35,18 +35,58 @@ unsigned reg_get(struct tr *t, unsigned n, unsigned scratch)
     t->held[mine] = (uint8_t)n;
     return scratch;
 }
-unsigned reg_new(unsigned n, unsigned scratch)
+unsigned reg_new(const struct tr *t, unsigned n, unsigned scratch)
 {
-    return host_of[n] != H_NONE ? host_of[n] : scratch;
+    return t->host[n] != H_NONE ? t->host[n] : scratch;
 }
 void reg_put(struct tr *t, unsigned n, unsigned h)
 {
-    if (host_of[n] != H_NONE)
+    if (t->host[n] != H_NONE)
         return;
     emit_store(&t->e, in_vcpu(GPR_AT(n)), h);
     held_drop(t);
     t->held[h == H_14] = (uint8_t)n;
 }
+
+/* ---- Pinned registers ---- */
+
+enum { PINNED_FIRST = 12, PINNED_END = 16 };
+
+void pins_choose(struct tr *t, unsigned used, const unsigned *uses)
+{
+    /* No instruction's implicit operands outside handlers. */
+    static const uint8_t places[] = { 11, 10, 9, 8, R_DI, R_SI, R_BX };
+    unsigned left = 0;
+    for (unsigned n = 0; n < ARRAY_LEN(places); n++)
+        if (!(used >> places[n] & 1))
+            left |= 1u << places[n];
+    while (left) {
+        unsigned best = PINNED_FIRST, place = (unsigned)__builtin_ctz(left);
+        for (unsigned n = PINNED_FIRST; n < PINNED_END; n++)
+            if (t->host[best] != H_NONE || (t->host[n] == H_NONE && uses[n] > uses[best]))
+                best = n;
+        if (t->host[best] != H_NONE || uses[best] < 2)
+            return;
+        t->host[best] = host_of[place];
+        t->host[place] = H_NONE;
+        left &= left - 1;
+    }
+}
+
+static void pins_move(struct tr *t, bool set)
+{
+    for (unsigned n = PINNED_FIRST; n < PINNED_END; n++) {
+        if (t->host[n] == H_NONE)
+            continue;
+        unsigned displaced = 0;
+        while (host_of[displaced] != t->host[n])
+            displaced++;
+        emit_store(&t->e, in_vcpu(GPR_AT(set ? displaced : n)), t->host[n]);
+        emit_load(&t->e, t->host[n], in_vcpu(GPR_AT(set ? n : displaced)));
+    }
+}
+void pins_set(struct tr *t) { pins_move(t, true); }
+void pins_undo(struct tr *t) { pins_move(t, false); }
 
 /* ---- Producers of flags ---- */
 

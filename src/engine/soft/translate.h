@@ -63,12 +63,25 @@ struct slow { /* a check that failed: run the handler, come back behind the inst
     struct fp_state fp, fp_back;      /* at the check, and what the code behind expects */
 };
 
-/* A conditional branch out of the block, written behind its straight way. */
+/* A jump whose way on is written behind the block's straight one, or that waits for its label. */
 struct side_exit {
-    uint8_t *site;
+    uint8_t *site; /* NULL: done */
     int64_t delta;
+    int16_t label; /* the instruction of this block that it leads to, or -1 */
+    bool leaves;   /* something is requested: to the dispatcher */
     enum flags_where flags;
+    struct producer producer;
     struct fp_state fp;
+    struct window window;
+};
+
+/* An instruction that jumps of its own block lead to (translate_branch.c). */
+enum { FROM_ABOVE = 1, FROM_BELOW = 2 };
+struct label {
+    uint8_t sources;    /* FROM_* */
+    bool flags_dead;    /* nothing looks at the status flags there; else they are in v->cc */
+    const uint8_t *at;  /* executable; NULL: not reached yet */
+    struct fp_state fp; /* what the code there expects */
 };
 
 struct tr {
@@ -90,6 +103,8 @@ struct tr {
     struct slow slow[MAX_SLOW];
     unsigned exit_count;
     struct side_exit exits[BLOCK_MAX];
+    struct label labels[BLOCK_MAX];
+    uint8_t host[16]; /* where guest registers are in this block; fixed */
 };
 
 /* Writes the host form of one instruction; false (whatever was written is dropped): call the
@@ -111,8 +126,14 @@ void held_drop(struct tr *t);
 /* The host register with guest register n: its own, or `scratch` loaded from the vCPU. */
 unsigned reg_get(struct tr *t, unsigned n, unsigned scratch);
 /* The register to write guest register n to, when its old value does not matter; then reg_put. */
-unsigned reg_new(unsigned n, unsigned scratch);
+unsigned reg_new(const struct tr *t, unsigned n, unsigned scratch);
 void reg_put(struct tr *t, unsigned n, unsigned h);
+
+/* In a block with a loop, registers that it does not use give their place to some of R12 to R15.
+ * Between pins_set and pins_undo; no flags, no scratch register. */
+void pins_choose(struct tr *t, unsigned used, const unsigned *uses);
+void pins_set(struct tr *t);
+void pins_undo(struct tr *t);
 
 /* Something follows that spoils the host's flags. May use rax. */
 void flags_spill(struct tr *t);
@@ -145,6 +166,13 @@ struct access {
 struct access access_of(const struct insn *i);
 /* false: the register will hold something else; *by: how it moves otherwise. */
 bool register_moves(const struct insn *i, unsigned slot, int64_t *by);
+
+/* Will they be from instruction n on? */
+bool flags_dead_from(const struct tr *t, unsigned n);
+/* Does it jump to an instruction of its own block? Answers which, or -1. */
+int jump_inside(const struct tr *t, const struct insn *i);
+/* Calls the handler of the instruction, with all registers where C expects them. */
+void handler_call(struct tr *t, const struct insn *i);
 
 /* ---- translate_int.c ---- */
 
@@ -182,6 +210,8 @@ void exit_at(struct tr *t, int64_t delta);
 /* Straight into the block at `delta` if it is in this page, through the jump cache otherwise. */
 void exit_direct(struct tr *t, int64_t delta);
 void side_exits_write(struct tr *t);
+/* Where instruction n begins: false if nothing leads there. */
+bool label_reach(struct tr *t, unsigned n);
 tr_fn tr_push, tr_push_i, tr_pop, tr_leave, tr_jmp, tr_jcc, tr_call, tr_ret, tr_jmp_e, tr_call_e;
 
 /* ---- translate_mem.c ---- */

@@ -103,7 +103,7 @@ bool tr_avx(struct tr *t, const struct insn *i, unsigned form)
         put = form == AVX_XV && is_e(arg) && !is_mem(i);
     }
     if (form == AVX_GX)
-        reg = reg_new(i->reg, H_14);
+        reg = reg_new(t, i->reg, H_14);
     operate(t, i, row, reg, vvvv, o);
     if (form == AVX_GX)
         reg_put(t, i->reg, reg);

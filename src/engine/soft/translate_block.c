@@ -21,11 +21,13 @@ static void slow_paths_return(struct tr *t, const struct insn *i)
     }
 }
 
-static void handler_call(struct tr *t, const struct insn *i)
+void handler_call(struct tr *t, const struct insn *i)
 {
+    pins_undo(t);
     emit_imm64(&t->e, H_AX, (uint64_t)(uintptr_t)i);
     emit_imm64(&t->e, H_14, (uint64_t)(uintptr_t)t->block);
     emit_call(&t->e, t->jit->call_handler);
+    pins_set(t);
 }
 
 /* ---- The table ---- */
@@ -137,10 +139,10 @@ static bool is_certain(const struct insn *i)
            (fn == tr_lea || !is_mem(i));
 }
 
-/* Will all flags be made anew before anything can look at those of the present instruction? */
-bool flags_dead_behind(const struct tr *t)
+/* Will all flags be made anew before anything can look at them? */
+bool flags_dead_from(const struct tr *t, unsigned n)
 {
-    for (unsigned n = t->n + 1; n < t->block->count; n++) {
+    for (; n < t->block->count; n++) {
         const struct insn *i = &t->block->insns[n];
         if (!is_certain(i))
             return false;
@@ -151,6 +153,7 @@ bool flags_dead_behind(const struct tr *t)
     }
     return false;
 }
+bool flags_dead_behind(const struct tr *t) { return flags_dead_from(t, t->n + 1); }
 
 /* ---- The block ---- */
 
@@ -177,7 +180,7 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
     unsigned reg = 1u << i->reg, rm = is_mem(i) ? 0 : 1u << i->rm;
     if (fn == tr_form || fn == tr_mov_ei)
         return form_regs_written(&forms[how->param], i);
-    if (fn == tr_nop || fn == tr_jcc || fn == tr_sahf)
+    if (fn == tr_nop || fn == tr_jcc || fn == tr_jmp || fn == tr_sahf)
         return 0;
     if (fn == tr_bswap)
         return rm;
@@ -205,6 +208,19 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
     if (fn == tr_pop)
         return 1u << R_SP | rm;
     return ~0u;
+}
+
+/* Which guest registers its translation names; some more where that is easier to tell. */
+static unsigned regs_named(const struct insn *i)
+{
+    const struct translation *how = &translations[i->row];
+    if (!how->fn)
+        return 0;
+    unsigned regs = (1u << i->base | 1u << i->index) & 0xffff;
+    unsigned reg = i->size == 1 ? i->reg_off / 8u : i->reg;
+    unsigned rm = is_mem(i) ? 0 : 1u << (i->size == 1 ? i->rm_off / 8u : i->rm);
+    bool form = how->fn == tr_form || how->fn == tr_mov_ei;
+    return regs | (form && !forms[how->param].reg ? 0 : 1u << reg) | rm;
 }
 
 /* By how much it moves a register that it adds a constant to. */
@@ -323,6 +339,7 @@ static void insn_translate(struct tr *t, const struct insn *i)
     handler_call(t, i);
     held_drop(t);
     if (changes_mode(i)) {
+        pins_undo(t);
         exit_at(t, insn_end(i));
         t->ended = true;
     }
@@ -354,11 +371,13 @@ static void slow_paths_write(struct tr *t)
             emit_jmp(&t->e, s->again);
             emit_land(&t->e, no);
             handler_call(t, s->insn);
+            pins_undo(t);
             exit_at(t, insn_end(s->insn));
             continue;
         }
         handler_call(t, s->insn);
         if (!s->back) { /* a branch: its handler never answers OP_NEXT */
+            pins_undo(t);
             exit_at(t, 0);
             continue;
         }
@@ -385,6 +404,54 @@ static bool has_avx(const struct jit *j, const struct block *b)
     return false;
 }
 
+int jump_inside(const struct tr *t, const struct insn *i)
+{
+    const struct block *b = t->block;
+    unsigned low = 0, high = b->count;
+    if (!t->jit->loops || i->imm < 0 || i->imm >= (int64_t)b->bytes)
+        return -1;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (b->insns[middle].start < i->imm)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < b->count && b->insns[low].start == i->imm ? (int)low : -1;
+}
+
+static void labels_find(struct tr *t)
+{
+    for (unsigned n = 0; n < t->block->count; n++) {
+        const struct insn *i = &t->block->insns[n];
+        tr_fn *fn = translations[i->row].fn;
+        int to = fn == tr_jcc || fn == tr_jmp ? jump_inside(t, i) : -1;
+        if (to >= 0 && own_handler(i) && i->size == word_of(t))
+            t->labels[to].sources |= to > (int)n ? FROM_ABOVE : FROM_BELOW;
+    }
+}
+
+/* Which registers are worth a place: those in loops. */
+static void pins_find(struct tr *t)
+{
+    unsigned uses[16] = { 0 }, used = 0, end = 0;
+    for (unsigned n = 0; n < t->block->count; n++) {
+        const struct insn *i = &t->block->insns[n];
+        tr_fn *fn = translations[i->row].fn;
+        int to = fn == tr_jcc || fn == tr_jmp ? jump_inside(t, i) : -1;
+        if (to >= 0 && to <= (int)n)
+            end = n;
+    }
+    for (unsigned n = 0; n < t->block->count; n++) {
+        unsigned regs = regs_named(&t->block->insns[n]);
+        used |= regs;
+        for (unsigned r = 12; n <= end && r < 16; r++)
+            uses[r] += regs >> r & 1;
+    }
+    if (end)
+        pins_choose(t, used, uses);
+}
+
 void jit_translate(struct jit *j, struct block *b)
 {
     size_t room = BLOCK_ROOM + (size_t)b->count * INSN_ROOM;
@@ -403,8 +470,14 @@ void jit_translate(struct jit *j, struct block *b)
     /* Invariant 3: cmp dword gs:[request], 0; jne leave */
     emit_alu_imm(&t.e, 0, 4, 7, in_vcpu(offsetof(struct soft_vcpu, request)), 0, 0);
     uint8_t *out = emit_jcc_forward(&t.e, CC_NE);
-    for (t.n = 0; t.n < b->count && !t.ended; t.n++)
-        insn_translate(&t, &b->insns[t.n]);
+    labels_find(&t);
+    memcpy(t.host, host_of, sizeof t.host);
+    if (j->pins)
+        pins_find(&t);
+    pins_set(&t);
+    for (t.n = 0; t.n < b->count; t.n++)
+        if (label_reach(&t, t.n))
+            insn_translate(&t, &b->insns[t.n]);
     if (!t.ended) {
         flags_commit(&t);
         fp_spill(&t);

@@ -47,6 +47,7 @@ void exit_direct(struct tr *t, int64_t delta)
     assert(!t->fp.x87_last && !t->fp.x87_mem && t->flags != IN_HOST);
     struct emit *e = &t->e;
     const struct block *b = t->block;
+    pins_undo(t);
     int64_t place = block_place(b) + delta;
     if (place < 0 || place > (int64_t)PAGE_SIZE - INSN_LONGEST) {
         address_here(t, delta);
@@ -100,7 +101,7 @@ bool tr_pop(struct tr *t, const struct insn *i, unsigned param)
     if (i->size != word || is_mem(i) || i->rm == R_SP)
         return false;
     stack_operand(t, i, 0, false);
-    unsigned d = reg_new(i->rm, H_14);
+    unsigned d = reg_new(t, i->rm, H_14);
     emit_op(&t->e, 0, i->size, 0x8b, d, t->mem, 0);
     reg_put(t, i->rm, d);
     stack_move(t, word);
@@ -118,13 +119,158 @@ bool tr_leave(struct tr *t, const struct insn *i, unsigned param)
 
 /* ---- Branches ---- */
 
+/* ---- Jumps inside the block ----
+ *
+ * Where a label is known (an instruction of the block that its own jumps lead to), all ways there
+ * agree on where things are: the flags in v->cc, or anywhere if they are dead; no window, unless
+ * all ways come from above with the same one; nothing in rax and r14. A jump up is a loop, and
+ * looks at v->request as the start of a block does (invariant 3 of jit.h). */
+
+static bool windows_equal(const struct window *a, const struct window *b)
+{
+    if (a->base == REG_NONE || b->base == REG_NONE)
+        return a->base == b->base;
+    return a->base == b->base && a->write == b->write && a->first == b->first &&
+           a->size == b->size && a->moved == b->moved;
+}
+
+static struct side_exit *exit_new(struct tr *t, uint8_t *site, int64_t delta, int label)
+{
+    struct side_exit *x = &t->exits[t->exit_count++];
+    *x = (struct side_exit){
+        .site = site,
+        .delta = delta,
+        .label = (int16_t)label,
+        .flags = t->flags,
+        .producer = t->producer,
+        .fp = t->fp,
+        .window = t->window,
+    };
+    return x;
+}
+
+/* What of `have` is missing where `want` is expected */
+static struct fp_state fp_missing(const struct fp_state *have, const struct fp_state *want)
+{
+    struct fp_state need = { .vec = have->vec < want->vec ? want->vec : 0,
+                             .mxcsr = want->mxcsr && !have->mxcsr,
+                             .x87 = want->x87 && !have->x87 };
+    if (need.x87) { /* it puts the others back */
+        need.vec = want->vec;
+        need.mxcsr = want->mxcsr;
+    }
+    return need;
+}
+
+static bool fp_is_none(const struct fp_state *fp) { return !fp->vec && !fp->mxcsr && !fp->x87; }
+
+/* Brings things to where the label wants them. Spoils the host's flags unless they are dead. */
+static void label_agree(struct tr *t, const struct label *l)
+{
+    fp_store(t, &t->fp);
+    struct fp_state need = fp_missing(&t->fp, &l->fp);
+    if (!l->flags_dead)
+        flags_commit(t);
+    if (!fp_is_none(&need))
+        fp_enter(t, &need);
+}
+
+bool label_reach(struct tr *t, unsigned n)
+{
+    struct label *l = &t->labels[n];
+    if (!l->sources)
+        return !t->ended;
+    l->flags_dead = flags_dead_from(t, n);
+    bool falls = !t->ended, known = falls;
+    struct window window = t->window;
+    l->fp = falls ? t->fp : (struct fp_state){ VEC_YMM, true, true, NULL, NULL };
+    for (unsigned k = 0; k < t->exit_count; k++) {
+        const struct side_exit *x = &t->exits[k];
+        if (x->label != (int)n || x->leaves)
+            continue;
+        if (known && !windows_equal(&window, &x->window))
+            window.base = REG_NONE;
+        else if (!known)
+            window = x->window;
+        known = true;
+        l->fp.vec = x->fp.vec < l->fp.vec ? x->fp.vec : l->fp.vec;
+        l->fp.mxcsr &= x->fp.mxcsr;
+        l->fp.x87 &= x->fp.x87;
+    }
+    if (!known) /* only from below, and nothing comes this far */
+        return false;
+    if (l->sources & FROM_BELOW)
+        window.base = REG_NONE;
+    l->fp.x87_last = l->fp.x87_mem = NULL;
+    if (falls)
+        label_agree(t, l);
+    l->at = emit_exec(&t->e);
+    bool straight = falls;
+    for (unsigned k = 0; k < t->exit_count; k++) { /* who has nothing to do comes straight here */
+        struct side_exit *x = &t->exits[k];
+        struct fp_state need = fp_missing(&x->fp, &l->fp);
+        if (x->label != (int)n || x->leaves || !fp_is_none(&need) || x->fp.x87_last ||
+            x->fp.x87_mem || !(l->flags_dead || x->flags == IN_CC || x->flags == IN_BOTH))
+            continue;
+        emit_land(&t->e, x->site);
+        x->site = NULL;
+        straight = true;
+    }
+    if (!straight) /* all come from behind the block, where a reader does not see it coming */
+        window.base = REG_NONE;
+    t->ended = false;
+    t->flags = IN_CC;
+    t->producer.kind = PRODUCER_NONE;
+    t->fp = l->fp;
+    t->window = window;
+    held_drop(t);
+    return true;
+}
+
+/* Up to a label: a turn of a loop. The host's flags may be needed no more. */
+static void loop_turn(struct tr *t, int64_t delta, int label)
+{
+    const struct label *l = &t->labels[label];
+    struct emit *e = &t->e;
+    x87_pointers_store(t, &t->fp);
+    t->fp.x87_last = t->fp.x87_mem = NULL;
+    flags_spill(t);
+    struct fp_state need = fp_missing(&t->fp, &l->fp);
+    if (!fp_is_none(&need)) {
+        fp_enter(t, &need);
+        t->fp = l->fp;
+    }
+    emit_alu_imm(e, 0, 4, 7, in_vcpu(offsetof(struct soft_vcpu, request)), 0, 0);
+    uint8_t *out = emit_jcc_forward(e, CC_NE);
+    exit_new(t, out, delta, -1)->leaves = true;
+    if (!l->flags_dead)
+        flags_commit(t);
+    emit_jmp(e, l->at);
+    t->block->loops = true;
+}
+
+static uint8_t *jmp_forward(struct emit *e)
+{
+    e8(e, 0xe9);
+    e32(e, 0);
+    return e->p - 4;
+}
+
 bool tr_jmp(struct tr *t, const struct insn *i, unsigned param)
 {
     if (i->size != word_of(t) || !is_near(i->imm))
         return false;
-    fp_spill(t);
-    flags_commit(t);
-    exit_direct(t, i->imm);
+    int label = jump_inside(t, i);
+    if (label >= 0 && t->labels[label].at) {
+        loop_turn(t, i->imm, label);
+    } else if (label > (int)t->n) {
+        flags_spill(t);
+        exit_new(t, jmp_forward(&t->e), i->imm, label);
+    } else {
+        fp_spill(t);
+        flags_commit(t);
+        exit_direct(t, i->imm);
+    }
     t->ended = true;
     return true;
 }
@@ -133,13 +279,23 @@ bool tr_jcc(struct tr *t, const struct insn *i, unsigned cc)
 {
     if (i->size != word_of(t) || !is_near(i->imm))
         return false;
+    int label = jump_inside(t, i);
     flags_fetch(t);
-    t->exits[t->exit_count++] = (struct side_exit){
-        .site = emit_jcc_forward(&t->e, cc),
-        .delta = i->imm,
-        .flags = t->flags,
-        .fp = t->fp,
-    };
+    if (label < 0 || label > (int)t->n || !t->labels[label].at) {
+        exit_new(t, emit_jcc_forward(&t->e, cc), i->imm, label > (int)t->n ? label : -1);
+        return true;
+    }
+    struct producer producer = t->producer;
+    struct fp_state fp = t->fp;
+    enum flags_where flags = t->flags;
+    uint8_t held[2] = { t->held[0], t->held[1] };
+    uint8_t *over = emit_jcc_forward(&t->e, cc ^ 1);
+    loop_turn(t, i->imm, label);
+    emit_land(&t->e, over);
+    t->producer = producer;
+    t->fp = fp;
+    t->flags = flags;
+    memcpy(t->held, held, sizeof held);
     return true;
 }
 
@@ -147,14 +303,26 @@ void side_exits_write(struct tr *t)
 {
     for (unsigned n = 0; n < t->exit_count; n++) {
         const struct side_exit *x = &t->exits[n];
+        if (!x->site)
+            continue;
         emit_land(&t->e, x->site);
         t->flags = x->flags;
-        t->producer.kind = PRODUCER_NONE;
-        held_drop(t);
+        t->producer = x->producer;
         t->fp = x->fp;
+        held_drop(t);
+        if (x->label >= 0 && t->labels[x->label].at) {
+            label_agree(t, &t->labels[x->label]);
+            emit_jmp(&t->e, t->labels[x->label].at);
+            continue;
+        }
         fp_spill(t);
         flags_commit(t);
-        exit_direct(t, x->delta);
+        if (!x->leaves) {
+            exit_direct(t, x->delta);
+            continue;
+        }
+        pins_undo(t);
+        exit_at(t, x->delta);
     }
 }
 
@@ -200,6 +368,7 @@ bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
     emit_call(&t->e, t->jit->find);
     slow_if(t, CC_B, i);
     stack_move(t, i->size + (with_release ? (uint16_t)i->imm : 0));
+    pins_undo(t);
     jump_found(t);
     t->ended = true;
     return true;
@@ -215,6 +384,7 @@ bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
         return false;
     emit_call(&t->e, t->jit->find);
     slow_if(t, CC_B, i);
+    pins_undo(t);
     jump_found(t);
     t->ended = true;
     return true;
@@ -235,6 +405,7 @@ bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
     emit_op(&t->e, 0, i->size, 0x89, H_14, t->mem, 0);
     emit_op(&t->e, 0, i->size, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
     stack_move(t, -word);
+    pins_undo(t);
     exit_to(t);
     t->ended = true;
     return true;

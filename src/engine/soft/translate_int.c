@@ -23,7 +23,7 @@ static unsigned reg_register(const struct insn *i)
 /* Only whole registers are written without being read. */
 static unsigned reg_for(struct tr *t, unsigned n, unsigned size, enum use use, unsigned scratch)
 {
-    return use == USE_WRITE && size >= 4 ? reg_new(n, scratch) : reg_get(t, n, scratch);
+    return use == USE_WRITE && size >= 4 ? reg_new(t, n, scratch) : reg_get(t, n, scratch);
 }
 
 /* The ModRM.rm operand of `size` bytes, ready to be named; a register by way of rax. False for AH
@@ -193,13 +193,13 @@ static void form_imm(struct tr *t, const struct form *f, const struct insn *i)
 /* From AH to BH, which only an encoding without REX can name: by way of host AH. */
 static bool extend_high(struct tr *t, const struct insn *i, const struct form *f)
 {
-    unsigned s = host_of[i->rm_off / 8];
+    unsigned s = t->host[i->rm_off / 8];
     if (s == H_NONE || i->size < 4)
         return false;
     held_drop(t);
     emit_op(&t->e, 0, 4, 0x89, s, in_reg(H_AX), 0);
     emit_op(&t->e, 0, 4, f->opcode & FORM_OPCODE, H_AX, in_reg(4), 0);
-    unsigned d = reg_new(i->reg, H_14);
+    unsigned d = reg_new(t, i->reg, H_14);
     if (i->size == 8) /* MOVSX; of what MOVZX gives, bit 31 is clear */
         emit_op(&t->e, 0, 8, 0x63, d, in_reg(H_AX), 0);
     else
@@ -254,7 +254,7 @@ bool tr_mov_ei(struct tr *t, const struct insn *i, unsigned param)
 {
     if (is_small(i->imm) || is_mem(i) || i->size < 8)
         return tr_form(t, i, param);
-    unsigned d = reg_new(i->rm, H_AX);
+    unsigned d = reg_new(t, i->rm, H_AX);
     emit_imm64(&t->e, d, (uint64_t)i->imm);
     reg_put(t, i->rm, d);
     return true;
@@ -265,7 +265,7 @@ bool tr_lea(struct tr *t, const struct insn *i, unsigned param)
     if (i->size < 4 || i->asize != word_of(t) || !is_near(i->disp))
         return false;
     unsigned base = address_reg(t, i->base, H_AX), index = address_reg(t, i->index, H_14);
-    unsigned d = reg_new(i->reg, H_AX);
+    unsigned d = reg_new(t, i->reg, H_AX);
     emit_lea(&t->e, i->size, d, base, index, i->scale, address_disp(t, i->base, i->disp));
     reg_put(t, i->reg, d);
     return true;
@@ -379,7 +379,7 @@ bool tr_cmpxchg(struct tr *t, const struct insn *i, unsigned param)
     if (!is_mem(i) || (i->size == 1 && high_byte(i->reg_off)))
         return false;
     unsigned reg = reg_register(i);
-    if (host_of[reg] == H_NONE || !mem_operand(t, i, i->size, true))
+    if (t->host[reg] == H_NONE || !mem_operand(t, i, i->size, true))
         return false;
     struct place_of mem = t->mem;
     if (mem.reg == H_AX) {
@@ -388,7 +388,7 @@ bool tr_cmpxchg(struct tr *t, const struct insn *i, unsigned param)
     }
     held_drop(t);
     emit_op(&t->e, 0, 8, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
-    emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, i->size == 1 ? 0xb0 : 0xb1), host_of[reg], mem,
+    emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, i->size == 1 ? 0xb0 : 0xb1), t->host[reg], mem,
             i->size == 1 ? 1 : 0);
     emit_op(&t->e, 0, 8, 0x8b, host_of[R_AX], in_reg(H_AX), 0);
     flags_new(t);

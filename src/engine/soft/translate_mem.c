@@ -128,6 +128,8 @@ static unsigned look_ahead(const struct tr *t, unsigned base, int64_t disp, unsi
     int64_t moved = 0, first = disp, last = disp + size;
     for (unsigned n = t->n; n < t->block->count && n < t->n + LOOK_AHEAD; n++) {
         const struct insn *i = &t->block->insns[n];
+        if (n > t->n && t->labels[n].sources & FROM_BELOW)
+            break;
         struct access a =
             n == t->n ? (struct access){ (uint8_t)base, write, size, disp } : access_of(i);
         if (a.size && a.base == base) {
@@ -206,7 +208,9 @@ void window_slow_path(struct tr *t, const struct slow *s)
     emit_op(e, 0, 4, 0xc7, 0, in_vcpu(offsetof(struct soft_vcpu, jit_window)), 0);
     e32(e, (uint32_t)s->window.size << 1 | s->window.write);
     emit_imm64(e, H_14, (uint64_t)(uintptr_t)t->block);
+    pins_undo(t);
     emit_call(e, t->jit->open_window);
+    pins_set(t);
 }
 
 bool mem_operand(struct tr *t, const struct insn *i, unsigned size, bool write)

@@ -71,7 +71,7 @@ bool tr_mmx(struct tr *t, const struct insn *i, unsigned form)
             return false;
     }
     if (form == MMX_GN)
-        reg = reg_new(i->reg, H_14);
+        reg = reg_new(t, i->reg, H_14);
     operate(t, i, row, reg, o);
     if (form == MMX_GN)
         reg_put(t, i->reg, reg);

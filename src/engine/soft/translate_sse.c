@@ -88,8 +88,11 @@ void fp_store(struct tr *t, const struct fp_state *fp) { x87_pointers_store(t, f
 
 void fp_enter(struct tr *t, const struct fp_state *fp)
 {
-    if (fp->x87) /* first, because it puts the others back */
+    if (fp->x87) { /* first, because it puts the others back */
+        pins_undo(t);
         emit_call(&t->e, t->jit->x87_enter);
+        pins_set(t);
+    }
     if (fp->vec)
         emit_call(&t->e, t->jit->vec_enter[fp->vec]);
     if (fp->mxcsr)
@@ -161,7 +164,7 @@ bool vec_operand(struct tr *t, const struct insn *i, unsigned size, enum use use
             alignment_check(t, i, size);
         *o = t->mem;
     } else if (general) {
-        *o = in_reg(use == USE_WRITE ? reg_new(i->rm, H_AX) : reg_get(t, i->rm, H_AX));
+        *o = in_reg(use == USE_WRITE ? reg_new(t, i->rm, H_AX) : reg_get(t, i->rm, H_AX));
     } else {
         *o = in_reg(i->rm);
     }
@@ -184,7 +187,7 @@ bool tr_sse(struct tr *t, const struct insn *i, unsigned form)
                           store ? USE_WRITE : USE_READ, general, &o))
         return false;
     if (form == SSE_GW)
-        reg = reg_new(i->reg, H_14);
+        reg = reg_new(t, i->reg, H_14);
     operate(t, i, row, reg, o);
     if (form == SSE_GW)
         reg_put(t, i->reg, reg);

@@ -41,8 +41,8 @@ static unsigned pointer_reg(struct tr *t, unsigned slot, unsigned scratch)
         emit_load(&t->e, scratch, in_vcpu(offsetof(struct soft_vcpu, jit_page)));
         return scratch;
     }
-    if (host_of[slot] != H_NONE)
-        return host_of[slot];
+    if (t->host[slot] != H_NONE)
+        return t->host[slot];
     emit_load(&t->e, scratch, in_vcpu(GPR_AT(slot)));
     return scratch;
 }
