@@ -115,7 +115,12 @@ static bool vcpu_exited(struct machine *m, unsigned index, enum vcpu_exit exit,
 {
     switch (exit) {
     case VCPU_STOPPED: return true;
-    case VCPU_SHUTDOWN: event_post(m, MACHINE_TRIPLE_FAULT, index, "triple fault"); break;
+    case VCPU_SHUTDOWN:
+        /* A BIOS asks for a reset in one way after the other, and this is its last: the one that
+         * has been asked for is under way. */
+        if (!(atomic_load(&m->priv->asked) & 1u << MACHINE_RESET))
+            event_post(m, MACHINE_TRIPLE_FAULT, index, "triple fault");
+        break;
     case VCPU_DEBUG: event_post(m, MACHINE_DEBUG, index, NULL); break;
     case VCPU_ERROR: event_post(m, MACHINE_ENGINE_FAILED, index, err->text); break;
     }

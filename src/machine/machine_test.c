@@ -247,6 +247,33 @@ static void test_exits(void **state)
     leave_once(VCPU_ERROR, MACHINE_ENGINE_FAILED, "the fake broke");
 }
 
+static bool guest_asks_and_leaves(void *arg, unsigned index, enum vcpu_exit *exit)
+{
+    machine_post_event(arg, MACHINE_RESET, "port 0x64");
+    *exit = VCPU_SHUTDOWN;
+    return true;
+}
+
+/* A triple fault of a guest that has asked for a reset is not told: the reset is under way. */
+static void test_reset_by_all_means(void **state)
+{
+    struct seen seen = { 0 };
+    struct machine *m = fake_machine_create(PAGE_SIZE, 1, seen_event, &seen);
+    fake_engine(m)->guest = guest_asks_and_leaves;
+    fake_engine(m)->arg = m;
+    machine_start(m);
+    for (unsigned i = 0; i < 1000 && !seen.count; i++) {
+        usleep(1000);
+        fake_machine_settle(m);
+    }
+    usleep(2000);
+    fake_machine_settle(m);
+    assert_int_equal(seen.count, 1);
+    assert_int_equal(seen.event, MACHINE_RESET);
+    machine_stop(m);
+    fake_machine_destroy(m);
+}
+
 static void test_hold(void **state)
 {
     struct machine *m = fake_machine_create(PAGE_SIZE, 2, NULL, NULL);
@@ -310,8 +337,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lifecycle), cmocka_unit_test(test_create_fails),
         cmocka_unit_test(test_rams),      cmocka_unit_test(test_events),
-        cmocka_unit_test(test_exits),     cmocka_unit_test(test_hold),
-        cmocka_unit_test(test_storm),
+        cmocka_unit_test(test_exits),     cmocka_unit_test(test_reset_by_all_means),
+        cmocka_unit_test(test_hold),      cmocka_unit_test(test_storm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
