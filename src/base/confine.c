@@ -128,7 +128,7 @@ static bool confine_landlock(const struct confine_plan *plan, bool own_root)
     bool good = true;
     for (unsigned i = 0; good && i < plan->file_count; i++) {
         const char *path = own_root ? plan->files[i].name : plan->files[i].path;
-        if (path && !plan->files[i].directory)
+        if (path && (!plan->files[i].directory || plan->files[i].read))
             good = landlock_allow(rules, path);
     }
     good = good && !syscall(SYS_landlock_restrict_self, rules, 0);

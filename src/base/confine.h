@@ -20,6 +20,7 @@ struct confine_file {
     const char *path; /* a file of at most 1 MiB, or a directory when `directory` */
     const char *name; /* where the root of its own has it: "etc/hosts" */
     bool directory;   /* not copied but bound, read-only: for sockets in it */
+    bool read;        /* of a directory: the files below it can be read, too */
     const char *text; /* the content instead of a copy of `path` (which may be NULL) */
 };
 

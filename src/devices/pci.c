@@ -27,7 +27,7 @@
 #include <string.h>
 
 enum { PRIORITY_BAR = 0, PRIORITY_MSIX = 1 };
-enum { FUNCTIONS = 256 };
+enum { FUNCTIONS = 256, ROM = PCI_BARS, DECODERS = PCI_BARS + 1, ROM_ENABLE = 1 };
 enum {
     MSIX_CONTROL = 2,
     MSIX_ENABLE = 1 << 15,
@@ -226,12 +226,17 @@ static void msix_power_on(struct pci_regs *regs)
 
 /* ---- BARs ---- */
 
+static unsigned bar_offset(unsigned index)
+{
+    return index == ROM ? PCI_EXPANSION_ROM : PCI_BAR0 + 4 * index;
+}
+
 static uint64_t bar_register(const struct pci_device *pci, unsigned index)
 {
     const struct pci_bar *bar = &pci->bars[index];
-    uint64_t value = config_get(pci, PCI_BAR0 + 4 * index, 4);
+    uint64_t value = config_get(pci, bar_offset(index), 4);
     if (bar->flags & PCI_BAR_64)
-        value |= (uint64_t)config_get(pci, PCI_BAR0 + 4 * index + 4, 4) << 32;
+        value |= (uint64_t)config_get(pci, bar_offset(index) + 4, 4) << 32;
     return value & ~(bar->size - 1);
 }
 
@@ -277,7 +282,8 @@ static bool bar_wanted(const struct pci_device *pci, unsigned index, uint64_t *a
                      : bar->flags & PCI_BAR_64 ? 1ull << 46
                                                : 0xffffffff;
 
-    if (!bar->size || !(config_get(pci, PCI_COMMAND, 2) & bit))
+    if (!bar->size || !(config_get(pci, PCI_COMMAND, 2) & bit) ||
+        (index == ROM && !(config_get(pci, PCI_EXPANSION_ROM, 1) & ROM_ENABLE)))
         return false;
     *address = bar_register(pci, index);
     return *address && range_fits(*address, bar->size, limit) &&
@@ -291,7 +297,7 @@ static void bar_unmap(struct pci_device *pci, unsigned index)
 
     if (!bar->mapping)
         return;
-    if (pci->ops->bar_mapped)
+    if (pci->ops->bar_mapped && index != ROM)
         pci->ops->bar_mapped(pci, index, bar->address, false);
     map_remove(m, TAKE(bar->table));
     map_remove(m, TAKE(bar->pba));
@@ -315,9 +321,12 @@ static void bar_map(struct pci_device *pci, unsigned index, uint64_t address)
 {
     struct pci_bar *bar = &pci->bars[index];
     enum space space = bar->flags & PCI_BAR_IO ? SPACE_IO : SPACE_MEMORY;
+    struct machine *m = pci->dev.machine;
     struct err err;
-    int r = map_device(pci->dev.machine, space, address, bar->size, &pci->dev, index, PRIORITY_BAR,
-                       &bar->mapping, &err);
+    int r = bar->rom ? map_ram(m, space, address, bar->size, REGION_ROM, bar->rom, 0, PRIORITY_BAR,
+                               &bar->mapping, &err)
+                     : map_device(m, space, address, bar->size, &pci->dev, index, PRIORITY_BAR,
+                                  &bar->mapping, &err);
 
     if (r >= 0 && pci->msix_cap && pci->msix_bar == index)
         r = bar_map_msix(pci, bar, address, &err);
@@ -329,7 +338,7 @@ static void bar_map(struct pci_device *pci, unsigned index, uint64_t address)
         return;
     }
     bar->address = address;
-    if (pci->ops->bar_mapped)
+    if (pci->ops->bar_mapped && index != ROM)
         pci->ops->bar_mapped(pci, index, address, true);
 }
 
@@ -338,7 +347,7 @@ static void bus_unmap_stale(struct pci_bus *bus)
     uint64_t address;
     for (unsigned i = 0; i < FUNCTIONS; i++) {
         struct pci_device *pci = bus->functions[i];
-        for (unsigned b = 0; pci && b < PCI_BARS; b++)
+        for (unsigned b = 0; pci && b < DECODERS; b++)
             if (pci->bars[b].mapping &&
                 (!bar_wanted(pci, b, &address) || address != pci->bars[b].address))
                 bar_unmap(pci, b);
@@ -352,7 +361,7 @@ static void bus_map_wanted(struct pci_bus *bus)
     uint64_t address;
     for (unsigned i = 0; i < FUNCTIONS; i++) {
         struct pci_device *pci = bus->functions[i];
-        for (unsigned b = 0; pci && b < PCI_BARS; b++)
+        for (unsigned b = 0; pci && b < DECODERS; b++)
             if (!pci->bars[b].mapping && bar_wanted(pci, b, &address))
                 bar_map(pci, b, address);
         if (pci && pci->secondary)
@@ -417,7 +426,7 @@ void pci_device_fini(struct pci_device *pci)
     pci_bus_destroy(pci->secondary);
     if (pci->bus) {
         LOCKED(bus_lock(pci->bus));
-        for (unsigned b = 0; b < PCI_BARS; b++)
+        for (unsigned b = 0; b < DECODERS; b++)
             bar_unmap(pci, b);
         pci->bus->functions[pci->devfn] = NULL;
     }
@@ -443,6 +452,15 @@ void pci_bar_add(struct pci_device *pci, unsigned index, uint64_t size, unsigned
     pci->writable[PCI_COMMAND] |= (uint8_t)bit;
 }
 
+void pci_rom_add(struct pci_device *pci, struct ram *rom)
+{
+    assert(!pci->bus && !pci->secondary && is_power_of_two(rom->size) && rom->size >= PAGE_SIZE &&
+           rom->size <= 16 << 20);
+    pci->bars[ROM] = (struct pci_bar){ .size = rom->size, .rom = rom };
+    pci_config_init(pci, PCI_EXPANSION_ROM, 4, 0, (uint32_t) ~(rom->size - 1) | ROM_ENABLE);
+    pci->writable[PCI_COMMAND] |= PCI_COMMAND_MEMORY;
+}
+
 void pci_config_status_init(struct pci_device *pci, unsigned offset, unsigned size, uint32_t varies,
                             uint32_t clears)
 {
@@ -455,7 +473,7 @@ void pci_config_status_init(struct pci_device *pci, unsigned offset, unsigned si
 
 int pci_bridge_init(struct pci_device *pci, struct err *err)
 {
-    assert(!pci->bus && !pci->bars[2].size);
+    assert(!pci->bus && !pci->bars[2].size && !pci->bars[ROM].size);
     int r = pci_bus_create(pci->dev.machine, &pci->secondary, err);
     if (r < 0)
         return r;
@@ -658,7 +676,8 @@ static void function_write(struct pci_device *pci, unsigned offset, unsigned siz
 
     bool command = ranges_overlap(offset, size, PCI_COMMAND, 2);
     unsigned decoding = pci->secondary ? PCI_PREF_LIMIT_HIGH + 4 - PCI_BAR0 : 4 * PCI_BARS;
-    if (command || ranges_overlap(offset, size, PCI_BAR0, decoding))
+    if (command || ranges_overlap(offset, size, PCI_BAR0, decoding) ||
+        ranges_overlap(offset, size, PCI_EXPANSION_ROM, 4))
         bus_update_bars(pci->bus);
     bool msix = pci->msix_cap && ranges_overlap(offset, size, pci->msix_cap + MSIX_CONTROL, 2);
     if (command || msix) {

@@ -63,6 +63,7 @@ enum {
     PCI_BAR0 = 0x10,
     PCI_SUBSYSTEM_VENDOR_ID = 0x2c,
     PCI_SUBSYSTEM_ID = 0x2e,
+    PCI_EXPANSION_ROM = 0x30,
     PCI_CAPABILITY_LIST = 0x34,
     /* of a bridge */
     PCI_PRIMARY_BUS = 0x18,
@@ -117,6 +118,7 @@ struct pci_ops {
 struct pci_bar {
     uint64_t size; /* 0: not there; fixed at create */
     unsigned flags;
+    struct ram *rom;             /* the machine's; of the expansion ROM only */
     struct mapping *mapping;     /* bus lock; NULL while not decoded */
     struct mapping *table, *pba; /* MSI-X overlays */
     uint64_t address;            /* where `mapping` is */
@@ -124,11 +126,11 @@ struct pci_bar {
 
 struct pci_device {
     struct device dev;
-    const struct pci_ops *ops; /* fixed at create, never NULL */
-    struct pci_regs *regs;     /* in the model's own registers */
-    struct pci_bus *bus;       /* NULL before pci_bus_add */
-    unsigned devfn;            /* slot << 3 | function; fixed by pci_bus_add */
-    struct pci_bar bars[PCI_BARS];
+    const struct pci_ops *ops;         /* fixed at create, never NULL */
+    struct pci_regs *regs;             /* in the model's own registers */
+    struct pci_bus *bus;               /* NULL before pci_bus_add */
+    unsigned devfn;                    /* slot << 3 | function; fixed by pci_bus_add */
+    struct pci_bar bars[PCI_BARS + 1]; /* the last is the expansion ROM */
 
     uint8_t writable[PCI_EXT_CONFIG_SIZE]; /* bits the guest may change; fixed at create */
     uint8_t power_on[PCI_EXT_CONFIG_SIZE]; /* contents after reset; fixed at create */
@@ -161,6 +163,9 @@ static inline struct pci_device *pci_device_of(struct device *dev)
 
 /* size: power of two, at least 16 (memory) or 4 (I/O); a 64-bit BAR takes index and index + 1. */
 void pci_bar_add(struct pci_device *pci, unsigned index, uint64_t size, unsigned flags);
+/* An expansion ROM (PCI 3.0, 6.2.5.2) with the content of `rom`, which is the machine's; its size
+ * is a power of two from 4 KiB to 16 MiB. */
+void pci_rom_add(struct pci_device *pci, struct ram *rom);
 /* Appends a capability of `len` bytes, header included; returns its offset. Its bytes are zero and
  * read-only. */
 unsigned pci_add_capability(struct pci_device *pci, uint8_t id, unsigned len);

@@ -3,6 +3,7 @@
  * for the test. */
 #include "devices/pci.h"
 
+#include "devices/option_rom.h"
 #include "devices/pci_host.h"
 #include "devices/test_machine.h"
 
@@ -309,6 +310,63 @@ static void reset_register(void **state)
     assert_int_equal(test_machine.event, MACHINE_RESET);
 }
 
+static void expansion_rom(void **state)
+{
+    struct ram *rom;
+    struct machine *m = test_machine.m;
+    struct probe *p = calloc(1, sizeof *p);
+    assert_int_equal(ram_create("rom", 8192, &rom, NULL), 0);
+    assert_int_equal(machine_add_ram(m, rom, NULL), 0);
+    memset(rom->hva, 0x5a, 8192);
+    pci_device_init(&p->pci, m, &probe_type, "card", &probe_ids, NULL, &p->regs.pci);
+    pci_rom_add(&p->pci, rom);
+    assert_int_equal(pci_bus_add(bus, &p->pci, 3, NULL), 0);
+    machine_add_device(m, &p->pci.dev);
+    unsigned devfn = p->pci.devfn;
+    pci_config_write(bus, devfn, PCI_EXPANSION_ROM, 4, 0xfffffffe);
+    assert_int_equal(pci_config_read(bus, devfn, PCI_EXPANSION_ROM, 4), 0xffffe000);
+    pci_config_write(bus, devfn, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    pci_config_write(bus, devfn, PCI_EXPANSION_ROM, 4, 0xc0020000);
+    assert_int_equal(mmio_read(0xc0020000, 4), 0xffffffff); /* not enabled */
+    pci_config_write(bus, devfn, PCI_EXPANSION_ROM, 4, 0xc0020001);
+    assert_int_equal(mmio_read(0xc0021ffc, 4), 0x5a5a5a5a);
+    mmio_write(0xc0020000, 4, 0);
+    assert_int_equal(mmio_read(0xc0020000, 4), 0x5a5a5a5a);
+    pci_config_write(bus, devfn, PCI_EXPANSION_ROM, 4, 0xc0040001);
+    assert_int_equal(mmio_read(0xc0020000, 4), 0xffffffff);
+    test_round_trip(&p->pci.dev);
+    assert_int_equal(mmio_read(0xc0040000, 4), 0x5a5a5a5a);
+    pci_config_write(bus, devfn, PCI_COMMAND, 2, 0);
+    assert_int_equal(mmio_read(0xc0040000, 4), 0xffffffff);
+}
+
+/* Two images, of which the first is for a BIOS and begins with a wrong sum. */
+static void rom_images(void **state)
+{
+    static const uint8_t pcir[] = { 'P', 'C', 'I', 'R', 0xf4, 0x1a, 0x00, 0x10, 0, 0, 0x18 };
+    uint8_t data[2048] = { 0 }, before[2048], sum = 0;
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t *image = data + 1024 * i;
+        image[0] = 0x55, image[1] = 0xaa, image[2] = 2, image[0x18] = 0x1c;
+        memcpy(image + 0x1c, pcir, sizeof pcir);
+        image[0x1c + 0x10] = 2;
+        image[0x1c + 0x14] = i ? 3 : 0;
+        image[0x1c + 0x15] = i ? 0x80 : 0;
+    }
+    memcpy(before, data, sizeof data);
+    assert_int_equal(option_rom_fit(data, 2047, 0x8086, 0x10d3, NULL), -EINVAL);
+    data[1024] = 0;
+    assert_int_equal(option_rom_fit(data, 2048, 0x8086, 0x10d3, NULL), -EINVAL);
+    data[1024] = 0x55;
+    assert_memory_equal(data, before, sizeof data);
+    assert_int_equal(option_rom_fit(data, 2048, 0x8086, 0x10d3, NULL), 0);
+    for (unsigned i = 0; i < 1024; i++)
+        sum = (uint8_t)(sum + data[i]);
+    assert_int_equal(sum, 0);
+    assert_memory_equal(data + 0x20, "\x86\x80\xd3\x10", 4);
+    assert_memory_equal(data + 1024 + 0x20, "\x86\x80\xd3\x10", 4);
+}
+
 static void slots_run_out(void **state)
 {
     struct err err = { 0 };
@@ -336,6 +394,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(state_and_reset, setup, teardown),
         cmocka_unit_test_setup_teardown(reset_register, setup, teardown),
         cmocka_unit_test_setup_teardown(slots_run_out, setup, teardown),
+        cmocka_unit_test_setup_teardown(expansion_rom, setup, teardown),
+        cmocka_unit_test(rom_images),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

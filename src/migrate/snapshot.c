@@ -53,9 +53,10 @@ static json_t *config_json(const struct snapshot_config *config)
         char text[18];
         snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
                  mac[4], mac[5]);
-        json_array_append_new(nets, json_pack("{s:s, s:i, s:s, s:s}", "mac", text, "port",
+        json_array_append_new(nets, json_pack("{s:s, s:i, s:s, s:s, s:I}", "mac", text, "port",
                                               (int)config->nets[i].port, "id", config->nets[i].id,
-                                              "model", config->nets[i].model));
+                                              "model", config->nets[i].model, "rom",
+                                              (json_int_t)config->nets[i].rom_size));
     }
     return json_pack(
         "{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:s*, s:b, s:b, s:I, s:I, s:I, s:o, s:o}",
@@ -127,6 +128,10 @@ static int config_net(const json_t *object, struct snapshot_net *net, struct err
     strcpy(net->model, "virtio"); /* the only one there once was */
     if (r == 0 && json_object_get(object, "model"))
         r = config_string(object, "model", net->model, sizeof net->model, err);
+    if (r == 0 && json_object_get(object, "rom"))
+        r = config_number(object, "rom", 0, SNAPSHOT_MAX_ROM, &net->rom_size, err);
+    if (r == 0 && net->rom_size && (!is_power_of_two(net->rom_size) || net->rom_size < PAGE_SIZE))
+        r = err_set(err, EINVAL, "'rom' is no size of a ROM");
     if (r == 0)
         r = config_slot(object, &net->port, net->id, sizeof net->id, err);
     if (r < 0)

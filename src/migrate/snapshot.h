@@ -27,7 +27,12 @@
 
 #include <stdint.h>
 
-enum { SNAPSHOT_FORMAT = 1, SNAPSHOT_MAX_DISKS = 16, SNAPSHOT_MAX_NETS = 8 };
+enum {
+    SNAPSHOT_FORMAT = 1,
+    SNAPSHOT_MAX_DISKS = 16,
+    SNAPSHOT_MAX_NETS = 8,
+    SNAPSHOT_MAX_ROM = 1 << 20
+};
 
 struct snapshot_disk {
     char format[16];
@@ -43,7 +48,8 @@ struct snapshot_net {
     uint8_t mac[6];
     uint32_t port; /* as of a disk */
     char id[24];
-    char model[16]; /* "virtio", "e1000e" */
+    char model[16];    /* "virtio", "e1000e" */
+    uint64_t rom_size; /* of its expansion ROM, whose content is a ram; 0: none */
 };
 
 /* What must be the same for a state to make sense. */

@@ -117,6 +117,8 @@ struct net_user_options {
     unsigned hostfwd_count;
     bool restrict_host;   /* the guest reaches only what hostfwd opens */
     const char *hostname; /* NULL: "bedplate" */
+    const char *tftp;     /* an absolute path: files below it are served by TFTP; NULL: none */
+    const char *bootfile; /* what DHCP names to boot, a file or a URL; NULL: nothing */
 };
 /* NAT by libslirp in the confined process bedplate-net, which is looked for in $BEDPLATE_LIBEXEC,
  * beside our own executable and in ../net, ../libexec/bedplate of it. 10.0.2.0/24 with the guest at

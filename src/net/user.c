@@ -41,12 +41,20 @@ static int user_start(const struct net_user_options *options, int *fd, pid_t *pi
     if (options->hostfwd_count > USER_MAX_FORWARDS)
         return err_set(err, EINVAL, "at most %d ports can be forwarded", USER_MAX_FORWARDS);
 
-    const char *argv[2 * USER_MAX_FORWARDS + 8];
+    const char *argv[2 * USER_MAX_FORWARDS + 12];
     unsigned n = 0;
     if (options->restrict_host)
         argv[n++] = "--restrict";
     argv[n++] = "--hostname";
     argv[n++] = options->hostname ? options->hostname : "bedplate";
+    if (options->tftp) {
+        argv[n++] = "--tftp";
+        argv[n++] = options->tftp;
+    }
+    if (options->bootfile) {
+        argv[n++] = "--bootfile";
+        argv[n++] = options->bootfile;
+    }
     for (unsigned i = 0; i < options->hostfwd_count; i++) {
         user_forward_text(&options->hostfwd[i], forwards[i], sizeof forwards[i]);
         argv[n++] = "--hostfwd";

@@ -3,9 +3,10 @@
  * bedplate-net: user-mode networking by libslirp, in a process that holds nothing worth stealing.
  *
  * libslirp parses whatever the guest sends, so this process is confined before the first frame: no
- * new privileges, a root of its own with nothing but /etc/resolv.conf (or Landlock, where name
- * spaces are refused), no capabilities, seccomp. What it needs stays: sockets of the host's network
- * name space. It ends when its VMM closes the socket pair or dies.
+ * new privileges, a root of its own with nothing but /etc/resolv.conf and the directory that TFTP
+ * serves (or Landlock, where name spaces are refused), no capabilities, seccomp. What it needs
+ * stays: sockets of the host's network name space. It ends when its VMM closes the socket pair or
+ * dies.
  *
  * The resolv.conf is a copy from the start; a host that changes its DNS servers without a local
  * resolver needs a restart of the VM's network.
@@ -57,7 +58,7 @@ struct settings {
     struct net_hostfwd *forwards;
     unsigned forward_count;
     bool restricted;
-    const char *hostname;
+    const char *hostname, *tftp, *bootfile;
     pid_t parent;
 };
 
@@ -250,14 +251,22 @@ static const struct confine_call conditional_calls[] = {
 };
 /* clang-format on */
 
-static int helper_confine(pid_t parent, char *summary, size_t len, struct err *err)
+static int helper_confine(const struct settings *settings, char *summary, size_t len,
+                          struct err *err)
 {
-    static const struct confine_file files[] = { { "/etc/resolv.conf", "etc/resolv.conf" } };
+    /* The directory keeps its name, which libslirp has been told. */
+    const struct confine_file files[] = {
+        { "/etc/resolv.conf", "etc/resolv.conf" },
+        { .path = settings->tftp,
+          .name = settings->tftp ? settings->tftp + 1 : NULL,
+          .directory = true,
+          .read = true },
+    };
     const struct confine_plan plan = {
         .name = USER_HELPER,
-        .parent = parent,
+        .parent = settings->parent,
         .files = files,
-        .file_count = ARRAY_LEN(files),
+        .file_count = settings->tftp ? 2 : 1,
         .open_files = MAX_FILES,
         .calls = allowed_calls,
         .call_count = ARRAY_LEN(allowed_calls),
@@ -284,6 +293,8 @@ static int slirp_start(struct helper *helper, const struct settings *settings, s
         .in6_enabled = true,
         .vprefix_len = 64,
         .vhostname = settings->hostname,
+        .tftp_path = settings->tftp,
+        .bootfile = settings->bootfile,
     };
     inet_pton(AF_INET, "10.0.2.0", &config.vnetwork);
     inet_pton(AF_INET, "255.255.255.0", &config.vnetmask);
@@ -318,6 +329,8 @@ static int settings_parse(int argc, char **argv, struct settings *out, struct er
         { "hostfwd", required_argument, NULL, 'f' },
         { "hostname", required_argument, NULL, 'n' },
         { "restrict", no_argument, NULL, 'r' },
+        { "tftp", required_argument, NULL, 't' },
+        { "bootfile", required_argument, NULL, 'b' },
         { NULL, 0, NULL, 0 },
     };
     out->forwards = calloc((size_t)argc, sizeof *out->forwards);
@@ -330,6 +343,8 @@ static int settings_parse(int argc, char **argv, struct settings *out, struct er
         case 'p': out->parent = atoi(optarg); break;
         case 'n': out->hostname = optarg; break;
         case 'r': out->restricted = true; break;
+        case 't': out->tftp = optarg; break;
+        case 'b': out->bootfile = optarg; break;
         case 'f': r = net_hostfwd_parse(optarg, &out->forwards[out->forward_count++], err); break;
         default: r = err_set(err, EINVAL, "unknown option");
         }
@@ -358,7 +373,7 @@ int main(int argc, char **argv)
         r = slirp_start(&helper, &settings, &err);
     free(settings.forwards);
     if (!r)
-        r = helper_confine(settings.parent, summary, sizeof summary, &err);
+        r = helper_confine(&settings, summary, sizeof summary, &err);
     snprintf(hello, sizeof hello, "%s%s\n", r < 0 ? "" : HELPER_HELLO, r < 0 ? err.text : summary);
     if (write_full(HELPER_FD, hello, strlen(hello)) < 0 || r < 0)
         return 1;

@@ -370,7 +370,8 @@ static int cdrom_part(struct options *o, const char *key, const char *value, str
 
 static const char *net_key(size_t i)
 {
-    static const char *const names[] = { "backend", "hostfwd", "mac", "model", NULL };
+    static const char *const names[] = { "backend", "hostfwd",  "mac", "model",
+                                         "tftp",    "bootfile", NULL };
     return names[i];
 }
 
@@ -405,6 +406,23 @@ static int net_backend_set(struct net_options *net, const char *value, struct er
         return 0;
     }
     return err_set(err, EINVAL, "'%.60s' is no network; write user, tap:NAME or fd:N", value);
+}
+
+static int net_boot_set(struct net_options *net, const char *key, const char *value,
+                        struct err *err)
+{
+    enum { BOOTFILE_MAX = 127 }; /* of DHCP's field */
+    bool tftp = strcmp(key, "tftp") == 0;
+    if (net->kind != NET_OPTION_USER)
+        return err_set(err, EINVAL, "%s works with the network 'user' only", key);
+    int r = value_needed(key, value, tftp ? "tftp=/srv/tftp" : "bootfile=pxelinux.0", err);
+    if (r < 0)
+        return r;
+    if (tftp)
+        return path_set(&net->tftp, value, err);
+    if (strlen(value) > BOOTFILE_MAX)
+        return err_set(err, EINVAL, "bootfile is longer than %d characters", BOOTFILE_MAX);
+    return text_set(&net->bootfile, value, err);
 }
 
 static int net_part(struct options *o, const char *key, const char *value, struct err *err)
@@ -443,6 +461,8 @@ static int net_part(struct options *o, const char *key, const char *value, struc
             r = net_hostfwd_parse(value, &parsed, err);
         return r < 0 ? r : text_set(&net->hostfwd[net->hostfwd_count++], value, err);
     }
+    if (strcmp(key, "tftp") == 0 || strcmp(key, "bootfile") == 0)
+        return net_boot_set(net, key, value, err);
     return unknown_word(err, "network option", "", key, net_key);
 }
 
@@ -730,7 +750,7 @@ static const struct option option_table[] = {
     { "cdrom", "ISO|none[,bus=sata|ide]", OPTION_MANY, "a CD-ROM drive with this image, or empty; may be repeated",
       "The drives are called cdrom0, cdrom1 and so on; medium-eject and medium-insert of the control socket change their "
       "media while the VM runs.", NULL, cdrom_part, "path" },
-    { "net", "user[,hostfwd=SPEC]...|tap:NAME|fd:N[,mac=MAC][,model=virtio|e1000e]", OPTION_MANY,
+    { "net", "user[,hostfwd=SPEC]...[,tftp=DIR][,bootfile=NAME]|tap:NAME|fd:N[,mac=MAC][,model=virtio|e1000e]", OPTION_MANY,
       "a network card (virtio-net unless model= says otherwise); may be repeated",
       "user is NAT without any privileges, in a confined helper process; hostfwd=tcp:127.0.0.1:2222-:22 forwards a port of "
       "the host to the guest. tap:NAME takes a tap interface, fd:N an inherited descriptor of a tap or a socket.",
@@ -1157,6 +1177,8 @@ void options_fini(struct options *o)
     }
     for (unsigned i = 0; i < o->net_count; i++) {
         free(o->nets[i].tap);
+        free(o->nets[i].tftp);
+        free(o->nets[i].bootfile);
         free(o->nets[i].id);
         for (unsigned j = 0; j < o->nets[i].hostfwd_count; j++)
             free(o->nets[i].hostfwd[j]);

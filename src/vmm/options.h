@@ -51,7 +51,7 @@ struct disk_options {
     char *id;             /* of one in a slot; NULL: it has none of its own */
 };
 
-enum net_model { NET_VIRTIO, NET_E1000E };
+enum net_model { NET_VIRTIO, NET_E1000E, NET_MODELS };
 enum net_kind { NET_OPTION_USER, NET_OPTION_TAP, NET_OPTION_FD };
 struct net_options {
     enum net_kind kind;
@@ -62,7 +62,9 @@ struct net_options {
     uint8_t mac[6];
     char *hostfwd[OPTIONS_MAX_HOSTFWD]; /* "tcp:127.0.0.1:2222-:22", checked */
     unsigned hostfwd_count;
-    unsigned port; /* as of a disk */
+    char *tftp, *bootfile; /* NET_OPTION_USER; NULL: none */
+    uint64_t rom_size;     /* of its expansion ROM, once it has one; 0: none */
+    unsigned port;         /* as of a disk */
     char *id;
 };
 

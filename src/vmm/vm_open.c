@@ -211,6 +211,7 @@ static int restore_open(struct vmm *vmm, struct err *err)
                            "--restore: network card %u of the saved VM has model=%s, not %s", i,
                            saved->nets[i].model, model);
         memcpy(o->nets[i].mac, saved->nets[i].mac, 6);
+        o->nets[i].rom_size = saved->nets[i].rom_size;
         o->nets[i].has_mac = true;
     }
     return 0;
@@ -273,6 +274,7 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
     }
     for (unsigned i = 0; i < o->net_count; i++) {
         memcpy(out->nets[i].mac, o->nets[i].mac, 6);
+        out->nets[i].rom_size = o->nets[i].rom_size;
         out->nets[i].port = o->nets[i].port;
         if (o->nets[i].id)
             snprintf(out->nets[i].id, sizeof out->nets[i].id, "%s", o->nets[i].id);
@@ -461,6 +463,21 @@ struct net_opening {
     struct err *err;
 };
 
+/* Where the files are that the user network serves; *out is to be freed. */
+static int tftp_folder(const char *path, char **out, struct err *err)
+{
+    enum { PATH_LEN_MAX = 200 }; /* bedplate-net binds it into a root of its own */
+    struct stat st;
+    AUTO(free) char *real = realpath(path, NULL);
+    if (!real || stat(real, &st) < 0)
+        return err_errno(err, errno, "tftp=%s", path);
+    if (!S_ISDIR(st.st_mode) || strlen(real) < 2 || strlen(real) > PATH_LEN_MAX)
+        return err_set(err, EINVAL, "tftp=%s: it is no directory, or / itself, or too long a path",
+                       path);
+    *out = TAKE(real);
+    return 0;
+}
+
 static int net_open_user(struct loop *loop, const struct net_options *net, struct net_backend **out,
                          struct err *err)
 {
@@ -470,7 +487,14 @@ static int net_open_user(struct loop *loop, const struct net_options *net, struc
         if (r < 0)
             return r;
     }
-    struct net_user_options options = { .hostfwd = hostfwd, .hostfwd_count = net->hostfwd_count };
+    AUTO(free) char *tftp = NULL;
+    int r = net->tftp ? tftp_folder(net->tftp, &tftp, err) : 0;
+    if (r < 0)
+        return r;
+    struct net_user_options options = { .hostfwd = hostfwd,
+                                        .hostfwd_count = net->hostfwd_count,
+                                        .tftp = tftp,
+                                        .bootfile = net->bootfile };
     return net_user_create(loop, &options, out, err);
 }
 
@@ -517,6 +541,8 @@ static int nets_plug(struct vmm *vmm, struct err *err)
         snprintf(id, sizeof id, "net%u", i);
         struct pci_device *pci;
         r = net_create(vmm, i, net->id ? net->id : id, &pci, err);
+        if (r == 0)
+            r = boot_rom_plug(vmm, net, pci, err);
         if (r == 0)
             r = net->port ? hotplug_plug(vmm, pci, net->port, err) : vmm_plug(vmm, pci, err);
         if (r < 0)

@@ -101,8 +101,9 @@ struct vmm {
     struct saving saving;
     int kernel_fd, initrd_fd; /* owned; -1 */
     struct vmm_firmware firmware;
-    int save_fd;         /* owned: --save's unfinished file; -1 */
-    char *save_part;     /* owned: its path */
+    struct ram *net_roms[NET_MODELS]; /* the machine's; by enum net_model */
+    int save_fd;                      /* owned: --save's unfinished file; -1 */
+    char *save_part;                  /* owned: its path */
     char *restored_path; /* owned: what the file of --restore becomes; NULL: it stays */
     char paused_by[32];
 
@@ -209,6 +210,10 @@ int vmm_plug(struct vmm *vmm, struct pci_device *pci, struct err *err);
 
 /* A file to remove when the process is gone, however it ends. `path` is borrowed. */
 void vmm_keep_removed(struct vmm *vmm, const char *path);
+
+/* boot_rom.c: gives the card its ROM, if it is to have one; before it joins the bus */
+int boot_rom_plug(struct vmm *vmm, struct net_options *net, struct pci_device *pci,
+                  struct err *err);
 
 /* video.c */
 int video_open(struct vmm *vmm, struct err *err); /* before the devices */
