@@ -21,37 +21,11 @@ flock 9
 say() { echo "== userland: $*"; }
 fail() { echo "prepare-userland: $*" >&2; exit 1; }
 
-# What this host's apt uses for Debian 12 is reachable and near.
-sources_write()
-{
-    apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Origin: Debian' 'Created-By: Packages' 'Component: main' \
-        2>/dev/null | grep ' bookworm' | sort -u >"$1.tmp" || true
-    grep -q ' bookworm$' "$1.tmp" ||
-        fail "apt knows no source of Debian 12 (bookworm), so the guest cannot be made; add one to /etc/apt and run apt-get update"
-    signed='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
-    while read -r uri suite; do
-        echo "deb $signed $uri $suite main"
-    done <"$1.tmp" >"$1"
-    rm "$1.tmp"
-}
-
-proxies()
-{
-    for scheme in http https; do
-        eval "$(apt-config shell proxy "Acquire::$scheme::Proxy")"
-        [ -z "${proxy:-}" ] || echo "Acquire::$scheme::Proxy \"$proxy\";"
-        unset proxy
-    done
-}
+. "$here/../src/images/debian.sh"
 
 # ---- the base: kernel, initramfs, root file system ----
 
 PACKAGES=linux-image-cloud-amd64,systemd-sysv,dbus,libpam-systemd,openssh-server,ca-certificates,less,wget,zstd
-
-as_root()
-{
-    if [ "$(id -u)" = 0 ]; then "$@"; else fakeroot -- "$@"; fi
-}
 
 base_build()
 {
@@ -69,25 +43,15 @@ base_build()
         --format=tar bookworm "$tmp/make/root.tar" "$tmp/make/sources.list" ||
         fail "mmdebstrap could not make the root file system (its messages are above)"
     say "making its disk"
-    # With fakeroot, owners and devices exist for the processes under it only: so one of them does all. Extended
-    # attributes are left out, for it cannot keep them; the one file that has any, ping, works without.
-    # shellcheck disable=SC2016 # $1 is the inner shell's
-    as_root sh -euc 'mkdir "$1/root"
-        tar -C "$1/root" --numeric-owner -xpf "$1/root.tar"
-        cp "$1/root"/boot/vmlinuz-* "$1/../vmlinuz"
-        cp "$1/root"/boot/initrd.img-* "$1/../initrd.img"
-        cp "$1/root/var/lib/dpkg/status" "$1/../status"
-        sed "s/^/[127.0.0.1] /" "$1/root/etc/ssh/ssh_host_ed25519_key.pub" >"$1/../host_key"
-        truncate -s 8G "$1/../root.img"
-        mke2fs -q -t ext4 -L root -E lazy_itable_init=1,lazy_journal_init=1 -d "$1/root" "$1/../root.img"' sh "$tmp/make"
-    sed 's/^\[127.0.0.1\]/guest/' "$tmp/host_key" >"$tmp/known_hosts"
-    rm "$tmp/host_key"
+    disk_make "$tmp/make/root.tar" "$tmp" 8G
+    sed 's/^/guest /' "$tmp/host_key.pub" >"$tmp/known_hosts"
+    rm "$tmp/host_key.pub"
     rm -rf "$tmp/make"
 }
 
 base_prepare()
 {
-    key=$(cat "$here/prepare-userland.sh" "$here/userland/customize.sh" | sha256sum | cut -c1-12)
+    key=$(cat "$here/prepare-userland.sh" "$here/../src/images/debian.sh" "$here/userland/customize.sh" | sha256sum | cut -c1-12)
     [ -e "$dir/base-$key/known_hosts" ] || {
         base_build
         rm -rf "$dir/base-$key"

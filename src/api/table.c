@@ -36,6 +36,14 @@ static const struct api_field net_fields[] = {
     END
 };
 
+static const struct api_field cloud_init_fields[] = {
+    { "user", API_STRING, 0, "a user with sudo who has the keys; absent: the image's own", API_NAME },
+    { "hostname", API_STRING, 0, "absent: the VM's name", API_NAME },
+    { "ssh_keys", API_LIST, 0, "public keys that may come in by ssh", .max = 32, .element = API_STRING },
+    { "user_data", API_STRING, 0, "user data of cloud-init's own, instead of the others", .max = 16384 },
+    END
+};
+
 static const struct api_field autostart_fields[] = {
     { "enabled", API_BOOLEAN, API_LIVE, "start with the daemon", .initial = "false" },
     { "order", API_INTEGER, API_LIVE, "lower ones start first", .min = 0, .max = 1000000, .initial = "100" },
@@ -100,6 +108,9 @@ static const struct api_field vm_fields[] = {
     { "kernel", API_STRING, 0, "a kernel to boot directly", API_PATH },
     { "initrd", API_STRING, 0, "its initial RAM disk", API_PATH },
     { "cmdline", API_STRING, 0, "its command line", .max = 2047 },
+    { "image", API_STRING, API_FIXED | API_FILTER, "image of the catalog that its first disk begins with", API_NAME },
+    { "disk_size", API_SIZE, API_FIXED, "of that disk; absent: as the image's", .min = 1 << 20, .max = 1ll << 60 },
+    { "cloud_init", API_OBJECT, 0, "what cloud-init in the guest is told", .fields = cloud_init_fields },
     { "disks", API_LIST, 0, "further disks, in order", .max = 16, .element = API_OBJECT, .fields = disk_fields },
     { "cdrom", API_STRING, 0, "image in the CD drive", API_PATH, .max = 4096 },
     { "nets", API_LIST, 0, "network cards", .max = 8, .element = API_OBJECT, .fields = net_fields,
@@ -188,6 +199,24 @@ static const struct api_action vm_actions[] = {
     END
 };
 
+/* ---- images ---- */
+
+static const struct api_field image_fields[] = {
+    { "id", API_STRING, API_SERVER, "UUID", API_UUID },
+    { "name", API_STRING, API_REQUIRED | API_FILTER, "unique on this host", API_NAME },
+    { "description", API_STRING, 0, "for people", .max = 4096 },
+    { "source", API_STRING, API_REQUIRED, "debian-12: made on this host out of Debian's packages; or an http(s):// address, or the "
+      "path of a disk image on this host", .min = 1, .max = 4096 },
+    { "sha256", API_STRING, 0, "what the file or the download must have", .min = 64, .max = 64 },
+    { "state", API_STRING, API_SERVER | API_FILTER, "what it is now", API_ENUM, .choices = WORDS("creating", "ready") },
+    { "size", API_SIZE, API_SERVER, "of the disk as guests see it" },
+    { "bytes", API_SIZE, API_SERVER, "what it takes here" },
+    { "boots_directly", API_BOOLEAN, API_SERVER, "it has a kernel beside it, so that VMs need no firmware" },
+    { "created", API_TIME, API_SERVER, "when it was made" },
+    { "revision", API_INTEGER, API_SERVER, "the ETag" },
+    END
+};
+
 /* ---- jobs, events ---- */
 
 static const struct api_field job_fields[] = {
@@ -241,11 +270,13 @@ static const struct api_field host_fields[] = {
 
 enum {
     READ = API_CAN_LIST | API_CAN_READ,
+    IMAGES = READ | API_CAN_CREATE | API_CAN_DELETE,
     ALL = READ | API_CAN_CREATE | API_CAN_PATCH | API_CAN_DELETE,
 };
 
 const struct api_resource api_resources[] = {
     { "vms", "vm", "virtual machines", vm_fields, vm_actions, ALL, API_VIEWER, API_OPERATOR, API_OPERATOR, true, true },
+    { "images", "image", "disks that VMs begin with", image_fields, NULL, IMAGES, API_VIEWER, API_OPERATOR, API_OPERATOR, true, false },
     { "jobs", "job", "long work: what goes on and what became of it", job_fields, job_actions, READ, API_VIEWER, API_OPERATOR,
       API_ADMIN, false, false },
     { "events", "event", "what happened", event_fields, NULL, API_CAN_LIST, API_VIEWER, API_ADMIN, API_ADMIN,

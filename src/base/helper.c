@@ -18,18 +18,17 @@
 
 enum { HELPER_ARGS_MAX = 256, HELPER_END_TRIES = 100 };
 
-static bool helper_try(char *path, size_t len, const char *dir, size_t dir_len, const char *below,
-                       const char *program)
+static bool program_try(char *path, size_t len, const char *dir, size_t dir_len, const char *below,
+                        const char *program)
 {
     snprintf(path, len, "%.*s%s/%s", (int)dir_len, dir, below, program);
     return !access(path, X_OK);
 }
 
-static int helper_find(const char *program, const char *room, char *path, size_t len,
-                       struct err *err)
+int program_find(const char *program, const char *room, char *path, size_t len, struct err *err)
 {
     const char *libexec = getenv("BEDPLATE_LIBEXEC");
-    if (libexec && helper_try(path, len, libexec, strlen(libexec), "", program))
+    if (libexec && program_try(path, len, libexec, strlen(libexec), "", program))
         return 0;
     char self[PATH_MAX], in_build[64];
     snprintf(in_build, sizeof in_build, "/../%s", room);
@@ -39,7 +38,7 @@ static int helper_find(const char *program, const char *room, char *path, size_t
         size_t dir_len = (size_t)(strrchr(self, '/') - self);
         const char *const below[] = { "", in_build, "/../libexec/bedplate" };
         for (unsigned i = 0; i < ARRAY_LEN(below); i++)
-            if (helper_try(path, len, self, dir_len, below[i], program))
+            if (program_try(path, len, self, dir_len, below[i], program))
                 return 0;
     }
     return err_set(err, ENOENT,
@@ -75,7 +74,7 @@ int helper_start(const char *program, const char *room, const char *const *argv,
                  pid_t *pid, struct err *err)
 {
     char path[PATH_MAX], parent[24];
-    int r = helper_find(program, room, path, sizeof path, err);
+    int r = program_find(program, room, path, sizeof path, err);
     if (r < 0)
         return r;
     const char *all[HELPER_ARGS_MAX] = { program, "--parent", parent };

@@ -19,9 +19,12 @@
 enum { HELPER_FD = 3 };
 #define HELPER_HELLO "ok: " /* how the helper's first line begins; otherwise it is an error */
 
-/* Starts `program`, which lies beside ours, in the folder `room` of the same build, in libexec, or
- * in BEDPLATE_LIBEXEC. argv[0] and, if it is to die with us (`ours`), "--parent PID" are put before
- * argv (NULL-terminated). *fd: our end of the socket pair. */
+/* A program of ours: beside the one that runs, in the folder `room` of the same build, in libexec,
+ * or in BEDPLATE_LIBEXEC. */
+int program_find(const char *program, const char *room, char *path, size_t len, struct err *err);
+
+/* Starts `program`, which program_find() finds. argv[0] and, if it is to die with us (`ours`),
+ * "--parent PID" are put before argv (NULL-terminated). *fd: our end of the socket pair. */
 int helper_start(const char *program, const char *room, const char *const *argv, bool ours, int *fd,
                  pid_t *pid, struct err *err);
 /* Waits for its first line; *hello gets what follows HELPER_HELLO. */

@@ -7,6 +7,7 @@
  *   args.c     options out of the API's tables
  *   output.c   tables and sizes for people
  *   console.c  a VM's serial console on this terminal
+ *   images.c   the catalog of images, and VMs out of them: image, run, ssh
  */
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
@@ -23,6 +24,30 @@ struct cli {
     char socket_path[200];
     bool tty; /* standard output is a terminal: colours and progress */
 };
+
+struct command {
+    const char *name, *words, *about;
+    int (*run)(struct cli *cli, const struct command *command, int argc, char **argv);
+    const char *action; /* of the API, for the simple ones */
+};
+
+/* ---- main.c ---- */
+
+/* So many words are left behind the options; max < 0: any number. */
+int want_words(const struct command *command, int argc, int min, int max);
+/* A request about one object: /v1/KIND/WHICH[/ACTION]. */
+int ask(struct cli *cli, const char *method, const char *kind, const char *which,
+        const char *action, json_t *take_body, json_t **out);
+/* All objects of a kind, page by page. */
+int list(struct cli *cli, const char *kind, const char *const *columns);
+int do_console(struct cli *cli, const struct command *command, int argc, char **argv);
+
+/* ---- images.c ---- */
+
+extern const char run_help[];
+int do_image(struct cli *cli, const struct command *command, int argc, char **argv);
+int do_run(struct cli *cli, const struct command *command, int argc, char **argv);
+int do_ssh(struct cli *cli, const struct command *command, int argc, char **argv);
 
 /* ---- client.c ---- */
 

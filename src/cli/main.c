@@ -17,17 +17,11 @@
 #include <string.h>
 #include <unistd.h>
 
-struct command {
-    const char *name, *words, *about;
-    int (*run)(struct cli *cli, const struct command *command, int argc, char **argv);
-    const char *action; /* of the API, for the simple ones */
-};
-
 static const struct api_field *vm_fields(void) { return api_resource_find("vms")->fields; }
 
 /* ---- helpers ---- */
 
-static int want_words(const struct command *command, int argc, int min, int max)
+int want_words(const struct command *command, int argc, int min, int max)
 {
     if (argc >= min && (max < 0 || argc <= max))
         return CLI_OK;
@@ -54,8 +48,8 @@ static const struct api_field *action_args(const char *action)
     return a ? a->args : NULL;
 }
 
-static int ask(struct cli *cli, const char *method, const char *kind, const char *which,
-               const char *action, json_t *take_body, json_t **out)
+int ask(struct cli *cli, const char *method, const char *kind, const char *which,
+        const char *action, json_t *take_body, json_t **out)
 {
     AUTO(free) char *path = path_of(kind, which, action);
     if (!path) {
@@ -150,8 +144,7 @@ static int do_delete(struct cli *cli, const struct command *command, int argc, c
     return status;
 }
 
-/* Lists of all kinds, page by page. */
-static int list(struct cli *cli, const char *kind, const char *const *columns)
+int list(struct cli *cli, const char *kind, const char *const *columns)
 {
     AUTO(json_decref) json_t *all = json_array();
     AUTO(free) char *after = NULL;
@@ -214,7 +207,7 @@ static int console_of(struct cli *cli, const char *name, bool only_look)
     return console_attach(cli, path ? path : "", name, only_look);
 }
 
-static int do_console(struct cli *cli, const struct command *command, int argc, char **argv)
+int do_console(struct cli *cli, const struct command *command, int argc, char **argv)
 {
     int r = want_words(command, argc, 1, 1);
     return r == CLI_OK ? console_of(cli, argv[0], false) : r;
@@ -260,33 +253,6 @@ static int do_logs(struct cli *cli, const struct command *command, int argc, cha
     }
     if (r == CLI_OK)
         fwrite(text.data, 1, text.len, stdout);
-    return r;
-}
-
-static int do_run(struct cli *cli, const struct command *command, int argc, char **argv)
-{
-    AUTO(json_decref) json_t *answer = NULL;
-    int count = argc;
-    char **copy = malloc(((size_t)argc + 1) * sizeof *copy);
-    if (!copy)
-        return CLI_FAILED;
-    memcpy(copy, argv, (size_t)argc * sizeof *copy);
-    AUTO(json_decref) json_t *vm = json_object();
-    int r = args_take(vm_fields(), &count, copy, vm);
-    if (r == CLI_OK)
-        r = want_words(command, count, 1, 1);
-    const char *name = r == CLI_OK ? copy[0] : "";
-    if (r == CLI_OK)
-        r = do_create(cli, command, argc, argv);
-    if (r == CLI_OK)
-        r = ask(cli, "POST", "vms", name, "start", NULL, &answer);
-    if (r == CLI_OK)
-        r = client_job(cli, answer);
-    if (r == CLI_OK) {
-        char *words[] = { (char *)name };
-        r = do_console(cli, command, 1, words);
-    }
-    free(copy);
     return r;
 }
 
@@ -370,7 +336,7 @@ static int do_version(struct cli *cli, const struct command *command, int argc, 
 
 /* clang-format off */
 static const struct command commands[] = {
-    { "run", "NAME [OPTIONS]", "create a VM, start it, and attach to its console", do_run, NULL },
+    { "run", "IMAGE|NAME [OPTIONS]", "create a VM, start it, and attach to its console", do_run, NULL },
     { "create", "NAME [OPTIONS]", "define a VM", do_create, NULL },
     { "start", "VM...", "start VMs, or let paused ones go on", do_action, "start" },
     { "stop", "[--timeout S] VM...", "ask guests to shut down; kill those that do not in time", do_action, "stop" },
@@ -389,6 +355,8 @@ static const struct command commands[] = {
     { "console", "VM", "attach to the serial console; Ctrl-A D detaches", do_console, NULL },
     { "logs", "[--follow] VM", "what the serial console last said, also of a VM that ended", do_logs, NULL },
     { "balloon", "VM [--target SIZE]", "how a guest fares with its memory; asks it to do with less", do_balloon, NULL },
+    { "ssh", "VM [COMMAND...]", "log in to a VM that forwards a port to its port 22", do_ssh, NULL },
+    { "image", "[create NAME --source S | info NAME | delete NAME...]", "disks that VMs begin with", do_image, NULL },
     { "screenshot", "VM", "the text on a VM's screen", do_screenshot, NULL },
     { "events", "[--follow]", "what happened", do_events, NULL },
     { "job", "", "long work and what became of it", do_job, NULL },
@@ -413,6 +381,10 @@ static void command_help(const struct command *command)
     const struct api_field *fields = command->action ? action_args(command->action) : NULL;
     if (command->run == do_create || command->run == do_edit || command->run == do_run)
         fields = vm_fields();
+    if (command->run == do_image)
+        fields = api_resource_find("images")->fields;
+    if (command->run == do_run)
+        printf("%s", run_help);
     if (fields) {
         printf("\n");
         args_help(fields);

@@ -27,7 +27,7 @@ struct daemon {
     bool user;                /* for one user, without privileges */
     char state_dir[PATH_MAX]; /* survives: store, VMs' own disks */
     char run_dir[PATH_MAX];   /* does not: sockets, VMs' run directories */
-    char vmm[PATH_MAX];       /* the program */
+    char vmm[PATH_MAX], img[PATH_MAX], make_image[PATH_MAX]; /* the programs */
     uint64_t started_ns;
     uint64_t requests, refused; /* HTTP; for /metrics */
 };
@@ -67,6 +67,8 @@ void vms_action(struct daemon *daemon, struct http_request *request, struct obje
 /* objects_create's call-back passes changes on. */
 void vms_changed(struct daemon *daemon, struct object *object, const json_t *was,
                  const json_t *now);
+/* The name of a VM that was made from it; NULL: none. */
+const char *vms_from_image(const char *image);
 void vms_count(struct daemon *daemon, unsigned *defined, unsigned *running);
 
 /* ---- jobs.c ---- */
@@ -80,6 +82,10 @@ void jobs_action(struct daemon *daemon, struct http_request *request, struct obj
                  const char *action);
 /* Answers a request whose idempotency key has been seen; false: it is new. */
 bool job_repeated(struct daemon *daemon, struct http_request *request);
+
+/* ---- vm_files.c ---- */
+
+void dir_remove(const char *path); /* with all that is in it */
 
 /* ---- events.c ---- */
 

@@ -6,6 +6,7 @@
  * JOBS_KEPT_S, and the oldest when there are more than JOBS_KEPT.
  */
 #include "base/log.h"
+#include "daemon/images.h"
 #include "daemon/vms.h"
 
 #include <stdio.h>
@@ -41,12 +42,12 @@ void job_seen(const char *id)
     last_job = number > last_job ? number : last_job;
 }
 
-json_t *job_new(struct vm *vm, struct http_request *request, const char *kind, const char *name,
-                char id[24])
+json_t *job_new(struct http_request *request, const char *kind, const char *object_kind,
+                const char *object_id, const char *name, char id[24])
 {
     char object[64], user[64];
     snprintf(id, 24, "%llu", (unsigned long long)++last_job);
-    snprintf(object, sizeof object, "vms/%s", vm->id);
+    snprintf(object, sizeof object, "%s/%s", object_kind, object_id);
     request_user(request, user, sizeof user);
     json_t *job =
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:f}", "id", id, "kind", kind, "object", object,
@@ -203,6 +204,14 @@ void jobs_stop(void)
 
 /* ---- actions ---- */
 
+static void job_cancel(struct daemon *daemon, struct object *job, struct api_error *error)
+{
+    if (strncmp(object_text(job, "object"), "images/", 7) == 0)
+        image_job_cancel(daemon, job, error);
+    else
+        vm_job_cancel(daemon, job, error);
+}
+
 void jobs_action(struct daemon *daemon, struct http_request *request, struct object *job,
                  const char *action)
 {
@@ -210,7 +219,7 @@ void jobs_action(struct daemon *daemon, struct http_request *request, struct obj
     if (ended(job))
         api_fail(&error, 409, "ended", "", "the job is over: %s", object_text(job, "state"));
     else
-        vm_job_cancel(daemon, job, &error); /* the only action, and the only owners of jobs */
+        job_cancel(daemon, job, &error); /* the only action */
     if (error.status)
         reply_error(request, &error);
     else

@@ -8,9 +8,11 @@
  * Its API is HTTP on the socket `api.sock` in the run directory. VMs are processes of their own and
  * outlive it.
  */
+#include "base/helper.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "daemon/daemon.h"
+#include "daemon/images.h"
 
 #include <fcntl.h>
 #include <getopt.h>
@@ -29,7 +31,7 @@ enum { LOCK_TRIES = 500 };
 enum { STATE_LIMIT = PATH_MAX - 200 };
 enum { PATH_LIMIT = 60 /* a VM's sockets lie below it, and a socket's path has 107 bytes */ };
 
-static const char *const kinds[] = { "vms", "jobs", NULL };
+static const char *const kinds[] = { "images", "vms", "jobs", NULL };
 
 /* ---- directories ---- */
 
@@ -102,20 +104,14 @@ static int lock_state(const char *state_dir, int *out, struct err *err)
     return 0;
 }
 
-static int find_vmm(char out[PATH_MAX], struct err *err)
+static int find_programs(struct daemon *daemon, struct err *err)
 {
-    static const char *const below[] = { "", "/../vmm", "/../../bin" };
-    char self[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n > 0) {
-        self[n] = 0;
-        *strrchr(self, '/') = 0;
-        for (unsigned i = 0; i < sizeof below / sizeof *below; i++)
-            if (snprintf(out, PATH_MAX, "%s%s/bedplate-vmm", self, below[i]) < PATH_MAX &&
-                access(out, X_OK) == 0)
-                return 0;
-    }
-    return err_set(err, ENOENT, "the program bedplate-vmm is missing beside bedplated; reinstall");
+    int r = program_find("bedplate-vmm", "vmm", daemon->vmm, PATH_MAX, err);
+    if (r == 0)
+        r = program_find("bedplate-img", "img", daemon->img, PATH_MAX, err);
+    if (r == 0)
+        r = program_find("bedplate-make-image", "images", daemon->make_image, PATH_MAX, err);
+    return r;
 }
 
 /* ---- the socket ---- */
@@ -174,6 +170,8 @@ static int serve(struct daemon *daemon, struct err *err)
     if (r == 0)
         r = vms_start(daemon, err);
     if (r == 0)
+        r = images_start(daemon, err);
+    if (r == 0)
         r = jobs_start(daemon, err);
     if (r == 0)
         r = listen_api(daemon->run_dir, &listener, err);
@@ -182,6 +180,7 @@ static int serve(struct daemon *daemon, struct err *err)
     if (r == 0)
         loop_run(daemon->loop);
     jobs_stop();
+    images_stop();
     vms_stop(daemon);
     http_destroy(daemon->http);
     objects_destroy(daemon->objects);
@@ -212,7 +211,7 @@ static int run(struct daemon *daemon, const char *state_dir, const char *run_dir
     if (r == 0)
         r = lock_state(daemon->state_dir, &lock, err);
     if (r == 0)
-        r = find_vmm(daemon->vmm, err);
+        r = find_programs(daemon, err);
     if (r == 0)
         r = loop_create(&daemon->loop, err);
     if (r == 0)

@@ -179,6 +179,18 @@ struct object *objects_get(struct objects *objects, const char *kind, const char
     return n ? &n->object : NULL;
 }
 
+int objects_name_free(struct objects *objects, const char *kind, const char *name, const char *id,
+                      struct api_error *error)
+{
+    struct object *other = objects_find(objects, kind, name, NULL);
+    if (!other || strcmp(object_text(other, "name"), name) != 0 ||
+        (id && strcmp(other->id, id) == 0))
+        return 0;
+    api_fail(error, 409, "exists", "name", "the name '%s' is taken", name);
+    api_hint(error, "choose another name, or delete it first");
+    return -1;
+}
+
 struct object **objects_list(struct objects *objects, const char *kind, size_t *count)
 {
     struct kind *k = kind_of(objects, kind);

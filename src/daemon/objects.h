@@ -62,6 +62,10 @@ enum { OBJECTS_CHANGES_MAX = 8 };
 void objects_change(struct objects *objects, const struct objects_change *changes, unsigned count,
                     objects_done done, void *arg);
 
+/* Has no other of this kind than `id` (NULL: a new one) this name? */
+int objects_name_free(struct objects *objects, const char *kind, const char *name, const char *id,
+                      struct api_error *error);
+
 /* A copy of the object's JSON to change, without its revision. */
 json_t *object_edit(const struct object *object);
 

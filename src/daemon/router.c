@@ -5,6 +5,7 @@
  */
 #include "base/log.h"
 #include "daemon/daemon.h"
+#include "daemon/images.h"
 
 #include <pwd.h>
 #include <stdio.h>
@@ -271,7 +272,10 @@ static void create(struct daemon *daemon, struct http_request *request,
         reply_error(request, &error);
         return;
     }
-    vms_create(daemon, request, object); /* the only kind that clients create so far */
+    if (strcmp(resource->name, "images") == 0)
+        images_create(daemon, request, object);
+    else
+        vms_create(daemon, request, object);
 }
 
 static void patch(struct daemon *daemon, struct http_request *request,
@@ -329,6 +333,8 @@ static void on_object(struct daemon *daemon, struct http_request *request,
     } else if (strcmp(method, "DELETE") == 0 && resource->verbs & API_CAN_DELETE) {
         if (precondition(request, object, &expect, &error) < 0)
             reply_error(request, &error);
+        else if (strcmp(resource->name, "images") == 0)
+            images_delete(daemon, request, object);
         else
             vms_delete(daemon, request, object);
     } else {

@@ -64,12 +64,23 @@ static void set_path(json_t *out, const char *option, const char *before, const 
     json_object_set_new(out, option, json_sprintf("%s%s", before, path));
 }
 
-static void add_drives(json_t *out, const json_t *vm)
+/* Its disk from an image comes first, what cloud-init reads last. */
+static void add_drives(json_t *out, const struct vm *owner, const json_t *vm)
 {
     json_t *disks = json_array(), *nets = json_array();
     const json_t *list = json_object_get(vm, "disks");
+    char path[PATH_MAX];
+    if (json_object_get(vm, "image")) {
+        vm_state_path(owner, "disk.qcow2", path);
+        json_array_append_new(disks, json_pack("{s:s, s:s}", "path", path, "format", "qcow2"));
+    }
     for (size_t i = 0; i < json_array_size(list); i++)
         json_array_append_new(disks, disk_config(json_array_get(list, i)));
+    if (json_object_get(vm, "cloud_init")) {
+        vm_state_path(owner, "seed.iso", path);
+        json_array_append_new(
+            disks, json_pack("{s:s, s:s, s:b}", "path", path, "format", "raw", "readonly", 1));
+    }
     list = json_object_get(vm, "nets");
     for (size_t i = 0; i < json_array_size(list); i++)
         json_array_append_new(nets, net_config(json_array_get(list, i)));
@@ -96,7 +107,7 @@ json_t *vm_config(const struct vm *vm, const json_t *json)
         vm_state_path(vm, "uefi-vars", path);
         set_path(out, "uefi-vars", "", path);
     }
-    add_drives(out, json);
+    add_drives(out, vm, json);
     vm_run_path(vm, "", path);
     set_path(out, "run-dir", "", path);
     vm_run_path(vm, "serial.sock", path);

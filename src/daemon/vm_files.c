@@ -14,8 +14,8 @@
 #include "base/text.h"
 #include "daemon/vms.h"
 
-#include <dirent.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -52,25 +52,24 @@ int vm_dirs_make(const struct vm *vm, struct err *err)
     return 0;
 }
 
-static void remove_dir(const char *path)
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *where)
 {
-    DIR *dir = opendir(path);
-    struct dirent *entry;
-    while (dir && (entry = readdir(dir)))
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            unlinkat(dirfd(dir), entry->d_name, 0);
-    if (dir)
-        closedir(dir);
-    rmdir(path);
+    remove(path);
+    return 0;
+}
+
+void dir_remove(const char *path)
+{
+    nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
 
 void vm_dirs_remove(const struct vm *vm)
 {
     char dir[PATH_MAX];
     vm_run_path(vm, "", dir);
-    remove_dir(dir);
+    dir_remove(dir);
     vm_state_path(vm, "", dir);
-    remove_dir(dir);
+    dir_remove(dir);
 }
 
 bool vm_lock_held(const struct vm *vm)

@@ -13,11 +13,13 @@
  */
 #include "base/log.h"
 #include "base/text.h"
+#include "daemon/child.h"
+#include "daemon/images.h"
+#include "daemon/seed.h"
 #include "daemon/vms.h"
 
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,31 +81,17 @@ static void pid_follow(struct vm *vm, pid_t pid)
         log_warning("%s: its process %d cannot be followed", vm->id, (int)pid);
 }
 
-/* In a session of its own; what it says to standard error before it has a log is kept beside it. */
+/* What it says to standard error before it has a log is kept beside it. */
 static int spawn(struct vm *vm, pid_t *pid, struct err *err)
 {
-    char config[PATH_MAX], errors[PATH_MAX];
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none, all;
+    char config[PATH_MAX], path[PATH_MAX];
     vm_run_path(vm, "start.json", config);
-    vm_run_path(vm, "stderr", errors);
+    vm_run_path(vm, "stderr", path);
+    AUTO(fd_close) int errors = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (errors < 0)
+        return err_errno(err, errno, "cannot write %s", path);
     char *const argv[] = { vm->daemon->vmm, (char *)"--config", config, NULL };
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0);
-    posix_spawn_file_actions_adddup2(&actions, 0, 1);
-    posix_spawn_file_actions_addopen(&actions, 2, errors, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    sigemptyset(&none);
-    sigfillset(&all);
-    posix_spawnattr_init(&attr);
-    posix_spawnattr_setflags(&attr,
-                             POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    posix_spawnattr_setsigmask(&attr, &none);
-    posix_spawnattr_setsigdefault(&attr, &all);
-    int r = posix_spawn(pid, vm->daemon->vmm, &actions, &attr, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
-    return r ? err_errno(err, r, "cannot start %s", vm->daemon->vmm) : 0;
+    return process_spawn(argv, -1, errors, pid, err);
 }
 
 /* A saved state that was not used stays one. */
@@ -149,16 +137,12 @@ static json_t *start_config(struct vm *vm)
     return config;
 }
 
-static void vm_start(struct vm *vm)
+static void process_start(struct vm *vm)
 {
     struct err err;
     pid_t pid;
-    if (vm_lock_held(vm)) { /* it runs already: a daemon before us was killed after starting it */
-        await(vm, 0);
-        return;
-    }
     AUTO(json_decref) json_t *config = start_config(vm);
-    if (vm_dirs_make(vm, &err) < 0 || vm_config_write(vm, "config.json", vm->config, &err) < 0 ||
+    if (vm_config_write(vm, "config.json", vm->config, &err) < 0 ||
         vm_config_write(vm, "start.json", config, &err) < 0) {
         start_failed(vm, err.text);
         return;
@@ -172,6 +156,77 @@ static void vm_start(struct vm *vm)
     pid_follow(vm, pid);
     await(vm, CONNECT_MS);
     vm_stage(vm, json_object_get(config, "restore") ? "loading the saved state" : "starting", -1);
+}
+
+static void disk_made(void *arg, int status, const char *said)
+{
+    struct vm *vm = arg;
+    char part[PATH_MAX], path[PATH_MAX];
+    vm->maker = NULL; /* it is gone after this call */
+    vm_state_path(vm, "disk.part", part);
+    vm_state_path(vm, "disk.qcow2", path);
+    if (status == 0 && rename(part, path) == 0) {
+        vm->real = GONE;
+        if (strcmp(vm_wanted(vm), "stopped") == 0) /* it was killed meanwhile */
+            vm_tell(vm, json_pack("{s:s}", "state", "stopped"), "done", NULL);
+        else
+            vm_drive(vm);
+        return;
+    }
+    unlink(part);
+    start_failed(vm, *said ? said : "its disk could not be made from the image");
+}
+
+/* The overlay over its image. 1: it is being made, and its end drives on; 0: it is there. */
+static int disk_make(struct vm *vm, struct err *err)
+{
+    static const struct child_calls calls = { NULL, disk_made };
+    char path[PATH_MAX], base[PATH_MAX], size[32];
+    const struct object *object = vm_object(vm);
+    const char *name = object_text(object, "image");
+    json_int_t bytes = json_integer_value(json_object_get(object->json, "disk_size"));
+    struct api_error error;
+    vm_state_path(vm, "disk.qcow2", path);
+    if (!*name || access(path, F_OK) == 0)
+        return 0;
+    const struct object *image = image_ready(vm->daemon, name, &error);
+    if (!image)
+        return err_set(err, ENOENT, "%s", error.message);
+    image_path(vm->daemon, image->id, "disk.qcow2", base);
+    vm_state_path(vm, "disk.part", path);
+    snprintf(size, sizeof size, "%lld", (long long)bytes);
+    char *const argv[] = {
+        vm->daemon->img, (char *)"create", (char *)"-f", (char *)"qcow2",     (char *)"-b", base,
+        (char *)"-F",    (char *)"qcow2",  path,         bytes ? size : NULL, NULL
+    };
+    unlink(path);
+    int r = child_start(vm->daemon->loop, argv, &calls, vm, &vm->maker, err);
+    if (r < 0)
+        return r;
+    vm->real = STARTING;
+    vm_stage(vm, "making its disk", -1);
+    return 1;
+}
+
+static void vm_start(struct vm *vm)
+{
+    struct err err;
+    char path[PATH_MAX];
+    const json_t *json = vm_object(vm)->json;
+    if (vm_lock_held(vm)) { /* it runs already: a daemon before us was killed after starting it */
+        await(vm, 0);
+        return;
+    }
+    vm_state_path(vm, "seed.iso", path);
+    int r = vm_dirs_make(vm, &err);
+    if (r == 0 && json_object_get(json, "cloud_init"))
+        r = seed_write(path, json, &err);
+    if (r == 0)
+        r = disk_make(vm, &err);
+    if (r == 0)
+        process_start(vm);
+    else if (r < 0)
+        start_failed(vm, err.text);
 }
 
 /* ---- the process's word ---- */
@@ -538,4 +593,5 @@ void vm_release(struct vm *vm)
     client_drop(vm);
     pid_forget(vm);
     vm_live_forget(vm);
+    child_release(TAKE(vm->maker));
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What clients ask of virtual machines. */
+#include "daemon/images.h"
 #include "daemon/vms.h"
 
 #include <stdio.h>
@@ -42,7 +43,7 @@ static void ask(struct http_request *request, struct vm *vm, const char *kind, c
 {
     struct update *u = update_new(vm, take_patch);
     u->vm_new = take_new;
-    u->job_new = job_new(vm, request, kind, name, u->job);
+    u->job_new = job_new(request, kind, "vms", vm->id, name, u->job);
     u->request = request;
     u->key = job_key_begin(request);
     json_object_set_new(u->job_new, "timeout", json_integer(vm->stop_timeout_s));
@@ -50,18 +51,6 @@ static void ask(struct http_request *request, struct vm *vm, const char *kind, c
     strcpy(vm->job, u->job);
     vm->job_kept = false;
     update_queue(u);
-}
-
-static int name_free(struct daemon *daemon, const char *name, const char *id,
-                     struct api_error *error)
-{
-    struct object *other = objects_find(daemon->objects, "vms", name, NULL);
-    if (!other || strcmp(object_text(other, "name"), name) != 0 ||
-        (id && strcmp(other->id, id) == 0))
-        return 0;
-    api_fail(error, 409, "exists", "name", "there is a VM '%s'", name);
-    api_hint(error, "choose another name, or delete it first");
-    return -1;
 }
 
 /* ---- network cards' addresses ---- */
@@ -129,6 +118,41 @@ static bool dry_run(const struct http_request *request)
     return text && strcmp(text, "true") == 0;
 }
 
+/* The words of an image that boots directly; LABEL=root is what bedplate-make-image gives it. */
+#define IMAGE_CMDLINE "root=LABEL=root ro console=ttyS0 quiet"
+
+/* A VM from an image has a disk of its own as its first, and the image's kernel unless something
+ * else boots. The disk is made before its first start. */
+static int image_use(struct daemon *daemon, json_t *vm, struct api_error *error)
+{
+    char path[PATH_MAX];
+    const char *name = json_string_value(json_object_get(vm, "image"));
+    json_int_t size = json_integer_value(json_object_get(vm, "disk_size"));
+    if (!name)
+        return !size ? 0
+                     : api_fail(error, 422, "invalid", "disk_size",
+                                "is of a disk that is made from an image, and there is none");
+    const struct object *image = image_ready(daemon, name, error);
+    if (!image)
+        return -1;
+    json_int_t least = json_integer_value(json_object_get(image->json, "size"));
+    if (size && size < least)
+        return api_fail(error, 422, "invalid", "disk_size",
+                        "the image's disk has %lld bytes, and this one must have as many at least",
+                        (long long)least);
+    json_object_set(vm, "image", json_object_get(image->json, "name"));
+    bool boots = json_object_get(vm, "kernel") || json_object_get(vm, "firmware");
+    if (!boots && json_is_true(json_object_get(image->json, "boots_directly"))) {
+        image_path(daemon, image->id, "vmlinuz", path);
+        json_object_set_new(vm, "kernel", json_string(path));
+        image_path(daemon, image->id, "initrd.img", path);
+        json_object_set_new(vm, "initrd", json_string(path));
+        if (!json_object_get(vm, "cmdline"))
+            json_object_set_new(vm, "cmdline", json_string(IMAGE_CMDLINE));
+    }
+    return 0;
+}
+
 void vms_create(struct daemon *daemon, struct http_request *request, json_t *take_json)
 {
     AUTO(json_decref) json_t *json = take_json;
@@ -137,8 +161,9 @@ void vms_create(struct daemon *daemon, struct http_request *request, json_t *tak
     char id[UUID_TEXT], user[64];
     object_new_id(id);
     request_user(request, user, sizeof user);
-    if (name_free(daemon, name, NULL, &error) < 0 ||
-        macs_fill(daemon, json_object_get(json, "nets"), NULL, &error) < 0) {
+    if (objects_name_free(daemon->objects, "vms", name, NULL, &error) < 0 ||
+        macs_fill(daemon, json_object_get(json, "nets"), NULL, &error) < 0 ||
+        image_use(daemon, json, &error) < 0) {
         reply_error(request, &error);
         return;
     }
@@ -184,7 +209,7 @@ void vms_patch(struct daemon *daemon, struct http_request *request, struct objec
 {
     struct api_error error = { 0 };
     const char *name = json_string_value(json_object_get(take_json, "name"));
-    if (name_free(daemon, name, object->id, &error) < 0 ||
+    if (objects_name_free(daemon->objects, "vms", name, object->id, &error) < 0 ||
         macs_fill(daemon, json_object_get(take_json, "nets"), json_object_get(object->json, "nets"),
                   &error) < 0) {
         json_decref(take_json);

@@ -79,6 +79,18 @@ void vms_count(struct daemon *daemon, unsigned *defined, unsigned *running)
         *running += vm->real == UP;
 }
 
+const char *vms_from_image(const char *image)
+{
+    for (struct vm *vm = vms; vm; vm = vm->next) {
+        struct object *object = vm_object(vm);
+        const json_t *json = object ? object->json : vm->updates ? vm->updates->vm_new : NULL;
+        const char *from = json_string_value(json_object_get(json, "image"));
+        if (from && strcmp(from, image) == 0)
+            return json_string_value(json_object_get(json, "name"));
+    }
+    return NULL;
+}
+
 /* Of the time that its guest has to shut down; a clock that was set makes it neither longer nor
  * negative. */
 static unsigned timeout_left(const struct object *job)

@@ -34,6 +34,7 @@ struct vm {
     int pid_fd; /* -1: none */
     struct loop_watch *pid_watch;
     struct vmm_client *client;
+    struct child *maker;      /* STARTING: what makes its disk */
     struct loop_timer *timer; /* connecting, or a stop's deadline, or a restart's back-off */
     enum { TIMER_NONE, TIMER_CONNECT, TIMER_STOP, TIMER_KILL, TIMER_RESTART } timing;
     uint64_t start_deadline_ns, up_since_ns, told_ns;
@@ -88,8 +89,8 @@ void vm_event(struct vm *vm, const char *kind, json_t *take_detail);
 
 json_t *job_error(const char *code, const char *message, const char *hint);
 /* A new job's object; its number becomes *id. */
-json_t *job_new(struct vm *vm, struct http_request *request, const char *kind, const char *name,
-                char id[24]);
+json_t *job_new(struct http_request *request, const char *kind, const char *object_kind,
+                const char *object_id, const char *name, char id[24]);
 void job_seen(const char *id); /* numbers go on behind it */
 /* The idempotency key of a request whose job is going to be kept, until job_key_end(): meanwhile
  * no other request with it is taken. NULL: it has none. */

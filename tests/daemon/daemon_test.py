@@ -270,12 +270,12 @@ def requests(folder):
                                     ("/v1/vms?nope=1", 400, "cannot be filtered"), ("/v1/vms?limit=0", 400, "from 1"),
                                     ("/v1/vms?fields=name,nope", 400, "no field 'nope'"), ("/v1/vms/a/b/c/d", 404, "nothing")):
             d.refused("GET", path, status, words)
-        for body, field, words in (({}, "name", "required"), ({"name": "web-1"}, "name", "there is a VM"),
+        for body, field, words in (({}, "name", "required"), ({"name": "web-1"}, "name", "is taken"),
                                    ({"name": "a/b"}, "name", "letters"), ({"name": "x" * 10000}, "name", "letters"),
                                    ({"name": "x", "memory": "1"}, "memory", "from 2 MiB"), ({"name": "x", "cpsu": 1}, "cpsu", "'cpus'"),
                                    ({"name": "x", "disks": [{"path": "/d", "size": 1}]}, "disks[0].size", "no field"),
                                    ([], "", "JSON object"), ({"name": 7}, "name", "string")):
-            status = 409 if words == "there is a VM" else 422
+            status = 409 if words == "is taken" else 422
             d.refused("POST", "/v1/vms", status, words, body, field=field)
         d.refused("POST", "/v1/vms", 400, "not JSON", raw=b"{")
         d.refused("POST", "/v1/vms", 413, "larger", raw=b"[" + b"1," * 600000 + b"1]")
@@ -300,7 +300,7 @@ def requests(folder):
         d.ok("PATCH", "/v1/vms/db", {"labels": {"b": "2", "a": None}, "name": "data"})
         vm = d.vm("data")
         equal((vm["cpus"], vm["labels"]), (3, {"b": "2"}))
-        d.refused("PATCH", "/v1/vms/data", 409, "there is a VM", {"name": "web-1"})
+        d.refused("PATCH", "/v1/vms/data", 409, "is taken", {"name": "web-1"})
         d.refused("PATCH", "/v1/vms/data", 422, "after creation", {"profile": "micro-1"}, field="profile")
         d.create("db")  # the name is free again
         # What waits for the next start says so.
@@ -420,7 +420,7 @@ def promises(folder):
         # What it would be, without making it.
         planned = d.ok("POST", "/v1/vms?dry_run=true", {"name": "c", "memory": "1G"})
         equal((planned["memory"], planned["cpus"], len(planned["nets"][0]["mac"])), (1 << 30, 1, 17))
-        d.refused("POST", "/v1/vms?dry_run=true", 409, "there is a VM", {"name": "b"})
+        d.refused("POST", "/v1/vms?dry_run=true", 409, "is taken", {"name": "b"})
         d.refused("GET", "/v1/vms/c", 404, "no vm")
         equal(d.job(d.ok("DELETE", "/v1/vms/a"))["state"], "done")
         check(not os.path.exists(kept), "the state directory is left")

@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The catalog of images, and VMs out of it:  images_test.py CASE --build BUILD --guest G
+
+`debian` makes the real image and runs it, as the README's first command does.
+"""
+import hashlib
+import http.server
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import daemon_test
+from daemon_test import Daemon, case, check, equal
+
+MIB = 1 << 20
+DEBIAN_LIMIT = 1500
+
+
+def image_file(folder, name="disk.raw", size=4 * MIB):
+    path = os.path.join(folder, name)
+    with open(path, "wb") as file:
+        file.write(os.urandom(MIB))
+        file.truncate(size)
+    return path
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+class Server:
+    """Serves one file. `cut`: connections end after so many bytes, as often as it says; `lies`: promises more than there is."""
+
+    def __init__(self, path, cuts=0, lies=False):
+        with open(path, "rb") as file:
+            self.content = file.read()
+        self.cuts, self.lies, self.asked = cuts, lies, []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.serve(self)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/image"
+
+    def serve(self, handler):
+        found = re.match(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        begin = int(found[1]) if found else 0
+        self.asked.append(begin)
+        if found and begin >= len(self.content):
+            handler.send_response(416)
+            handler.end_headers()
+            return
+        part = self.content[begin:]
+        handler.send_response(206 if found else 200)
+        handler.send_header("Content-Length", str(len(part) + (1000 if self.lies else 0)))
+        if found:
+            handler.send_header("Content-Range", f"bytes {begin}-{len(self.content) - 1}/{len(self.content)}")
+        handler.end_headers()
+        if len(self.asked) <= self.cuts:
+            part = part[:len(self.content) // 3]
+        handler.wfile.write(part)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+
+
+def image_fails(d, words, **fields):
+    """Its job fails so, and nothing of it is left."""
+    job = d.job(d.ok("POST", "/v1/images", {"name": "bad", **fields}))
+    equal(job["state"], "failed", str(job))
+    check(words in job["error"]["message"], f"no {words!r} in {job}")
+    d.refused("GET", "/v1/images/bad", 404, "bad")
+    folder = os.path.join(d.folder, "s/bedplate/images")
+    equal(len(os.listdir(folder)), len(d.ok("GET", "/v1/images")["items"]), "folders of images")
+
+
+@case
+def images(folder):
+    """Made from a file; VMs over it; what may not be."""
+    source = image_file(folder)
+    with Daemon(folder) as d:
+        d.refused("POST", "/v1/vms", 404, "image create", {"name": "a", "image": "base"}, field="image")
+        job = d.job(d.ok("POST", "/v1/images", {"name": "base", "source": source, "sha256": sha256(source)}))
+        equal(job["state"], "done", str(job))
+        image = d.ok("GET", "/v1/images/base")
+        equal((image["state"], image["size"], image["boots_directly"]), ("ready", 4 * MIB, False))
+        equal(job["result"], {"id": image["id"]})
+        d.refused("POST", "/v1/images", 409, "is taken", {"name": "base", "source": source}, field="name")
+
+        d.refused("POST", "/v1/vms", 422, "at least", {"name": "a", "image": "base", "disk_size": "3M"}, field="disk_size")
+        d.refused("POST", "/v1/vms", 422, "there is none", {"name": "a", "disk_size": "3M"}, field="disk_size")
+        d.create("a", image="base", disk_size="8M", cloud_init={"user": "ann", "ssh_keys": ["ssh-ed25519 AAAA ann"]})
+        d.create("b", image="base")
+        d.refused("DELETE", "/v1/images/base", 409, "was made from this image")
+        disk = {name: os.path.join(folder, "s/bedplate/vms", d.vm(name)["id"], "disk.qcow2") for name in "ab"}
+        check(not os.path.exists(disk["a"]), "a disk before the first start")
+        for name in "ab":
+            d.done(name, "start")
+        tool = os.path.join(daemon_test.ARGS.build, "src/img/bedplate-img")
+        info = subprocess.run([tool, "info", "-U", "--json", "--backing-chain", disk["a"]], capture_output=True, text=True, check=True)
+        check('"virtual-size": 8388608' in info.stdout and image["id"] in info.stdout, info.stdout)
+        seed = os.path.join(os.path.dirname(disk["a"]), "seed.iso")
+        listed = subprocess.run(["bsdtar", "-xOf", seed, "user-data", "meta-data"], capture_output=True, text=True, check=True)
+        check("#cloud-config" in listed.stdout and "ssh-ed25519 AAAA ann" in listed.stdout and d.vm("a")["id"] in listed.stdout,
+              listed.stdout)
+        with open(seed, "rb") as file:
+            file.seek(32768 + 40)
+            equal(file.read(32).rstrip(), b"CIDATA", "the label")
+        check(not os.path.exists(os.path.join(os.path.dirname(disk["b"]), "seed.iso")), "a seed that nobody wanted")
+        for name in "ab":
+            d.done(name, "kill")
+        compared = subprocess.run([tool, "compare", "-f", "qcow2", "-F", "raw", disk["b"], source], capture_output=True, text=True,
+                                  check=False)
+        equal(compared.returncode, 0, compared.stdout + compared.stderr)
+        for name in "ab":
+            equal(d.job(d.ok("DELETE", "/v1/vms/" + name))["state"], "done")
+        equal(d.call("DELETE", "/v1/images/base")[0], 204)
+        equal(os.listdir(os.path.join(folder, "s/bedplate/images")), [], "folders of images")
+        equal(os.listdir(os.path.join(folder, "s/bedplate/vms")), [], "folders of VMs")
+        d.refused("POST", "/v1/vms", 404, "image create", {"name": "c", "image": "base"})
+
+
+@case
+def images_bad(folder):
+    """Sources that are not there, not whole, not what was said; downloads that are cut."""
+    source = image_file(folder)
+    with Daemon(folder) as d:
+        image_fails(d, "no recipe", source="windows")
+        image_fails(d, "absent", source=os.path.join(folder, "absent"))
+        image_fails(d, "SHA-256", source=source, sha256="0" * 64)
+        broken = os.path.join(folder, "broken.qcow2")
+        with open(broken, "wb") as file:
+            file.write(b"QFI\xfb\0\0\0\3" + b"\xff" * 96)
+        image_fails(d, "broken", source=broken)
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            image_fails(d, "could not be downloaded", source=f"http://127.0.0.1:{nobody.getsockname()[1]}/x")
+        with Server(source) as server:
+            image_fails(d, "another SHA-256", source=server.url, sha256="0" * 64)
+        with Server(source, lies=True) as server:
+            image_fails(d, "could not be downloaded", source=server.url)
+        with Server(source, cuts=2) as server:
+            job = d.job(d.ok("POST", "/v1/images", {"name": "cut", "source": server.url, "sha256": sha256(source)}))
+            equal(job["state"], "done", str(job))
+            equal(server.asked, [0, len(server.content) // 3, len(server.content) // 3 * 2], "where downloads began")
+
+
+@case
+def images_given_up(folder):
+    """Cancelled, and the daemon killed meanwhile."""
+    source = image_file(folder, size=64 * MIB)
+
+    def slow(handler):
+        """Begins well, and then nothing more comes."""
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(server.content)))
+        handler.end_headers()
+        handler.wfile.write(server.content[:MIB])
+        handler.wfile.flush()
+        time.sleep(60)
+
+    with Daemon(folder) as d, Server(source) as server:
+        serve, server.serve = server.serve, slow
+        job = d.ok("POST", "/v1/images", {"name": "late", "source": server.url})
+        d.refused("DELETE", "/v1/images/late", 409, "cancel its job")
+        d.refused("POST", "/v1/vms", 409, "is being made", {"name": "a", "image": "late"})
+        d.ok("POST", f"/v1/jobs/{job['id']}/cancel")
+        equal(d.job(job)["state"], "cancelled")
+        equal(os.listdir(os.path.join(folder, "s/bedplate/images")), [], "folders of images")
+
+        job = d.ok("POST", "/v1/images", {"name": "late", "source": server.url, "sha256": sha256(source)})
+        part = os.path.join(folder, "s/bedplate/images", os.listdir(os.path.join(folder, "s/bedplate/images"))[0], "download")
+        deadline = time.monotonic() + daemon_test.LIMIT
+        while not os.path.exists(part) or os.path.getsize(part) < MIB:
+            check(time.monotonic() < deadline, "no download begins")
+            time.sleep(0.02)
+        # The whole host goes down: the daemon and what it started.
+        d.kill()
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    if folder.encode() in file.read() and int(pid) != os.getpid():
+                        os.kill(int(pid), signal.SIGKILL)
+            except OSError:
+                pass
+        server.serve = serve
+        d.start()
+        equal(d.job(d.ok("GET", "/v1/jobs/" + job["id"]))["state"], "done")
+        equal(d.ok("GET", "/v1/images/late")["size"], 64 * MIB)
+        equal(server.asked, [MIB], "where the second download began")
+
+
+@case
+def debian(folder):
+    """`bedplate run debian-12`: the image is made, the VM runs, its console and ssh answer."""
+    key = os.path.join(folder, ".ssh/id_ed25519")
+    os.mkdir(os.path.dirname(key), 0o700)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    with Daemon(folder) as d:
+        env = dict(d.env, HOME=folder)
+        program = os.path.join(daemon_test.ARGS.build, "src/cli/bedplate")
+        run = subprocess.Popen([program, "run", "debian-12"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+        said, deadline = b"", time.monotonic() + DEBIAN_LIMIT
+        os.set_blocking(run.stdout.fileno(), False)
+        while b"root@debian-12" not in said:
+            check(time.monotonic() < deadline and run.poll() is None, said.decode(errors="replace")[-3000:])
+            said += run.stdout.read() or b""
+            time.sleep(0.2)
+        print(said.decode(errors="replace")[-600:])
+        run.stdin.write(b"\x01d")
+        run.stdin.flush()
+        equal(run.wait(daemon_test.LIMIT), 0, "the status of run")
+        words = [program, "ssh", "debian-12", "-i", key, "-o", "UserKnownHostsFile=" + os.path.join(folder, "known"),
+                 "id -un; sudo id -u; hostname; cloud-init status --wait; systemctl is-system-running --wait; df -B1 / | tail -1"]
+        while (result := subprocess.run(words, env=env, capture_output=True, text=True, check=False)).returncode == 255:
+            check(time.monotonic() < deadline, result.stderr)
+            time.sleep(1)
+        lines = result.stdout.split("\n")
+        print(result.stdout)
+        equal(lines[:3], ["debian", "0", "debian-12"])
+        check("status: done" in result.stdout and "running" in lines, result.stdout)
+        d.done("debian-12", "stop")
+        equal(d.vm("debian-12")["exit"]["name"], "powered-off")
+
+
+if __name__ == "__main__":
+    daemon_test.main()
