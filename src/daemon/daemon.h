@@ -7,6 +7,7 @@
  *   objects.c     objects in memory over the store
  *   vms.c, vm_*.c virtual machines, see vms.h
  *   jobs.c        long work and what became of it
+ *   guard.c       one daemon a store
  *   events.c      what happened, for those who follow
  */
 #ifndef DAEMON_DAEMON_H
@@ -28,6 +29,7 @@ struct daemon {
     char state_dir[PATH_MAX]; /* survives: store, VMs' own disks */
     char run_dir[PATH_MAX];   /* does not: sockets, VMs' run directories */
     char vmm[PATH_MAX], img[PATH_MAX], make_image[PATH_MAX]; /* the programs */
+    const char *store_url;    /* of etcd; NULL: a file in state_dir */
     uint64_t started_ns;
     uint64_t requests, refused; /* HTTP; for /metrics */
 };
@@ -86,6 +88,12 @@ bool job_repeated(struct daemon *daemon, struct http_request *request);
 /* ---- vm_files.c ---- */
 
 void dir_remove(const char *path); /* with all that is in it */
+
+/* ---- guard.c ---- */
+
+/* Takes the store for this daemon; fails when another has it. Runs the loop meanwhile. */
+int guard_start(struct daemon *daemon, struct err *err);
+void guard_stop(void);
 
 /* ---- events.c ---- */
 

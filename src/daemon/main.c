@@ -164,7 +164,11 @@ static int serve(struct daemon *daemon, struct err *err)
     char path[PATH_MAX + 8];
     int listener = -1;
     snprintf(path, sizeof path, "%s/store", daemon->state_dir);
-    int r = store_sqlite_open(daemon->loop, path, &daemon->store, err);
+    int r = daemon->store_url
+                ? store_etcd_open(daemon->loop, daemon->store_url, "/bedplate", &daemon->store, err)
+                : store_sqlite_open(daemon->loop, path, &daemon->store, err);
+    if (r == 0 && daemon->store_url)
+        r = guard_start(daemon, err);
     if (r == 0)
         r = objects_create(daemon->store, kinds, object_changed, daemon, &daemon->objects, err);
     if (r == 0)
@@ -177,13 +181,14 @@ static int serve(struct daemon *daemon, struct err *err)
         r = listen_api(daemon->run_dir, &listener, err);
     if (r == 0)
         r = http_create(daemon->loop, listener, router_request, daemon, &daemon->http, err);
-    if (r == 0)
-        loop_run(daemon->loop);
+    if (r == 0 && loop_run(daemon->loop) != 0)
+        r = err_set(err, EIO, "the store was lost");
     jobs_stop();
     images_stop();
     vms_stop(daemon);
     http_destroy(daemon->http);
     objects_destroy(daemon->objects);
+    guard_stop();
     store_close(daemon->store);
     return r;
 }
@@ -223,12 +228,14 @@ static int run(struct daemon *daemon, const char *state_dir, const char *run_dir
 }
 
 static const char usage[] =
-    "usage: bedplated [--user] [--state-dir DIR] [--run-dir DIR]\n\n"
+    "usage: bedplated [--user] [--state-dir DIR] [--run-dir DIR] [--store URL]\n\n"
     "Keeps virtual machines. Its API is HTTP on the socket api.sock in the run directory.\n\n"
     "  --user           for the user who starts it, without privileges\n"
     "  --state-dir DIR  what survives (default /var/lib/bedplate; with --user "
     "~/.local/state/bedplate)\n"
     "  --run-dir DIR    sockets (default /run/bedplate; with --user $XDG_RUNTIME_DIR/bedplate)\n"
+    "  --store URL      keep the objects in the etcd (3.4 or later) at http://HOST:PORT, not in a "
+    "file\n"
     "  --openapi        print the OpenAPI document and exit\n"
     "  --reference      print the API's reference page and exit\n"
     "  --version        print the version and exit\n"
@@ -251,10 +258,15 @@ static int print_reference(void)
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        { "user", no_argument, NULL, 'u' },          { "state-dir", required_argument, NULL, 's' },
-        { "run-dir", required_argument, NULL, 'r' }, { "openapi", no_argument, NULL, 'o' },
-        { "reference", no_argument, NULL, 'R' },     { "version", no_argument, NULL, 'v' },
-        { "help", no_argument, NULL, 'h' },          { NULL, 0, NULL, 0 },
+        { "user", no_argument, NULL, 'u' },
+        { "state-dir", required_argument, NULL, 's' },
+        { "run-dir", required_argument, NULL, 'r' },
+        { "openapi", no_argument, NULL, 'o' },
+        { "store", required_argument, NULL, 'S' },
+        { "reference", no_argument, NULL, 'R' },
+        { "version", no_argument, NULL, 'v' },
+        { "help", no_argument, NULL, 'h' },
+        { NULL, 0, NULL, 0 },
     };
     static struct daemon daemon;
     const char *state_dir = NULL, *run_dir = NULL;
@@ -264,6 +276,7 @@ int main(int argc, char **argv)
         case 'u': daemon.user = true; break;
         case 's': state_dir = optarg; break;
         case 'r': run_dir = optarg; break;
+        case 'S': daemon.store_url = optarg; break;
         case 'o': return print_openapi();
         case 'R': return print_reference();
         case 'v': return printf("bedplated %s\n", BEDPLATE_VERSION) < 0;

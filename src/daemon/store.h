@@ -78,6 +78,10 @@ struct store {
 /* One file (and SQLite's -wal and -shm beside it), made when missing. Its integrity is checked. */
 int store_sqlite_open(struct loop *loop, const char *path, struct store **out, struct err *err);
 
+/* An etcd (3.4 or later) by its JSON gateway; `prefix` ("/bedplate") is put before each key. */
+int store_etcd_open(struct loop *loop, const char *url, const char *prefix, struct store **out,
+                    struct err *err);
+
 /* Transactions that were asked for are carried out first; their call-backs do not come any more. */
 static inline void store_close(struct store *store)
 {

@@ -4,9 +4,12 @@
  *
  *   store_test               SQLite in a temporary directory
  *   store_test etcd URL      an etcd that is empty
+ *   store_test etcd-killed URL   an etcd that is killed and started again meanwhile
+ * The last two by tests/daemon/etcd.py.
  */
 #include "base/text.h"
 #include "daemon/store.h"
+#include "daemon/store_etcd.h"
 
 #include <setjmp.h>
 #include <sqlite3.h>
@@ -23,7 +26,13 @@ static struct loop *loop;
 static struct store *store;
 static char path[64];
 
-static int engine_open(struct err *err) { return store_sqlite_open(loop, path, &store, err); }
+static const char *url; /* of etcd; NULL: SQLite */
+
+static int engine_open(struct err *err)
+{
+    return url ? store_etcd_open(loop, url, "/test", &store, err)
+               : store_sqlite_open(loop, path, &store, err);
+}
 
 /* ---- waiting for call-backs ---- */
 
@@ -103,6 +112,8 @@ static const char *load(const char *prefix, struct seen *seen)
         fail_msg("%s", err.text);
     return seen->text;
 }
+
+static void count_entry(void *arg, const struct store_entry *entry) { ++*(unsigned *)arg; }
 
 /* ---- the suite ---- */
 
@@ -332,6 +343,91 @@ static void damaged(void **state)
     unlink(bad);
 }
 
+/* ---- etcd's own ---- */
+
+static void no_backup(void **state)
+{
+    struct err err;
+    assert_int_equal(store_backup(store, "/tmp/copy", &err), -ENOTSUP);
+    assert_non_null(strstr(err.text, "etcdctl snapshot save"));
+}
+
+static void compacted_watch_is_lost(void **state)
+{
+    struct etcd *etcd = (struct etcd *)store;
+    struct seen seen = { 0 }, late = { 0 };
+    struct store_watch *w, *v;
+    struct err err;
+    uint64_t first = txn((struct store_op[]){ put("/c/a", "1", STORE_ANY) }, 1).revision, last = 0;
+    for (unsigned i = 0; i < 5; i++)
+        last = txn((struct store_op[]){ put("/c/a", "2", STORE_ANY) }, 1).revision;
+    AUTO(json_decref) json_t *answer = NULL;
+    json_t *ask = json_pack("{s:o}", "revision", json_sprintf("%llu", (unsigned long long)last));
+    assert_int_equal(etcd_call(etcd, etcd->curl, "/v3/kv/compaction", ask, &answer, &err), 0);
+    assert_int_equal(store_watch(store, "/c/", first, see, see_lost, &seen, &w, NULL), 0);
+    assert_int_equal(store_watch(store, "/c/", last, see, see_lost, &late, &v, NULL), 0);
+    run_until(&seen.lost);
+    assert_string_equal(seen.text, "");
+    txn((struct store_op[]){ put("/c/a", "3", STORE_ANY) }, 1);
+    for (unsigned i = 0; i < 200 && !*late.text; i++)
+        run_for(10);
+    assert_string_equal(late.text, "/c/a=3 ");
+    store->type->unwatch(w);
+    store->type->unwatch(v);
+}
+
+/* More than one page, and a text that is not ASCII. */
+static void many_keys(void **state)
+{
+    static struct outcome outcomes[1201];
+    static struct seen seen;
+    char key[32];
+    for (unsigned i = 0; i <= 1200; i++) {
+        snprintf(key, sizeof key, "/p/%04u", i);
+        struct store_op op = put(key, i ? "" : "\xc3\xa4", STORE_ANY);
+        store_txn(store, &op, 1, txn_done, &outcomes[i]);
+    }
+    run_until(&outcomes[1200].done);
+    load("/p/0000", &seen);
+    assert_string_equal(seen.text, "/p/0000=\xc3\xa4 ");
+    unsigned count = 0;
+    uint64_t revision;
+    struct err err;
+    assert_int_equal(store_load(store, "/p/", count_entry, &count, &revision, &err), 0);
+    assert_int_equal(count, 1201);
+}
+
+/* etcd is killed and started again meanwhile (by the script): each number is written on the one
+ * before, so what was reported must be what happened. */
+static void killed_again_and_again(void **state)
+{
+    struct seen seen;
+    uint64_t revision = 0, end = monotonic_ns() + 12 * 1000000000ull;
+    unsigned number = 0, failed = 0;
+    while (monotonic_ns() < end) {
+        char text[16];
+        snprintf(text, sizeof text, "%u", number + 1);
+        struct store_op op = put("/k/counter", text, revision);
+        struct outcome o = { 0 };
+        store_txn(store, &op, 1, txn_done, &o);
+        for (unsigned i = 0; !o.done && i < 6000; i++)
+            run_for(10);
+        assert_true(o.done);
+        if (o.result == -EAGAIN)
+            fail_msg("number %u, %u failed before: %s", number, failed, o.err.text);
+        failed += o.result < 0;
+        if (o.result == 0) {
+            number++;
+            revision = o.revision;
+        }
+    }
+    char want[40];
+    snprintf(want, sizeof want, "/k/counter=%u ", number);
+    assert_string_equal(load("/k/", &seen), want);
+    printf("%u written, %u failed\n", number, failed);
+    assert_true(number > 20 && failed > 0);
+}
+
 static int setup(void **state)
 {
     struct err err;
@@ -350,20 +446,35 @@ static int teardown(void **state)
     return 0;
 }
 
-int main(void)
+static const struct CMUnitTest sqlite_tests[] = {
+    cmocka_unit_test(compare_and_swap), cmocka_unit_test(many_at_once),
+    cmocka_unit_test(watches),          cmocka_unit_test(leases),
+    cmocka_unit_test(limits),           cmocka_unit_test(reopened),
+    cmocka_unit_test(backup),           cmocka_unit_test(old_watch_is_lost),
+    cmocka_unit_test(damaged),
+};
+static const struct CMUnitTest etcd_tests[] = {
+    cmocka_unit_test(compare_and_swap), cmocka_unit_test(many_at_once),
+    cmocka_unit_test(watches),          cmocka_unit_test(leases),
+    cmocka_unit_test(limits),           cmocka_unit_test(reopened),
+    cmocka_unit_test(many_keys),        cmocka_unit_test(compacted_watch_is_lost),
+    cmocka_unit_test(no_backup),
+};
+static const struct CMUnitTest killed_tests[] = { cmocka_unit_test(killed_again_and_again) };
+
+int main(int argc, char **argv)
 {
     char dir[] = "/tmp/store_test.XXXXXX";
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(compare_and_swap), cmocka_unit_test(many_at_once),
-        cmocka_unit_test(watches),          cmocka_unit_test(leases),
-        cmocka_unit_test(limits),           cmocka_unit_test(reopened),
-        cmocka_unit_test(backup),           cmocka_unit_test(old_watch_is_lost),
-        cmocka_unit_test(damaged),
-    };
-    if (!mkdtemp(dir))
+    bool killed = argc == 3 && strcmp(argv[1], "etcd-killed") == 0;
+    if (argc == 3 && (killed || strcmp(argv[1], "etcd") == 0)) {
+        url = argv[2];
+        return killed ? cmocka_run_group_tests(killed_tests, setup, teardown)
+                      : cmocka_run_group_tests(etcd_tests, setup, teardown);
+    }
+    if (argc > 1 || !mkdtemp(dir))
         return 1;
     snprintf(path, sizeof path, "%s/store", dir);
-    int failed = cmocka_run_group_tests(tests, setup, teardown);
+    int failed = cmocka_run_group_tests(sqlite_tests, setup, teardown);
     static const char *const ends[] = { "", "-wal", "-shm" };
     for (unsigned i = 0; i < 3; i++) {
         char file[80];

@@ -51,15 +51,15 @@ class Http(http.client.HTTPConnection):
 class Daemon:
     """A bedplated --user with directories of its own."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, *options):
+        self.folder, self.options = folder, options
         self.env = dict(os.environ, XDG_STATE_HOME=os.path.join(folder, "s"), XDG_RUNTIME_DIR=os.path.join(folder, "r"))
         self.socket = os.path.join(folder, "r", "bedplate", "api.sock")
         self.process = None
         self.start()
 
     def start(self):
-        self.process = subprocess.Popen([os.path.join(ARGS.build, "src/daemon/bedplated"), "--user"], env=self.env,
+        self.process = subprocess.Popen([os.path.join(ARGS.build, "src/daemon/bedplated"), "--user", *self.options], env=self.env,
                                         stderr=subprocess.PIPE)
         deadline = time.monotonic() + LIMIT
         while True:
