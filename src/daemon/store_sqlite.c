@@ -8,10 +8,8 @@
  * takes no other with it. Changes are kept in a log table for a while, for watches that begin in
  * the past.
  */
-#include "daemon/store.h"
+#include "daemon/store_sqlite.h"
 
-#include <pthread.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +17,6 @@
 #include <time.h>
 
 enum {
-    SCHEMA = 1,
-    LOG_KEPT = 20000, /* changes that watches can begin before */
     BATCH_MAX = 256,
     BUSY_MS = 5000,
 };
@@ -36,42 +32,7 @@ struct txn {
     struct err err;
 };
 
-struct store_watch {
-    struct store_watch *next;
-    struct sqlite_store *store;
-    char *prefix;
-    uint64_t seen; /* changes up to here were told */
-    void (*changed)(void *arg, const struct store_entry *entry);
-    void (*lost)(void *arg);
-    void *arg;
-    bool dead; /* unwatched while it is being called */
-};
-
-struct sqlite_store {
-    struct store store;
-    pthread_t thread;
-    pthread_mutex_t lock; /* of the queue */
-    pthread_cond_t wake;
-    struct txn *queue, **queue_end;
-    bool stopping;
-    unsigned posted; /* to the loop and not yet run: the last one after close frees; loop and
-                        thread, under lock */
-
-    pthread_mutex_t db_lock; /* of the connection */
-    sqlite3 *db;
-    uint64_t revision;
-    struct {
-        sqlite3_stmt *get, *put, *delete, *log, *trim, *load, *log_load, *lease_put, *lease_delete,
-            *leases_over, *lease_keys, *lease_get;
-    } sql;
-    struct store_watch *watches; /* loop */
-    unsigned calling;            /* watches are being called */
-    struct loop_timer *lease_timer;
-};
-
-static struct sqlite_store *of(struct store *store) { return (struct sqlite_store *)store; }
-
-static int sql_error(struct sqlite_store *s, struct err *err, const char *what)
+int sqlite_error(struct sqlite_store *s, struct err *err, const char *what)
 {
     int code = sqlite3_errcode(s->db) & 0xff;
     int number = code == SQLITE_FULL ? ENOSPC : code == SQLITE_BUSY ? EBUSY : EIO;
@@ -79,7 +40,7 @@ static int sql_error(struct sqlite_store *s, struct err *err, const char *what)
                    code == SQLITE_FULL ? "; make room on the disk of the state directory" : "");
 }
 
-static int64_t now_seconds(void)
+int64_t sqlite_now(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_BOOTTIME, &now); /* leases do not care for the wall clock's jumps */
@@ -88,7 +49,7 @@ static int64_t now_seconds(void)
 
 /* ---- one transaction, on the connection's owner ---- */
 
-static void bind_text(sqlite3_stmt *stmt, int at, const char *text)
+void sqlite_bind(sqlite3_stmt *stmt, int at, const char *text)
 {
     sqlite3_bind_text(stmt, at, text, -1, SQLITE_STATIC);
 }
@@ -96,7 +57,7 @@ static void bind_text(sqlite3_stmt *stmt, int at, const char *text)
 static uint64_t key_revision(struct sqlite_store *s, const char *key)
 {
     uint64_t revision = 0;
-    bind_text(s->sql.get, 1, key);
+    sqlite_bind(s->sql.get, 1, key);
     if (sqlite3_step(s->sql.get) == SQLITE_ROW)
         revision = (uint64_t)sqlite3_column_int64(s->sql.get, 0);
     sqlite3_reset(s->sql.get);
@@ -108,7 +69,7 @@ static int run(struct sqlite_store *s, sqlite3_stmt *stmt, struct err *err)
     int code = sqlite3_step(stmt);
     sqlite3_reset(stmt);
     sqlite3_clear_bindings(stmt);
-    return code == SQLITE_DONE || code == SQLITE_ROW ? 0 : sql_error(s, err, "the store");
+    return code == SQLITE_DONE || code == SQLITE_ROW ? 0 : sqlite_error(s, err, "the store");
 }
 
 static int op_write(struct sqlite_store *s, const struct store_op *op, uint64_t revision,
@@ -116,19 +77,19 @@ static int op_write(struct sqlite_store *s, const struct store_op *op, uint64_t 
 {
     int r;
     if (op->value) {
-        bind_text(s->sql.put, 1, op->key);
+        sqlite_bind(s->sql.put, 1, op->key);
         sqlite3_bind_text(s->sql.put, 2, op->value, (int)op->len, SQLITE_STATIC);
         sqlite3_bind_int64(s->sql.put, 3, (sqlite3_int64)revision);
         sqlite3_bind_int64(s->sql.put, 4, (sqlite3_int64)op->lease);
         r = run(s, s->sql.put, err);
     } else {
-        bind_text(s->sql.delete, 1, op->key);
+        sqlite_bind(s->sql.delete, 1, op->key);
         r = run(s, s->sql.delete, err);
     }
     if (r < 0)
         return r;
     sqlite3_bind_int64(s->sql.log, 1, (sqlite3_int64)revision);
-    bind_text(s->sql.log, 2, op->key);
+    sqlite_bind(s->sql.log, 2, op->key);
     if (op->value)
         sqlite3_bind_text(s->sql.log, 3, op->value, (int)op->len, SQLITE_STATIC);
     return run(s, s->sql.log, err);
@@ -171,10 +132,11 @@ static int txn_apply(struct sqlite_store *s, struct txn *txn, struct err *err)
     return 0;
 }
 
-static int exec(struct sqlite_store *s, const char *sql, struct err *err)
+int sqlite_run(struct sqlite_store *s, const char *sql, struct err *err)
 {
-    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0
-                                                                   : sql_error(s, err, "the store");
+    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK
+               ? 0
+               : sqlite_error(s, err, "the store");
 }
 
 /* ---- the thread: batches share one commit ---- */
@@ -191,34 +153,33 @@ static void batch_run(struct sqlite_store *s, struct txn *batch)
 {
     struct err err;
     uint64_t before = s->revision;
-    if (exec(s, "BEGIN IMMEDIATE", &err) < 0) {
+    if (sqlite_run(s, "BEGIN IMMEDIATE", &err) < 0) {
         batch_fail(batch, &err);
         return;
     }
     for (struct txn *t = batch; t; t = t->next) {
         uint64_t was = s->revision;
-        t->result = exec(s, "SAVEPOINT one", &t->err);
+        t->result = sqlite_run(s, "SAVEPOINT one", &t->err);
         if (t->result == 0)
             t->result = txn_apply(s, t, &t->err);
         if (t->result < 0) {
             s->revision = was;
-            exec(s, "ROLLBACK TO one", NULL);
+            sqlite_run(s, "ROLLBACK TO one", NULL);
         }
-        exec(s, "RELEASE one", NULL);
+        sqlite_run(s, "RELEASE one", NULL);
     }
     sqlite3_bind_int64(s->sql.trim, 1, (sqlite3_int64)s->revision - LOG_KEPT);
     run(s, s->sql.trim, NULL);
-    if (exec(s, "COMMIT", &err) < 0) {
-        exec(s, "ROLLBACK", NULL);
+    if (sqlite_run(s, "COMMIT", &err) < 0) {
+        sqlite_run(s, "ROLLBACK", NULL);
         s->revision = before;
         batch_fail(batch, &err);
     }
 }
 
-static void watches_tell(struct sqlite_store *s);
 static void sqlite_free(struct sqlite_store *s);
 
-static void post(struct sqlite_store *s, void (*fn)(void *arg), void *arg)
+void sqlite_post(struct sqlite_store *s, void (*fn)(void *arg), void *arg)
 {
     pthread_mutex_lock(&s->lock);
     s->posted++;
@@ -227,7 +188,7 @@ static void post(struct sqlite_store *s, void (*fn)(void *arg), void *arg)
 }
 
 /* Called by what was posted, last of all. */
-static void post_ran(struct sqlite_store *s)
+void sqlite_post_ran(struct sqlite_store *s)
 {
     pthread_mutex_lock(&s->lock);
     bool last = --s->posted == 0 && s->stopping;
@@ -259,8 +220,8 @@ static void batch_finished(void *arg)
         txn_free(t);
     }
     if (!finished->store->stopping)
-        watches_tell(finished->store);
-    post_ran(finished->store);
+        sqlite_watches_tell(finished->store);
+    sqlite_post_ran(finished->store);
     free(finished);
 }
 
@@ -292,14 +253,14 @@ static void *store_thread(void *arg)
         pthread_mutex_lock(&s->db_lock);
         batch_run(s, finished->batch);
         pthread_mutex_unlock(&s->db_lock);
-        post(s, batch_finished, finished);
+        sqlite_post(s, batch_finished, finished);
     }
 }
 
 static void sqlite_txn(struct store *store, const struct store_op *ops, unsigned count,
                        store_done done, void *arg)
 {
-    struct sqlite_store *s = of(store);
+    struct sqlite_store *s = sqlite_of(store);
     size_t bytes = 0;
     for (unsigned i = 0; i < count; i++)
         bytes += strlen(ops[i].key) + 1 + (ops[i].value ? ops[i].len + 1 : 0);
@@ -332,7 +293,7 @@ static void sqlite_txn(struct store *store, const struct store_op *ops, unsigned
 /* ---- reading ---- */
 
 /* The first key behind all with this prefix. */
-static char *prefix_end(const char *prefix)
+char *sqlite_prefix_end(const char *prefix)
 {
     char *end = strdup(prefix);
     if (!end)
@@ -341,7 +302,7 @@ static char *prefix_end(const char *prefix)
     return end;
 }
 
-static void row_entry(sqlite3_stmt *stmt, struct store_entry *out)
+void sqlite_row(sqlite3_stmt *stmt, struct store_entry *out)
 {
     *out = (struct store_entry){ .key = (const char *)sqlite3_column_text(stmt, 0),
                                  .value = (const char *)sqlite3_column_text(stmt, 1),
@@ -353,148 +314,20 @@ static int sqlite_load(struct store *store, const char *prefix,
                        void (*each)(void *arg, const struct store_entry *entry), void *arg,
                        uint64_t *revision, struct err *err)
 {
-    struct sqlite_store *s = of(store);
-    AUTO(free) char *end = prefix_end(prefix);
+    struct sqlite_store *s = sqlite_of(store);
+    AUTO(free) char *end = sqlite_prefix_end(prefix);
     int code;
     LOCKED(&s->db_lock);
-    bind_text(s->sql.load, 1, prefix);
-    bind_text(s->sql.load, 2, end);
+    sqlite_bind(s->sql.load, 1, prefix);
+    sqlite_bind(s->sql.load, 2, end);
     while ((code = sqlite3_step(s->sql.load)) == SQLITE_ROW) {
         struct store_entry entry;
-        row_entry(s->sql.load, &entry);
+        sqlite_row(s->sql.load, &entry);
         each(arg, &entry);
     }
     sqlite3_reset(s->sql.load);
     *revision = s->revision;
-    return code == SQLITE_DONE ? 0 : sql_error(s, err, "the store cannot be read");
-}
-
-/* ---- watches ---- */
-
-struct told {
-    struct told *next;
-    struct store_entry entry; /* texts behind it */
-};
-
-static void told_add(struct told ***end, const struct store_entry *entry)
-{
-    size_t key = strlen(entry->key) + 1;
-    struct told *told = malloc(sizeof *told + key + entry->len + 1);
-    if (!told)
-        abort();
-    char *text = (char *)(told + 1);
-    told->entry = *entry;
-    told->entry.key = memcpy(text, entry->key, key);
-    if (entry->value) {
-        told->entry.value = memcpy(text + key, entry->value, entry->len);
-        text[key + entry->len] = 0;
-    }
-    told->next = NULL;
-    **end = told;
-    *end = &told->next;
-}
-
-/* Changes after `seen`; false: the log does not reach back that far. */
-static bool log_read(struct sqlite_store *s, struct store_watch *w, struct told **list)
-{
-    AUTO(free) char *stop = prefix_end(w->prefix);
-    struct told **end = list;
-    *list = NULL;
-    LOCKED(&s->db_lock);
-    if (s->revision > LOG_KEPT && w->seen < s->revision - LOG_KEPT)
-        return false;
-    sqlite3_bind_int64(s->sql.log_load, 1, (sqlite3_int64)w->seen);
-    bind_text(s->sql.log_load, 2, w->prefix);
-    bind_text(s->sql.log_load, 3, stop);
-    while (sqlite3_step(s->sql.log_load) == SQLITE_ROW) {
-        struct store_entry entry;
-        row_entry(s->sql.log_load, &entry);
-        told_add(&end, &entry);
-    }
-    sqlite3_reset(s->sql.log_load);
-    w->seen = s->revision;
-    return true;
-}
-
-static void watch_tell(struct sqlite_store *s, struct store_watch *w)
-{
-    struct told *list, *next;
-    if (!log_read(s, w, &list)) {
-        w->lost(w->arg);
-        return;
-    }
-    for (; list; list = next) {
-        next = list->next;
-        if (!w->dead)
-            w->changed(w->arg, &list->entry);
-        free(list);
-    }
-}
-
-static void watches_sweep(struct sqlite_store *s)
-{
-    for (struct store_watch **p = &s->watches; *p;) {
-        struct store_watch *w = *p;
-        if (!w->dead) {
-            p = &w->next;
-            continue;
-        }
-        *p = w->next;
-        free(w->prefix);
-        free(w);
-    }
-}
-
-static void watches_tell(struct sqlite_store *s)
-{
-    if (s->calling)
-        return;
-    s->calling++;
-    for (struct store_watch *w = s->watches; w; w = w->next)
-        if (!w->dead)
-            watch_tell(s, w);
-    s->calling--;
-    watches_sweep(s);
-}
-
-static void watches_tell_posted(void *arg)
-{
-    struct sqlite_store *s = arg;
-    if (!s->stopping)
-        watches_tell(s);
-    post_ran(s);
-}
-
-static int sqlite_watch(struct store *store, const char *prefix, uint64_t after,
-                        void (*changed)(void *arg, const struct store_entry *entry),
-                        void (*lost)(void *arg), void *arg, struct store_watch **out,
-                        struct err *err)
-{
-    struct sqlite_store *s = of(store);
-    struct store_watch *w = calloc(1, sizeof *w);
-    if (w)
-        w->prefix = strdup(prefix);
-    if (!w || !w->prefix) {
-        free(w);
-        return err_set(err, ENOMEM, "out of memory");
-    }
-    w->store = s;
-    w->seen = after;
-    w->changed = changed;
-    w->lost = lost;
-    w->arg = arg;
-    w->next = s->watches;
-    s->watches = w;
-    *out = w;
-    post(s, watches_tell_posted, s); /* what has changed since `after` */
-    return 0;
-}
-
-static void sqlite_unwatch(struct store_watch *watch)
-{
-    watch->dead = true;
-    if (!watch->store->calling)
-        watches_sweep(watch->store);
+    return code == SQLITE_DONE ? 0 : sqlite_error(s, err, "the store cannot be read");
 }
 
 /* ---- leases ---- */
@@ -503,14 +336,14 @@ static int lease_set(struct sqlite_store *s, uint64_t lease, unsigned seconds, s
 {
     sqlite3_bind_int64(s->sql.lease_put, 1, (sqlite3_int64)lease);
     sqlite3_bind_int64(s->sql.lease_put, 2, seconds);
-    sqlite3_bind_int64(s->sql.lease_put, 3, now_seconds() + seconds);
+    sqlite3_bind_int64(s->sql.lease_put, 3, sqlite_now() + seconds);
     return run(s, s->sql.lease_put, err);
 }
 
 static int sqlite_lease_grant(struct store *store, unsigned seconds, uint64_t *lease,
                               struct err *err)
 {
-    struct sqlite_store *s = of(store);
+    struct sqlite_store *s = sqlite_of(store);
     LOCKED(&s->db_lock);
     do
         sqlite3_randomness(sizeof *lease, lease);
@@ -520,12 +353,12 @@ static int sqlite_lease_grant(struct store *store, unsigned seconds, uint64_t *l
 
 static int sqlite_lease_keep(struct store *store, uint64_t lease, struct err *err)
 {
-    struct sqlite_store *s = of(store);
+    struct sqlite_store *s = sqlite_of(store);
     LOCKED(&s->db_lock);
     sqlite3_bind_int64(s->sql.lease_get, 1, (sqlite3_int64)lease);
     int code = sqlite3_step(s->sql.lease_get);
     unsigned seconds = (unsigned)sqlite3_column_int64(s->sql.lease_get, 0);
-    bool over = sqlite3_column_int64(s->sql.lease_get, 1) < now_seconds();
+    bool over = sqlite3_column_int64(s->sql.lease_get, 1) < sqlite_now();
     sqlite3_reset(s->sql.lease_get);
     if (code != SQLITE_ROW || over)
         return err_set(err, ENOENT, "the lease has ended");
@@ -566,7 +399,7 @@ static void lease_end(struct sqlite_store *s, uint64_t lease)
 
 static int sqlite_lease_revoke(struct store *store, uint64_t lease, struct err *err)
 {
-    struct sqlite_store *s = of(store);
+    struct sqlite_store *s = sqlite_of(store);
     int r;
     {
         LOCKED(&s->db_lock);
@@ -586,7 +419,7 @@ static void leases_look(void *arg)
     unsigned count = 0;
     {
         LOCKED(&s->db_lock);
-        sqlite3_bind_int64(s->sql.leases_over, 1, now_seconds());
+        sqlite3_bind_int64(s->sql.leases_over, 1, sqlite_now());
         while (count < 64 && sqlite3_step(s->sql.leases_over) == SQLITE_ROW)
             over[count++] = (uint64_t)sqlite3_column_int64(s->sql.leases_over, 0);
         sqlite3_reset(s->sql.leases_over);
@@ -596,135 +429,14 @@ static void leases_look(void *arg)
     loop_timer_arm(s->lease_timer, monotonic_ns() + 500000000ull);
 }
 
-/* ---- backup ---- */
-
-static int sqlite_backup_to(struct store *store, const char *path, struct err *err)
-{
-    struct sqlite_store *s = of(store);
-    sqlite3 *copy = NULL;
-    struct stat st;
-    if (stat(path, &st) == 0)
-        return err_set(err, EEXIST, "%s exists; name a new file", path);
-    LOCKED(&s->db_lock);
-    int code = sqlite3_open_v2(path, &copy, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
-    sqlite3_backup *backup =
-        code == SQLITE_OK ? sqlite3_backup_init(copy, "main", s->db, "main") : NULL;
-    if (backup) {
-        sqlite3_backup_step(backup, -1);
-        code = sqlite3_backup_finish(backup);
-    }
-    int r = backup && code == SQLITE_OK
-                ? 0
-                : err_set(err, EIO, "cannot back up to %s: %s", path, sqlite3_errmsg(copy));
-    sqlite3_close(copy);
-    return r;
-}
-
 /* ---- life ---- */
-
-/* Migrations by version: entry i takes a store of version i to i + 1. */
-static const char *const migrations[] = {
-    "CREATE TABLE kv (key TEXT PRIMARY KEY, value TEXT NOT NULL, revision INTEGER NOT NULL,"
-    " lease INTEGER NOT NULL) WITHOUT ROWID;"
-    "CREATE INDEX kv_lease ON kv (lease) WHERE lease != 0;"
-    "CREATE TABLE log (n INTEGER PRIMARY KEY, revision INTEGER NOT NULL, key TEXT NOT NULL,"
-    " value TEXT);"
-    "CREATE INDEX log_revision ON log (revision);"
-    "CREATE TABLE lease (id INTEGER PRIMARY KEY, seconds INTEGER NOT NULL, ends INTEGER NOT NULL);"
-    "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);",
-};
-_Static_assert(sizeof migrations / sizeof *migrations == SCHEMA, "one for each version");
-
-static int64_t query_number(struct sqlite_store *s, const char *sql)
-{
-    sqlite3_stmt *stmt;
-    int64_t value = 0;
-    if (sqlite3_prepare_v2(s->db, sql, -1, &stmt, NULL) != SQLITE_OK)
-        return -1;
-    if (sqlite3_step(stmt) == SQLITE_ROW)
-        value = sqlite3_column_int64(stmt, 0);
-    sqlite3_finalize(stmt);
-    return value;
-}
-
-static int integrity(struct sqlite_store *s, const char *path, struct err *err)
-{
-    sqlite3_stmt *stmt;
-    bool good = false;
-    char why[200] = "it cannot be read";
-    if (sqlite3_prepare_v2(s->db, "PRAGMA quick_check(1)", -1, &stmt, NULL) == SQLITE_OK) {
-        if (sqlite3_step(stmt) == SQLITE_ROW) {
-            const char *text = (const char *)sqlite3_column_text(stmt, 0);
-            good = text && strcmp(text, "ok") == 0;
-            snprintf(why, sizeof why, "%.190s", text ? text : "");
-        }
-        sqlite3_finalize(stmt);
-    }
-    return good ? 0
-                : err_set(err, EIO, "the store %s is damaged (%s); put a backup in its place", path,
-                          why);
-}
-
-static int migrate(struct sqlite_store *s, const char *path, struct err *err)
-{
-    int64_t version = query_number(s, "PRAGMA user_version");
-    if (version > SCHEMA)
-        return err_set(err, EINVAL,
-                       "the store %s was written by a newer release (version %lld, this one knows "
-                       "%d); run that release",
-                       path, (long long)version, SCHEMA);
-    for (; version >= 0 && version < SCHEMA; version++) {
-        char stamp[64];
-        snprintf(stamp, sizeof stamp, "PRAGMA user_version = %lld", (long long)version + 1);
-        int r = exec(s, "BEGIN IMMEDIATE", err);
-        if (r == 0)
-            r = exec(s, migrations[version], err);
-        if (r == 0)
-            r = exec(s, stamp, err);
-        if (r == 0)
-            r = exec(s, "COMMIT", err);
-        if (r < 0)
-            return r;
-    }
-    return 0;
-}
 
 /* Leases were counted by a clock that begins anew when the host starts. */
 static int leases_adopt(struct sqlite_store *s, struct err *err)
 {
     char sql[160];
-    snprintf(sql, sizeof sql, "UPDATE lease SET ends = %lld + seconds", (long long)now_seconds());
-    return exec(s, sql, err);
-}
-
-static int prepare(struct sqlite_store *s, struct err *err)
-{
-    const struct {
-        sqlite3_stmt **stmt;
-        const char *sql;
-    } all[] = {
-        { &s->sql.get, "SELECT revision FROM kv WHERE key = ?" },
-        { &s->sql.put,
-          "INSERT INTO kv VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
-          " value = excluded.value, revision = excluded.revision, lease = excluded.lease" },
-        { &s->sql.delete, "DELETE FROM kv WHERE key = ?" },
-        { &s->sql.log, "INSERT INTO log (revision, key, value) VALUES (?, ?, ?)" },
-        { &s->sql.trim, "DELETE FROM log WHERE revision < ?" },
-        { &s->sql.load,
-          "SELECT key, value, revision FROM kv WHERE key >= ? AND key < ? ORDER BY key" },
-        { &s->sql.log_load, "SELECT key, value, revision FROM log WHERE revision > ? AND key >= ?"
-                            " AND key < ? ORDER BY n" },
-        { &s->sql.lease_put, "INSERT OR REPLACE INTO lease VALUES (?, ?, ?)" },
-        { &s->sql.lease_delete, "DELETE FROM lease WHERE id = ?" },
-        { &s->sql.leases_over, "SELECT id FROM lease WHERE ends < ? LIMIT 64" },
-        { &s->sql.lease_keys, "SELECT key, revision FROM kv WHERE lease = ? LIMIT 100" },
-        { &s->sql.lease_get, "SELECT seconds, ends FROM lease WHERE id = ?" },
-    };
-    for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
-        if (sqlite3_prepare_v3(s->db, all[i].sql, -1, SQLITE_PREPARE_PERSISTENT, all[i].stmt,
-                               NULL) != SQLITE_OK)
-            return sql_error(s, err, "the store");
-    return 0;
+    snprintf(sql, sizeof sql, "UPDATE lease SET ends = %lld + seconds", (long long)sqlite_now());
+    return sqlite_run(s, sql, err);
 }
 
 static void unprepare(struct sqlite_store *s)
@@ -740,9 +452,7 @@ static void sqlite_free(struct sqlite_store *s)
         return;
     if (s->lease_timer)
         loop_timer_destroy(s->lease_timer);
-    for (struct store_watch *w = s->watches; w; w = w->next)
-        w->dead = true;
-    watches_sweep(s);
+    sqlite_watches_free(s);
     unprepare(s);
     sqlite3_close(s->db);
     pthread_mutex_destroy(&s->lock);
@@ -754,7 +464,7 @@ DEFINE_AUTO(struct sqlite_store *, sqlite_free)
 
 static void sqlite_close_store(struct store *store)
 {
-    struct sqlite_store *s = of(store);
+    struct sqlite_store *s = sqlite_of(store);
     pthread_mutex_lock(&s->lock);
     s->stopping = true;
     pthread_cond_signal(&s->wake);
@@ -777,14 +487,6 @@ static const struct store_type sqlite_type = {
     .backup = sqlite_backup_to,
 };
 
-/* The highest revision that ever was survives its keys' deletion in the log, which always keeps the
- * last changes. */
-static uint64_t last_revision(struct sqlite_store *s)
-{
-    return (uint64_t)query_number(s, "SELECT max(coalesce((SELECT max(revision) FROM log), 0),"
-                                     " coalesce((SELECT max(revision) FROM kv), 0))");
-}
-
 int store_sqlite_open(struct loop *loop, const char *path, struct store **out, struct err *err)
 {
     struct sqlite_store *made = calloc(1, sizeof *made);
@@ -804,23 +506,13 @@ int store_sqlite_open(struct loop *loop, const char *path, struct store **out, s
     if (code != SQLITE_OK)
         return err_set(err, EIO, "cannot open the store %s: %s", path, sqlite3_errmsg(s->db));
     sqlite3_busy_timeout(s->db, BUSY_MS);
-    int r = integrity(s, path, err);
-    if (r == 0)
-        r = exec(s,
-                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
-                 "PRAGMA cache_size = -2000",
-                 err);
-    if (r == 0)
-        r = migrate(s, path, err);
-    if (r == 0)
-        r = prepare(s, err);
+    int r = sqlite_file_open(s, path, err);
     if (r == 0)
         r = leases_adopt(s, err);
     if (r == 0)
         r = loop_timer_create(loop, leases_look, s, &s->lease_timer, err);
     if (r < 0)
         return r;
-    s->revision = last_revision(s);
     r = pthread_create(&s->thread, NULL, store_thread, s);
     if (r)
         return err_errno(err, r, "cannot start the store's thread");
