@@ -29,7 +29,7 @@ struct daemon {
     char state_dir[PATH_MAX]; /* survives: store, VMs' own disks */
     char run_dir[PATH_MAX];   /* does not: sockets, VMs' run directories */
     char vmm[PATH_MAX], img[PATH_MAX], make_image[PATH_MAX]; /* the programs */
-    const char *store_url;    /* of etcd; NULL: a file in state_dir */
+    const char *store_url; /* of etcd; NULL: a file in state_dir */
     uint64_t started_ns;
     uint64_t requests, refused; /* HTTP; for /metrics */
 };
