@@ -40,7 +40,7 @@ enum api_flag {
     API_SERVER = 2,   /* set by the server only */
     API_FIXED = 4,    /* cannot be changed after creation */
     API_LIVE = 8,     /* a change reaches a running VM at once; others wait for its next start */
-    API_SECRET = 16,  /* taken, never shown */
+    API_SECRET = 16,  /* taken (with API_SERVER: kept), never shown */
     API_FILTER = 32,  /* lists can be filtered by it */
 };
 

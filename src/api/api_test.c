@@ -26,8 +26,9 @@ static void check_fields(const char *where, const struct api_field *fields)
         bool nested = f->type == API_OBJECT || (f->type == API_LIST && f->element == API_OBJECT);
         if (nested != (f->fields != NULL))
             fail_msg("%s: fields go with objects", path);
-        if ((f->flags & API_SERVER) && (f->flags & ~(unsigned)(API_SERVER | API_FILTER)))
-            fail_msg("%s: the server's fields have no other flags", path);
+        if ((f->flags & API_SERVER) &&
+            (f->flags & ~(unsigned)(API_SERVER | API_FILTER | API_SECRET)))
+            fail_msg("%s: the server's fields are filters and secrets at most", path);
         if (f->initial) {
             AUTO(json_decref) json_t *in = json_object();
             AUTO(json_decref) json_t *out = NULL;

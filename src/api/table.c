@@ -253,6 +253,53 @@ static const struct api_field event_fields[] = {
     END
 };
 
+/* ---- access ---- */
+
+#define ROLES WORDS("viewer", "operator", "admin")
+
+static const struct api_field user_fields[] = {
+    { "id", API_STRING, API_SERVER, "UUID", API_UUID },
+    { "name", API_STRING, API_REQUIRED | API_FIXED | API_FILTER, "to log in with", API_NAME },
+    { "role", API_STRING, API_FILTER, "what the user may on everything; who owns a VM is an operator there", API_ENUM, .choices = ROLES,
+      .initial = "\"viewer\"" },
+    { "password", API_STRING, API_SECRET, "kept as an argon2id hash; absent: no login by password", .min = 8, .max = 256 },
+    { "password_hash", API_STRING, API_SERVER | API_SECRET, "what is kept of it" },
+    { "certificate", API_STRING, API_FILTER, "common name of the client certificate that stands for the user", .max = 255 },
+    { "disabled", API_BOOLEAN, 0, "may do nothing", .initial = "false" },
+    { "created", API_TIME, API_SERVER, "when" },
+    { "revision", API_INTEGER, API_SERVER, "the ETag" },
+    END
+};
+
+static const struct api_field token_fields[] = {
+    { "id", API_STRING, API_SERVER, "UUID", API_UUID },
+    { "name", API_STRING, API_FIXED | API_FILTER, "what it is for; absent: made up", API_NAME },
+    { "user", API_STRING, API_FIXED | API_FILTER, "whom it stands for; absent: you", API_NAME },
+    { "password", API_STRING, API_SECRET, "the user's: to log in, without a token yet; never kept", .max = 256 },
+    { "role", API_STRING, API_FIXED, "no more than this role may; absent: what the user may", API_ENUM, .choices = ROLES },
+    { "vm", API_STRING, API_FIXED, "only this VM", API_NAME },
+    { "expires", API_TIME, API_FIXED, "when it ends; absent: in 90 days, or 12 hours after a login" },
+    { "user_id", API_STRING, API_SERVER | API_SECRET, "of that user: another one of the same name is not meant" },
+    { "vm_id", API_STRING, API_SERVER | API_SECRET, "of that VM" },
+    { "digest", API_STRING, API_SERVER | API_SECRET, "what is kept of the secret" },
+    { "token", API_STRING, API_SERVER, "the secret; shown once, in the answer to its creation" },
+    { "created", API_TIME, API_SERVER, "when" },
+    { "revision", API_INTEGER, API_SERVER, "the ETag" },
+    END
+};
+
+static const struct api_field audit_fields[] = {
+    { "id", API_STRING, API_SERVER, "number, without gaps" },
+    { "time", API_TIME, API_SERVER, "when" },
+    { "user", API_STRING, API_SERVER, "who; empty: nobody that is known" },
+    { "via", API_STRING, API_SERVER, "unix, or tls and from where" },
+    { "method", API_STRING, API_SERVER, "of HTTP" },
+    { "path", API_STRING, API_SERVER, "asked for" },
+    { "status", API_INTEGER, API_SERVER, "answered" },
+    { "hash", API_STRING, API_SERVER, "SHA-256 over the hash of the record before and this one, see docs/daemon.md" },
+    END
+};
+
 /* ---- hosts ---- */
 
 static const struct api_field host_fields[] = {
@@ -281,6 +328,10 @@ const struct api_resource api_resources[] = {
       API_ADMIN, false, false },
     { "events", "event", "what happened", event_fields, NULL, API_CAN_LIST, API_VIEWER, API_ADMIN, API_ADMIN,
       false, false },
+    { "users", "user", "who may use the API from elsewhere", user_fields, NULL, ALL, API_ADMIN, API_ADMIN, API_ADMIN, false, false },
+    { "tokens", "token", "bearer tokens, for logins and scripts", token_fields, NULL, READ | API_CAN_CREATE | API_CAN_DELETE, API_VIEWER,
+      API_VIEWER, API_VIEWER, false, false },
+    { "audit", "record", "every change and every refusal", audit_fields, NULL, API_CAN_LIST, API_ADMIN, API_ADMIN, API_ADMIN, false, false },
     { "hosts", "host", "this host, and later those of its cluster", host_fields, NULL, API_CAN_LIST, API_VIEWER, API_ADMIN, API_ADMIN, false,
       false },
     END

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <termios.h>
 #include <unistd.h>
 
 /* The option of a field: _ becomes -, lists lose their last s. */
@@ -157,6 +158,33 @@ static int set(const struct api_field *f, const char *option, const char *text, 
     return CLI_OK;
 }
 
+/* From the terminal, unseen, or the first line of standard input: the words of a command can be
+ * read by everybody. NULL: there is none. */
+static char *secret_read(const char *name)
+{
+    struct termios was, quiet;
+    char *line = NULL;
+    size_t room = 0;
+    bool terminal = tcgetattr(STDIN_FILENO, &was) == 0;
+    if (terminal) {
+        fprintf(stderr, "%s: ", name);
+        quiet = was;
+        quiet.c_lflag &= ~(tcflag_t)ECHO;
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &quiet);
+    }
+    ssize_t len = getline(&line, &room, stdin);
+    if (terminal) {
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &was);
+        fputc('\n', stderr);
+    }
+    if (len <= 0) {
+        free(line);
+        return NULL;
+    }
+    line[strcspn(line, "\n")] = 0;
+    return line;
+}
+
 int args_take(const struct api_field *fields, int *argc, char **argv, json_t *object)
 {
     int left = 0;
@@ -184,8 +212,16 @@ int args_take(const struct api_field *fields, int *argc, char **argv, json_t *ob
         option_name(f, name);
         if (f->type == API_BOOLEAN && !value)
             value = no ? "no" : "yes";
-        if (!value && i + 1 < *argc)
+        AUTO(free) char *secret = NULL;
+        if (f->flags & API_SECRET) {
+            if (value) {
+                cli_say("--%s takes no value: it is asked for, or read from standard input", name);
+                return CLI_USAGE;
+            }
+            value = secret = secret_read(name);
+        } else if (!value && i + 1 < *argc) {
             value = argv[++i];
+        }
         if (!value) {
             cli_say("--%s needs a value", name);
             return CLI_USAGE;
@@ -229,7 +265,10 @@ void args_help(const struct api_field *fields)
             continue;
         option_name(f, name);
         printf("  --%s ", name);
-        help_value(f, f->type == API_LIST ? f->element : f->type);
+        if (f->flags & API_SECRET)
+            printf("(is asked for, or read from standard input)");
+        else
+            help_value(f, f->type == API_LIST ? f->element : f->type);
         printf("\n        %s%s%s%s\n", f->about, f->type == API_LIST ? "; may be repeated" : "",
                f->initial && f->type != API_LIST ? "; default " : "",
                f->initial && f->type != API_LIST ? f->initial : "");

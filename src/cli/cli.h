@@ -7,6 +7,7 @@
  *   args.c     options out of the API's tables
  *   output.c   tables and sizes for people
  *   console.c  a VM's serial console on this terminal
+ *   access.c   users, tokens, audit
  *   images.c   the catalog of images, and VMs out of them: image, run, ssh
  */
 #ifndef CLI_CLI_H
@@ -17,10 +18,10 @@
 enum cli_status { CLI_OK, CLI_FAILED, CLI_USAGE, CLI_NOT_FOUND, CLI_UNREACHABLE };
 
 struct cli {
-    bool json;  /* answers as they are */
-    bool quiet; /* only names and errors */
-    bool wait;  /* for jobs; the default */
-    const char *socket;
+    bool json;                /* answers as they are */
+    bool quiet;               /* only names and errors */
+    bool wait;                /* for jobs; the default */
+    const char *socket, *url; /* url: of a daemon elsewhere; with BEDPLATE_TOKEN and BEDPLATE_CA */
     char socket_path[200];
     bool tty; /* standard output is a terminal: colours and progress */
 };
@@ -48,6 +49,12 @@ extern const char run_help[];
 int do_image(struct cli *cli, const struct command *command, int argc, char **argv);
 int do_run(struct cli *cli, const struct command *command, int argc, char **argv);
 int do_ssh(struct cli *cli, const struct command *command, int argc, char **argv);
+
+/* ---- access.c ---- */
+
+int do_user(struct cli *cli, const struct command *command, int argc, char **argv);
+int do_token(struct cli *cli, const struct command *command, int argc, char **argv);
+int do_audit(struct cli *cli, const struct command *command, int argc, char **argv);
 
 /* ---- client.c ---- */
 

@@ -92,9 +92,17 @@ static int start_daemon(const char *path)
     return -1;
 }
 
-/* --socket, BEDPLATE_SOCKET, the host's daemon, the user's own. */
+/* --url, BEDPLATE_URL; --socket, BEDPLATE_SOCKET, the host's daemon, the user's own. */
 static int find_socket(struct cli *cli)
 {
+    if (!cli->url && !cli->socket)
+        cli->url = getenv("BEDPLATE_URL");
+    if (cli->url && strncmp(cli->url, "https://", 8) != 0) {
+        cli_say("'%s' is no address of a daemon: it begins with https://", cli->url);
+        return CLI_USAGE;
+    }
+    if (cli->url)
+        return CLI_OK;
     const char *given = cli->socket ? cli->socket : getenv("BEDPLATE_SOCKET");
     if (*cli->socket_path)
         return CLI_OK;
@@ -144,10 +152,18 @@ static int perform(CURL *curl, struct cli *cli, const char *method, const char *
 {
     char url[1200];
     char reason[CURL_ERROR_SIZE] = "";
-    snprintf(url, sizeof url, "http://bedplate%s", path);
+    snprintf(url, sizeof url, "%s%s", cli->url ? cli->url : "http://bedplate", path);
     struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
     headers = curl_slist_append(headers, "Expect:");
-    curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, cli->socket_path);
+    const char *token = getenv("BEDPLATE_TOKEN");
+    AUTO(free) char *bearer = NULL;
+    if (!cli->url)
+        curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, cli->socket_path);
+    else if (token && asprintf(&bearer, "Authorization: Bearer %s", token) > 0)
+        headers = curl_slist_append(headers, bearer);
+    if (cli->url && getenv("BEDPLATE_CA"))
+        curl_easy_setopt(curl, CURLOPT_CAINFO, getenv("BEDPLATE_CA"));
+    curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, cli->url ? "https" : "http");
     curl_easy_setopt(curl, CURLOPT_URL, url);
     curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
@@ -160,7 +176,7 @@ static int perform(CURL *curl, struct cli *cli, const char *method, const char *
     CURLcode code = curl_easy_perform(curl);
     curl_slist_free_all(headers);
     if (code != CURLE_OK) {
-        cli_say("cannot talk to the daemon at %s: %s", cli->socket_path,
+        cli_say("cannot talk to the daemon at %s: %s", cli->url ? cli->url : cli->socket_path,
                 *reason ? reason : curl_easy_strerror(code));
         return CLI_UNREACHABLE;
     }

@@ -360,6 +360,9 @@ static const struct command commands[] = {
     { "screenshot", "VM", "the text on a VM's screen", do_screenshot, NULL },
     { "events", "[--follow]", "what happened", do_events, NULL },
     { "job", "", "long work and what became of it", do_job, NULL },
+    { "user", "[create NAME --role R | edit NAME ... | delete NAME...]", "who may use the API from elsewhere", do_user, NULL },
+    { "token", "[create NAME --user U | delete NAME...]", "bearer tokens; create prints the secret, once", do_token, NULL },
+    { "audit", "[verify]", "who asked for what; verify finds what was changed or taken out", do_audit, NULL },
     { "host", "", "this host", do_host, NULL },
     { "version", "", "print the version", do_version, NULL },
 };
@@ -368,7 +371,8 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void help(void)
 {
-    printf("usage: bedplate [--json] [--quiet] [--no-wait] [--socket PATH] COMMAND ...\n\n");
+    printf("usage: bedplate [--json] [--quiet] [--no-wait] [--socket PATH | --url "
+           "https://HOST:PORT] COMMAND ...\n\n");
     for (unsigned i = 0; i < COMMANDS; i++)
         printf("  %-12s %-22s %s\n", commands[i].name, commands[i].words, commands[i].about);
     printf("\nVMs are named by name, id, or the beginning of either. bedplate COMMAND --help tells "
@@ -381,6 +385,8 @@ static void command_help(const struct command *command)
     const struct api_field *fields = command->action ? action_args(command->action) : NULL;
     if (command->run == do_create || command->run == do_edit || command->run == do_run)
         fields = vm_fields();
+    if (command->run == do_user || command->run == do_token)
+        fields = api_resource_find(command->run == do_user ? "users" : "tokens")->fields;
     if (command->run == do_image)
         fields = api_resource_find("images")->fields;
     if (command->run == do_run)
@@ -404,6 +410,8 @@ static int global_options(struct cli *cli, int argc, char **argv, int *at)
             cli->wait = false;
         else if (strcmp(word, "--socket") == 0 && *at + 1 < argc)
             cli->socket = argv[++*at];
+        else if (strcmp(word, "--url") == 0 && *at + 1 < argc)
+            cli->url = argv[++*at];
         else if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
             return -1;
         else {

@@ -24,10 +24,10 @@ struct daemon {
     struct loop *loop;
     struct store *store;
     struct objects *objects;
-    struct http *http;
-    bool user;                /* for one user, without privileges */
-    char state_dir[PATH_MAX]; /* survives: store, VMs' own disks */
-    char run_dir[PATH_MAX];   /* does not: sockets, VMs' run directories */
+    struct http *http, *remote; /* the unix socket; TLS, or NULL */
+    bool user;                  /* for one user, without privileges */
+    char state_dir[PATH_MAX];   /* survives: store, VMs' own disks */
+    char run_dir[PATH_MAX];     /* does not: sockets, VMs' run directories */
     char vmm[PATH_MAX], img[PATH_MAX], make_image[PATH_MAX]; /* the programs */
     const char *store_url; /* of etcd; NULL: a file in state_dir */
     uint64_t started_ns;

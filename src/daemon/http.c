@@ -8,6 +8,9 @@
 #include "base/log.h"
 #include "base/text.h"
 
+#include <arpa/inet.h>
+#include <gnutls/gnutls.h>
+#include <gnutls/x509.h>
 #include <microhttpd.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -20,7 +23,9 @@ struct http {
     struct loop_watch *watch;
     struct loop_timer *timer;
     http_handler handler;
+    void (*replied)(void *arg, const struct http_request *request, unsigned status);
     void *arg;
+    bool tls;
     struct http_request *requests; /* all that live */
     bool running;                  /* inside MHD_run */
     bool closing;
@@ -36,6 +41,7 @@ struct http_request {
     struct MHD_Response *response;
     unsigned status;
     bool dispatched, suspended, too_large;
+    struct http_identity identity;
 };
 
 /* ---- running MHD ---- */
@@ -105,6 +111,20 @@ static enum MHD_Result send_response(struct http_request *r)
     return result;
 }
 
+static void via_fill(struct http_request *r)
+{
+    char address[64] = "?";
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *peer = info ? info->client_addr : NULL;
+    if (peer && peer->sa_family == AF_INET)
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)peer)->sin_addr, address, sizeof address);
+    else if (peer && peer->sa_family == AF_INET6)
+        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)peer)->sin6_addr, address,
+                  sizeof address);
+    snprintf(r->identity.via, sizeof r->identity.via, r->http->tls ? "tls %s" : "unix", address);
+}
+
 static void dispatch(struct http_request *r)
 {
     static const char too_large[] =
@@ -132,8 +152,10 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
         *len = 0;
         return MHD_YES;
     }
-    if (!r->dispatched)
+    if (!r->dispatched) {
+        via_fill(r);
         dispatch(r);
+    }
     if (r->response)
         return send_response(r);
     r->suspended = true;
@@ -187,6 +209,35 @@ const char *http_body(const struct http_request *request, size_t *len)
     return (const char *)request->body.data;
 }
 
+struct http_identity *http_identity(struct http_request *request) { return &request->identity; }
+const struct http_identity *http_identity_of(const struct http_request *request)
+{
+    return &request->identity;
+}
+
+/* libmicrohttpd asks for the certificate and leaves the judgement to us. */
+bool http_certificate(const struct http_request *request, char *out, size_t len)
+{
+    unsigned status = 0, count = 0;
+    gnutls_x509_crt_t crt;
+    const union MHD_ConnectionInfo *info =
+        request->http->tls
+            ? MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_GNUTLS_SESSION)
+            : NULL;
+    if (!info)
+        return false;
+    gnutls_session_t session = info->tls_session;
+    const gnutls_datum_t *chain = gnutls_certificate_get_peers(session, &count);
+    if (!chain || !count || gnutls_certificate_verify_peers2(session, &status) < 0 || status ||
+        gnutls_x509_crt_init(&crt) < 0)
+        return false;
+    bool found =
+        gnutls_x509_crt_import(crt, &chain[0], GNUTLS_X509_FMT_DER) == 0 &&
+        gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, out, &len) == 0;
+    gnutls_x509_crt_deinit(crt);
+    return found;
+}
+
 int http_peer(const struct http_request *request, uid_t *uid, pid_t *pid)
 {
     const union MHD_ConnectionInfo *info =
@@ -226,6 +277,8 @@ void http_reply(struct http_request *request, unsigned status, const char *type,
     if (!request->response)
         abort();
     request->status = status;
+    if (request->http->replied)
+        request->http->replied(request->http->arg, request, status);
     if (len)
         MHD_add_response_header(request->response, "Content-Type", type);
     MHD_add_response_header(request->response, "Cache-Control", "no-store");
@@ -252,8 +305,9 @@ void http_reply_json(struct http_request *request, unsigned status, json_t *take
 
 /* ---- life ---- */
 
-int http_create(struct loop *loop, int take_fd, http_handler handler, void *arg, struct http **out,
-                struct err *err)
+int http_create(struct loop *loop, int take_fd, const struct http_tls *tls, http_handler handler,
+                void (*replied)(void *arg, const struct http_request *request, unsigned status),
+                void *arg, struct http **out, struct err *err)
 {
     struct http *made = calloc(1, sizeof *made);
     if (!made) {
@@ -263,15 +317,29 @@ int http_create(struct loop *loop, int take_fd, http_handler handler, void *arg,
     AUTO(http_destroy) struct http *http = made;
     http->loop = loop;
     http->handler = handler;
+    http->replied = replied;
+    http->tls = tls;
     http->arg = arg;
-    http->mhd = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, http,
-        MHD_OPTION_LISTEN_SOCKET, take_fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)HTTP_IDLE_S, MHD_OPTION_END);
+    const struct MHD_OptionItem plain[] = { { MHD_OPTION_END, 0, NULL } };
+    const struct MHD_OptionItem secure[] = {
+        { MHD_OPTION_HTTPS_MEM_CERT, 0, tls ? (void *)tls->certificate : NULL },
+        { MHD_OPTION_HTTPS_MEM_KEY, 0, tls ? (void *)tls->key : NULL },
+        { MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)"SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2" },
+        { tls && tls->ca ? MHD_OPTION_HTTPS_MEM_TRUST : MHD_OPTION_END, 0,
+          tls ? (void *)tls->ca : NULL },
+        { MHD_OPTION_END, 0, NULL },
+    };
+    http->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | (tls ? MHD_USE_TLS : 0),
+                                 0, NULL, NULL, on_request, http, MHD_OPTION_LISTEN_SOCKET, take_fd,
+                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
+                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CONNECTIONS_MAX,
+                                 MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)HTTP_IDLE_S,
+                                 MHD_OPTION_ARRAY, tls ? secure : plain, MHD_OPTION_END);
     if (!http->mhd) {
         fd_close(take_fd);
-        return err_set(err, EIO, "libmicrohttpd does not start");
+        return err_set(err, EIO,
+                       tls ? "the TLS server does not start: is the key the certificate's?"
+                           : "libmicrohttpd does not start");
     }
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->mhd, MHD_DAEMON_INFO_EPOLL_FD);
     int r = loop_timer_create(loop, http_timeout, http, &http->timer, err);

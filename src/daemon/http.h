@@ -25,9 +25,16 @@ struct http_request;
 /* Answers by http_reply_*, now or later, exactly once. */
 typedef void (*http_handler)(void *arg, struct http_request *request);
 
-/* Serves who connects to this listening socket; takes it. */
-int http_create(struct loop *loop, int take_fd, http_handler handler, void *arg, struct http **out,
-                struct err *err);
+/* PEM texts, borrowed. ca: whose client certificates are asked for and believed; NULL: none. */
+struct http_tls {
+    const char *certificate, *key, *ca;
+};
+
+/* Serves who connects to this listening socket; takes it. tls NULL: in the clear, for unix sockets.
+ * replied: each answer's status, when it is given; may be NULL. */
+int http_create(struct loop *loop, int take_fd, const struct http_tls *tls, http_handler handler,
+                void (*replied)(void *arg, const struct http_request *request, unsigned status),
+                void *arg, struct http **out, struct err *err);
 /* Requests that were not answered are cut off. */
 void http_destroy(struct http *http);
 DEFINE_AUTO(struct http *, http_destroy)
@@ -43,6 +50,18 @@ const char *http_header(const struct http_request *request, const char *name);
 void http_query_each(const struct http_request *request,
                      bool (*fn)(void *arg, const char *name, const char *value), void *arg);
 const char *http_body(const struct http_request *request, size_t *len);
+/* Who asks, as access.c found out; `via` (the way, and from where) is there from the start. */
+struct http_identity {
+    char user[64]; /* "": nobody knows */
+    int role;      /* enum api_role */
+    bool limited;  /* by a token, to less than the user may */
+    char vm[40];   /* id of the only VM that may be touched; "": any */
+    char via[80];
+};
+struct http_identity *http_identity(struct http_request *request);
+const struct http_identity *http_identity_of(const struct http_request *request);
+/* The common name of the client's certificate, when it has one that is valid. */
+bool http_certificate(const struct http_request *request, char *out, size_t len);
 /* Of a unix socket's peer; -1: not a unix socket. */
 int http_peer(const struct http_request *request, uid_t *uid, pid_t *pid);
 

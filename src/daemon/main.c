@@ -11,11 +11,13 @@
 #include "base/helper.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "daemon/audit.h"
 #include "daemon/daemon.h"
 #include "daemon/images.h"
 
 #include <fcntl.h>
 #include <getopt.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,7 +33,7 @@ enum { LOCK_TRIES = 500 };
 enum { STATE_LIMIT = PATH_MAX - 200 };
 enum { PATH_LIMIT = 60 /* a VM's sockets lie below it, and a socket's path has 107 bytes */ };
 
-static const char *const kinds[] = { "images", "vms", "jobs", NULL };
+static const char *const kinds[] = { "images", "vms", "jobs", "users", "tokens", NULL };
 
 /* ---- directories ---- */
 
@@ -129,6 +131,71 @@ static int listen_api(const char *run_dir, int *out, struct err *err)
     return 0;
 }
 
+/* ---- the API for other hosts ---- */
+
+enum { PEM_MAX = 1 << 20 };
+
+struct remote {
+    const char *listen, *certificate, *key, *ca; /* of the options */
+};
+
+/* "127.0.0.1:8443", "[::1]:8443". */
+static int listen_address(const char *text, int *out, struct err *err)
+{
+    char host[64] = "";
+    const char *colon = strrchr(text, ':'), *end = colon;
+    uint64_t port;
+    if (colon && text[0] == '[' && colon[-1] == ']') {
+        text++;
+        end--;
+    }
+    if (!colon || end - text >= (long)sizeof host ||
+        number_parse(colon + 1, 1, 65535, &port, NULL) < 0)
+        return err_set(err, EINVAL, "--listen needs ADDRESS:PORT, like 127.0.0.1:8443");
+    memcpy(host, text, (size_t)(end - text));
+    struct addrinfo *found;
+    const struct addrinfo hints = { .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV,
+                                    .ai_socktype = SOCK_STREAM };
+    int r = getaddrinfo(host, colon + 1, &hints, &found);
+    if (r)
+        return err_set(err, EINVAL, "--listen %s: %s", host, gai_strerror(r));
+    AUTO(fd_close) int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int on = 1;
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
+        bind(fd, found->ai_addr, found->ai_addrlen) < 0 || listen(fd, 128) < 0)
+        r = err_errno(err, errno, "cannot listen on %s port %s", host, colon + 1);
+    freeaddrinfo(found);
+    *out = r == 0 ? TAKE_FD(fd) : -1;
+    return r;
+}
+
+static int serve_remote(struct daemon *daemon, const struct remote *remote, struct err *err)
+{
+    AUTO(buf_fini) struct buf certificate = { 0 };
+    AUTO(buf_fini) struct buf key = { 0 };
+    AUTO(buf_fini) struct buf ca = { 0 };
+    int fd = -1;
+    if (!remote->certificate || !remote->key)
+        return err_set(
+            err, EINVAL,
+            "--listen needs --tls-cert and --tls-key: the API is not served in the clear");
+    int r = file_read(remote->certificate, PEM_MAX, &certificate, err);
+    if (r == 0)
+        r = file_read(remote->key, PEM_MAX, &key, err);
+    if (r == 0 && remote->ca)
+        r = file_read(remote->ca, PEM_MAX, &ca, err);
+    if (r == 0)
+        r = listen_address(remote->listen, &fd, err);
+    if (r < 0)
+        return r;
+    const struct http_tls tls = { (const char *)certificate.data, (const char *)key.data,
+                                  remote->ca ? (const char *)ca.data : NULL };
+    r = http_create(daemon->loop, fd, &tls, router_request, audit_request, daemon, &daemon->remote,
+                    err);
+    explicit_bzero(key.data, key.len);
+    return r;
+}
+
 /* ---- life ---- */
 
 static void object_changed(void *arg, struct object *object, const json_t *was, const json_t *now)
@@ -159,7 +226,7 @@ static int watch_signals(struct daemon *daemon, struct err *err)
                   : loop_watch_create(daemon->loop, fd, LOOP_READ, on_signal, daemon, &watch, err);
 }
 
-static int serve(struct daemon *daemon, struct err *err)
+static int serve(struct daemon *daemon, const struct remote *remote, struct err *err)
 {
     char path[PATH_MAX + 8];
     int listener = -1;
@@ -172,6 +239,8 @@ static int serve(struct daemon *daemon, struct err *err)
     if (r == 0)
         r = objects_create(daemon->store, kinds, object_changed, daemon, &daemon->objects, err);
     if (r == 0)
+        r = audit_start(daemon, err);
+    if (r == 0)
         r = vms_start(daemon, err);
     if (r == 0)
         r = images_start(daemon, err);
@@ -180,20 +249,26 @@ static int serve(struct daemon *daemon, struct err *err)
     if (r == 0)
         r = listen_api(daemon->run_dir, &listener, err);
     if (r == 0)
-        r = http_create(daemon->loop, listener, router_request, daemon, &daemon->http, err);
+        r = http_create(daemon->loop, listener, NULL, router_request, audit_request, daemon,
+                        &daemon->http, err);
+    if (r == 0 && remote->listen)
+        r = serve_remote(daemon, remote, err);
     if (r == 0 && loop_run(daemon->loop) != 0)
         r = err_set(err, EIO, "the store was lost");
     jobs_stop();
     images_stop();
     vms_stop(daemon);
     http_destroy(daemon->http);
+    http_destroy(daemon->remote);
+    audit_stop();
     objects_destroy(daemon->objects);
     guard_stop();
     store_close(daemon->store);
     return r;
 }
 
-static int run(struct daemon *daemon, const char *state_dir, const char *run_dir, struct err *err)
+static int run(struct daemon *daemon, const char *state_dir, const char *run_dir,
+               const struct remote *remote, struct err *err)
 {
     AUTO(fd_close) int lock = -1;
     int r = directory_path(daemon->state_dir, state_dir, "XDG_STATE_HOME", ".local/state",
@@ -222,13 +297,14 @@ static int run(struct daemon *daemon, const char *state_dir, const char *run_dir
     if (r == 0)
         r = watch_signals(daemon, err);
     if (r == 0)
-        r = serve(daemon, err);
+        r = serve(daemon, remote, err);
     loop_destroy(daemon->loop);
     return r;
 }
 
 static const char usage[] =
-    "usage: bedplated [--user] [--state-dir DIR] [--run-dir DIR] [--store URL]\n\n"
+    "usage: bedplated [--user] [--state-dir DIR] [--run-dir DIR] [--store URL] [--listen "
+    "ADDRESS:PORT ...]\n\n"
     "Keeps virtual machines. Its API is HTTP on the socket api.sock in the run directory.\n\n"
     "  --user           for the user who starts it, without privileges\n"
     "  --state-dir DIR  what survives (default /var/lib/bedplate; with --user "
@@ -236,6 +312,11 @@ static const char usage[] =
     "  --run-dir DIR    sockets (default /run/bedplate; with --user $XDG_RUNTIME_DIR/bedplate)\n"
     "  --store URL      keep the objects in the etcd (3.4 or later) at http://HOST:PORT, not in a "
     "file\n"
+    "  --listen ADDRESS:PORT\n"
+    "                   serve the API there too, with TLS, to users with a token or a certificate\n"
+    "  --tls-cert FILE, --tls-key FILE\n"
+    "                   certificate (with its chain) and key for that, PEM\n"
+    "  --tls-ca FILE    whose client certificates are believed\n"
     "  --openapi        print the OpenAPI document and exit\n"
     "  --reference      print the API's reference page and exit\n"
     "  --version        print the version and exit\n"
@@ -265,11 +346,16 @@ int main(int argc, char **argv)
         { "store", required_argument, NULL, 'S' },
         { "reference", no_argument, NULL, 'R' },
         { "version", no_argument, NULL, 'v' },
+        { "listen", required_argument, NULL, 'l' },
+        { "tls-cert", required_argument, NULL, 'c' },
+        { "tls-key", required_argument, NULL, 'k' },
+        { "tls-ca", required_argument, NULL, 'a' },
         { "help", no_argument, NULL, 'h' },
         { NULL, 0, NULL, 0 },
     };
     static struct daemon daemon;
     const char *state_dir = NULL, *run_dir = NULL;
+    struct remote remote = { 0 };
     struct err err = { 0 };
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;)
         switch (c) {
@@ -277,6 +363,10 @@ int main(int argc, char **argv)
         case 's': state_dir = optarg; break;
         case 'r': run_dir = optarg; break;
         case 'S': daemon.store_url = optarg; break;
+        case 'l': remote.listen = optarg; break;
+        case 'c': remote.certificate = optarg; break;
+        case 'k': remote.key = optarg; break;
+        case 'a': remote.ca = optarg; break;
         case 'o': return print_openapi();
         case 'R': return print_reference();
         case 'v': return printf("bedplated %s\n", BEDPLATE_VERSION) < 0;
@@ -288,7 +378,7 @@ int main(int argc, char **argv)
         return 2;
     }
     daemon.started_ns = monotonic_ns();
-    int r = run(&daemon, state_dir, run_dir, &err);
+    int r = run(&daemon, state_dir, run_dir, &remote, &err);
     if (r < 0)
         fprintf(stderr, "bedplated: %s\n", err.text);
     return r < 0;

@@ -4,10 +4,11 @@
  * body must look like, what an answer may show.
  */
 #include "base/log.h"
+#include "daemon/access.h"
+#include "daemon/audit.h"
 #include "daemon/daemon.h"
 #include "daemon/images.h"
 
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,28 +60,9 @@ void reply_object(struct http_request *request, unsigned status, const struct ob
 
 /* ---- who asks ---- */
 
-/* On the unix socket: root and the user that the daemon runs as. */
-static int check_peer(struct http_request *request, struct api_error *error)
-{
-    uid_t uid;
-    pid_t pid;
-    if (http_peer(request, &uid, &pid) == 0 && (uid == 0 || uid == geteuid()))
-        return 0;
-    return api_fail(error, 403, "forbidden", "",
-                    "this socket is for root and the daemon's own user");
-}
-
 void request_user(const struct http_request *request, char *out, size_t len)
 {
-    uid_t uid;
-    pid_t pid;
-    struct passwd entry, *found = NULL;
-    char room[1024];
-    int r = http_peer(request, &uid, &pid);
-    if (r == 0 && getpwuid_r(uid, &entry, room, sizeof room, &found) == 0 && found)
-        snprintf(out, len, "%s", entry.pw_name);
-    else
-        snprintf(out, len, "%u", r == 0 ? (unsigned)uid : 0);
+    snprintf(out, len, "%s", http_identity_of(request)->user);
 }
 
 /* ---- lists ---- */
@@ -136,6 +118,8 @@ static void list_objects(struct daemon *daemon, struct http_request *request,
     for (size_t i = 0; i < count && !next; i++) {
         if (after && object_key_compare(resource->name, object_key(list[i]), after) <= 0)
             continue;
+        if (!access_sees(request, list[i]))
+            continue;
         struct listing l = { resource, list[i]->json, true, 0, &error };
         http_query_each(request, each_filter, &l);
         if (!l.fits)
@@ -169,6 +153,23 @@ static void list_events(struct http_request *request)
         json_pack("{s:o}", "items",
                   events_after(after ? strtoull(after, NULL, 10) : 0, limit,
                                http_query(request, "kind"), http_query(request, "object"))));
+}
+
+static void list_audit(struct http_request *request)
+{
+    struct api_error error = { 0 };
+    struct err err;
+    const char *after = http_query(request, "after");
+    size_t limit;
+    if (list_limit(request, &limit, &error) < 0) {
+        reply_error(request, &error);
+        return;
+    }
+    json_t *records = audit_after(after ? strtoull(after, NULL, 10) : 0, limit, &err);
+    if (records)
+        http_reply_json(request, 200, json_pack("{s:o}", "items", records));
+    else
+        fail(request, 500, "audit", err.text);
 }
 
 /* ---- this host ---- */
@@ -261,6 +262,26 @@ static int no_key(struct http_request *request, struct api_error *error)
 
 /* ---- dispatch ---- */
 
+/* The kinds that clients make and delete. */
+static const struct kind {
+    const char *name;
+    void (*create)(struct daemon *daemon, struct http_request *request, json_t *take_json);
+    void (*delete)(struct daemon *daemon, struct http_request *request, struct object *object);
+} kinds[] = {
+    { "vms", vms_create, vms_delete },
+    { "images", images_create, images_delete },
+    { "users", users_create, users_delete },
+    { "tokens", tokens_create, tokens_delete },
+};
+
+static const struct kind *kind_of(const struct api_resource *resource)
+{
+    const struct kind *kind = kinds;
+    while (strcmp(kind->name, resource->name) != 0)
+        kind++; /* the tables' verbs let no others come here */
+    return kind;
+}
+
 static void create(struct daemon *daemon, struct http_request *request,
                    const struct api_resource *resource)
 {
@@ -272,10 +293,7 @@ static void create(struct daemon *daemon, struct http_request *request,
         reply_error(request, &error);
         return;
     }
-    if (strcmp(resource->name, "images") == 0)
-        images_create(daemon, request, object);
-    else
-        vms_create(daemon, request, object);
+    kind_of(resource)->create(daemon, request, object);
 }
 
 static void patch(struct daemon *daemon, struct http_request *request,
@@ -292,7 +310,10 @@ static void patch(struct daemon *daemon, struct http_request *request,
         reply_error(request, &error);
         return;
     }
-    vms_patch(daemon, request, object, changed, live, expect);
+    if (strcmp(resource->name, "users") == 0)
+        users_patch(daemon, request, object, changed, expect);
+    else
+        vms_patch(daemon, request, object, changed, live, expect);
 }
 
 static void act(struct daemon *daemon, struct http_request *request,
@@ -304,6 +325,8 @@ static void act(struct daemon *daemon, struct http_request *request,
     const struct api_action *action = api_action_find(resource, name);
     if (!action) {
         api_fail(&error, 404, "not-found", "", "%s have no action '%.64s'", resource->name, name);
+        reply_error(request, &error);
+    } else if (access_check(request, resource, action->role, object, &error) < 0) {
         reply_error(request, &error);
     } else if (!action->job && no_key(request, &error) < 0) {
         reply_error(request, &error);
@@ -317,26 +340,38 @@ static void act(struct daemon *daemon, struct http_request *request,
     }
 }
 
+/* What somebody may not see is not there. */
+static struct object *find(struct daemon *daemon, struct http_request *request,
+                           const struct api_resource *resource, const char *which,
+                           struct api_error *error)
+{
+    struct object *object = objects_find(daemon->objects, resource->name, which, error);
+    if (!object || access_sees(request, object))
+        return object;
+    api_fail(error, 404, "not-found", "", "there is no %s '%.80s'", resource->singular, which);
+    return NULL;
+}
+
 static void on_object(struct daemon *daemon, struct http_request *request,
                       const struct api_resource *resource, const char *which)
 {
     struct api_error error = { 0 };
     const char *method = http_method(request);
-    struct object *object = objects_find(daemon->objects, resource->name, which, &error);
+    struct object *object = find(daemon, request, resource, which, &error);
+    bool get = strcmp(method, "GET") == 0;
     uint64_t expect;
-    if (!object) {
+    if (!object || access_check(request, resource, get ? resource->read_role : resource->write_role,
+                                object, &error) < 0) {
         reply_error(request, &error);
-    } else if (strcmp(method, "GET") == 0) {
+    } else if (get) {
         reply_object(request, 200, object);
     } else if (strcmp(method, "PATCH") == 0 && resource->verbs & API_CAN_PATCH) {
         patch(daemon, request, resource, object);
     } else if (strcmp(method, "DELETE") == 0 && resource->verbs & API_CAN_DELETE) {
         if (precondition(request, object, &expect, &error) < 0)
             reply_error(request, &error);
-        else if (strcmp(resource->name, "images") == 0)
-            images_delete(daemon, request, object);
         else
-            vms_delete(daemon, request, object);
+            kind_of(resource)->delete (daemon, request, object);
     } else {
         fail(request, 405, "method", "this object does not take this method");
     }
@@ -349,13 +384,23 @@ static void on_resource(struct daemon *daemon, struct http_request *request,
     const char *method = http_method(request);
     bool get = strcmp(method, "GET") == 0, post = strcmp(method, "POST") == 0;
 
+    bool login = post && !rest[0] && strcmp(resource->name, "tokens") == 0;
+    /* Objects' and actions' roles are looked at when the object is known: it may be who asks's own.
+     */
+    enum api_role needed = get ? resource->read_role : resource->create_role;
+    if (!rest[0] && !login && access_check(request, resource, needed, NULL, &error) < 0) {
+        reply_error(request, &error);
+        return;
+    }
     if (!get && job_repeated(daemon, request))
         return;
-    if (strcmp(resource->name, "events") == 0 || strcmp(resource->name, "hosts") == 0) {
+    if (!(resource->verbs & API_CAN_READ)) {
         if (!get || rest[0])
             fail(request, rest[0] ? 404 : 405, "method", "these are only listed");
-        else if (resource->name[0] == 'e')
+        else if (strcmp(resource->name, "events") == 0)
             list_events(request);
+        else if (strcmp(resource->name, "audit") == 0)
+            list_audit(request);
         else
             http_reply_json(request, 200, json_pack("{s:[o]}", "items", host_json(daemon)));
     } else if (!rest[0] && get) {
@@ -369,7 +414,7 @@ static void on_resource(struct daemon *daemon, struct http_request *request,
     } else if (!post) {
         fail(request, 405, "method", "actions are asked for by POST");
     } else {
-        struct object *object = objects_find(daemon->objects, resource->name, rest[0], &error);
+        struct object *object = find(daemon, request, resource, rest[0], &error);
         if (object)
             act(daemon, request, resource, object, rest[1]);
         else
@@ -405,6 +450,14 @@ static void on_path(struct daemon *daemon, struct http_request *request, char *p
              "there is nothing at this path; /v1/openapi.json lists what there is");
 }
 
+/* Logging in, and what tells nothing that matters. */
+static bool open_to_all(const struct http_request *request)
+{
+    const char *path = http_path(request);
+    return (strcmp(path, "/v1/tokens") == 0 && strcmp(http_method(request), "POST") == 0) ||
+           strcmp(path, "/v1/health") == 0 || strcmp(path, "/v1/version") == 0;
+}
+
 void router_request(void *arg, struct http_request *request)
 {
     struct daemon *daemon = arg;
@@ -413,7 +466,7 @@ void router_request(void *arg, struct http_request *request)
     daemon->requests++;
     if (!path) {
         fail(request, 503, "memory", "out of memory");
-    } else if (check_peer(request, &error) < 0) {
+    } else if (access_identify(daemon, request, &error) < 0 && !open_to_all(request)) {
         daemon->refused++;
         reply_error(request, &error);
     } else {

@@ -14,6 +14,8 @@ import subprocess
 import threading
 import time
 
+import pexpect
+
 import daemon_test
 from daemon_test import Daemon, case, check, equal
 
@@ -214,18 +216,13 @@ def debian(folder):
     with Daemon(folder) as d:
         env = dict(d.env, HOME=folder)
         program = os.path.join(daemon_test.ARGS.build, "src/cli/bedplate")
-        run = subprocess.Popen([program, "run", "debian-12"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
-        said, deadline = b"", time.monotonic() + DEBIAN_LIMIT
-        os.set_blocking(run.stdout.fileno(), False)
-        while b"root@debian-12" not in said:
-            check(time.monotonic() < deadline and run.poll() is None, said.decode(errors="replace")[-3000:])
-            said += run.stdout.read() or b""
-            time.sleep(0.2)
-        print(said.decode(errors="replace")[-600:])
-        run.stdin.write(b"\x01d")
-        run.stdin.flush()
-        equal(run.wait(daemon_test.LIMIT), 0, "the status of run")
+        run = pexpect.spawn(program, ["run", "debian-12"], env=env, timeout=DEBIAN_LIMIT, encoding="utf-8", codec_errors="replace")
+        run.expect("root@debian-12")
+        run.send("\x01d")
+        run.expect(pexpect.EOF)
+        run.close()
+        equal(run.exitstatus, 0, "the status of run")
+        deadline = time.monotonic() + DEBIAN_LIMIT
         words = [program, "ssh", "debian-12", "-i", key, "-o", "UserKnownHostsFile=" + os.path.join(folder, "known"),
                  "id -un; sudo id -u; hostname; cloud-init status --wait; systemctl is-system-running --wait; df -B1 / | tail -1"]
         while (result := subprocess.run(words, env=env, capture_output=True, text=True, check=False)).returncode == 255:

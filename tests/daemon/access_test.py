@@ -1,0 +1,304 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who may do what, over TLS:  access_test.py CASE --build BUILD --guest G"""
+import hashlib
+import http.client
+import json
+import os
+import socket
+import ssl
+import subprocess
+import time
+
+import daemon_test
+from daemon_test import LIMIT, Daemon, case, check, equal
+
+ROLES = ["viewer", "operator", "admin"]
+PASSWORD = "correct horse"
+
+
+def certificates(folder):
+    """A CA, the server's certificate, a client's, and one of somebody else's CA."""
+    def run(*words):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    for ca in ("ca", "other"):
+        run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", ca + ".key", "-out",
+            ca + ".pem", "-subj", "/CN=" + ca, "-days", "2", "-addext", "basicConstraints=critical,CA:true")
+    for name, ca in (("server", "ca"), ("client", "ca"), ("stranger", "other")):
+        run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", name + ".key", "-out", name + ".csr",
+            "-subj", f"/CN={'client' if name == 'stranger' else name}")
+        with open(os.path.join(folder, "ext"), "w", encoding="ascii") as file:
+            file.write("subjectAltName=IP:127.0.0.1\n")
+        run("x509", "-req", "-in", name + ".csr", "-CA", ca + ".pem", "-CAkey", ca + ".key", "-CAcreateserial", "-out",
+            name + ".pem", "-days", "2", "-extfile", "ext")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Remote(Daemon):
+    """One that is served by TLS, too."""
+
+    def __init__(self, folder):
+        certificates(folder)
+        self.port = free_port()
+        path = {name: os.path.join(folder, name) for name in os.listdir(folder)}
+        super().__init__(folder, "--listen", f"127.0.0.1:{self.port}", "--tls-cert", path["server.pem"], "--tls-key",
+                         path["server.key"], "--tls-ca", path["ca.pem"])
+
+    def ask(self, method, path, body=None, token=None, certificate=None):
+        context = ssl.create_default_context(cafile=os.path.join(self.folder, "ca.pem"))
+        if certificate:
+            context.load_cert_chain(os.path.join(self.folder, certificate + ".pem"), os.path.join(self.folder, certificate + ".key"))
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=LIMIT)
+        connection.request(method, path, json.dumps(body) if body is not None else None,
+                           {"Authorization": "Bearer " + token} if token else {})
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        return answer.status, json.loads(text) if text[:1] in (b"{", b"[") else text
+
+    def login(self, user, password=PASSWORD, **fields):
+        status, answer = self.ask("POST", "/v1/tokens", {"user": user, "password": password, **fields})
+        equal(status, 201, str(answer))
+        return answer["token"]
+
+
+@case
+def access(folder):
+    """Every request of the tables with every role: refused exactly where the document says so."""
+    with Remote(folder) as d:
+        tokens = {}
+        for role in ROLES:
+            d.ok("POST", "/v1/users", {"name": role, "role": role, "password": PASSWORD})
+            tokens[role] = d.login(role)
+        equal(d.ask("GET", "/v1/health")[0], 200)
+        document = d.ok("GET", "/v1/openapi.json")
+        tried = 0
+        for path, item in document["paths"].items():
+            for method, operation in item.items():
+                if "Needs the role" not in operation.get("description", ""):
+                    continue
+                needed = operation["description"].split("Needs the role ")[1].split(".")[0]
+                kind = path.split("/")[2]
+                # An object that is there, whatever the request then makes of it.
+                d.call("POST", "/v1/vms", {"name": "thing", "memory": "32M", "kernel": ARGS().guest, "nets": []})
+                d.call("POST", "/v1/users", {"name": "thing", "role": "viewer"})
+                which = {"vms": "thing", "users": "thing", "jobs": "1"}.get(kind, "absent")
+                for role in ROLES:
+                    login = (kind, method, path.count("/")) == ("tokens", "post", 2)
+                    status, answer = d.ask(method.upper(), path.replace("{id}", which), {} if method != "get" else None, tokens[role])
+                    refused = status == 403
+                    wanted = ROLES.index(role) < ROLES.index(needed) and not login
+                    if which == "absent" and "{id}" in path:
+                        wanted = False  # there is nothing to refuse
+                        check(status in (404, 405), f"{method} {path} by {role}: {status} {answer}")
+                    equal(refused, wanted, f"{method} {path} by {role}: {status} {answer}")
+                    tried += 1
+                    status, answer = d.ask(method.upper(), path.replace("{id}", which), {} if method != "get" else None)
+                    equal(status, 401, f"{method} {path} by nobody: {answer}")
+        check(tried > 60, f"only {tried} requests were tried")
+
+
+def ARGS():
+    return daemon_test.ARGS
+
+
+@case
+def tokens(folder):
+    """Logins, limits, ends; owners; certificates; users that go."""
+    with Remote(folder) as d:
+        d.ok("POST", "/v1/users", {"name": "ann", "role": "operator", "password": PASSWORD})
+        d.ok("POST", "/v1/users", {"name": "vic", "role": "viewer", "password": PASSWORD, "certificate": "client"})
+        user = d.ok("GET", "/v1/users/ann")
+        check("password" not in json.dumps(user), f"a user shows {user}")
+        with open(os.path.join(folder, "s/bedplate/store"), "rb") as store:
+            data = store.read()
+        with open(os.path.join(folder, "s/bedplate/store-wal"), "rb") as store:
+            data += store.read()
+        check(PASSWORD.encode() not in data and b"$argon2id$" in data, "the store has the password itself")
+        ann = d.login("ann")
+        check(ann.rsplit("_", 1)[1].encode() not in data, "the store has the token itself")
+
+        words = [os.path.join(ARGS().build, "src/cli/bedplate"), "user", "create", "bob", "--password"]
+        subprocess.run(words, input=PASSWORD + "\n", text=True, env=d.env, check=True, timeout=LIMIT)
+        d.login("bob")
+        check("takes no value" in d.cli("user", "create", "eve", "--password=secret", status=2), "a password in the process list")
+
+        # What may be made of a token, and what may not.
+        status, made = d.ask("POST", "/v1/tokens", {"name": "less", "role": "viewer"}, ann)
+        equal(status, 201, str(made))
+        less = made["token"]
+        equal(d.ask("GET", "/v1/vms", None, less)[0], 200)
+        equal(d.ask("POST", "/v1/vms", {"name": "x"}, less)[0], 403)
+        equal(d.ask("POST", "/v1/tokens", {"name": "more"}, less)[0], 403)
+        equal(d.ask("POST", "/v1/tokens", {"name": "hers", "user": "vic"}, ann)[0], 403)
+        d.refused("POST", "/v1/tokens", 422, "there is no user", {"name": "mine"}, field="user")
+        check("token" not in d.ok("GET", "/v1/tokens/less"), "a token is shown again")
+        short = d.ok("POST", "/v1/tokens", {"name": "short", "user": "vic", "expires": time.time() + 1})["token"]
+        equal(d.ask("GET", "/v1/vms", None, short)[0], 200)
+        seen = [t["name"] for t in d.ask("GET", "/v1/tokens", None, ann)[1]["items"]]
+        check("less" in seen and "short" not in seen, f"ann sees the tokens {seen}")
+        equal(d.ask("GET", "/v1/tokens/short", None, ann)[0], 404)
+        equal(d.ask("DELETE", "/v1/tokens/short", None, ann)[0], 404)
+
+        # One VM only.
+        fields = {"memory": "32M", "kernel": ARGS().guest, "nets": [], "engine": "soft"}
+        for name in ("a", "b"):
+            status, job = d.ask("POST", "/v1/vms", {"name": name, **fields}, ann)
+            equal(status, 202, str(job))
+            d.job(job)
+        one = d.ask("POST", "/v1/tokens", {"name": "one", "vm": "a"}, ann)[1]["token"]
+        equal([vm["name"] for vm in d.ask("GET", "/v1/vms", None, one)[1]["items"]], ["a"])
+        equal(d.ask("GET", "/v1/vms/b", None, one)[0], 404)
+        equal(d.ask("POST", "/v1/vms/b/start", {}, one)[0], 404)
+        equal(d.ask("POST", "/v1/vms", {"name": "c", **fields}, one)[0], 403)
+        equal(d.ask("GET", "/v1/events", None, one)[0], 403)
+        status, job = d.ask("POST", "/v1/vms/a/start", {}, one)
+        equal(status, 202, str(job))
+        d.job(job)
+        equal(d.ask("GET", "/v1/jobs/" + job["id"], None, one)[0], 200)
+
+        # An owner who became a viewer still rules over what is his.
+        d.ok("PATCH", "/v1/users/ann", {"role": "viewer"})
+        equal(d.ask("POST", "/v1/vms", {"name": "c", **fields}, ann)[0], 403)
+        status, job = d.ask("POST", "/v1/vms/a/kill", {}, ann)
+        equal(status, 202, str(job))
+        d.job(job)
+        vic = d.login("vic")
+        equal(d.ask("POST", "/v1/vms/a/start", {}, vic)[0], 403)
+
+        # Certificates: the user's own; another CA's is no certificate.
+        equal(d.ask("GET", "/v1/vms", None, certificate="client")[0], 200)
+        equal(d.ask("POST", "/v1/vms/a/start", {}, certificate="client")[0], 403)
+        equal(d.ask("GET", "/v1/vms", None, certificate="stranger")[0], 401)
+        d.refused("POST", "/v1/users", 409, "has it", {"name": "eve", "certificate": "client"}, field="certificate")
+
+        # The client, from elsewhere.
+        d.env.update(BEDPLATE_URL=f"https://127.0.0.1:{d.port}", BEDPLATE_TOKEN=ann)
+        check("no" in d.cli("list", status=4), "a certificate of nobody known was believed")
+        d.env.update(BEDPLATE_CA=os.path.join(folder, "ca.pem"))
+        check("running" in d.cli("list") or "stopped" in d.cli("list"), "the list")
+        check("viewer" in d.cli("token"), "the tokens")
+        check("needs the role" in d.cli("create", "x", status=1), "a viewer created a VM")
+        check("https://" in d.cli("--url", "http://127.0.0.1", "list", status=2), "in the clear")
+        for name in ("URL", "TOKEN", "CA"):
+            del d.env["BEDPLATE_" + name]
+
+        # Ends: time, deletion, the user's.
+        time.sleep(1)
+        status, answer = d.ask("GET", "/v1/vms", None, short)
+        equal((status, answer["error"]["code"]), (401, "expired"))
+        equal(d.call("DELETE", "/v1/tokens/less")[0], 204)
+        equal(d.ask("GET", "/v1/vms", None, less)[0], 401)
+        d.ok("PATCH", "/v1/users/vic", {"disabled": True})
+        equal(d.ask("GET", "/v1/vms", None, vic)[0], 403)
+        equal(d.ask("GET", "/v1/vms", None, certificate="client")[0], 403)
+        equal(d.ask("POST", "/v1/tokens", {"user": "vic", "password": PASSWORD})[0], 401)
+        equal(d.call("DELETE", "/v1/users/ann")[0], 204)
+        d.ok("POST", "/v1/users", {"name": "ann", "role": "admin", "password": PASSWORD})
+        equal(d.ask("GET", "/v1/vms", None, ann)[0], 401, )
+        equal(d.ask("GET", "/v1/vms", None, "bedplate_nonsense")[0], 401)
+        equal(d.ask("GET", "/v1/vms", None, one[:-1] + ("0" if one[-1] != "0" else "1"))[0], 401)
+
+        # Guessing becomes slow, for names that nobody has, too.
+        for name in ("ann", "nobody"):
+            statuses = [d.ask("POST", "/v1/tokens", {"user": name, "password": "wrong"})[0] for _ in range(6)]
+            equal((statuses[0], statuses[-1]), (401, 429), name)
+
+
+@case
+def audit(folder):
+    """Every change and every refusal is there, in a chain; what was meddled with shows."""
+    with Remote(folder) as d:
+        d.ok("POST", "/v1/users", {"name": "vic", "role": "viewer", "password": PASSWORD})
+        vic = d.login("vic")
+        d.ask("POST", "/v1/vms", {"name": "x"}, vic)
+        d.ask("GET", "/v1/vms")
+        d.ok("GET", "/v1/vms")
+        records = d.ok("GET", "/v1/audit")["items"]
+        told = [(r["user"], r["via"], r["method"], r["path"], r["status"]) for r in records]
+        root = told[0][0]
+        equal(told, [(root, "unix", "POST", "/v1/users", 201), ("vic", "tls 127.0.0.1", "POST", "/v1/tokens", 201),
+                     ("vic", "tls 127.0.0.1", "POST", "/v1/vms", 403), ("", "tls 127.0.0.1", "GET", "/v1/vms", 401)])
+        before = ""
+        for record in records:
+            parts = [record[k] for k in ("id", "user", "via", "method", "path")] + [round(record["time"] * 1000), record["status"]]
+            text = json.dumps(parts, separators=(",", ":"))
+            before = hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()
+            equal(record["hash"], before, str(record))
+        equal(d.ask("GET", "/v1/audit", None, vic)[0], 403)
+        check("5 records" in d.cli("audit", "verify"), "verify does not tell how many records there are")
+
+        # Many pages, and another daemon.
+        for _ in range(300):
+            d.call("DELETE", "/v1/users/absent")
+        d.kill()
+        path = os.path.join(folder, "s/bedplate/audit.log")
+        with open(path, "ab") as file:
+            file.write(b'{"id": "306", "half a reco')
+        d.start()
+        check("305 records" in d.cli("audit", "verify"), "records after a restart")
+        equal(len(d.ok("GET", "/v1/audit?after=300&limit=3")["items"]), 3)
+        equal(d.ok("GET", "/v1/audit?after=300&limit=1")["items"][0]["id"], "301")
+        d.kill()
+        with open(path, "rb") as file:
+            lines = file.read().splitlines(keepends=True)
+        for name, wrong in (("changed", [lines[0], lines[1].replace(b"vic", b"eve"), *lines[2:]]), ("missing", lines[:7] + lines[8:])):
+            with open(path, "wb") as file:
+                file.writelines(wrong)
+            d.start()
+            check("record" in d.cli("audit", "verify", status=1), name)
+            d.kill()
+        with open(path, "wb") as file:
+            file.writelines(lines[:5] + [b"garbage\n"] + lines[5:])
+        program = os.path.join(ARGS().build, "src/daemon/bedplated")
+        result = subprocess.run([program, "--user"], env=d.env, capture_output=True, text=True, timeout=LIMIT, check=False)
+        check(result.returncode == 1 and "damaged behind record 5" in result.stderr, result.stderr)
+        with open(path, "wb") as file:
+            file.writelines(lines)
+        d.start()
+
+
+@case
+def tls(folder):
+    """Old versions and other nonsense; bad options."""
+    with Remote(folder) as d:
+        def s_client(*options):
+            return subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{d.port}", "-CAfile",
+                                   os.path.join(folder, "ca.pem"), *options], input=b"", capture_output=True, check=False, timeout=LIMIT)
+
+        for version in ("-tls1_2", "-tls1_3"):
+            result = s_client(version)
+            check(b"Verify return code: 0 (ok)" in result.stdout, f"{version}: {result.stdout} {result.stderr}")
+        for options in (["-tls1", "-cipher", "ALL:@SECLEVEL=0"], ["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"],
+                        ["-tls1_2", "-cipher", "NULL:aNULL:@SECLEVEL=0"], ["-tls1_2", "-cipher", "RC4:3DES:@SECLEVEL=0"]):
+            result = s_client(*options)
+            check(b"Cipher is (NONE)" in result.stdout or result.returncode != 0, f"{options}: {result.stdout}")
+        with socket.create_connection(("127.0.0.1", d.port), timeout=LIMIT) as plain:
+            plain.sendall(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+            check(b"200" not in plain.recv(100), "it answers in the clear")
+        equal(d.ask("GET", "/v1/health")[0], 200)
+        program = os.path.join(ARGS().build, "src/daemon/bedplated")
+
+        def sentence(words, *options):
+            own = os.path.join(folder, "own")
+            result = subprocess.run([program, "--user", *options], capture_output=True, text=True, timeout=LIMIT, check=False,
+                                    env=dict(os.environ, XDG_STATE_HOME=own, XDG_RUNTIME_DIR=own))
+            check(result.returncode == 1 and words in result.stderr, f"{options}: {result.returncode} {result.stderr}")
+
+        file = d.options
+        sentence("needs --tls-cert", "--listen", f"127.0.0.1:{free_port()}")
+        sentence("cannot listen", *file)
+        sentence("ADDRESS:PORT", "--listen", "nonsense", *file[2:])
+        sentence("does not start", "--listen", f"127.0.0.1:{free_port()}", "--tls-cert", file[3], "--tls-key",
+                 os.path.join(folder, "client.key"))
+        sentence("absent", "--listen", f"127.0.0.1:{free_port()}", "--tls-cert", "/absent", "--tls-key", file[5])
+
+
+if __name__ == "__main__":
+    daemon_test.main()
