@@ -47,11 +47,13 @@ static inline uint64_t fuzz_take(struct fuzz_input *in, unsigned bytes)
 
 static inline void fuzz_nothing(void *arg) {}
 
-/* Everything that was posted to the I/O loop is done, disk requests apart. */
+/* Everything that was posted to the loops is done, disk requests apart. */
 static inline void fuzz_settle(void)
 {
-    for (unsigned i = 0; i < 3; i++)
+    for (unsigned i = 0; i < 3; i++) {
         loop_call(test_machine.m->io_loop, fuzz_nothing, NULL);
+        test_events();
+    }
 }
 
 static bool fuzz_running;
@@ -149,16 +151,20 @@ static inline void fuzz_operation(const struct fuzz_model *model, struct fuzz_in
     }
 }
 
-static inline void device_fuzz_begin(const struct fuzz_model *model)
+static inline void fuzz_begin(const struct fuzz_model *model, bool one_thread)
 {
     struct mapping *ram;
     struct err err = { 0 };
     struct machine *m = test_machine_create(FUZZ_MEMORY);
+    if (one_thread) /* so that an input does the same each time, and fast */
+        m->io_loop = test_machine.loop;
     if (map_ram(m, SPACE_MEMORY, 0, FUZZ_MEMORY, REGION_RAM, m->main_ram, 0, 5, &ram, &err) < 0)
         fail_msg("%s", err.text);
     model->create(m);
     fuzz_resume();
 }
+
+static inline void device_fuzz_begin(const struct fuzz_model *model) { fuzz_begin(model, false); }
 
 static inline void device_fuzz_end(const struct fuzz_model *model)
 {
@@ -172,7 +178,7 @@ static inline void device_fuzz_end(const struct fuzz_model *model)
 static inline void device_fuzz_run(const struct fuzz_model *model, const uint8_t *data, size_t len)
 {
     struct fuzz_input in = { data, len, 0 };
-    device_fuzz_begin(model);
+    fuzz_begin(model, true);
     for (unsigned n = 0; in.at < in.len && n < FUZZ_OPERATIONS; n++)
         fuzz_operation(model, &in);
     fuzz_settle();

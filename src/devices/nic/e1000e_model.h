@@ -72,7 +72,7 @@ static inline void e1000e_model_event(unsigned what, uint32_t value)
         send(e1000e_cable, frame, 14 + value % 1500, MSG_DONTWAIT);
     while (recv(e1000e_cable, frame, sizeof frame, MSG_DONTWAIT) > 0)
         ;
-    usleep(200);
+    fuzz_settle();
 }
 
 static const struct fuzz_target e1000e_targets[] = {

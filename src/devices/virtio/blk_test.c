@@ -117,7 +117,7 @@ static void put_range(struct disk *k, uint64_t sector, uint32_t count, uint32_t 
 static void test_blk_commands(void **state)
 {
     struct disk k = { 0 };
-    k.mdisk = mdisk_open();
+    k.mdisk = mdisk_open(MDISK_SIZE);
     disk_open(&k, &k.mdisk->node, "disk0", 1, VIRTIO_BLK_REPORT);
     machine_start(k.g.m);
     disk_queues(&k, gdev_features(&k.d), 1);
@@ -179,7 +179,7 @@ static void test_blk_commands(void **state)
 static void test_blk_writethrough(void **state)
 {
     struct disk k = { 0 };
-    k.mdisk = mdisk_open();
+    k.mdisk = mdisk_open(MDISK_SIZE);
     disk_open(&k, &k.mdisk->node, "disk0", 1, VIRTIO_BLK_REPORT);
     machine_start(k.g.m);
     uint64_t wce = k.d.config + offsetof(struct virtio_blk_config, wce);
@@ -210,7 +210,7 @@ static void test_blk_readonly(void **state)
 {
     struct disk k = { 0 };
     struct pci_device *pci;
-    k.mdisk = mdisk_open();
+    k.mdisk = mdisk_open(MDISK_SIZE);
     guest_init(&k.g, true);
     k.node = &k.mdisk->node;
     struct virtio_blk_options options = { .id = "cd", .node = k.node, .readonly = true };
@@ -238,7 +238,7 @@ static void blk_pauses(enum mdisk_mode mode, enum machine_event event)
 {
     struct disk k = { 0 };
     uint32_t len;
-    k.mdisk = mdisk_open();
+    k.mdisk = mdisk_open(MDISK_SIZE);
     disk_open(&k, &k.mdisk->node, "disk0", 1, VIRTIO_BLK_PAUSE);
     machine_start(k.g.m);
     disk_queues(&k, RING_FEATURES, 1);
@@ -277,7 +277,7 @@ static void test_blk_pauses(void **state)
 static void test_blk_ignores(void **state)
 {
     struct disk k = { 0 };
-    k.mdisk = mdisk_open();
+    k.mdisk = mdisk_open(MDISK_SIZE);
     disk_open(&k, &k.mdisk->node, "disk0", 1, VIRTIO_BLK_IGNORE);
     machine_start(k.g.m);
     disk_queues(&k, RING_FEATURES, 1);
@@ -303,7 +303,7 @@ static void test_blk_io_thread(void **state)
     assert_ptr_equal(loop, same);
     assert_ptr_not_equal(loop, k.g.m->io_loop);
     assert_int_equal(machine_io_loop(k.g.m, "a-name-too-long", &same, NULL), -EINVAL);
-    k.mdisk = mdisk_open();
+    k.mdisk = mdisk_open(MDISK_SIZE);
     k.node = &k.mdisk->node;
     const struct virtio_blk_options options = {
         .id = "disk0", .node = k.node, .loops = &loop, .loop_count = 1
@@ -345,8 +345,8 @@ static void blk_move(uint64_t features)
     struct disk from = { 0 }, to = { 0 };
     uint32_t len;
     struct err err = { 0 };
-    from.mdisk = mdisk_open();
-    to.mdisk = mdisk_open();
+    from.mdisk = mdisk_open(MDISK_SIZE);
+    to.mdisk = mdisk_open(MDISK_SIZE);
     disk_open(&from, &from.mdisk->node, "disk0", 1, VIRTIO_BLK_REPORT);
     disk_open(&to, &to.mdisk->node, "disk0", 1, VIRTIO_BLK_REPORT);
     machine_start(from.g.m);
@@ -424,7 +424,7 @@ static void test_blk_reset_waits(void **state)
 {
     struct disk k = { 0 };
     uint32_t len;
-    k.mdisk = mdisk_open();
+    k.mdisk = mdisk_open(MDISK_SIZE);
     disk_open(&k, &k.mdisk->node, "disk0", 1, VIRTIO_BLK_REPORT);
     machine_start(k.g.m);
     uint64_t common = k.d.common;
@@ -472,9 +472,9 @@ static void test_blk_garbage(void **state)
 {
     struct disk k = { 0 };
     struct gdev cd;
-    struct mdisk *cd_mdisk = mdisk_open();
+    struct mdisk *cd_mdisk = mdisk_open(MDISK_SIZE);
     struct pci_device *pci;
-    k.mdisk = mdisk_open();
+    k.mdisk = mdisk_open(MDISK_SIZE);
     new_seed("blk");
     disk_open(&k, &k.mdisk->node, "disk0", 2, VIRTIO_BLK_PAUSE);
     memset(cd_mdisk->data, 0x77, MDISK_SIZE);
@@ -504,7 +504,7 @@ static void test_blk_garbage(void **state)
 static void test_coverage(void **state)
 {
     struct disk k = { 0 };
-    k.mdisk = mdisk_open();
+    k.mdisk = mdisk_open(MDISK_SIZE);
     disk_open(&k, &k.mdisk->node, "disk0", 1, VIRTIO_BLK_REPORT);
     assert_int_equal(device_uncovered(k.d.pci->dev.type), 0);
     disk_close(&k);

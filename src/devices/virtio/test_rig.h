@@ -6,7 +6,7 @@
 #ifndef DEVICES_VIRTIO_TEST_RIG_H
 #define DEVICES_VIRTIO_TEST_RIG_H
 
-#include "block/driver.h"
+#include "block/memory_image.h"
 #include "devices/virtio/blk.h"
 #include "devices/virtio/guest_model.h"
 #include "devices/virtio/virtio_pci.h"
@@ -30,23 +30,9 @@ void wait_for(bool (*fn)(void *arg), void *arg); /* for at most 5 seconds */
 /* Alternates sane set-ups with garbage in registers and rings, and leaves the device reset. */
 void garbage(struct gdev *d, struct gq *queues, unsigned count, unsigned rounds);
 
-/* ---- An image in memory that can be full or hang ---- */
+/* ---- A guest with a virtio disk ---- */
 
 enum { MDISK_SIZE = 4 << 20 };
-enum mdisk_mode { MDISK_WORKS, MDISK_FULL, MDISK_BROKEN, MDISK_HANGS };
-
-struct mdisk {
-    struct block_node node;
-    _Atomic int mode;
-    _Atomic unsigned submitted, flags; /* flags: of the last request */
-    struct block_request *held;        /* io_loop */
-    uint8_t data[MDISK_SIZE];
-};
-
-struct mdisk *mdisk_open(void);
-void mdisk_release(void *arg); /* on io_loop: lets go what hung */
-
-/* ---- A guest with a virtio disk ---- */
 
 struct disk {
     struct guest g;

@@ -18,7 +18,7 @@
 static void test_transport(void **state)
 {
     struct disk k = { 0 };
-    k.mdisk = mdisk_open();
+    k.mdisk = mdisk_open(MDISK_SIZE);
     disk_open(&k, &k.mdisk->node, "disk0", 1, VIRTIO_BLK_REPORT);
     machine_start(k.g.m);
     struct pci_bus *bus = k.g.bus;
