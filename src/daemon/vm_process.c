@@ -153,6 +153,7 @@ static void process_start(struct vm *vm)
         return;
     }
     vm->asked_to_stop = vm->killing = vm->asked_to_pause = vm->asked_to_save = false;
+    vm->ended = false;
     pid_follow(vm, pid);
     await(vm, CONNECT_MS);
     vm_stage(vm, json_object_get(config, "restore") ? "loading the saved state" : "starting", -1);
@@ -213,7 +214,12 @@ static void vm_start(struct vm *vm)
     struct err err;
     char path[PATH_MAX];
     const json_t *json = vm_object(vm)->json;
-    if (vm_lock_held(vm)) { /* it runs already: a daemon before us was killed after starting it */
+    bool held = vm_lock_held(vm);
+    if (held && vm->ended) { /* the keeper of the process that ended is tidying up */
+        timer_set(vm, TIMER_KEEPER, CONNECT_MS);
+        return;
+    }
+    if (held) { /* it runs already: a daemon before us was killed after starting it */
         await(vm, 0);
         return;
     }
@@ -418,6 +424,7 @@ static void process_forget(struct vm *vm)
     client_drop(vm);
     pid_forget(vm);
     vm->real = GONE;
+    vm->ended = true;
     vm->paused = false;
     vm_live_forget(vm);
     timer_set(vm, TIMER_NONE, 0);
@@ -532,7 +539,7 @@ void vm_drive(struct vm *vm)
 
     if (vm->real == STARTING)
         return; /* its first status drives on */
-    if (up && vm->real == GONE && vm->timing != TIMER_RESTART)
+    if (up && vm->real == GONE && vm->timing != TIMER_RESTART && vm->timing != TIMER_KEEPER)
         vm_start(vm);
     else if (up && vm->real == UP && vm->paused != (strcmp(wanted, "paused") == 0) &&
              !vm->asked_to_pause)
@@ -560,6 +567,10 @@ void vm_timer(void *arg)
     case TIMER_KILL:
         if (vm->pid)
             kill(vm->pid, SIGKILL);
+        break;
+    case TIMER_KEEPER:
+        vm->timing = TIMER_NONE;
+        vm_start(vm);
         break;
     case TIMER_RESTART:
         vm->timing = TIMER_NONE;

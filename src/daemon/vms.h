@@ -35,8 +35,9 @@ struct vm {
     struct loop_watch *pid_watch;
     struct vmm_client *client;
     struct child *maker;      /* STARTING: what makes its disk */
+    bool ended;               /* GONE: we saw its process end; only its keeper may be left */
     struct loop_timer *timer; /* connecting, or a stop's deadline, or a restart's back-off */
-    enum { TIMER_NONE, TIMER_CONNECT, TIMER_STOP, TIMER_KILL, TIMER_RESTART } timing;
+    enum { TIMER_NONE, TIMER_CONNECT, TIMER_STOP, TIMER_KILL, TIMER_KEEPER, TIMER_RESTART } timing;
     uint64_t start_deadline_ns, up_since_ns, told_ns;
     unsigned backoff_ms;
     unsigned stop_timeout_s;
