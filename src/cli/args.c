@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 /* The option of a field: _ becomes -, lists lose their last s. */
-static void option_name(const struct api_field *f, char out[64])
+void args_option_name(const struct api_field *f, char out[64])
 {
     size_t len = (size_t)snprintf(out, 64, "%s", f->name);
     for (char *c = out; *c; c++)
@@ -29,7 +29,7 @@ static const struct api_field *field_of(const struct api_field *fields, const ch
 {
     for (const struct api_field *f = fields; f->name; f++) {
         char name[64];
-        option_name(f, name);
+        args_option_name(f, name);
         if (!(f->flags & API_SERVER) && strlen(name) == len && strncmp(name, option, len) == 0)
             return f;
     }
@@ -185,7 +185,8 @@ static char *secret_read(const char *name)
     return line;
 }
 
-int args_take(const struct api_field *fields, int *argc, char **argv, json_t *object)
+int args_take_own(const struct api_field *fields, json_t *object, const struct api_field *options,
+                  json_t *own, int *argc, char **argv)
 {
     int left = 0;
     for (int i = 0; i < *argc; i++) {
@@ -204,12 +205,15 @@ int args_take(const struct api_field *fields, int *argc, char **argv, json_t *ob
         const struct api_field *f = field_of(fields, option, len);
         bool no = !f && strncmp(option, "no-", 3) == 0 &&
                   (f = field_of(fields, option + 3, len - 3)) && f->type == API_BOOLEAN;
+        json_t *into = object;
+        if (!f && options && (f = field_of(options, option, len)))
+            into = own;
         if (!f || (no && value)) {
             cli_say("unknown option '%s'; --help lists all", word);
             return CLI_USAGE;
         }
         char name[64];
-        option_name(f, name);
+        args_option_name(f, name);
         if (f->type == API_BOOLEAN && !value)
             value = no ? "no" : "yes";
         AUTO(free) char *secret = NULL;
@@ -226,7 +230,7 @@ int args_take(const struct api_field *fields, int *argc, char **argv, json_t *ob
             cli_say("--%s needs a value", name);
             return CLI_USAGE;
         }
-        int r = set(f, name, value, object);
+        int r = set(f, name, value, into);
         if (r != CLI_OK)
             return r;
     }
@@ -234,7 +238,12 @@ int args_take(const struct api_field *fields, int *argc, char **argv, json_t *ob
     return CLI_OK;
 }
 
-static void help_value(const struct api_field *f, enum api_type type)
+int args_take(const struct api_field *fields, int *argc, char **argv, json_t *object)
+{
+    return args_take_own(fields, object, NULL, NULL, argc, argv);
+}
+
+void args_value(FILE *to, const struct api_field *f, enum api_type type)
 {
     static const char *const words[] = {
         [API_STRING] = "TEXT", [API_INTEGER] = "N",      [API_SIZE] = "SIZE",
@@ -243,17 +252,17 @@ static void help_value(const struct api_field *f, enum api_type type)
     };
     if (type == API_STRING && f->format == API_ENUM) {
         for (const char *const *c = f->choices; *c; c++)
-            printf("%s%s", c == f->choices ? "" : "|", *c);
+            fprintf(to, "%s%s", c == f->choices ? "" : "|", *c);
     } else if (type == API_STRING && f->format == API_PATH) {
-        printf("FILE");
+        fprintf(to, "FILE");
     } else if (type == API_OBJECT) {
         for (const struct api_field *g = f->fields; g->name; g++) {
             char name[64];
-            option_name(g, name);
-            printf(g == f->fields ? "[%s=]VALUE" : "[,%s...]", name);
+            args_option_name(g, name);
+            fprintf(to, g == f->fields ? "[%s=]VALUE" : "[,%s...]", name);
         }
     } else {
-        printf("%s", words[type]);
+        fprintf(to, "%s", words[type]);
     }
 }
 
@@ -263,12 +272,12 @@ void args_help(const struct api_field *fields)
         char name[64];
         if (f->flags & API_SERVER)
             continue;
-        option_name(f, name);
+        args_option_name(f, name);
         printf("  --%s ", name);
         if (f->flags & API_SECRET)
             printf("(is asked for, or read from standard input)");
         else
-            help_value(f, f->type == API_LIST ? f->element : f->type);
+            args_value(stdout, f, f->type == API_LIST ? f->element : f->type);
         printf("\n        %s%s%s%s\n", f->about, f->type == API_LIST ? "; may be repeated" : "",
                f->initial && f->type != API_LIST ? "; default " : "",
                f->initial && f->type != API_LIST ? f->initial : "");

@@ -8,12 +8,17 @@
  *   output.c   tables and sizes for people
  *   console.c  a VM's serial console on this terminal
  *   access.c   users, tokens, audit
+ *   edit.c     changing a VM, by options or in an editor
+ *   top.c      what VMs use
+ *   document.c man page and completion out of the commands' table
  *   images.c   the catalog of images, and VMs out of them: image, run, ssh
  */
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
 
 #include "api/api.h"
+
+#include <stdio.h>
 
 enum cli_status { CLI_OK, CLI_FAILED, CLI_USAGE, CLI_NOT_FOUND, CLI_UNREACHABLE };
 
@@ -22,6 +27,7 @@ struct cli {
     bool quiet;               /* only names and errors */
     bool wait;                /* for jobs; the default */
     const char *socket, *url; /* url: of a daemon elsewhere; with BEDPLATE_TOKEN and BEDPLATE_CA */
+    bool only_running;        /* no daemon is started */
     char socket_path[200];
     bool tty; /* standard output is a terminal: colours and progress */
 };
@@ -29,8 +35,15 @@ struct cli {
 struct command {
     const char *name, *words, *about;
     int (*run)(struct cli *cli, const struct command *command, int argc, char **argv);
-    const char *action; /* of the API, for the simple ones */
+    const char *action;              /* of the API, for the simple ones */
+    const char *fields;              /* the resource whose fields are options; NULL: none */
+    const struct api_field *options; /* of its own; NULL: none */
+    const char *takes;               /* the resource whose objects its words name; NULL: none */
 };
+extern const struct command commands[];        /* ends with a NULL name */
+extern const struct api_field global_fields[]; /* the options before the command */
+/* All options of a command: of an action, of a resource. NULL: none. */
+const struct api_field *command_fields(const struct command *command);
 
 /* ---- main.c ---- */
 
@@ -42,6 +55,14 @@ int ask(struct cli *cli, const char *method, const char *kind, const char *which
 /* All objects of a kind, page by page. */
 int list(struct cli *cli, const char *kind, const char *const *columns);
 int do_console(struct cli *cli, const struct command *command, int argc, char **argv);
+
+/* ---- edit.c, top.c, document.c ---- */
+
+int do_edit(struct cli *cli, const struct command *command, int argc, char **argv);
+int do_top(struct cli *cli, const struct command *command, int argc, char **argv);
+extern const struct api_field top_options[];
+int do_completion(struct cli *cli, const struct command *command, int argc, char **argv);
+void document_man(void); /* the man page of all commands */
 
 /* ---- images.c ---- */
 
@@ -58,6 +79,8 @@ int do_audit(struct cli *cli, const struct command *command, int argc, char **ar
 
 /* ---- client.c ---- */
 
+/* The body of an answer as it is: /metrics is no JSON. The caller frees. */
+int client_text(struct cli *cli, const char *path, struct buf *out);
 /* Sends a request; *out (may be NULL) gets the JSON of the answer. Returns CLI_OK, or another
  * status after it has said why. */
 int client_call(struct cli *cli, const char *method, const char *path, json_t *take_body,
@@ -71,8 +94,14 @@ void cli_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Takes options that stand for `fields` out of argv and puts them into `object`; others are left,
  * in order, and *argc tells how many. A word that begins with -- and is no field's fails. */
 int args_take(const struct api_field *fields, int *argc, char **argv, json_t *object);
+/* The same with options of the command's own, which go into `own`. */
+int args_take_own(const struct api_field *fields, json_t *object, const struct api_field *options,
+                  json_t *own, int *argc, char **argv);
 /* The options' help, a line each. */
 void args_help(const struct api_field *fields);
+/* How the option of a field is called, and how its value is written. */
+void args_option_name(const struct api_field *f, char out[64]);
+void args_value(FILE *to, const struct api_field *f, enum api_type type);
 
 /* ---- output.c ---- */
 

@@ -115,8 +115,10 @@ static int find_socket(struct cli *cli)
         return CLI_OK;
     }
     user_socket(cli->socket_path, sizeof cli->socket_path);
-    if (listens(cli->socket_path) || start_daemon(cli->socket_path) == 0)
+    if (listens(cli->socket_path) || (!cli->only_running && start_daemon(cli->socket_path) == 0))
         return CLI_OK;
+    if (cli->only_running)
+        return CLI_UNREACHABLE;
     cli_say("no daemon answers at %s, and none could be started; bedplated --user tells why",
             cli->socket_path);
     return CLI_UNREACHABLE;
@@ -216,6 +218,23 @@ int client_call(struct cli *cli, const char *method, const char *path, json_t *t
     if (out)
         *out = TAKE(json);
     return CLI_OK;
+}
+
+int client_text(struct cli *cli, const char *path, struct buf *out)
+{
+    long status = 0;
+    int r = find_socket(cli);
+    CURL *curl = r == CLI_OK ? curl_easy_init() : NULL;
+    if (!curl)
+        return r == CLI_OK ? CLI_FAILED : r;
+    r = perform(curl, cli, "GET", path, NULL, out, &status);
+    curl_easy_cleanup(curl);
+    if (r == CLI_OK && status != 200) {
+        cli_say("the daemon answers with status %ld", status);
+        r = CLI_FAILED;
+    }
+    buf_add(out, "", 1);
+    return r;
 }
 
 /* ---- jobs ---- */

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static const struct api_field *vm_fields(void) { return api_resource_find("vms")->fields; }
@@ -87,39 +88,22 @@ static int do_action(struct cli *cli, const struct command *command, int argc, c
 static int do_create(struct cli *cli, const struct command *command, int argc, char **argv)
 {
     AUTO(json_decref) json_t *vm = json_object();
+    AUTO(json_decref) json_t *own = json_object();
     AUTO(json_decref) json_t *answer = NULL;
-    int r = args_take(vm_fields(), &argc, argv, vm);
+    int r = args_take_own(vm_fields(), vm, command->options, own, &argc, argv);
     if (r == CLI_OK)
         r = want_words(command, argc, 1, 1);
     if (r != CLI_OK)
         return r;
     json_object_set_new(vm, "name", json_string(argv[0]));
-    r = client_call(cli, "POST", "/v1/vms", json_incref(vm), &answer);
+    bool dry = json_is_true(json_object_get(own, "dry_run"));
+    r = client_call(cli, "POST", dry ? "/v1/vms?dry_run=true" : "/v1/vms", json_incref(vm),
+                    &answer);
     if (r == CLI_OK && cli->json)
         output_json(answer);
-    return r == CLI_OK ? client_job(cli, answer) : r;
-}
-
-static int do_edit(struct cli *cli, const struct command *command, int argc, char **argv)
-{
-    AUTO(json_decref) json_t *patch = json_object();
-    AUTO(json_decref) json_t *answer = NULL;
-    int r = args_take(vm_fields(), &argc, argv, patch);
-    if (r == CLI_OK)
-        r = want_words(command, argc, 1, 1);
-    if (r == CLI_OK && !json_object_size(patch)) {
-        cli_say("nothing to change; bedplate edit --help lists what can be");
-        r = CLI_USAGE;
-    }
-    if (r == CLI_OK)
-        r = ask(cli, "PATCH", "vms", argv[0], NULL, json_incref(patch), &answer);
-    if (r != CLI_OK)
-        return r;
-    if (cli->json)
-        output_json(answer);
-    else if (json_is_true(json_object_get(answer, "pending")) && !cli->quiet)
-        cli_say("some of it waits for the next start");
-    return CLI_OK;
+    else if (r == CLI_OK && dry)
+        output_object(vm_fields(), answer);
+    return r == CLI_OK && !dry ? client_job(cli, answer) : r;
 }
 
 static int do_rename(struct cli *cli, const struct command *command, int argc, char **argv)
@@ -144,19 +128,31 @@ static int do_delete(struct cli *cli, const struct command *command, int argc, c
     return status;
 }
 
-int list(struct cli *cli, const char *kind, const char *const *columns)
+static void query_add(struct buf *query, const char *name, const char *value)
+{
+    char *word = curl_easy_escape(NULL, value, 0);
+    buf_printf(query, "&%s=%s", name, word ? word : "");
+    curl_free(word);
+}
+
+/* filters: names and values; NULL: none. */
+static int list_filtered(struct cli *cli, const char *kind, const char *const *columns,
+                         const json_t *filters)
 {
     AUTO(json_decref) json_t *all = json_array();
     AUTO(free) char *after = NULL;
     for (;;) {
         AUTO(json_decref) json_t *page = NULL;
-        AUTO(free) char *path = NULL;
-        char *word = after ? curl_easy_escape(NULL, after, 0) : NULL;
-        if (asprintf(&path, "/v1/%s?limit=1000%s%s", kind, word ? "&after=" : "",
-                     word ? word : "") < 0)
-            path = NULL;
-        curl_free(word);
-        int r = path ? client_call(cli, "GET", path, NULL, &page) : CLI_FAILED;
+        AUTO(buf_fini) struct buf path = { 0 };
+        const char *key;
+        json_t *value;
+        buf_printf(&path, "/v1/%s?limit=1000", kind);
+        json_object_foreach((json_t *)filters, key, value)
+            query_add(&path, key, json_string_value(value));
+        if (after)
+            query_add(&path, "after", after);
+        buf_add(&path, "", 1);
+        int r = client_call(cli, "GET", (const char *)path.data, NULL, &page);
         if (r != CLI_OK)
             return r;
         json_array_extend(all, json_object_get(page, "items"));
@@ -176,25 +172,37 @@ int list(struct cli *cli, const char *kind, const char *const *columns)
     return CLI_OK;
 }
 
+int list(struct cli *cli, const char *kind, const char *const *columns)
+{
+    return list_filtered(cli, kind, columns, NULL);
+}
+
 static int do_list(struct cli *cli, const struct command *command, int argc, char **argv)
 {
     static const char *const columns[] = { "name",           "state", "cpus", "memory",
                                            "running_engine", "pid",   NULL };
-    int r = want_words(command, argc, 0, 0);
-    return r == CLI_OK ? list(cli, "vms", columns) : r;
+    AUTO(json_decref) json_t *filters = json_object();
+    int r = args_take(command->options, &argc, argv, filters);
+    if (r == CLI_OK)
+        r = want_words(command, argc, 0, 0);
+    return r == CLI_OK ? list_filtered(cli, "vms", columns, filters) : r;
 }
 
 static int do_info(struct cli *cli, const struct command *command, int argc, char **argv)
 {
-    AUTO(json_decref) json_t *vm = NULL;
-    int r = want_words(command, argc, 1, 1);
-    if (r == CLI_OK)
-        r = ask(cli, "GET", "vms", argv[0], NULL, NULL, &vm);
-    if (r == CLI_OK && cli->json)
-        output_json(vm);
-    else if (r == CLI_OK)
-        output_object(vm_fields(), vm);
-    return r;
+    int status = want_words(command, argc, 1, -1);
+    for (int i = 0; status != CLI_USAGE && i < argc; i++) {
+        AUTO(json_decref) json_t *vm = NULL;
+        int r = ask(cli, "GET", "vms", argv[i], NULL, NULL, &vm);
+        if (r == CLI_OK && cli->json)
+            output_json(vm);
+        else if (r == CLI_OK)
+            output_object(vm_fields(), vm);
+        if (r == CLI_OK && i + 1 < argc)
+            puts("");
+        status = r == CLI_OK ? status : r;
+    }
+    return status;
 }
 
 static int console_of(struct cli *cli, const char *name, bool only_look)
@@ -270,48 +278,82 @@ static int do_screenshot(struct cli *cli, const struct command *command, int arg
     return r;
 }
 
+static void event_print(struct cli *cli, const json_t *event)
+{
+    AUTO(free)
+    char *detail = json_object_get(event, "detail")
+                       ? json_dumps(json_object_get(event, "detail"), JSON_COMPACT)
+                       : NULL;
+    time_t seconds = (time_t)json_number_value(json_object_get(event, "time"));
+    char when[32];
+    struct tm tm;
+    if (cli->json) {
+        json_dumpf(event, stdout, JSON_COMPACT);
+        puts("");
+        return;
+    }
+    strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", localtime_r(&seconds, &tm));
+    printf("%s  %-18s %s %s\n", when, json_string_value(json_object_get(event, "kind")),
+           json_string_value(json_object_get(event, "name")), detail ? detail : "");
+}
+
 static int do_events(struct cli *cli, const struct command *command, int argc, char **argv)
 {
-    bool follow = argc == 1 && (strcmp(argv[0], "--follow") == 0 || strcmp(argv[0], "-f") == 0);
-    char path[80];
+    AUTO(json_decref) json_t *own = json_object();
     unsigned long long last = 0;
-    if (argc && !follow)
-        return want_words(command, argc, 0, 0);
-    do {
+    for (int i = 0; i < argc; i++)
+        if (strcmp(argv[i], "-f") == 0)
+            argv[i] = (char *)"--follow";
+    int r = args_take(command->options, &argc, argv, own);
+    if (r == CLI_OK)
+        r = want_words(command, argc, 0, 1);
+    const char *kind = json_string_value(json_object_get(own, "kind"));
+    bool follow = json_is_true(json_object_get(own, "follow"));
+    AUTO(json_decref) json_t *vm = NULL;
+    if (r == CLI_OK && argc)
+        r = ask(cli, "GET", "vms", argv[0], NULL, NULL, &vm);
+    while (r == CLI_OK) {
         AUTO(json_decref) json_t *page = NULL;
-        snprintf(path, sizeof path, "/v1/events?limit=1000&after=%llu", last);
-        int r = client_call(cli, "GET", path, NULL, &page);
-        if (r != CLI_OK)
-            return r;
+        AUTO(buf_fini) struct buf path = { 0 };
+        buf_printf(&path, "/v1/events?limit=1000&after=%llu", last);
+        if (kind)
+            query_add(&path, "kind", kind);
+        if (vm)
+            buf_printf(&path, "&object=vms/%s", json_string_value(json_object_get(vm, "id")));
+        buf_add(&path, "", 1);
+        r = client_call(cli, "GET", (const char *)path.data, NULL, &page);
         const json_t *items = json_object_get(page, "items");
         for (size_t i = 0; i < json_array_size(items); i++) {
             const json_t *event = json_array_get(items, i);
             last = strtoull(json_string_value(json_object_get(event, "id")), NULL, 10);
-            AUTO(free)
-            char *detail = json_object_get(event, "detail")
-                               ? json_dumps(json_object_get(event, "detail"), JSON_COMPACT)
-                               : NULL;
-            if (cli->json)
-                json_dumpf(event, stdout, JSON_COMPACT);
-            else
-                printf("%s %s %s", json_string_value(json_object_get(event, "kind")),
-                       json_string_value(json_object_get(event, "name")), detail ? detail : "");
-            puts("");
+            event_print(cli, event);
         }
         fflush(stdout);
-        if (follow)
-            poll(NULL, 0, 500);
-    } while (follow);
-    return CLI_OK;
+        if (!follow)
+            break;
+        poll(NULL, 0, 500);
+    }
+    return r;
 }
 
 static int do_job(struct cli *cli, const struct command *command, int argc, char **argv)
 {
-    static const char *const columns[] = {
-        "id", "kind", "name", "state", "created", "ended", NULL
-    };
-    int r = want_words(command, argc, 0, 0);
-    return r == CLI_OK ? list(cli, "jobs", columns) : r;
+    static const char *const columns[] = { "id",   "kind",    "name",  "state",
+                                           "user", "created", "ended", NULL };
+    AUTO(json_decref) json_t *job = NULL;
+    bool cancel = argc == 2 && strcmp(argv[0], "cancel") == 0;
+    bool info = argc == 2 && strcmp(argv[0], "info") == 0;
+    int r = cancel || info ? CLI_OK : want_words(command, argc, 0, 0);
+    if (cancel)
+        return ask(cli, "POST", "jobs", argv[1], "cancel", NULL, NULL);
+    if (r != CLI_OK || !info)
+        return r == CLI_OK ? list(cli, "jobs", columns) : r;
+    r = ask(cli, "GET", "jobs", argv[1], NULL, NULL, &job);
+    if (r == CLI_OK && cli->json)
+        output_json(job);
+    else if (r == CLI_OK)
+        output_object(api_resource_find("jobs")->fields, job);
+    return r;
 }
 
 static int do_host(struct cli *cli, const struct command *command, int argc, char **argv)
@@ -335,66 +377,92 @@ static int do_version(struct cli *cli, const struct command *command, int argc, 
 }
 
 /* clang-format off */
-static const struct command commands[] = {
-    { "run", "IMAGE|NAME [OPTIONS]", "create a VM, start it, and attach to its console", do_run, NULL },
-    { "create", "NAME [OPTIONS]", "define a VM", do_create, NULL },
-    { "start", "VM...", "start VMs, or let paused ones go on", do_action, "start" },
-    { "stop", "[--timeout S] VM...", "ask guests to shut down; kill those that do not in time", do_action, "stop" },
-    { "restart", "[--timeout S] VM...", "stop, then start", do_action, "restart" },
-    { "reset", "VM...", "press the reset button", do_action, "reset" },
-    { "pause", "VM...", "let VMs stand still", do_action, "pause" },
-    { "resume", "VM...", "go on after a pause", do_action, "resume" },
-    { "save", "VM...", "write VMs' state to the disk and end them", do_action, "save" },
-    { "restore", "VM...", "go on from the saved state", do_action, "restore" },
-    { "kill", "VM...", "end VMs at once, as pulling the plug would; throw saved states away", do_action, "kill" },
-    { "delete", "VM...", "forget stopped VMs; their disk files stay", do_delete, NULL },
-    { "list", "", "all VMs", do_list, NULL },
-    { "info", "VM", "everything about a VM", do_info, NULL },
-    { "edit", "VM [OPTIONS]", "change a VM", do_edit, NULL },
-    { "rename", "VM NAME", "give a VM another name", do_rename, NULL },
-    { "console", "VM", "attach to the serial console; Ctrl-A D detaches", do_console, NULL },
-    { "logs", "[--follow] VM", "what the serial console last said, also of a VM that ended", do_logs, NULL },
-    { "balloon", "VM [--target SIZE]", "how a guest fares with its memory; asks it to do with less", do_balloon, NULL },
-    { "ssh", "VM [COMMAND...]", "log in to a VM that forwards a port to its port 22", do_ssh, NULL },
-    { "image", "[create NAME --source S | info NAME | delete NAME...]", "disks that VMs begin with", do_image, NULL },
-    { "screenshot", "VM", "the text on a VM's screen", do_screenshot, NULL },
-    { "events", "[--follow]", "what happened", do_events, NULL },
-    { "job", "", "long work and what became of it", do_job, NULL },
-    { "user", "[create NAME --role R | edit NAME ... | delete NAME...]", "who may use the API from elsewhere", do_user, NULL },
-    { "token", "[create NAME --user U | delete NAME...]", "bearer tokens; create prints the secret, once", do_token, NULL },
-    { "audit", "[verify]", "who asked for what; verify finds what was changed or taken out", do_audit, NULL },
-    { "host", "", "this host", do_host, NULL },
-    { "version", "", "print the version", do_version, NULL },
+#define END { .name = NULL }
+#define WORDS(...) (const char *const[]){ __VA_ARGS__, NULL }
+static const struct api_field create_options[] = {
+    { "dry_run", API_BOOLEAN, 0, "only show what would be made" },
+    END
+};
+static const struct api_field list_options[] = {
+    { "state", API_STRING, 0, "only VMs that are so", API_ENUM,
+      .choices = WORDS("stopped", "starting", "running", "paused", "stopping", "saving", "saved", "failed", "creating", "deleting") },
+    { "owner", API_STRING, 0, "only this user's" },
+    END
+};
+static const struct api_field events_options[] = {
+    { "follow", API_BOOLEAN, 0, "go on with what happens from now on" },
+    { "kind", API_STRING, 0, "only these: \"vm.started\"" },
+    END
+};
+const struct api_field global_fields[] = {
+    { "json", API_BOOLEAN, 0, "answers as they are" },
+    { "quiet", API_BOOLEAN, 0, "only names and errors" },
+    { "no_wait", API_BOOLEAN, 0, "do not wait for jobs" },
+    { "socket", API_STRING, 0, "of the daemon", API_PATH },
+    { "url", API_STRING, 0, "of a daemon elsewhere, https://HOST:PORT" },
+    END
+};
+const struct command commands[] = {
+    { "run", "IMAGE|NAME [OPTIONS]", "create a VM, start it, and attach to its console", do_run, NULL, "vms", NULL, "images" },
+    { "create", "NAME [OPTIONS]", "define a VM", do_create, NULL, "vms", create_options, NULL },
+    { "start", "VM...", "start VMs, or let paused ones go on", do_action, "start", NULL, NULL, "vms" },
+    { "stop", "[--timeout S] VM...", "ask guests to shut down; kill those that do not in time", do_action, "stop", NULL, NULL, "vms" },
+    { "restart", "[--timeout S] VM...", "stop, then start", do_action, "restart", NULL, NULL, "vms" },
+    { "reset", "VM...", "press the reset button", do_action, "reset", NULL, NULL, "vms" },
+    { "pause", "VM...", "let VMs stand still", do_action, "pause", NULL, NULL, "vms" },
+    { "resume", "VM...", "go on after a pause", do_action, "resume", NULL, NULL, "vms" },
+    { "save", "VM...", "write VMs' state to the disk and end them", do_action, "save", NULL, NULL, "vms" },
+    { "restore", "VM...", "go on from the saved state", do_action, "restore", NULL, NULL, "vms" },
+    { "kill", "VM...", "end VMs at once, as pulling the plug would; throw saved states away", do_action, "kill", NULL, NULL, "vms" },
+    { "delete", "VM...", "forget stopped VMs; their disk files stay", do_delete, NULL, NULL, NULL, "vms" },
+    { "list", "[--state S]", "all VMs", do_list, NULL, NULL, list_options, NULL },
+    { "info", "VM...", "everything about a VM", do_info, NULL, NULL, NULL, "vms" },
+    { "edit", "VM [OPTIONS]", "change a VM; without options in your $EDITOR", do_edit, NULL, "vms", NULL, "vms" },
+    { "rename", "VM NAME", "give a VM another name", do_rename, NULL, NULL, NULL, "vms" },
+    { "console", "VM", "attach to the serial console; Ctrl-A D detaches", do_console, NULL, NULL, NULL, "vms" },
+    { "logs", "[--follow] VM", "what the serial console last said, also of a VM that ended", do_logs, NULL, NULL, NULL, "vms" },
+    { "balloon", "VM [--target SIZE]", "how a guest fares with its memory; asks it to do with less", do_balloon, NULL, NULL, NULL, "vms" },
+    { "ssh", "VM [COMMAND...]", "log in to a VM that forwards a port to its port 22", do_ssh, NULL, NULL, NULL, "vms" },
+    { "image", "[create NAME --source S | info NAME | delete NAME...]", "disks that VMs begin with", do_image, NULL, "images", NULL, "images" },
+    { "screenshot", "VM", "the text on a VM's screen", do_screenshot, NULL, NULL, NULL, "vms" },
+    { "events", "[--follow] [VM]", "what happened", do_events, NULL, NULL, events_options, "vms" },
+    { "job", "[info ID | cancel ID]", "long work and what became of it", do_job, NULL, NULL, NULL, "jobs" },
+    { "user", "[create NAME --role R | edit NAME ... | delete NAME...]", "who may use the API from elsewhere", do_user, NULL, "users", NULL, "users" },
+    { "token", "[create NAME --user U | delete NAME...]", "bearer tokens; create prints the secret, once", do_token, NULL, "tokens", NULL, "tokens" },
+    { "audit", "[verify]", "who asked for what; verify finds what was changed or taken out", do_audit, NULL, NULL, NULL, NULL },
+    { "top", "[--delay S] [--once]", "what running VMs use", do_top, NULL, NULL, top_options, NULL },
+    { "host", "", "this host", do_host, NULL, NULL, NULL, NULL },
+    { "completion", "bash|zsh|fish", "print what makes your shell complete bedplate's words", do_completion, NULL, NULL, NULL, NULL },
+    { "version", "", "print the version", do_version, NULL, NULL, NULL, NULL },
+    { .name = NULL },
 };
 /* clang-format on */
-enum { COMMANDS = sizeof commands / sizeof *commands };
-
 static void help(void)
 {
     printf("usage: bedplate [--json] [--quiet] [--no-wait] [--socket PATH | --url "
            "https://HOST:PORT] COMMAND ...\n\n");
-    for (unsigned i = 0; i < COMMANDS; i++)
+    for (unsigned i = 0; commands[i].name; i++)
         printf("  %-12s %-22s %s\n", commands[i].name, commands[i].words, commands[i].about);
     printf("\nVMs are named by name, id, or the beginning of either. bedplate COMMAND --help tells "
            "more.\n");
 }
 
+const struct api_field *command_fields(const struct command *command)
+{
+    return command->action   ? action_args(command->action)
+           : command->fields ? api_resource_find(command->fields)->fields
+                             : NULL;
+}
+
 static void command_help(const struct command *command)
 {
     printf("usage: bedplate %s %s\n\n%s\n", command->name, command->words, command->about);
-    const struct api_field *fields = command->action ? action_args(command->action) : NULL;
-    if (command->run == do_create || command->run == do_edit || command->run == do_run)
-        fields = vm_fields();
-    if (command->run == do_user || command->run == do_token)
-        fields = api_resource_find(command->run == do_user ? "users" : "tokens")->fields;
-    if (command->run == do_image)
-        fields = api_resource_find("images")->fields;
     if (command->run == do_run)
         printf("%s", run_help);
-    if (fields) {
-        printf("\n");
-        args_help(fields);
-    }
+    if (command->options || command_fields(command))
+        puts("");
+    args_help(command->options);
+    args_help(command_fields(command));
 }
 
 /* The options that stand before the command. */
@@ -412,6 +480,10 @@ static int global_options(struct cli *cli, int argc, char **argv, int *at)
             cli->socket = argv[++*at];
         else if (strcmp(word, "--url") == 0 && *at + 1 < argc)
             cli->url = argv[++*at];
+        else if (strcmp(word, "--only-running") == 0) /* for completion */
+            cli->only_running = true;
+        else if (strcmp(word, "--help-man") == 0)
+            return -2;
         else if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
             return -1;
         else {
@@ -440,11 +512,15 @@ int main(int argc, char **argv)
     int at, r = global_options(&cli, argc, argv, &at);
     if (r > 0)
         return r;
+    if (r == -2) {
+        document_man();
+        return CLI_OK;
+    }
     if (r < 0 || at == argc) {
         help();
         return r < 0 ? CLI_OK : CLI_USAGE;
     }
-    for (unsigned i = 0; i < COMMANDS; i++) {
+    for (unsigned i = 0; commands[i].name; i++) {
         if (strcmp(commands[i].name, argv[at]) != 0)
             continue;
         int count = argc - at - 1;

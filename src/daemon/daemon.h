@@ -8,6 +8,7 @@
  *   vms.c, vm_*.c virtual machines, see vms.h
  *   jobs.c        long work and what became of it
  *   guard.c       one daemon a store
+ *   metrics.c     for Prometheus
  *   events.c      what happened, for those who follow
  */
 #ifndef DAEMON_DAEMON_H
@@ -88,6 +89,10 @@ bool job_repeated(struct daemon *daemon, struct http_request *request);
 /* ---- vm_files.c ---- */
 
 void dir_remove(const char *path); /* with all that is in it */
+
+/* ---- metrics.c ---- */
+
+void metrics_reply(struct daemon *daemon, struct http_request *request); /* answers it */
 
 /* ---- guard.c ---- */
 

@@ -194,28 +194,6 @@ static json_t *host_json(struct daemon *daemon)
     return host;
 }
 
-static void reply_metrics(struct daemon *daemon, struct http_request *request)
-{
-    unsigned defined, running;
-    AUTO(buf_fini) struct buf out = { 0 };
-    vms_count(daemon, &defined, &running);
-    buf_printf(&out,
-               "# HELP bedplate_vms Virtual machines that are defined.\n"
-               "# TYPE bedplate_vms gauge\nbedplate_vms %u\n"
-               "# HELP bedplate_vms_running Virtual machines that run.\n"
-               "# TYPE bedplate_vms_running gauge\nbedplate_vms_running %u\n"
-               "# HELP bedplate_http_requests_total Requests to the API.\n"
-               "# TYPE bedplate_http_requests_total counter\nbedplate_http_requests_total %llu\n"
-               "# HELP bedplate_http_refused_total Requests that were refused for who asked.\n"
-               "# TYPE bedplate_http_refused_total counter\nbedplate_http_refused_total %llu\n"
-               "# HELP bedplate_uptime_seconds Since the daemon started.\n"
-               "# TYPE bedplate_uptime_seconds gauge\nbedplate_uptime_seconds %llu\n",
-               defined, running, (unsigned long long)daemon->requests,
-               (unsigned long long)daemon->refused,
-               (unsigned long long)((monotonic_ns() - daemon->started_ns) / 1000000000));
-    http_reply(request, 200, "text/plain; version=0.0.4; charset=utf-8", out.data, out.len);
-}
-
 /* ---- bodies and preconditions ---- */
 
 static int body_json(struct http_request *request, json_t **out, struct api_error *error)
@@ -437,7 +415,7 @@ static void on_path(struct daemon *daemon, struct http_request *request, char *p
     if (resource)
         on_resource(daemon, request, resource, parts + 2);
     else if (strcmp(first, "metrics") == 0 && count == 1)
-        reply_metrics(daemon, request);
+        metrics_reply(daemon, request);
     else if (strcmp(first, "v1") == 0 && strcmp(second, "version") == 0 && count == 2)
         http_reply_json(request, 200,
                         json_pack("{s:s, s:i}", "version", BEDPLATE_VERSION, "api", 1));

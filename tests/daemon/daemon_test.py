@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -96,6 +97,13 @@ class Daemon:
         check(words in answer["error"]["message"] + answer["error"].get("hint", ""), f"no {words!r} in {answer}")
         if field is not None:
             equal(answer["error"].get("field", ""), field, path)
+
+    def metrics(self):
+        connection = Http(self.socket)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        return text
 
     def job(self, answer):
         """Waits for it; answers the job."""
@@ -314,11 +322,13 @@ def requests(folder):
         check("/v1/vms/{id}/start" in openapi["paths"], "no start in the OpenAPI document")
         kinds = [event["kind"] for event in d.ok("GET", "/v1/events")["items"]]
         check("vm.created" in kinds and "vm.started" in kinds, kinds)
-        connection = Http(d.socket)
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-        check("bedplate_vms_running 1\n" in text and "bedplate_http_requests_total" in text, text)
-        if os.path.exists("/usr/bin/promtool"):
+        text = d.metrics()
+        ident = d.vm("db")["id"]
+        for line in ("bedplate_vms_running 1", f'bedplate_vm_state{{vm="db",id="{ident}",state="running"}} 1',
+                     f'bedplate_vm_up{{vm="web-1",id="{d.vm("web-1")["id"]}"}} 0', f'bedplate_vm_vcpus{{vm="db",id="{ident}"}} 2',
+                     f'bedplate_vm_memory_bytes{{vm="db",id="{ident}"}} {32 << 20}'):
+            check(line + "\n" in text, f"no {line!r} in {text}")
+        if shutil.which("promtool"):
             result = subprocess.run(["promtool", "check", "metrics"], input=text.encode(), capture_output=True, check=False)
             equal((result.returncode, result.stderr), (0, b""), "promtool")
 
@@ -572,6 +582,83 @@ def cancels(folder):
         else:
             d.done("a", "kill")
         equal(d.processes(), [])
+
+
+@case
+def words(folder):
+    """Man page and completion come out of the commands' table; edit, top, events and the others do their work."""
+    client = os.path.join(ARGS.build, "src/cli/bedplate")
+    with Daemon(folder) as d:
+        d.cli("create", "web", "--kernel", ARGS.guest, "--memory", "32M", "--engine", "soft", "--net", "none", "--dry-run")
+        equal(d.cli("--quiet", "list"), "", "a dry run made it")
+        for name in ("web", "db"):
+            d.cli("create", name, "--kernel", ARGS.guest, "--memory", "32M", "--engine", "soft", "--net", "none")
+        check("owner" in d.cli("create", "x", "--memory", "1G", "--dry-run"), "dry run")
+        d.cli("start", "web")
+        equal(d.cli("--quiet", "list", "--state", "running"), "web\n")
+        # In an editor: what it leaves is what is changed.
+        def edited(script, **options):
+            editor = os.path.join(folder, "editor")
+            with open(editor, "w", encoding="ascii") as file:
+                file.write(f"#!/bin/sh\n{script}\n")
+            os.chmod(editor, 0o755)
+            d.env["EDITOR"] = editor
+            return d.cli("edit", "web", **options)
+        edited("""sed -i 's/"cpus": 1/"cpus": 3/; /"watchdog"/d' "$1" """)
+        vm = d.vm("web")
+        equal((vm["cpus"], vm["watchdog"], vm["pending"]), (3, "reset", ["cpus"]))
+        edited("true")
+        check("no JSON" in edited("echo [] > $1", status=1), "no object")
+        check("failed" in edited("false", status=1), "the editor's status")
+        result = subprocess.run([client, "edit", "web", "--cpus", "1", "--description", "x"], env=d.env, capture_output=True, check=True)
+        equal(result.stderr, b"", "nothing waits")
+        result = subprocess.run([client, "edit", "web", "--cpus", "2"], env=d.env, capture_output=True, check=True, text=True)
+        check("next start: cpus" in result.stderr, result.stderr)
+        # What it uses.
+        rows = json.loads(d.cli("top", "--once", "--delay", "1", "--json"))
+        equal([row["name"] for row in rows], ["web"])
+        check(float(rows[0]["cpu%"]) > 0 and rows[0]["resident"] > 1 << 20, rows)
+        check("vm.started" in d.cli("events", "web") and "db" not in d.cli("events", "web"), "events of one VM")
+        equal(len(d.cli("events", "--kind", "vm.created").splitlines()), 2)
+        job = json.loads(d.cli("job", "--json"))[-1]["id"]
+        check("vm.start" in d.cli("job", "info", job), "job info")
+        check("over" in d.cli("job", "cancel", job, status=1), "job cancel")
+        check(d.cli("info", "web", "db").count("uuid") == 0 and "name: db" in d.cli("info", "web", "db"), "two VMs")
+        # Documents.
+        commands = [line.split()[0] for line in d.cli("--help").splitlines() if line.startswith("  ")]
+        page = subprocess.run([client, "--help-man"], capture_output=True, text=True, check=True).stdout
+        for command in commands:
+            check(f"\n.SS {command} " in page, f"{command} is not in the man page")
+        check(not re.search(r"^\.(?!TH|SH|SS|TP|B|BR|I|br)", page, re.M), "stray requests")
+        path = f"{os.path.abspath(os.path.dirname(client))}:{os.environ['PATH']}"
+        scripts = {}
+        for shell in ("bash", "zsh", "fish"):
+            scripts[shell] = os.path.join(folder, shell)
+            with open(scripts[shell], "w", encoding="utf-8") as file:
+                file.write(d.cli("completion", shell))
+            if shutil.which(shell):
+                subprocess.run([shell, "-n", scripts[shell]], check=True)
+
+        def bash(*typed):
+            text = " ".join(f"'{word}'" for word in typed)
+            return subprocess.run(["bash", "-c", f". {scripts['bash']}; COMP_WORDS=({text}); COMP_CWORD={len(typed) - 1}; _bedplate; "
+                                   "printf '%s\\n' \"${COMPREPLY[@]}\""], env=dict(d.env, PATH=path), capture_output=True, text=True,
+                                  check=True).stdout.split()
+        equal(bash("bedplate", "res"), ["restart", "reset", "resume", "restore"])
+        equal(bash("bedplate", "stop", ""), ["db", "web"])
+        equal(bash("bedplate", "create", "x", "--engine", ""), ["auto", "kvm", "soft"])
+        check("--disk" in bash("bedplate", "--json", "create", "--di"), "options")
+        check(ARGS.guest in bash("bedplate", "create", "x", "--kernel", ARGS.guest[:-1]), "files")
+        if shutil.which("fish"):
+            def fish(typed):
+                return subprocess.run(["fish", "-c", f"source {scripts['fish']}; complete -C '{typed}'"], env=dict(d.env, PATH=path),
+                                      capture_output=True, text=True, check=True).stdout
+            check("restore\t" in fish("bedplate resto"), "fish: commands")
+            equal([line.split("\t")[0] for line in fish("bedplate stop ").splitlines()], ["db", "web"])
+            check("kvm\t" in fish("bedplate create x --engine "), "fish: choices")
+        d.kill()
+        equal(bash("bedplate", "stop", ""), [], "no daemon is started for it")
+        d.start()
 
 
 def image(folder, name, size=1 << 20):
