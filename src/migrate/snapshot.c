@@ -59,14 +59,15 @@ static json_t *config_json(const struct snapshot_config *config)
                                               (json_int_t)config->nets[i].rom_size));
     }
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:s*, s:b, s:b, s:I, s:I, s:I, s:o, s:o}",
+        "{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:s*, s:b, s:b, s:s*, s:I, s:I, s:I, s:o, "
+        "s:o}",
         "version", BEDPLATE_VERSION, "engine", config->engine, "cpu", config->cpu, "profile",
         config->profile, "cpus", (int)config->cpus, "memory", (json_int_t)config->memory, "tsc_khz",
         (json_int_t)config->tsc_khz, "console", config->console, "video", config->video,
         "video_model", config->video ? config->video_model : NULL, "usb", config->usb, "balloon",
-        config->balloon, "virtio_input", (json_int_t)config->virtio_input, "firmware",
-        (json_int_t)config->firmware_size, "uefi_vars", (json_int_t)config->vars_size, "disks",
-        disks, "nets", nets);
+        config->balloon, "ports", *config->ports ? config->ports : NULL, "virtio_input",
+        (json_int_t)config->virtio_input, "firmware", (json_int_t)config->firmware_size,
+        "uefi_vars", (json_int_t)config->vars_size, "disks", disks, "nets", nets);
 }
 
 static int config_string(const json_t *object, const char *name, char *out, size_t room,
@@ -189,6 +190,8 @@ static int config_from_json(const json_t *object, struct snapshot_config *out, s
         r = json_get_bool(object, "usb", &out->usb, err);
     if (r >= 0)
         r = json_get_bool(object, "balloon", &out->balloon, err);
+    if (r >= 0 && json_object_get(object, "ports"))
+        r = config_string(object, "ports", out->ports, sizeof out->ports, err);
     if (r >= 0)
         r = json_get_u64(object, "virtio_input", 0, 6, &out->virtio_input, err);
     if (r >= 0)

@@ -62,6 +62,7 @@ struct snapshot_config {
     bool video;                        /* with a display adapter */
     char video_model[16];              /* "vga", "virtio" */
     uint64_t virtio_input;             /* bits: 2 a tablet, 4 a keyboard */
+    char ports[512];                   /* names of virtio-serial ports, "a,b" */
     bool balloon;                      /* with a memory balloon */
     bool usb;                          /* with a USB controller */
     uint64_t firmware_size, vars_size; /* bytes of firmware and UEFI variables; 0: none */

@@ -52,13 +52,13 @@ COMMAND(do_status)
     for (unsigned i = 0; i < vmm->options.net_count; i++)
         json_array_append_new(nets, net_status(vmm, i));
     *result = json_pack(
-        "{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:I, s:i, s:s, s:b, s:o, s:o, s:o, s:o}", "state",
+        "{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:I, s:i, s:s, s:b, s:o, s:o, s:o, s:o, s:o}", "state",
         vmm->saving.active ? "saving" : machine_state_name((enum machine_state)m->state),
         "paused-by", vmm->paused_by, "engine", vmm->engine->name, "cpu", vmm->cpu_name, "cpus",
         (int)m->cpus, "memory", (json_int_t)m->main_ram->size, "profile", vmm->options.profile,
         "guest-ns", (json_int_t)guest_now_ns(m), "pid", (int)getpid(), "sandbox", sandbox,
         "no-reboot", vmm->options.no_reboot, "disks", disks, "nets", nets, "screen",
-        video_status(vmm), "usb", usb_status(vmm));
+        video_status(vmm), "usb", usb_status(vmm), "ports", ports_status(vmm));
     if (*result && vmm->balloon)
         json_object_set_new(*result, "memory-target",
                             json_integer((json_int_t)balloon_target(vmm)));

@@ -88,7 +88,6 @@ int vmm_reset(struct vmm *vmm, struct err *err)
         return err_set(
             err, ENOENT,
             "there is no kernel to start again; restore with --kernel to be able to reset");
-    atomic_store(&vmm->console_is_open, false);
     machine_reset_now(vmm->machine);
     vmm_event(vmm, "reset", NULL);
     return 0;

@@ -502,6 +502,37 @@ static int debug_console_set(struct options *o, const char *value, struct err *e
     return stream_set(&o->debug_console, value, err);
 }
 
+/* As udev takes it for a file's name, and short enough for the device. */
+static bool port_name_good(const char *name, size_t len)
+{
+    static const char letters[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    return len && len <= 63 && *name != '.' && strspn(name, letters) >= len;
+}
+
+static int port_set(struct options *o, const char *value, struct err *err)
+{
+    const char *equals = strchr(value, '=');
+    const char *path = equals ? behind(equals + 1, "unix:") : NULL;
+    if (!path)
+        return err_set(err, EINVAL, "'%.60s' is no port; write NAME=unix:PATH", value);
+    size_t len = (size_t)(equals - value);
+    if (!port_name_good(value, len))
+        return err_set(err, EINVAL,
+                       "a port's name has 1 to 63 letters, digits, '.', '_' and '-', and does not "
+                       "begin with '.'");
+    if (o->port_count == OPTIONS_MAX_PORTS)
+        return err_set(err, EINVAL, "a VM has at most %d ports", OPTIONS_MAX_PORTS);
+    for (unsigned i = 0; i < o->port_count; i++)
+        if (strlen(o->ports[i].name) == len && memcmp(o->ports[i].name, value, len) == 0)
+            return err_set(err, EINVAL, "there are two ports '%s'", o->ports[i].name);
+    struct port_options *port = &o->ports[o->port_count++];
+    *port = (struct port_options){ .name = strndup(value, len) };
+    if (!port->name)
+        return err_set(err, ENOMEM, "out of memory");
+    return socket_set(&port->path, path, err);
+}
+
 static int display_part(struct options *o, const char *key, const char *value, struct err *err)
 {
     struct viewer_options *v = &o->viewer;
@@ -761,6 +792,9 @@ static const struct option option_table[] = {
     { "console", "stdio|file:PATH|unix:PATH|none", 0, "adds a virtio console (hvc0) and says where it goes (default none)",
       "When the serial port and the console both are stdio they share the terminal: what is typed goes to the console "
       "once the guest has opened it.", console_set },
+    { "port", "NAME=unix:PATH", OPTION_MANY, "adds a virtio-serial port that programs in the guest open by its name",
+      "It is /dev/virtio-ports/NAME in a Linux guest, and joined with the socket PATH. The guest agent of Debian's package "
+      "qemu-guest-agent speaks over org.qemu.guest_agent.0. A VM has at most 7.", port_set },
     { "display", "vnc=unix:PATH|vnc=ADDRESS:PORT|vnc=:N|none", 0, "where the screen can be looked at (default none)",
       "The VNC server is a confined process of its own. vnc=:N is port 5900 + N on 127.0.0.1; port 0 takes one that is "
       "free. password-file=FILE: viewers must know the password in its first line (at most 8 characters). "
@@ -1183,7 +1217,11 @@ void options_fini(struct options *o)
         for (unsigned j = 0; j < o->nets[i].hostfwd_count; j++)
             free(o->nets[i].hostfwd[j]);
     }
-    o->disk_count = o->net_count = 0;
+    for (unsigned i = 0; i < o->port_count; i++) {
+        free(o->ports[i].name);
+        free(o->ports[i].path);
+    }
+    o->disk_count = o->net_count = o->port_count = 0;
 }
 
 /* ---- the host ---- */

@@ -24,6 +24,7 @@ enum {
     OPTIONS_MAX_NETS = 8,
     OPTIONS_MAX_HOSTFWD = 16,
     OPTIONS_MAX_USB = 4,
+    OPTIONS_MAX_PORTS = 7,
     OPTIONS_MAX_QUEUES = 16,
     IO_THREAD_NAME = 12, /* with its end */
 };
@@ -74,6 +75,11 @@ struct stream_options {
     char *path;
 };
 
+struct port_options {
+    char *name; /* in the guest: /dev/virtio-ports/NAME */
+    char *path; /* of the socket */
+};
+
 struct boot_options {
     char order[4]; /* 'd' CD, 'c' disk, 'n' network, best first */
     bool menu;
@@ -114,6 +120,8 @@ struct options {
     struct net_options nets[OPTIONS_MAX_NETS];
     unsigned net_count;
     struct stream_options serial, console, debug_console;
+    struct port_options ports[OPTIONS_MAX_PORTS];
+    unsigned port_count;
     struct viewer_options viewer;
     enum video_adapter video;
     bool balloon;          /* a memory balloon */

@@ -51,6 +51,7 @@ struct stream {
     struct loop *loop; /* fixed at create */
     bool owns_out;     /* fixed at create: a file */
     bool has_writer;   /* fixed at create */
+    size_t tail;       /* fixed at create */
 
     /* loop */
     int listener;
@@ -380,7 +381,7 @@ static void viewer_arrived(void *arg, unsigned events)
     stream->viewer_count++;
     {
         LOCKED(&stream->lock);
-        peer->at = stream->end > STREAM_TAIL ? stream->end - STREAM_TAIL : 0;
+        peer->at = stream->end > stream->tail ? stream->end - stream->tail : 0;
     }
     viewer_feed(peer);
     peer_settle(peer);
@@ -540,13 +541,14 @@ int stream_create_file(struct loop *loop, const char *name, const char *path,
     return 0;
 }
 
-int stream_create_unix(struct loop *loop, const char *name, const char *path,
+int stream_create_unix(struct loop *loop, const char *name, const char *path, size_t tail,
                        struct stream **result, struct err *err)
 {
     AUTO(stream_destroy) struct stream *stream = NULL;
     int r = stream_new(loop, name, &stream, err);
     if (r < 0)
         return r;
+    stream->tail = tail;
     stream->listener = stream_listen(path, err);
     if (stream->listener < 0)
         return err_prefix(err, "%s", name);

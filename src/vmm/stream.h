@@ -34,7 +34,8 @@ int stream_create(struct loop *loop, const char *name, int in, int out, struct s
                   struct err *err);
 int stream_create_file(struct loop *loop, const char *name, const char *path,
                        struct stream **result, struct err *err);
-int stream_create_unix(struct loop *loop, const char *name, const char *path,
+/* tail: whoever connects first gets this much of the history, STREAM_TAIL or 0. */
+int stream_create_unix(struct loop *loop, const char *name, const char *path, size_t tail,
                        struct stream **result, struct err *err);
 /* Gives the rest of the output a second to go out. */
 void stream_destroy(struct stream *stream);

@@ -49,7 +49,8 @@ static size_t port_take(void *arg, const uint8_t *data, size_t len)
 static void stream_make(void *arg)
 {
     struct rig *rig = arg;
-    assert_int_equal(stream_create_unix(rig->loop, "test", rig->path, &rig->stream, NULL), 0);
+    assert_int_equal(
+        stream_create_unix(rig->loop, "test", rig->path, STREAM_TAIL, &rig->stream, NULL), 0);
     stream_set_input(rig->stream, port_take, rig);
 }
 

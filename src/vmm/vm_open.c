@@ -185,6 +185,12 @@ static int restore_open(struct vmm *vmm, struct err *err)
         return err_set(err, EINVAL, "--restore: the saved VM has %s balloon; leave out --balloon",
                        saved->balloon ? "a" : "no");
     o->balloon = saved->balloon;
+    char ports[sizeof saved->ports];
+    ports_names(vmm, ports, sizeof ports);
+    if (strcmp(ports, saved->ports) != 0)
+        return err_set(err, EINVAL,
+                       "--restore: the saved VM has %s%s; give the same --port in the same order",
+                       *saved->ports ? "the ports " : "no ports", saved->ports);
     o->usb_count = 0; /* what is plugged in is part of the state */
     r = vmm_firmware_restore(o, saved, &vmm->firmware, err);
     if (r < 0)
@@ -254,6 +260,7 @@ void vmm_snapshot_config(const struct vmm *vmm, struct snapshot_config *out)
                                      .balloon = o->balloon,
                                      .disk_count = o->disk_count,
                                      .net_count = o->net_count };
+    ports_names(vmm, out->ports, sizeof out->ports);
     out->firmware_size = vmm->firmware.board.code_size;
     out->vars_size = vmm->firmware.board.vars_size;
     snprintf(out->engine, sizeof out->engine, "%s", vmm->engine->name);
@@ -303,7 +310,8 @@ static size_t stdio_input(void *arg, const uint8_t *data, size_t len)
 {
     struct vmm *vmm = arg;
     bool to_console =
-        vmm->console == vmm->stdio && (vmm->console_is_open || vmm->serial != vmm->stdio);
+        vmm->console == vmm->stdio &&
+        (vmm->serial != vmm->stdio || virtio_console_is_open(pci_device_of(vmm->console_dev), 0));
     return to_console ? console_input(vmm, data, len) : serial_take(vmm, data, len);
 }
 
@@ -342,13 +350,6 @@ static void console_room(void *arg)
         stream_more_room(vmm->console);
 }
 
-static void console_opened(void *arg, bool open)
-{
-    struct vmm *vmm = arg;
-    atomic_store(&vmm->console_is_open, open);
-    console_room(vmm);
-}
-
 static size_t terminal_input(void *arg, uint8_t *data, size_t len)
 {
     return terminal_filter(arg, data, len);
@@ -382,7 +383,7 @@ static int stream_open(struct vmm *vmm, const char *name, const struct stream_op
         return r;
     case STREAM_FILE: r = stream_create_file(vmm->loop, name, options->path, out, err); break;
     case STREAM_UNIX:
-        r = stream_create_unix(vmm->loop, name, options->path, out, err);
+        r = stream_create_unix(vmm->loop, name, options->path, STREAM_TAIL, out, err);
         if (r == 0)
             vmm_keep_removed(vmm, options->path);
         break;
@@ -557,11 +558,9 @@ static int console_plug(struct vmm *vmm, struct err *err)
 {
     if (vmm->options.console.kind == STREAM_NONE)
         return 0;
-    struct virtio_console_port port = { .name = "console",
-                                        .output = console_output,
-                                        .input_room = console_room,
-                                        .opened = console_opened,
-                                        .arg = vmm };
+    struct virtio_console_port port = {
+        .name = "console", .output = console_output, .input_room = console_room, .arg = vmm
+    };
     struct virtio_console_options options = { .id = "console0", .ports = &port, .port_count = 1 };
     terminal_size(&vmm->terminal, &options.cols, &options.rows);
     struct pci_device *pci;
@@ -675,6 +674,8 @@ static int devices_open(struct vmm *vmm, struct err *err)
         r = virtio_inputs_plug(vmm, err);
     if (r == 0)
         r = balloon_plug(vmm, err);
+    if (r == 0)
+        r = ports_plug(vmm, err);
     return r;
 }
 
@@ -772,6 +773,7 @@ void vmm_close(struct vmm *vmm)
     board_destroy(vmm->board);
     video_close(vmm);
     balloon_close(vmm);
+    ports_close(vmm);
     input_destroy(vmm->input);
     disks_close(vmm);
     control_destroy(vmm->control);

@@ -8,7 +8,7 @@
  *   video.c     screen and keyboard                      hotplug.c   what comes and goes
  *   media.c     drives whose media change                usb.c       USB devices
  *   disks.c     opening and closing disks                firmware.c  opening firmware's files
- *   balloon.c   memory given back
+ *   balloon.c   memory given back                    ports.c     virtio-serial ports
  *   disk_jobs.c commands that change disks and their chains
  */
 #ifndef VMM_VMM_H
@@ -45,6 +45,7 @@ struct pci_device;
 struct screen;
 struct typing;
 struct vmm_balloon;
+struct vmm_ports;
 
 struct saving {
     bool active;  /* from the request to its end */
@@ -71,7 +72,6 @@ struct vmm {
     /* Owned; all of them may be stdio. */
     struct stream *stdio, *serial, *console, *debug_console;
     struct device *serial_dev, *console_dev; /* the machine's */
-    _Atomic bool console_is_open;            /* the guest reads the console; atomic */
 
     const struct engine_type *engine;
     char engine_reason[512];
@@ -85,6 +85,7 @@ struct vmm {
     struct display *display;     /* NULL: nobody can look */
     struct typing *typing;       /* keys of a control request on their way; NULL: none */
     struct vmm_balloon *balloon; /* NULL: there is none */
+    struct vmm_ports *ports;     /* NULL: there are none */
     struct block_node *disks[OPTIONS_MAX_DISKS];
     struct throttle_group *throttles[OPTIONS_MAX_DISKS]; /* of each disk */
     struct pci_device *disk_devices[OPTIONS_MAX_DISKS];  /* virtio disks; the machine's */
@@ -196,6 +197,13 @@ CONTROL_COMMAND(do_job_resume);
 CONTROL_COMMAND(do_job_cancel);
 CONTROL_COMMAND(do_job_complete);
 CONTROL_COMMAND(do_job_speed);
+
+/* ports.c */
+int ports_plug(struct vmm *vmm, struct err *err);
+void ports_close(struct vmm *vmm);
+json_t *ports_status(const struct vmm *vmm); /* an array */
+/* "a,b": what a saved state records of them. */
+void ports_names(const struct vmm *vmm, char *out, size_t room);
 
 /* balloon.c */
 int balloon_plug(struct vmm *vmm, struct err *err);

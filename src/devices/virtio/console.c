@@ -56,7 +56,7 @@ struct console {
     struct console_regs regs;
     struct virtio_console_port ports[VIRTIO_CONSOLE_MAX_PORTS]; /* fixed at create */
     char names[VIRTIO_CONSOLE_MAX_PORTS][VIRTIO_CONSOLE_NAME_MAX + 1];
-    unsigned port_count;
+    unsigned first, port_count;                        /* port 0 is there only if first is 0 */
     _Atomic bool wants_room[VIRTIO_CONSOLE_MAX_PORTS]; /* input was refused */
 };
 
@@ -132,6 +132,15 @@ size_t virtio_console_input(struct pci_device *pci, unsigned port, const uint8_t
     }
     virtio_kick(&c->vdev, port_rx_queue(port));
     return taken;
+}
+
+bool virtio_console_is_open(struct pci_device *pci, unsigned port)
+{
+    struct console *c = (struct console *)pci;
+    LOCKED(&pci->dev.lock);
+    if (!(c->regs.virtio.status & VIRTIO_CONFIG_S_DRIVER_OK))
+        return false;
+    return !console_multiport(c) || c->regs.ports[port].guest_open;
 }
 
 /* ---- Control messages to the guest ---- */
@@ -228,7 +237,7 @@ static void control_driver_ready(struct console *c)
 {
     LOCKED(&c->vdev.pci.dev.lock);
     c->regs.driver_ready = 1;
-    for (unsigned i = 0; i < c->port_count; i++)
+    for (unsigned i = c->first; i < c->port_count; i++)
         c->regs.ports[i].pending |= PENDING_ADD;
 }
 
@@ -244,7 +253,7 @@ static void control_received(struct virtio_device *vdev, struct virtqueue_elem *
     bool value = msg.value;
     if (le16toh(msg.event) == VIRTIO_CONSOLE_DEVICE_READY && value)
         control_driver_ready(c);
-    else if (port >= c->port_count)
+    else if (port < c->first || port >= c->port_count)
         return;
     else if (le16toh(msg.event) == VIRTIO_CONSOLE_PORT_READY && value)
         control_port_ready(c, port);
@@ -411,10 +420,12 @@ int virtio_console_create(struct machine *m, const struct virtio_console_options
     unsigned n = options->port_count;
     if (n < 1 || n > VIRTIO_CONSOLE_MAX_PORTS)
         return err_set(err, EINVAL, "a console has 1 to %d ports", VIRTIO_CONSOLE_MAX_PORTS);
+    assert(n > 1 || !options->no_console);
     struct console *c = calloc(1, sizeof *c);
     if (!c)
         return err_set(err, ENOMEM, "out of memory");
     c->port_count = n;
+    c->first = options->no_console;
     c->regs.cols = options->cols;
     c->regs.rows = options->rows;
     for (unsigned i = 0; i < n; i++) {
@@ -428,8 +439,9 @@ int virtio_console_create(struct machine *m, const struct virtio_console_options
         .ops = &console_ops,
         .id = options->id,
         .regs = &c->regs.virtio,
-        .features = 1ull << VIRTIO_CONSOLE_F_SIZE | 1ull << VIRTIO_CONSOLE_F_EMERG_WRITE |
-                    (n > 1 ? 1ull << VIRTIO_CONSOLE_F_MULTIPORT : 0),
+        .features =
+            (c->first ? 0 : 1ull << VIRTIO_CONSOLE_F_SIZE | 1ull << VIRTIO_CONSOLE_F_EMERG_WRITE) |
+            (n > 1 ? 1ull << VIRTIO_CONSOLE_F_MULTIPORT : 0),
         .queues = n > 1 ? 2 * n + 2 : 2,
         .config_len = sizeof(struct virtio_console_config),
         .queue_size = CONSOLE_QUEUE_SIZE,

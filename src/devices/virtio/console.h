@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A virtio console with named ports (VIRTIO 1.2, 5.3). Port 0 is the guest's console hvc0; the
- * others appear in a Linux guest as /dev/virtio-ports/NAME.
+ * A virtio console with named ports (VIRTIO 1.2, 5.3). Port 0 is the guest's console hvc0, if there
+ * is to be one; the others appear in a Linux guest as /dev/virtio-ports/NAME.
  *
  * `output` and `input_room` work as in devices/serial.h: any thread, perhaps with the device's lock
  * held; they must not block nor call into this device. What `output` cannot take it drops.
@@ -32,6 +32,7 @@ struct virtio_console_options {
     const char *id;
     const struct virtio_console_port *ports; /* copied */
     unsigned port_count;                     /* 1 to VIRTIO_CONSOLE_MAX_PORTS */
+    bool no_console;                         /* ports[0] is not there, only others */
     uint16_t cols, rows;                     /* of the terminal at port 0; 0: unknown */
 };
 
@@ -43,6 +44,8 @@ int virtio_console_create(struct machine *m, const struct virtio_console_options
 
 /* Offers bytes to the guest; returns how many were taken. */
 size_t virtio_console_input(struct pci_device *pci, unsigned port, const uint8_t *data, size_t len);
+/* Does the guest use it? A console that is the only port counts as used once it has a driver. */
+bool virtio_console_is_open(struct pci_device *pci, unsigned port);
 /* The terminal at port 0 has another size. */
 void virtio_console_resize(struct pci_device *pci, uint16_t cols, uint16_t rows);
 

@@ -47,7 +47,7 @@ struct con {
     uint64_t rx;
 };
 
-static void con_open(struct con *c, unsigned ports)
+static void con_open(struct con *c, unsigned ports, bool no_console)
 {
     struct pci_device *pci;
     struct virtio_console_port port[2];
@@ -61,9 +61,12 @@ static void con_open(struct con *c, unsigned ports)
                                                 .opened = terminal_opened,
                                                 .arg = &c->t[i] };
     }
-    struct virtio_console_options options = {
-        .id = "console0", .ports = port, .port_count = ports, .cols = 80, .rows = 25
-    };
+    struct virtio_console_options options = { .id = "console0",
+                                              .ports = port,
+                                              .port_count = ports,
+                                              .no_console = no_console,
+                                              .cols = 80,
+                                              .rows = 25 };
     assert_int_equal(virtio_console_create(c->g.m, &options, &pci, NULL), 0);
     gdev_add(&c->d, &c->g, pci);
     c->rx = guest_alloc(&c->g, 16 * 4096);
@@ -124,7 +127,7 @@ static void con_expect_control(struct con *c, uint32_t id, uint16_t event, uint1
 static void test_console_single(void **state)
 {
     struct con c;
-    con_open(&c, 1);
+    con_open(&c, 1, false);
     machine_start(c.g.m);
     bus_write(c.g.m, SPACE_MEMORY, c.d.config + 8, 4, 'E'); /* before any queue is there */
     assert_string_equal(c.t[0].out, "E");
@@ -166,10 +169,33 @@ static void test_console_single(void **state)
     guest_fini(&c.g);
 }
 
+/* A device of named ports alone: no port 0 shows, whatever the driver says about it. */
+static void test_ports_alone(void **state)
+{
+    struct con c;
+    con_open(&c, 2, true);
+    machine_start(c.g.m);
+    assert_false(gdev_features(&c.d) &
+                 (BIT(VIRTIO_CONSOLE_F_SIZE) | BIT(VIRTIO_CONSOLE_F_EMERG_WRITE)));
+    con_start(&c, RING_FEATURES | BIT(VIRTIO_CONSOLE_F_MULTIPORT), 6);
+    con_control(&c, VIRTIO_CONSOLE_BAD_ID, VIRTIO_CONSOLE_DEVICE_READY, 1);
+    con_expect_control(&c, 1, VIRTIO_CONSOLE_PORT_ADD, 1, "", 0);
+    con_control(&c, 0, VIRTIO_CONSOLE_PORT_READY, 1);
+    con_control(&c, 0, VIRTIO_CONSOLE_PORT_OPEN, 1);
+    con_control(&c, 1, VIRTIO_CONSOLE_PORT_READY, 1);
+    con_expect_control(&c, 1, VIRTIO_CONSOLE_PORT_NAME, 1, "org.bedplate.test", 17);
+    con_expect_control(&c, 1, VIRTIO_CONSOLE_PORT_OPEN, 1, "", 0);
+    assert_false(virtio_console_is_open(c.d.pci, 1));
+    con_control(&c, 1, VIRTIO_CONSOLE_PORT_OPEN, 1);
+    assert_true(virtio_console_is_open(c.d.pci, 1));
+    assert_int_equal(c.t[0].opens, 0);
+    guest_fini(&c.g);
+}
+
 static void test_console_ports(void **state)
 {
     struct con c;
-    con_open(&c, 2);
+    con_open(&c, 2, false);
     machine_start(c.g.m);
     con_start(&c, RING_FEATURES | BIT(VIRTIO_CONSOLE_F_SIZE) | BIT(VIRTIO_CONSOLE_F_MULTIPORT), 6);
     con_control(&c, VIRTIO_CONSOLE_BAD_ID, VIRTIO_CONSOLE_DEVICE_READY, 1);
@@ -208,7 +234,7 @@ static void test_console_ports(void **state)
     struct buf saved = { 0 };
     device_save(&c.d.pci->dev, &saved);
     struct con to;
-    con_open(&to, 2);
+    con_open(&to, 2, false);
     memcpy(to.g.m->main_ram->hva, c.g.m->main_ram->hva, GUEST_MEMORY);
     assert_int_equal(device_load(&to.d.pci->dev, saved.data, saved.len, NULL), 0);
     memcpy(to.q, c.q, sizeof to.q);
@@ -229,7 +255,7 @@ static void test_console_ports(void **state)
 static void test_console_garbage(void **state)
 {
     struct con c;
-    con_open(&c, 2);
+    con_open(&c, 2, false);
     machine_start(c.g.m);
     new_seed("console");
     garbage(&c.d, c.q, 6, 40);
@@ -244,7 +270,7 @@ static void test_console_garbage(void **state)
 static void test_coverage(void **state)
 {
     struct con c;
-    con_open(&c, 2);
+    con_open(&c, 2, false);
     assert_int_equal(device_uncovered(c.d.pci->dev.type), 0);
     guest_fini(&c.g);
 }
@@ -255,9 +281,8 @@ int main(int argc, char **argv)
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_console_single),
-        cmocka_unit_test(test_console_ports),
-        cmocka_unit_test(test_console_garbage),
+        cmocka_unit_test(test_console_single), cmocka_unit_test(test_console_ports),
+        cmocka_unit_test(test_ports_alone),    cmocka_unit_test(test_console_garbage),
         cmocka_unit_test(test_coverage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
