@@ -6,11 +6,14 @@
  * guest waits for the target now and then. When the target fails, the backup does, not the guest.
  *
  * Which parts have changed since the last backup is in a persistent bitmap of the qcow2 image on
- * top: it is taken out of the image at that moment, so that the image notes anew from then on, and
- * put back should the backup fail. A process that dies leaves the bitmap marked as in use, and
- * nobody takes it for complete: the next backup has to be a full one.
+ * top. It goes on recording until the backup is done, and then has only what was written since the
+ * moment of the backup; so one that fails or dies changes nothing for the next.
+ *
+ * A backup that is resumed is of another moment, that of resuming: what was written in between is
+ * copied again, as the journal knows it.
  */
 #include "block/granules.h"
+#include "block/journal.h"
 #include "block/operations.h"
 #include "block/qcow2.h"
 #include "block/ranges.h"
@@ -24,8 +27,8 @@ enum { BACKUP_UNIT = 64 << 10 };
 
 struct backup {
     struct tap tap;
-    struct image *target; /* borrowed */
-    struct granules pending;
+    struct image *target;             /* borrowed */
+    struct granules pending, written; /* written: since the moment that is copied */
     struct ranges ranges;
     atomic_int failed; /* errno */
 };
@@ -70,6 +73,7 @@ static int backup_copy_pending(struct backup *b, uint64_t start, uint64_t end, u
 
 static void backup_before(struct backup *b, uint64_t offset, uint64_t len)
 {
+    granules_add(&b->written, offset, len);
     if (!granules_any(&b->pending, offset, len) || atomic_load(&b->failed))
         return;
     AUTO(free) uint8_t *data = malloc(COPY_PIECE);
@@ -112,7 +116,7 @@ static const struct image_format backup_kind = {
 
 /* ---- the job ---- */
 
-static int backup_run(struct backup *b, struct job *job, uint8_t *data)
+static int backup_run(struct backup *b, struct job *job, struct journal *journal, uint8_t *data)
 {
     uint64_t offset, len;
     job_stage(job, "copying", granules_bytes(&b->pending));
@@ -127,66 +131,130 @@ static int backup_run(struct backup *b, struct job *job, uint8_t *data)
             r = job_point(job, len);
         if (r < 0)
             return r;
+        journal_point(journal, &b->pending, &b->written);
     }
     int failed = atomic_load(&b->failed);
     return failed ? -failed : image_flush(b->target);
 }
 
-/* The moment that is backed up. Held. */
-static int backup_begin(struct backup *b, struct chain *chain, const struct backup_options *options,
-                        struct bitmap_bits *bits, struct err *err)
+/* What the bitmap has: the first such backup has everything. Held. */
+static int backup_changed(struct backup *b, struct chain *chain, const char *bitmap,
+                          struct err *err)
 {
     struct image *top = chain->top;
-    uint64_t unit = b->target->cluster_size > BACKUP_UNIT ? b->target->cluster_size : BACKUP_UNIT;
-    if (options->bitmap) {
-        if (top->format != &image_qcow2)
-            return err_set(err, ENOTSUP, "%s: format %s keeps no bitmaps; use qcow2", top->path,
-                           top->format->name);
-        int r = qcow2_bitmap_take(top, options->bitmap, !options->incremental, bits, err);
-        if (r < 0)
-            return err_prefix(err, "%s", top->path);
-    }
-    int r = granules_init(&b->pending, top->size, unit, err);
+    struct bitmap_bits bits;
+    if (!qcow2_bitmap_is_good(top, bitmap))
+        return err_set(err, EINVAL,
+                       "%s: has no bitmap %s that is complete; make a full backup with it first",
+                       top->path, bitmap);
+    int r = qcow2_bitmap_read(top, bitmap, &bits, err);
     if (r < 0)
-        return r;
-    ranges_init(&b->ranges, b->pending.unit);
-    if (!options->incremental)
-        granules_add(&b->pending, 0, top->size);
-    for (uint64_t n = 0; options->incremental && n < bits->count; n++)
-        if (bits->data[n / 8] >> (n % 8) & 1) {
-            uint64_t at = n << bits->granularity_bits, len = 1ull << bits->granularity_bits;
+        return err_prefix(err, "%s", top->path);
+    for (uint64_t n = 0; n < bits.count; n++)
+        if (bits.data[n / 8] >> (n % 8) & 1) {
+            uint64_t at = n << bits.granularity_bits, len = 1ull << bits.granularity_bits;
             granules_add(&b->pending, at, len < top->size - at ? len : top->size - at);
         }
+    free(bits.data);
+    return 0;
+}
+
+/* The moment that is backed up. Held. */
+static int backup_begin(struct backup *b, struct chain *chain, const struct backup_options *options,
+                        struct journal *journal, struct err *err)
+{
+    struct image *top = chain->top;
+    char kind[600] = "backup";
+    if (options->bitmap && !qcow2_keeps_bitmaps(top))
+        return err_set(err, ENOTSUP, "%s: format %s keeps no bitmaps; use qcow2, version 3",
+                       top->path, top->format->name);
+    if (options->bitmap)
+        snprintf(kind, sizeof kind, "%s %s", options->incremental ? "increment" : "backup",
+                 options->bitmap);
+    journal_init(journal, chain, kind, b->target);
+    int r = 0;
+    if (options->resume)
+        r = journal_load(journal, &b->pending, err);
+    else if (options->incremental)
+        r = backup_changed(b, chain, options->bitmap, err);
+    else
+        granules_add(&b->pending, 0, top->size);
+    if (r < 0)
+        return r;
+    journal_start(journal, &b->pending, NULL);
     tap_init(&b->tap, &backup_kind, chain->top);
     chain->view = &b->tap.image;
     return 0;
+}
+
+struct marking {
+    struct image *top;
+    const char *bitmap;
+};
+
+static void backup_mark(void *arg, uint64_t offset, uint64_t len)
+{
+    const struct marking *m = arg;
+    qcow2_bitmap_mark(m->top, m->bitmap, offset, len);
+}
+
+/* From now on the bitmap is about the time since this backup. Held. */
+static int backup_renew(struct backup *b, struct chain *chain, const char *bitmap, struct err *err)
+{
+    struct marking m = { chain->top, bitmap };
+    int r = 0;
+    if (!qcow2_bitmap_is_good(m.top, bitmap)) {
+        qcow2_bitmap_remove(m.top, bitmap, NULL);
+        r = qcow2_bitmap_add(m.top, bitmap, BACKUP_UNIT, err);
+    }
+    if (r < 0)
+        return err_prefix(err, "%s", m.top->path);
+    qcow2_bitmap_clear(m.top, bitmap);
+    granules_each(&b->written, backup_mark, &m);
+    return qcow2_bitmaps_checkpoint(m.top, err);
 }
 
 static int backup_all(struct job *job, struct chain *chain, struct backup *b,
                       const struct backup_options *options, struct err *err)
 {
     AUTO(free) uint8_t *data = malloc(COPY_PIECE);
-    struct bitmap_bits bits = { 0 };
+    struct journal journal;
     if (!data)
         return err_set(err, ENOMEM, "out of memory");
     chain_hold(chain);
-    int r = backup_begin(b, chain, options, &bits, err);
+    int r = backup_begin(b, chain, options, &journal, err);
     chain_release(chain);
-    if (r == 0) {
-        r = backup_run(b, job, data);
-        if (r < 0)
-            err_errno(err, -r, "%s: cannot back up", b->target->path);
-    }
+    if (r < 0)
+        return r;
+    r = backup_run(b, job, &journal, data);
+    if (r < 0)
+        err_errno(err, -r, "%s: cannot back up", b->target->path);
     chain_hold(chain);
     chain_unset_view(chain);
-    if (r < 0 && bits.data)
-        qcow2_bitmap_put_back(chain->top, options->bitmap, &bits);
+    if (r == 0 && options->bitmap)
+        r = backup_renew(b, chain, options->bitmap, err);
+    if (r == 0 || !job_may_resume(job))
+        journal_end(&journal);
     chain_release(chain);
-    free(bits.data);
-    if (b->pending.words) {
-        granules_fini(&b->pending);
-        ranges_fini(&b->ranges);
+    return r;
+}
+
+static int backup_sets(struct job *job, struct chain *chain, const struct backup_options *options,
+                       struct err *err)
+{
+    struct image *target = options->take_target, *top = chain->top;
+    struct backup b = { .target = target };
+    uint64_t unit = target->cluster_size > BACKUP_UNIT ? target->cluster_size : BACKUP_UNIT;
+    int r = granules_init(&b.pending, top->size, unit, err);
+    if (r == 0)
+        r = granules_init(&b.written, top->size, unit, err);
+    if (r == 0) {
+        ranges_init(&b.ranges, b.pending.unit);
+        r = backup_all(job, chain, &b, options, err);
+        ranges_fini(&b.ranges);
     }
+    granules_fini(&b.pending);
+    granules_fini(&b.written);
     return r;
 }
 
@@ -194,7 +262,6 @@ int chain_backup(struct job *job, struct chain *chain, const struct backup_optio
                  struct err *err)
 {
     struct image *target = options->take_target;
-    struct backup b = { .target = target };
     int r = 0;
     if (options->incremental && !options->bitmap)
         r = err_set(err, EINVAL, "an incremental backup needs the name of a bitmap");
@@ -203,7 +270,7 @@ int chain_backup(struct job *job, struct chain *chain, const struct backup_optio
                     target->path, (unsigned long long)target->size,
                     (unsigned long long)chain->top->size);
     if (r == 0)
-        r = backup_all(job, chain, &b, options, err);
+        r = backup_sets(job, chain, options, err);
     int closed = image_close(target);
     if (r == 0 && closed < 0)
         r = err_errno(err, -closed, "the target cannot be closed");

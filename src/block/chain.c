@@ -3,13 +3,6 @@
 
 #include <string.h>
 
-void chain_set_view(struct chain *chain, struct image *view)
-{
-    chain_hold(chain);
-    chain->view = view;
-    chain_release(chain);
-}
-
 void chain_unset_view(struct chain *chain) { chain->view = chain->rest ? chain->rest : chain->top; }
 
 void chain_set_top(struct chain *chain, struct image *take_new)

@@ -3,7 +3,7 @@
  * The chain of images behind a disk, and what may change it while the disk is in use.
  *
  * Requests go to `view`: the top image itself, or a tap over it (tap.h) while a job has to see
- * them. Both pointers and the links between images change only while the chain is held: then
+ * them. All three and the links between images change only while the chain is held: then
  * nothing is in flight and what comes waits. Who offers a chain fills the functions; without them
  * (the image tool, tests) nobody else uses the images.
  *
@@ -15,9 +15,10 @@
 #include "block/image.h"
 
 struct chain {
-    struct image *top;  /* owned */
-    struct image *view; /* top, or borrowed */
-    struct image *rest; /* the view while no job has one; NULL: top */
+    struct image *top;      /* owned */
+    struct image *view;     /* top, or borrowed */
+    struct image *rest;     /* the view while no job has one; NULL: top */
+    uint64_t save_every_ms; /* how often a job saves where it is (journal.h); 0: 5 s */
     /* Returns with nothing in flight. Not on a loop's thread. */
     void (*hold)(struct chain *chain);
     void (*release)(struct chain *chain);
@@ -37,8 +38,6 @@ static inline void chain_release(struct chain *chain)
         chain->release(chain);
 }
 
-/* Holds for the moment of the change. */
-void chain_set_view(struct chain *chain, struct image *view);
 /* Held: back to what it is without a job. */
 void chain_unset_view(struct chain *chain);
 /* Held: makes `new` the top; the old one is the caller's again, unless `new` has it below. */

@@ -8,6 +8,7 @@
 #include "block/lock.h"
 #include "block/mirror.h"
 #include "block/operations.h"
+#include "block/qcow2.h"
 #include "block/room.h"
 
 #include <string.h>
@@ -146,25 +147,54 @@ static int commit_note(struct commit *c, struct err *err)
                  : room_check(&room, err);
 }
 
+/* All that is to be copied is noted; a tap is on the top if that is committed. */
+static int commit_begin(struct commit *c, const struct commit_options *options, struct err *err)
+{
+    struct chain *chain = c->chain;
+    char kind[700];
+    snprintf(kind, sizeof kind, "commit %s", image_path(c->layer));
+    chain_hold(chain);
+    journal_init(&c->mirror.journal, chain, kind, c->base);
+    int r = options->resume ? journal_load(&c->mirror.journal, &c->mirror.dirty, err) : 0;
+    if (r == 0 && !c->above)
+        chain->view = &c->mirror.tap.image;
+    chain_release(chain);
+    if (r == 0 && !options->resume)
+        r = commit_note(c, err);
+    chain_hold(chain);
+    if (r == 0)
+        journal_start(&c->mirror.journal, &c->mirror.dirty, NULL);
+    else
+        chain_unset_view(chain);
+    chain_release(chain);
+    return r;
+}
+
+/* Held: a job that may be wanted again keeps its journal. */
+static void commit_over(struct commit *c, int r)
+{
+    if (r == 0 || !job_may_resume(c->mirror.job))
+        journal_end(&c->mirror.journal);
+}
+
 /* A layer below the top changes no more: no tap is needed, and the layer above skips to the base.
  */
 static int commit_middle(struct commit *c, uint8_t *data, struct err *err)
 {
     struct image *gone = NULL;
-    int r = commit_note(c, err);
-    if (r < 0)
-        return r;
     job_stage(c->mirror.job, "copying", granules_bytes(&c->mirror.dirty));
-    r = mirror_copy(&c->mirror, data, false);
+    int r = mirror_copy(&c->mirror, data, false);
     /* A short layer hides what the base has behind its end. */
     if (r == 0 && c->base->size > c->layer->size)
         r = image_zero(c->base, c->layer->size, c->base->size - c->layer->size, IMAGE_UNMAP);
     if (r == 0)
         r = image_flush(c->base);
     if (r < 0)
-        return err_errno(err, -r, "%s: cannot commit", image_path(c->base));
+        err_errno(err, -r, "%s: cannot commit", image_path(c->base));
     chain_hold(c->chain);
-    r = chain_skip(c->above, c->base, &gone, err);
+    if (r == 0)
+        r = chain_skip(c->above, c->base, &gone, err);
+    commit_over(c, r);
     chain_release(c->chain);
     image_close(gone);
     return r;
@@ -188,18 +218,18 @@ static int commit_top(struct commit *c, const struct commit_options *options, ui
 {
     struct chain *chain = c->chain;
     struct image *gone = NULL, *old = NULL;
-    chain_set_view(chain, &c->mirror.tap.image);
-    int noted = commit_note(c, err), r = noted;
-    if (r == 0)
-        r = mirror_run(&c->mirror, data, true);
+    int r = mirror_run(&c->mirror, data, true);
     chain_hold(chain);
     chain_unset_view(chain);
     if (r == 0)
         r = mirror_finish(&c->mirror, data);
-    if (r < 0 && noted == 0)
+    if (r < 0)
         err_errno(err, -r, "%s: cannot commit", image_path(c->base));
     if (r == 0)
         r = commit_empty_top(c, options, &gone, err);
+    commit_over(c, r);
+    if (r == 0 && !options->keep && qcow2_keeps_bitmaps(chain->top) && qcow2_keeps_bitmaps(c->base))
+        r = qcow2_bitmaps_move(chain->top, c->base, err);
     if (r == 0 && !options->keep) {
         old = chain->top;
         old->backing = NULL;
@@ -223,6 +253,8 @@ int chain_commit(struct job *job, struct chain *chain, const struct commit_optio
     int r = commit_prepare(&c, options, err);
     if (r == 0)
         r = mirror_init(&c.mirror, c.layer, c.base, job, err);
+    if (r == 0)
+        r = commit_begin(&c, options, err);
     if (r == 0)
         r = c.above ? commit_middle(&c, data, err) : commit_top(&c, options, data, err);
     mirror_fini(&c.mirror);

@@ -95,3 +95,21 @@ bool granules_next(struct granules *set, uint64_t most, uint64_t *offset, uint64
     *len = (until < set->size ? until : set->size) - *offset;
     return true;
 }
+
+void granules_each(struct granules *set, void (*fn)(void *arg, uint64_t offset, uint64_t len),
+                   void *arg)
+{
+    LOCKED(&set->lock);
+    for (uint64_t n = 0, end; set->members && n < set->count; n = end) {
+        end = n + 1;
+        if (!granule_is(set, n)) {
+            if (!(n % 64) && !set->words[n / 64])
+                end = n + 64;
+            continue;
+        }
+        while (end < set->count && granule_is(set, end))
+            end++;
+        uint64_t until = end * set->unit;
+        fn(arg, n * set->unit, (until < set->size ? until : set->size) - n * set->unit);
+    }
+}

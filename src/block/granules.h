@@ -34,4 +34,8 @@ uint64_t granules_bytes(struct granules *set);
 /* A run of members of at most `most` bytes, going round. False: the set is empty. */
 bool granules_next(struct granules *set, uint64_t most, uint64_t *offset, uint64_t *len);
 
+/* Calls for each run of members, with the lock. */
+void granules_each(struct granules *set, void (*fn)(void *arg, uint64_t offset, uint64_t len),
+                   void *arg);
+
 #endif

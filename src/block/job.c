@@ -17,7 +17,7 @@ struct job {
     pthread_mutex_t lock; /* everything below */
     pthread_cond_t woken; /* CLOCK_MONOTONIC */
     struct job_status status;
-    bool cancel, pause, complete, ready, wake;
+    bool cancel, interrupted, pause, complete, ready, wake;
     uint64_t free_at_ns; /* when what was done so far is within the speed */
 };
 
@@ -137,6 +137,15 @@ static void job_flag(struct job *job, bool *flag, bool value)
 void job_pause(struct job *job) { job_flag(job, &job->pause, true); }
 void job_resume(struct job *job) { job_flag(job, &job->pause, false); }
 void job_cancel(struct job *job) { job_flag(job, &job->cancel, true); }
+
+void job_interrupt(struct job *job)
+{
+    LOCKED(&job->lock);
+    job->interrupted = !job->cancel;
+    job->cancel = true;
+    pthread_cond_broadcast(&job->woken);
+}
+
 void job_wake(struct job *job) { job_flag(job, &job->wake, true); }
 
 void job_set_speed(struct job *job, uint64_t bytes_per_s)
@@ -206,6 +215,12 @@ int job_point(struct job *job, uint64_t bytes)
     int r = job->cancel ? -ECANCELED : 0;
     pthread_mutex_unlock(&job->lock);
     return r;
+}
+
+bool job_may_resume(struct job *job)
+{
+    LOCKED(&job->lock);
+    return !job->cancel || job->interrupted;
 }
 
 int job_ready(struct job *job, unsigned timeout_ms)

@@ -61,6 +61,8 @@ const char *job_state_name(enum job_state state);
 void job_pause(struct job *job);
 void job_resume(struct job *job);
 void job_cancel(struct job *job); /* harmless at any time */
+/* The same, but it shall be possible to go on later: what is kept for that stays. */
+void job_interrupt(struct job *job);
 void job_set_speed(struct job *job, uint64_t bytes_per_s);
 /* -EINVAL unless it is ready. */
 int job_complete(struct job *job, struct err *err);
@@ -71,6 +73,8 @@ void job_stage(struct job *job, const char *stage, uint64_t total);
 void job_set_total(struct job *job, uint64_t total);
 /* `bytes` more are done. 0, or -ECANCELED. Waits while the job is paused or too fast. */
 int job_point(struct job *job, uint64_t bytes);
+/* After a failure: may it be wanted that a later job goes on where this one was? */
+bool job_may_resume(struct job *job);
 /* Nothing is left to do for now: waits for at most timeout_ms, or until the job is woken. 0,
  * -ECANCELED, or 1: it shall complete. */
 int job_ready(struct job *job, unsigned timeout_ms);

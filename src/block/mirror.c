@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "block/operations.h"
+#include "block/qcow2.h"
 
 enum { MIRROR_UNIT = 64 << 10, MIRROR_IDLE_MS = 1000 };
 
@@ -119,6 +120,8 @@ static int mirror_copy_most(struct mirror *m, uint8_t *data, bool held, uint64_t
         r = mirror_copy_run(m, offset, len, data);
         if (r == 0 && !held)
             r = job_point(m->job, len);
+        if (r == 0 && !held)
+            journal_point(&m->journal, &m->dirty, NULL);
         most -= len < most ? len : most;
     }
     return r;
@@ -159,6 +162,7 @@ static int mirror_follow(struct mirror *m, uint8_t *data)
         r = mirror_copy(m, data, false);
         if (r < 0)
             return r;
+        journal_point(&m->journal, &m->dirty, NULL);
     }
 }
 
@@ -183,6 +187,27 @@ int mirror_finish(struct mirror *m, uint8_t *data)
     return r == 0 ? image_flush(m->target) : r;
 }
 
+/* The tap is laid on and all that is to be copied is noted. */
+static int mirror_begin(struct mirror *m, struct chain *chain, bool resume, struct err *err)
+{
+    chain_hold(chain);
+    journal_init(&m->journal, chain, "mirror", m->target);
+    int r = resume ? journal_load(&m->journal, &m->dirty, err) : 0;
+    chain->view = &m->tap.image;
+    chain_release(chain);
+    if (r == 0 && !resume) {
+        r = mirror_note_all(m);
+        if (r < 0)
+            err_errno(err, -r, "%s: cannot mirror", m->target->path);
+    }
+    if (r < 0)
+        return r;
+    chain_hold(chain);
+    journal_start(&m->journal, &m->dirty, NULL);
+    chain_release(chain);
+    return 0;
+}
+
 int chain_mirror(struct job *job, struct chain *chain, const struct mirror_options *options,
                  struct err *err)
 {
@@ -197,14 +222,19 @@ int chain_mirror(struct job *job, struct chain *chain, const struct mirror_optio
                  : err_set(err, ENOMEM, "out of memory");
     if (r < 0)
         return r;
-    chain_set_view(chain, &m.tap.image);
-    r = mirror_note_all(&m);
+    r = mirror_begin(&m, chain, options->resume, err);
     if (r == 0)
         r = mirror_run(&m, data, false);
     struct image *old = NULL;
     chain_hold(chain);
     if (r == 0)
         r = mirror_finish(&m, data);
+    if (r < 0 && !err->code)
+        err_errno(err, -r, "%s: cannot mirror", target->path);
+    if (r == 0 || !job_may_resume(job))
+        journal_end(&m.journal);
+    if (r == 0 && !options->stay && qcow2_keeps_bitmaps(chain->top) && qcow2_keeps_bitmaps(target))
+        r = qcow2_bitmaps_move(chain->top, target, err);
     if (r == 0 && !options->stay) {
         old = chain->top;
         chain_set_top(chain, TAKE(target));
@@ -214,5 +244,5 @@ int chain_mirror(struct job *job, struct chain *chain, const struct mirror_optio
     chain_release(chain);
     mirror_fini(&m);
     image_close(old);
-    return r < 0 ? err_errno(err, -r, "%s: cannot mirror", options->take_target->path) : 0;
+    return r;
 }

@@ -12,6 +12,7 @@
 
 #include "block/granules.h"
 #include "block/job.h"
+#include "block/journal.h"
 #include "block/ranges.h"
 #include "block/tap.h"
 
@@ -24,6 +25,7 @@ struct mirror {
     struct granules dirty;
     struct ranges ranges;
     atomic_bool active;
+    struct journal journal; /* of who runs the job, begun by it; the job's thread */
 };
 
 int mirror_init(struct mirror *m, struct image *below, struct image *target, struct job *job,

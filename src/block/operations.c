@@ -2,6 +2,7 @@
 /* Operations on chains: snapshot, resize, stream. The others have files of their own. */
 #include "block/operations.h"
 
+#include "block/journal.h"
 #include "block/populate.h"
 #include "block/qcow2.h"
 #include "block/room.h"
@@ -76,13 +77,18 @@ int chain_snapshot(struct chain *chain, const struct snapshot_options *options,
         return err_set(err, EINVAL, "%s: has %llu bytes, the disk has %llu", options->path,
                        (unsigned long long)overlay->size, (unsigned long long)top->size);
     chain_hold(chain);
+    journal_clear(chain);
     r = image_flush(top);
+    if (r < 0)
+        err_errno(err, -r, "%s: cannot flush", top->path);
+    if (r == 0 && qcow2_keeps_bitmaps(top) && qcow2_keeps_bitmaps(overlay))
+        r = qcow2_bitmaps_move(top, overlay, err);
     if (r == 0) {
         image_attach_backing(overlay, top);
         chain_set_top(chain, TAKE(overlay));
     }
     chain_release(chain);
-    return r < 0 ? err_errno(err, -r, "%s: cannot flush", top->path) : 0;
+    return r;
 }
 
 /* ---- resize ---- */
@@ -99,6 +105,7 @@ int chain_resize(struct chain *chain, uint64_t size, enum image_preallocation pr
                        "that would cut off the disk's end; shrink what is on it first, then allow "
                        "it with: shrink");
     chain_hold(chain);
+    journal_clear(chain);
     int r = image_flush(top);
     if (r < 0)
         err_errno(err, -r, "%s: cannot flush", top->path);
@@ -161,7 +168,10 @@ int chain_stream(struct job *job, struct chain *chain, const char *base_name, st
         populate_fini(&p);
         return r;
     }
-    chain_set_view(chain, &p.tap.image);
+    chain_hold(chain);
+    journal_clear(chain);
+    chain->view = &p.tap.image;
+    chain_release(chain);
     r = stream_copy(job, &p, err);
     chain_hold(chain);
     chain_unset_view(chain);

@@ -42,6 +42,7 @@ struct commit_options {
     struct store *take_base_store;
     bool keep;
     bool keep_data; /* do not empty the top; with `keep` */
+    bool resume;    /* go on where the same commit left off (journal.h) */
 };
 int chain_commit(struct job *job, struct chain *chain, const struct commit_options *options,
                  struct err *err);
@@ -51,7 +52,8 @@ int chain_commit(struct job *job, struct chain *chain, const struct commit_optio
  * switched to stays as it was at that moment. */
 struct mirror_options {
     struct image *take_target;
-    bool stay; /* do not switch */
+    bool stay;   /* do not switch */
+    bool resume; /* go on where a mirror to this target left off; -ENODATA: unknown */
 };
 int chain_mirror(struct job *job, struct chain *chain, const struct mirror_options *options,
                  struct err *err);
@@ -61,6 +63,7 @@ struct backup_options {
     struct image *take_target;
     const char *bitmap; /* of the top, which is qcow2. NULL: none */
     bool incremental;   /* only what the bitmap has; otherwise it starts anew with this backup */
+    bool resume;        /* go on where the same backup left off; it is of another moment, though */
 };
 int chain_backup(struct job *job, struct chain *chain, const struct backup_options *options,
                  struct err *err);

@@ -23,7 +23,11 @@
 
 #include <cmocka.h>
 
-enum { SECTOR = 512, SECTORS = 900, DISK = SECTOR * SECTORS, FILES = 4, MAX_RUN = 96 };
+enum { SECTORS = 900, SECTOR_MAX = 32 << 10, FILES = 4, MAX_RUN = 96 };
+enum { DISK_MAX = SECTOR_MAX * SECTORS };
+static unsigned sector_size = 512; /* resuming needs disks of many regions (qcow2_intent.c) */
+#define SECTOR sector_size
+#define DISK ((uint64_t)sector_size * SECTORS)
 enum { MOST_SINCE = 60 };
 enum { BASE, MIDDLE, TOP, TARGET };
 
@@ -62,7 +66,10 @@ struct bench {
     unsigned since_count[SECTORS];
     uint64_t number;
     atomic_bool stop;
-    bool may_fail;
+    bool may_fail, resume;  /* resume: operations go on where one left off */
+    unsigned guest_sectors; /* where the guest writes while a job runs */
+    unsigned die_in;        /* after so many writes: what `died` has; 0: never */
+    uint64_t total;         /* bytes that the last job had to copy */
 };
 
 static struct bench bench_now; /* large */
@@ -105,7 +112,7 @@ static struct image *chain_open_files(struct recorder *files, unsigned top)
 
 static void guest_write(struct bench *b, struct image *image, unsigned first, unsigned n, int zero)
 {
-    static uint8_t data[MAX_RUN * SECTOR];
+    static uint8_t data[MAX_RUN * SECTOR_MAX];
     pthread_mutex_lock(&b->world);
     uint64_t value = zero ? 0 : ++b->number;
     for (unsigned i = 0; i < n; i++) {
@@ -142,7 +149,7 @@ static void *guest_thread(void *arg)
     struct bench *b = arg;
     for (unsigned i = 1; !atomic_load(&b->stop); i++) {
         pthread_rwlock_rdlock(&b->gate);
-        guest_step(b, b->chain.view, SECTORS);
+        guest_step(b, b->chain.view, b->guest_sectors);
         if (i % 4 == 0)
             guest_flush(b, b->chain.view);
         pthread_rwlock_unlock(&b->gate);
@@ -175,11 +182,12 @@ static void bench_create(struct bench *b, unsigned file, unsigned below)
 static struct bench *bench_open(const char *const options[FILES], const uint64_t sizes[FILES])
 {
     struct bench *b = &bench_now;
-    *b = (struct bench){ .number = 0 };
+    *b = (struct bench){ .guest_sectors = SECTORS };
     pthread_mutex_init(&b->world, NULL);
     pthread_rwlock_init(&b->gate, NULL);
     memcpy(b->options, options, sizeof b->options);
-    memcpy(b->sizes, sizes, sizeof b->sizes);
+    for (unsigned file = 0; file < FILES; file++)
+        b->sizes[file] = sizes[file] * SECTOR;
     for (unsigned file = BASE; file <= TOP; file++) {
         bench_create(b, file, file ? file - 1 : FILES);
         struct image *image = chain_open_files(b->files, file);
@@ -211,7 +219,7 @@ static void bench_close(struct bench *b)
 
 static void image_expect(struct image *image, const uint64_t *model, const char *what)
 {
-    static uint8_t data[DISK];
+    static uint8_t data[DISK_MAX];
     assert_int_equal(image_size(image), DISK);
     int r = image_read(image, data, DISK, 0);
     if (r < 0)
@@ -270,7 +278,7 @@ static void cut_check_images(struct image *image)
 static void cut_check(struct bench *b, unsigned choice)
 {
     static struct cut cut;
-    static uint8_t data[DISK];
+    static uint8_t data[DISK_MAX];
     struct recorder files[FILES];
     cuts++;
     cut_take(b, &cut, choice);
@@ -298,13 +306,18 @@ static void cut_check(struct bench *b, unsigned choice)
     }
 }
 
+static struct cut died; /* the files when the process died */
+
 /* Before each write and flush of any file, on whoever's thread. */
 static pthread_mutex_t cutting = PTHREAD_MUTEX_INITIALIZER;
 static void bench_event(void *arg)
 {
+    struct bench *b = arg;
     if (pthread_mutex_trylock(&cutting))
         return;
-    if (cut_one_in <= 1 || test_random(&seed) % cut_one_in == 0)
+    if (b->die_in && !--b->die_in)
+        cut_take(b, &died, (unsigned)(test_random(&seed) % 4));
+    if (cut_one_in && (cut_one_in == 1 || test_random(&seed) % cut_one_in == 0))
         cut_check(arg, (unsigned)(test_random(&seed) % 4));
     pthread_mutex_unlock(&cutting);
 }
@@ -346,6 +359,8 @@ static void run_changed(struct job *job, void *arg)
     job_get(job, &status);
     if (status.state == JOB_READY)
         job_complete(job, NULL);
+    if (!strcmp(status.stage, "copying"))
+        run->bench->total = status.total;
     if (run->cancel_at && !--run->cancel_at)
         job_cancel(job);
 }
@@ -365,7 +380,7 @@ static int bench_run(struct bench *b, operation_fn *operation, unsigned one_in, 
     b->stop = false;
     cut_one_in = one_in;
     for (unsigned file = 0; file < FILES; file++) {
-        b->files[file].event = one_in ? bench_event : NULL;
+        b->files[file].event = one_in || b->die_in ? bench_event : NULL;
         b->files[file].event_arg = b;
         b->files[file].delay_us = 50; /* so that the guest gets in between */
     }
@@ -411,6 +426,7 @@ static struct store *base_store(struct bench *b, unsigned file)
 static int run_commit(struct job *job, struct bench *b, struct err *err)
 {
     struct commit_options o = { .take_base_store = base_store(b, MIDDLE), .keep = true };
+    o.resume = b->resume;
     return chain_commit(job, &b->chain, &o, err);
 }
 
@@ -419,36 +435,42 @@ static int run_commit_deep(struct job *job, struct bench *b, struct err *err)
     struct commit_options o = { .base = "base",
                                 .take_base_store = base_store(b, BASE),
                                 .keep = true };
+    o.resume = b->resume;
     return chain_commit(job, &b->chain, &o, err);
 }
 
 static int run_commit_switch(struct job *job, struct bench *b, struct err *err)
 {
     struct commit_options o = { .base = "base", .take_base_store = base_store(b, BASE) };
+    o.resume = b->resume;
     return chain_commit(job, &b->chain, &o, err);
 }
 
 static int run_commit_middle(struct job *job, struct bench *b, struct err *err)
 {
     struct commit_options o = { .layer = "middle", .take_base_store = base_store(b, BASE) };
+    o.resume = b->resume;
     return chain_commit(job, &b->chain, &o, err);
 }
 
 static int run_mirror(struct job *job, struct bench *b, struct err *err)
 {
     struct mirror_options o = { .take_target = target_take(b), .stay = true };
+    o.resume = b->resume;
     return chain_mirror(job, &b->chain, &o, err);
 }
 
 static int run_mirror_switch(struct job *job, struct bench *b, struct err *err)
 {
     struct mirror_options o = { .take_target = target_take(b) };
+    o.resume = b->resume;
     return chain_mirror(job, &b->chain, &o, err);
 }
 
 static int run_backup(struct job *job, struct bench *b, struct err *err)
 {
     struct backup_options o = { .take_target = target_take(b), .bitmap = "nightly" };
+    o.resume = b->resume;
     return chain_backup(job, &b->chain, &o, err);
 }
 
@@ -457,6 +479,7 @@ static int run_backup_more(struct job *job, struct bench *b, struct err *err)
     struct backup_options o = { .take_target = target_take(b),
                                 .bitmap = "nightly",
                                 .incremental = true };
+    o.resume = b->resume;
     return chain_backup(job, &b->chain, &o, err);
 }
 
@@ -487,10 +510,11 @@ static int run_resize(struct job *job, struct bench *b, struct err *err)
 
 /* ---- tests ---- */
 
-static const uint64_t same[FILES] = { DISK, DISK, DISK, DISK };
+/* Sectors of each file. */
+static const uint64_t same[FILES] = { SECTORS, SECTORS, SECTORS, SECTORS };
 /* The middle ends early, and the base hides behind that. */
-static const uint64_t short_middle[FILES] = { DISK, DISK / 2, DISK, DISK };
-static const uint64_t short_base[FILES] = { DISK / 4, DISK / 2, DISK, DISK };
+static const uint64_t short_middle[FILES] = { SECTORS, SECTORS / 2, SECTORS, SECTORS };
+static const uint64_t short_base[FILES] = { SECTORS / 4, SECTORS / 2, SECTORS, SECTORS };
 
 static const char *const plain[FILES] = { "cluster_size=4K", "cluster_size=4K", "cluster_size=4K",
                                           "cluster_size=4K" };
@@ -600,6 +624,90 @@ static void test_cancel(void **state)
             run_case(&cases[i], i & 1 ? plain : mixed2, same, 0, at);
 }
 
+/* Another process, with the files as the one that died left them. */
+static void bench_revive(struct bench *b)
+{
+    static uint8_t data[DISK_MAX];
+    assert_int_equal(image_close(b->chain.top), 0);
+    for (unsigned file = 0; file < FILES; file++) {
+        recorder_fini(&b->files[file]);
+        buf_fini(&b->content[file]);
+        buf_fini(&b->start[file]);
+        b->content[file] = died.content[file];
+        recorder_init(&b->files[file], &b->content[file]);
+        buf_add(&b->start[file], b->content[file].data, b->content[file].len);
+    }
+    b->chain.top = b->chain.view = chain_open_files(b->files, TOP);
+    cut_check_images(b->chain.top);
+    assert_int_equal(image_read(b->chain.top, data, DISK, 0), 0);
+    for (unsigned i = 0; i < SECTORS; i++)
+        memcpy(&b->model[i], data + i * SECTOR, 8);
+    guest_flush(b, b->chain.view);
+}
+
+struct resumed {
+    unsigned died, found, saved;
+};
+
+/* One operation dies; then the guest writes, perhaps the image is closed and opened, and the
+ * operation goes on. */
+static void resume_case(const struct test_case *c, const char *const options[FILES],
+                        struct resumed *count)
+{
+    struct bench *b = bench_open(options, same);
+    b->guest_sectors = SECTORS / 4;
+    b->chain.save_every_ms = 1;
+    b->die_in = 20 + (unsigned)(test_random(&seed) % 1500);
+    snprintf(what_runs, sizeof what_runs, "resumed operation %u, %s, dead after %u",
+             (unsigned)(c - cases), options[TOP], b->die_in);
+    assert_int_equal(bench_run(b, c->operation, 0, 0), 0);
+    uint64_t whole = b->total;
+    if (b->die_in) { /* it was over before */
+        bench_close(b);
+        return;
+    }
+    count->died++;
+    bench_revive(b);
+    for (unsigned i = 0; i < 5; i++)
+        guest_step(b, b->chain.view, SECTORS / 4);
+    guest_flush(b, b->chain.view);
+    b->resume = b->may_fail = true;
+    int r = bench_run(b, c->operation, 0, 0);
+    b->resume = b->may_fail = false;
+    if (r == 0) {
+        count->found++;
+        count->saved += b->total < whole;
+    } else {
+        assert_int_equal(r, -ENODATA); /* it died before there was something to go on with */
+        assert_int_equal(bench_run(b, c->operation, 0, 0), 0);
+    }
+    if (c->result != CHAIN) {
+        struct image *target = file_look(b, TARGET);
+        image_expect(target, c->result == COPY_LAST ? b->held_model : b->first_model, "the copy");
+        image_close(target);
+    }
+    guest_flush(b, b->chain.view);
+    bench_close(b);
+}
+
+static void test_resume(void **state)
+{
+    static const unsigned which[] = { 2, 3, 4, 5, 6, 8 };
+    unsigned found = 0, saved = 0;
+    sector_size = SECTOR_MAX;
+    for (unsigned i = 0; i < ARRAY_LEN(which); i++) {
+        struct resumed count = { 0 };
+        for (unsigned round = 0; round < 2 + 2 * rounds; round++)
+            resume_case(&cases[which[i]], round & 1 ? mixed : plain, &count);
+        print_message("operation %u: died %u times, resumed %u, %u of them with less to copy\n",
+                      which[i], count.died, count.found, count.saved);
+        found += count.found;
+        saved += count.saved;
+    }
+    assert_true(found > 5 && saved);
+    sector_size = 512;
+}
+
 static void test_cuts(void **state)
 {
     for (unsigned round = 0; round < rounds; round++)
@@ -618,9 +726,9 @@ int main(int argc, char **argv)
         rounds = (unsigned)strtoul(argv[1], NULL, 10);
     if (argc > 2)
         seed = guest_seed = strtoull(argv[2], NULL, 0);
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_operations),
-                                        cmocka_unit_test(test_cancel),
-                                        cmocka_unit_test(test_failures),
-                                        cmocka_unit_test(test_cuts) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_operations), cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_failures), cmocka_unit_test(test_resume), cmocka_unit_test(test_cuts)
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -300,23 +300,21 @@ struct bitmap_bits {
     uint8_t *data; /* the receiver's */
     uint64_t count;
     unsigned granularity_bits;
-    bool fresh; /* there was no such bitmap */
 };
-/* Takes the bits out: the bitmap is empty from then on, and goes on recording. A missing or
- * inconsistent one is made anew if `renew`. Nothing else is running. */
-int qcow2_bitmap_take(struct image *image, const char *name, bool renew, struct bitmap_bits *out,
-                      struct err *err);
 /* A copy of the bits of one that is complete. Nothing else is running. */
 int qcow2_bitmap_read(struct image *image, const char *name, struct bitmap_bits *out,
                       struct err *err);
-/* As if they had not been taken. Any thread. */
-void qcow2_bitmap_put_back(struct image *image, const char *name, const struct bitmap_bits *bits);
-/* Is it there and complete? */
+/* Any image: is it a qcow2 of a version that has bitmaps, open for writing? */
+bool qcow2_keeps_bitmaps(struct image *image);
+/* Is it there, complete, and does it record? */
 bool qcow2_bitmap_is_good(struct image *image, const char *name);
 /* The name of bitmap `n`, but for those of our own use; NULL: there are no more. */
 const char *qcow2_bitmap_name(struct image *image, unsigned n);
-/* Its bits are those from now on. Nothing else is running. */
-void qcow2_bitmap_set(struct image *image, const char *name, const uint8_t *data, size_t len);
+void qcow2_bitmap_clear(struct image *image, const char *name);
+void qcow2_bitmap_mark(struct image *image, const char *name, uint64_t offset, uint64_t len);
+/* Another image holds the disk from now on, and with it what was written since. Both are qcow2, and
+ * nothing else is running. */
+int qcow2_bitmaps_move(struct image *from, struct image *to, struct err *err);
 
 /* ---- qcow2_intent.c ---- */
 

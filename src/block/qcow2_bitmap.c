@@ -554,36 +554,6 @@ int qcow2_bitmap_remove(struct image *image, const char *name, struct err *err)
     return 0;
 }
 
-int qcow2_bitmap_take(struct image *image, const char *name, bool renew, struct bitmap_bits *out,
-                      struct err *err)
-{
-    struct qcow2 *q = qcow2_of(image);
-    struct qcow2_bitmap *b = bitmap_find(q, name);
-    bool good = b && b->bits && (b->flags & BITMAP_AUTO);
-    int r = 0;
-    if (!good && !renew)
-        return b ? err_set(err, EINVAL,
-                           "bitmap %s is not complete (the image was not closed properly, or it "
-                           "does not record); make a full backup",
-                           name)
-                 : err_set(err, ENOENT, "has no bitmap %s; make a full backup with it first", name);
-    if (!good && b)
-        r = qcow2_bitmap_remove(image, name, err);
-    if (!good && r == 0)
-        r = qcow2_bitmap_add(image, name, BITMAP_GRANULARITY, err);
-    if (r < 0)
-        return r;
-    b = bitmap_find(q, name);
-    uint8_t *data = malloc(b->bit_count / 8 + 1);
-    if (!data)
-        return err_set(err, ENOMEM, "out of memory");
-    LOCKED(&q->lock);
-    memcpy(data, b->bits, b->bit_count / 8);
-    memset(b->bits, 0, b->bit_count / 8);
-    *out = (struct bitmap_bits){ data, b->granules, b->granularity_bits, !good };
-    return 0;
-}
-
 int qcow2_bitmap_read(struct image *image, const char *name, struct bitmap_bits *out,
                       struct err *err)
 {
@@ -602,23 +572,13 @@ int qcow2_bitmap_read(struct image *image, const char *name, struct bitmap_bits 
     if (!data)
         return err_set(err, ENOMEM, "out of memory");
     memcpy(data, b->bits, b->bit_count / 8);
-    *out = (struct bitmap_bits){ data, b->granules, b->granularity_bits, false };
+    *out = (struct bitmap_bits){ data, b->granules, b->granularity_bits };
     return 0;
 }
 
-void qcow2_bitmap_put_back(struct image *image, const char *name, const struct bitmap_bits *bits)
+bool qcow2_keeps_bitmaps(struct image *image)
 {
-    struct qcow2 *q = qcow2_of(image);
-    struct err err = { 0 };
-    if (bits->fresh) {
-        if (qcow2_bitmap_remove(image, name, &err) < 0)
-            log_warning("%s: %s", image->path, err.text);
-        return;
-    }
-    LOCKED(&q->lock);
-    struct qcow2_bitmap *b = bitmap_find(q, name);
-    for (uint64_t i = 0; b && b->bits && i < (bits->count + 7) / 8; i++)
-        b->bits[i] |= bits->data[i];
+    return image->format == &image_qcow2 && !image->readonly && qcow2_of(image)->version >= 3;
 }
 
 bool qcow2_bitmap_is_good(struct image *image, const char *name)
@@ -636,13 +596,50 @@ const char *qcow2_bitmap_name(struct image *image, unsigned n)
     return NULL;
 }
 
-void qcow2_bitmap_set(struct image *image, const char *name, const uint8_t *data, size_t len)
+void qcow2_bitmap_clear(struct image *image, const char *name)
 {
     struct qcow2 *q = qcow2_of(image);
     struct qcow2_bitmap *b = bitmap_find(q, name);
     LOCKED(&q->lock);
-    if (!b || !b->bits)
-        return;
-    memset(b->bits, 0, b->bit_count / 8);
-    memcpy(b->bits, data, len < b->bit_count / 8 ? len : b->bit_count / 8);
+    if (b && b->bits)
+        memset(b->bits, 0, b->bit_count / 8);
+}
+
+void qcow2_bitmap_mark(struct image *image, const char *name, uint64_t offset, uint64_t len)
+{
+    struct qcow2 *q = qcow2_of(image);
+    struct qcow2_bitmap *b = bitmap_find(q, name);
+    LOCKED(&q->lock);
+    if (b && b->bits && len)
+        bitmap_mark(b, offset, len);
+}
+
+/* Those that are complete and record. */
+int qcow2_bitmaps_move(struct image *from, struct image *to, struct err *err)
+{
+    struct qcow2 *q = qcow2_of(from);
+    int r = 0;
+    for (unsigned i = 0; r == 0 && i < q->bitmap_count; i++) {
+        const struct qcow2_bitmap *b = &q->bitmaps[i];
+        if (!b->bits || !(b->flags & BITMAP_AUTO))
+            continue;
+        if (!qcow2_bitmap_is_good(to, b->name)) {
+            if (bitmap_find(qcow2_of(to), b->name))
+                r = qcow2_bitmap_remove(to, b->name, err);
+            if (r == 0)
+                r = qcow2_bitmap_add(to, b->name, 1u << b->granularity_bits, err);
+        }
+        for (uint64_t n = 0; r == 0 && n < b->granules; n++)
+            if (b->bits[n / 8] >> (n % 8) & 1) {
+                uint64_t at = n << b->granularity_bits, unit = 1ull << b->granularity_bits;
+                if (at < to->size)
+                    qcow2_bitmap_mark(to, b->name, at, unit < to->size - at ? unit : to->size - at);
+            }
+    }
+    if (r == 0)
+        r = qcow2_bitmaps_checkpoint(to, err);
+    for (unsigned i = q->bitmap_count; r == 0 && i--;)
+        if (q->bitmaps[i].bits && (q->bitmaps[i].flags & BITMAP_AUTO))
+            r = qcow2_bitmap_remove(from, q->bitmaps[i].name, err);
+    return r;
 }

@@ -4,6 +4,7 @@
  * does not have, and that the two images below show differently, are copied into it, then the new
  * one is recorded. Until that moment the old chain is whole; begun again it skips what was copied.
  */
+#include "block/journal.h"
 #include "block/operations.h"
 #include "block/populate.h"
 
@@ -108,7 +109,10 @@ static int rebase_safely(struct rebase *re, struct job *job, struct chain *chain
         return err_set(err, ENOMEM, "out of memory");
     re->old_data = old_data;
     re->new_data = new_data;
-    chain_set_view(chain, &re->populate.tap.image);
+    chain_hold(chain);
+    journal_clear(chain);
+    chain->view = &re->populate.tap.image;
+    chain_release(chain);
     return rebase_copy(re, job, err);
 }
 

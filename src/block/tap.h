@@ -5,7 +5,7 @@
  *
  * A kind of tap embeds struct tap and has a table of its own, with the functions below where it
  * only passes on. A tap borrows the image below and is never closed: who made it frees it, after
- * taking it off the chain (chain_set_view).
+ * taking it off the chain (chain_unset_view).
  */
 #ifndef BLOCK_TAP_H
 #define BLOCK_TAP_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * resize, commit, rebase: what also a running VM's disks can do (block/operations.h), for images
- * that nobody uses. SIGINT and SIGTERM cancel a job, which leaves images that are whole.
+ * that nobody uses. SIGINT and SIGTERM end a job, which leaves images that are whole.
  */
 #include "img/img.h"
 
@@ -47,7 +47,7 @@ static void job_watch(struct call *call, struct job *job, int ended, int signals
     for (struct pollfd fds[2] = { { ended, POLLIN }, { signals, POLLIN } }; !fds[0].revents;) {
         poll(fds, 2, 100);
         if (fds[1].revents) {
-            job_cancel(job);
+            job_interrupt(job);
             fds[1].fd = -1; /* a second one changes nothing */
             fds[1].revents = 0;
         }
@@ -213,7 +213,8 @@ static int commit_layers(struct call *call, struct layers *layers)
         .chain = { .top = layers->top, .view = layers->top },
         .options = { .base = image_path(layers->base),
                      .keep = true,
-                     .keep_data = call_flag(call, "keep") },
+                     .keep_data = call_flag(call, "keep"),
+                     .resume = call_flag(call, "resume") },
     };
     struct img_job job = { .kind = "commit", .run = commit_run, .arg = &c };
     int r = call_job(call, &job);

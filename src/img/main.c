@@ -66,7 +66,8 @@ static const struct flag bitmap_flags[] = {
     { 'g', "granularity", "SIZE", "bytes for each bit (64K)" }, F_QUIET, F_KEY, F_END };
 static const struct flag commit_flags[] = {
     F_FORMAT, { 'b', "base", "FILE", "the image below to write into (the next)" },
-    { 'd', "keep", NULL, "do not empty FILE afterwards" }, F_CACHE, F_PROGRESS, F_QUIET, F_KEY, F_END };
+    { 'd', "keep", NULL, "do not empty FILE afterwards" },
+    { 0, "resume", NULL, "go on where a commit that was killed left off; the base is as it left it" }, F_CACHE, F_PROGRESS, F_QUIET, F_KEY, F_END };
 static const struct flag rebase_flags[] = {
     F_FORMAT, { 'b', "backing", "FILE", "the new backing file; \"\": none, all data moves into FILE" },
     { 'F', "backing-format", "FORMAT", "its format" },

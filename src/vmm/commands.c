@@ -347,10 +347,10 @@ static const char *const insert_members[] = { "drive", "name", "format", NULL };
 static const char *const snapshot_members[] = { "disk", "path", "backing", "existing", NULL };
 static const char *const resize_members[] = { "disk", "size", "shrink", NULL };
 static const char *const stream_members[] = { "disk", "base", "speed", NULL };
-static const char *const commit_members[] = { "disk", "layer", "base", "fd", "keep", "speed", NULL };
+static const char *const commit_members[] = { "disk", "layer", "base", "fd", "keep", "resume", "speed", NULL };
 static const char *const rebase_members[] = { "disk", "path", "format", "backing", "unsafe", "speed", NULL };
-static const char *const mirror_members[] = { "disk", "path", "format", "stay", "speed", NULL };
-static const char *const backup_members[] = { "disk", "path", "format", "bitmap", "incremental", "speed", NULL };
+static const char *const mirror_members[] = { "disk", "path", "format", "stay", "resume", "speed", NULL };
+static const char *const backup_members[] = { "disk", "path", "format", "bitmap", "incremental", "resume", "speed", NULL };
 static const char *const throttle_members[] = { "disk", "limits", NULL };
 static const char *const job_members[] = { "job", NULL }, *const speed_members[] = { "job", "speed", NULL };
 /* clang-format on */

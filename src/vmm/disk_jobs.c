@@ -49,7 +49,7 @@ struct disk_job {
     struct store *store;
     struct image *target;
     uint64_t size;
-    bool flag;
+    bool flag, resume;
 };
 
 /* ---- how a job is told ---- */
@@ -119,7 +119,11 @@ static int disk_job_run(struct job *job, void *arg, struct err *err)
     case WORK_RESIZE: return chain_resize(dj->chain, dj->size, PREALLOC_OFF, dj->flag, err);
     case WORK_STREAM: return chain_stream(job, dj->chain, dj->base, err);
     case WORK_COMMIT: {
-        struct commit_options o = { dj->name, dj->base, TAKE(dj->store), dj->flag };
+        struct commit_options o = { .layer = dj->name,
+                                    .base = dj->base,
+                                    .take_base_store = TAKE(dj->store),
+                                    .keep = dj->flag,
+                                    .resume = dj->resume };
         return chain_commit(job, dj->chain, &o, err);
     }
     case WORK_REBASE: {
@@ -129,11 +133,11 @@ static int disk_job_run(struct job *job, void *arg, struct err *err)
         return chain_rebase(job, dj->chain, &o, err);
     }
     case WORK_MIRROR: {
-        struct mirror_options o = { TAKE(dj->target), dj->flag };
+        struct mirror_options o = { TAKE(dj->target), dj->flag, dj->resume };
         return chain_mirror(job, dj->chain, &o, err);
     }
     case WORK_BACKUP: {
-        struct backup_options o = { TAKE(dj->target), dj->name, dj->flag };
+        struct backup_options o = { TAKE(dj->target), dj->name, dj->flag, dj->resume };
         return chain_backup(job, dj->chain, &o, err);
     }
     }
@@ -369,6 +373,8 @@ COMMAND(do_disk_commit)
     if (r == 0)
         r = json_get_bool(args, "keep", &dj->flag, err);
     if (r >= 0)
+        r = json_get_bool(args, "resume", &dj->resume, err);
+    if (r >= 0)
         r = json_get_bool(args, "fd", &fd, err);
     if (r >= 0 && fd)
         r = store_take(request, "base", true, false, &dj->store, err);
@@ -449,6 +455,8 @@ COMMAND(do_disk_mirror)
         r = target_open(dj, request, args, err);
     if (r == 0)
         r = json_get_bool(args, "stay", &dj->flag, err);
+    if (r >= 0)
+        r = json_get_bool(args, "resume", &dj->resume, err);
     return r < 0 ? r : disk_job_begin(TAKE(dj), false, request, result, err);
 }
 
@@ -462,6 +470,8 @@ COMMAND(do_disk_backup)
         r = text_get(args, "bitmap", &dj->name, err);
     if (r == 0)
         r = json_get_bool(args, "incremental", &dj->flag, err);
+    if (r >= 0)
+        r = json_get_bool(args, "resume", &dj->resume, err);
     return r < 0 ? r : disk_job_begin(TAKE(dj), false, request, result, err);
 }
 
@@ -608,7 +618,7 @@ void disk_jobs_end(struct vmm *vmm, const struct block_node *disk)
 {
     for (struct disk_job *dj = vmm->jobs; dj; dj = dj->next)
         if ((!disk || dj->node == disk) && !dj->ended) {
-            job_cancel(dj->job);
+            job_interrupt(dj->job);
             job_join(dj->job);
         }
     for (struct disk_job **at = &vmm->jobs; *at;) {
