@@ -4,12 +4,16 @@
  *
  * Follows the IBM PS/2 Hardware Interface Technical Reference. One byte at a time waits in the
  * output buffer: an answer of the controller itself first, then the keyboard's, then the mouse's.
- * The reset line resets the machine; address line 20 is a bit that can be read back, since memory
- * above 1 MiB is always reachable. The commands for password and input port are answered as a
+ * The reset line resets the machine. The commands for password and input port are answered as a
  * controller without them does.
+ *
+ * Address line 20 is one gate, which the output port and the chipset's port 0x92 both set and read.
+ * While it is closed, the conventional memory shows again from 1 MiB on: that is all that code with
+ * 20-bit addresses can tell (it reaches 0x10ffef). Other odd megabytes stay what they are.
  */
 #include "devices/i8042.h"
 
+#include "base/log.h"
 #include "devices/input.h"
 #include "devices/ps2.h"
 #include "machine/irq.h"
@@ -18,8 +22,14 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum { PORT_DATA = 0x60, PORT_COMMAND = 0x64, PRIORITY = 11 }; /* above the reset port of pm.c */
-enum { REGION_DATA, REGION_COMMAND, REGIONS };
+enum { PORT_DATA = 0x60, PORT_COMMAND = 0x64, PORT_FAST = 0x92 };
+enum {
+    PRIORITY = 11 /* above the reset ports of pm.c */,
+    PRIORITY_A20 = 7 /* above RAM and PAM */
+};
+enum { REGION_DATA, REGION_COMMAND, REGION_FAST, REGIONS };
+enum { FAST_RESET = 1 << 0, FAST_A20 = 1 << 1 };
+enum { WRAP_AT = 1 << 20, WRAP_SIZE = 0xa0000 };
 enum { GSI_KEYBOARD = 1, GSI_MOUSE = 12 };
 enum {
     STATUS_FULL = 1 << 0, /* of the output buffer */
@@ -59,7 +69,30 @@ struct i8042 {
     struct input *input; /* borrowed; may be NULL */
     struct input_handler keyboard_handler, mouse_handler;
     struct mapping *maps[REGIONS];
+    struct mapping *wrap; /* dev.lock; conventional memory at 1 MiB, while the gate is closed */
 };
+
+/* ---- address line 20 ---- */
+
+static void a20_update(struct i8042 *kbc)
+{
+    struct machine *m = kbc->dev.machine;
+    bool open = kbc->regs.output & OUTPUT_A20;
+    struct err err;
+    if (open == !kbc->wrap)
+        return;
+    if (open)
+        map_remove(m, TAKE(kbc->wrap));
+    else if (map_ram(m, SPACE_MEMORY, WRAP_AT, WRAP_SIZE, REGION_RAM, m->main_ram, 0, PRIORITY_A20,
+                     &kbc->wrap, &err) < 0)
+        log_guest("i8042: address line 20 cannot be gated: %s", err.text);
+}
+
+static void a20_set(struct i8042 *kbc, bool open)
+{
+    kbc->regs.output = (uint8_t)((kbc->regs.output & ~OUTPUT_A20) | (open ? OUTPUT_A20 : 0));
+    a20_update(kbc);
+}
 
 /* ---- the output buffer ---- */
 
@@ -130,6 +163,7 @@ static void i8042_answer(struct i8042_regs *regs, unsigned from, uint8_t byte)
 static void i8042_write_output(struct i8042 *kbc, uint8_t value)
 {
     kbc->regs.output = value & ~(OUTPUT_KEYBOARD_FULL | OUTPUT_MOUSE_FULL);
+    a20_update(kbc);
     if (!(value & OUTPUT_RESET))
         machine_post_event(kbc->dev.machine, MACHINE_RESET, "keyboard controller");
 }
@@ -165,8 +199,8 @@ static void i8042_command(struct i8042 *kbc, uint8_t command)
     case 0xae: regs->mode &= (uint8_t)~MODE_KEYBOARD_OFF; break;
     case 0xc0: i8042_answer(regs, ANSWER_KEYBOARD, 0x80); break; /* input port: not locked */
     case 0xd0: i8042_answer(regs, ANSWER_KEYBOARD, i8042_read_output(regs)); break;
-    case 0xdd: regs->output &= (uint8_t)~OUTPUT_A20; break;
-    case 0xdf: regs->output |= OUTPUT_A20; break;
+    case 0xdd: a20_set(kbc, false); break;
+    case 0xdf: a20_set(kbc, true); break;
     default:
         if (command >= 0xf0 && !(command & OUTPUT_RESET)) /* pulses the lines whose bit is 0 */
             machine_post_event(kbc->dev.machine, MACHINE_RESET, "keyboard controller");
@@ -200,6 +234,8 @@ static uint64_t i8042_read(struct device *dev, unsigned region, uint64_t offset,
     struct i8042_regs *regs = &kbc->regs;
     if (region == REGION_COMMAND)
         return regs->status;
+    if (region == REGION_FAST)
+        return regs->output & OUTPUT_A20 ? FAST_A20 : 0;
     uint8_t value = regs->data;
     if (regs->status & STATUS_FULL) {
         regs->status &= (uint8_t) ~(STATUS_FULL | STATUS_MOUSE);
@@ -213,6 +249,12 @@ static void i8042_write(struct device *dev, unsigned region, uint64_t offset, un
                         uint64_t value)
 {
     struct i8042 *kbc = (struct i8042 *)dev;
+    if (region == REGION_FAST) {
+        a20_set(kbc, value & FAST_A20);
+        if (value & FAST_RESET)
+            machine_post_event(dev->machine, MACHINE_RESET, "fast reset (port 0x92)");
+        return;
+    }
     if (region == REGION_COMMAND) {
         kbc->regs.status |= STATUS_COMMAND;
         i8042_command(kbc, (uint8_t)value);
@@ -282,6 +324,7 @@ static void i8042_reset(struct device *dev)
     struct i8042 *kbc = (struct i8042 *)dev;
     LOCKED(&dev->lock);
     i8042_power_on(&kbc->regs);
+    a20_update(kbc);
     i8042_update_irq(kbc);
 }
 
@@ -297,6 +340,7 @@ static void i8042_resume(struct device *dev) { i8042_set_paused(dev, false); }
 static int i8042_loaded(struct device *dev, struct err *err)
 {
     LOCKED(&dev->lock);
+    a20_update((struct i8042 *)dev);
     i8042_update_irq((struct i8042 *)dev);
     return 0;
 }
@@ -317,6 +361,7 @@ static void i8042_destroy(struct device *dev)
         input_remove(kbc->input, &kbc->keyboard_handler);
         input_remove(kbc->input, &kbc->mouse_handler);
     }
+    map_remove(dev->machine, kbc->wrap);
     for (unsigned i = 0; i < REGIONS; i++)
         map_remove(dev->machine, kbc->maps[i]);
     device_fini(dev);
@@ -374,6 +419,9 @@ int i8042_create(struct machine *m, struct input *input, struct err *err)
     if (r >= 0)
         r = map_device(m, SPACE_IO, PORT_COMMAND, 1, dev, REGION_COMMAND, PRIORITY,
                        &kbc->maps[REGION_COMMAND], err);
+    if (r >= 0)
+        r = map_device(m, SPACE_IO, PORT_FAST, 1, dev, REGION_FAST, PRIORITY,
+                       &kbc->maps[REGION_FAST], err);
     if (r < 0)
         return err_prefix(err, "PS/2 controller");
     kbc->keyboard_handler = (struct input_handler){

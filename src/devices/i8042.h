@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The PS/2 controller with a keyboard and a mouse: ports 0x60 and 0x64, interrupts 1 and 12.
+ * The PS/2 controller with a keyboard and a mouse: ports 0x60 and 0x64, interrupts 1 and 12; and
+ * address line 20 (port 0x92, too).
  */
 #ifndef DEVICES_I8042_H
 #define DEVICES_I8042_H

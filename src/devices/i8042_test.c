@@ -247,6 +247,49 @@ static void saved_between_the_bytes_of_a_key(void **state)
     EXPECT(0x12);
 }
 
+/* The same byte at 0x500 and 0x100500? */
+static bool wraps(void)
+{
+    uint8_t low = 1, high = 2;
+    mem_write(test_machine.m, 0x500, &low, 1);
+    mem_write(test_machine.m, 0x100500, &high, 1);
+    mem_read(test_machine.m, 0x500, &low, 1);
+    return low == 2;
+}
+
+static void address_line_20(void **state)
+{
+    struct mapping *ram;
+    struct machine *m = test_machine.m;
+    uint8_t byte = 0x77;
+    assert_int_equal(
+        map_ram(m, SPACE_MEMORY, 0, 4 << 20, REGION_RAM, m->main_ram, 0, 5, &ram, NULL), 0);
+    assert_false(wraps());
+    assert_int_equal(inb(0x92), 2);
+    outb(0x92, 0);
+    assert_int_equal(inb(0x92), 0);
+    assert_true(wraps());
+    outb(0x64, 0xd0);
+    assert_int_equal(next() & 2, 0); /* one gate */
+    test_round_trip(kbc());
+    assert_true(wraps());
+    outb(0x64, 0xdf);
+    assert_false(wraps());
+    outb(0x64, 0xd1);
+    outb(0x60, 0xdd);
+    assert_true(wraps());
+    mem_write(m, 0x300000, &byte, 1); /* above, nothing is hidden */
+    mem_read(m, 0x200000, &byte, 1);
+    assert_int_equal(byte, 0);
+    kbc()->type->reset(kbc());
+    assert_false(wraps());
+    assert_int_equal(test_events(), 0);
+    outb(0x92, 3);
+    assert_int_equal(test_events(), 1);
+    assert_int_equal(test_machine.event, MACHINE_RESET);
+    assert_false(wraps());
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -261,6 +304,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(motion_adds_up_while_nobody_reads, setup, teardown),
         cmocka_unit_test_setup_teardown(reset_line, setup, teardown),
         cmocka_unit_test_setup_teardown(saved_between_the_bytes_of_a_key, setup, teardown),
+        cmocka_unit_test_setup_teardown(address_line_20, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

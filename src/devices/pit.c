@@ -5,10 +5,10 @@
  * Follows the Intel 8254 data sheet (order 231164). Nothing counts: a channel knows when its count
  * was loaded (guest time) and everything else is worked out from the ticks since. Only channel 0 is
  * wired to an interrupt; channel 1 refreshed the memory of the first PCs and only shows in bit 4 of
- * port 0x61; channel 2 drives a loudspeaker that is not there, but kernels calibrate the TSC
- * against its output. A timer that could not fire in time (the host was busy) skips the ticks it
- * missed. The hardware-triggered modes 1 and 5 also start when a count is loaded, which no PC
- * software can tell.
+ * port 0x61; channel 2 drives a loudspeaker that nobody hears: port 0x61 has its gate, its
+ * output and the speaker's own bit, and kernels calibrate the TSC against it. A timer that could
+ * not fire in time (the host was busy) skips the ticks it missed. The hardware-triggered modes 1
+ * and 5 also start when a count is loaded, which no PC software can tell.
  */
 #include "devices/pit.h"
 

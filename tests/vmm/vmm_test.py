@@ -51,8 +51,8 @@ def equal(got, want, what=""):
 class Vm:
     """A running bedplate-vmm with pipes, or on a terminal of its own (`tty`)."""
 
-    def __init__(self, *words, tty=False, boots=True, serial="stdio", stdin=None, stdout=None, **options):
-        self.words = [ARGS.binary, "--engine", "soft", "--serial", serial, *words]
+    def __init__(self, *words, tty=False, boots=True, serial="stdio", stdin=None, stdout=None, engine="soft", **options):
+        self.words = [ARGS.binary, "--engine", engine, "--serial", serial, *words]
         if boots:
             self.words += ["--kernel", ARGS.guest, "--memory", "32"]
         self.text, self.tty = b"", None
