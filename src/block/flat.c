@@ -274,10 +274,12 @@ static int flat_zero_entry(struct flat *flat, uint64_t block, bool *done)
     return *done ? flat_set(flat, block, FLAT_ZERO) : r;
 }
 
-/* Zeros are written, except where nothing is and nothing is below. */
+/* Zeros are stored, except where nothing is and nothing is below. */
 int flat_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags)
 {
     struct flat *flat = flat_of(image);
+    if (!flat->add)
+        return -EROFS;
     AUTO(free) uint8_t *zeros = calloc(1, len < ZERO_CHUNK ? len : ZERO_CHUNK);
     if (!zeros)
         return -ENOMEM;
@@ -290,6 +292,11 @@ int flat_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags
         bool done = host == FLAT_ZERO || (host == FLAT_NONE && !flat_has_below(flat));
         if (!done && flat->zero_entries && part == flat_block_len(flat, block))
             r = flat_zero_entry(flat, block, &done);
+        if (r == 0 && !done && host > FLAT_ZERO && !flat_is_partial(flat, block)) {
+            r = store_zero(image->store, host + offset % flat->block_size, part,
+                           !(flags & IMAGE_UNMAP));
+            done = true;
+        }
         if (r == 0 && !done) {
             part = part < ZERO_CHUNK ? part : ZERO_CHUNK;
             r = flat_write(image, zeros, part, offset);
@@ -298,6 +305,23 @@ int flat_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags
             return r;
         offset += part;
         len -= part;
+    }
+    return 0;
+}
+
+/* Only what lies here as it is: a hole in a packed or partial block would say nothing. */
+int flat_discard(struct image *image, uint64_t offset, uint64_t len)
+{
+    struct flat *flat = flat_of(image);
+    if (!flat->add)
+        return -EROFS;
+    for (uint64_t part, host; len; len -= part, offset += part) {
+        part = flat_part(flat, offset, len);
+        int r = flat_host(flat, offset, &host);
+        if (r < 0)
+            return r;
+        if (host > FLAT_ZERO && !flat_is_partial(flat, offset / flat->block_size))
+            store_punch(image->store, host + offset % flat->block_size, part);
     }
     return 0;
 }
@@ -381,6 +405,46 @@ int flat_check(struct image *image, struct image_check *check, struct err *err)
             check->report(check->arg, text);
     }
     return 0;
+}
+
+/* ---- another size ---- */
+
+int flat_check_size(uint64_t size, uint64_t unit, uint64_t most, enum image_preallocation prealloc,
+                    struct err *err)
+{
+    if (!size || size % unit)
+        return err_set(err, EINVAL, "its size has to be a multiple of %llu bytes, and not 0",
+                       (unsigned long long)unit);
+    if (size > most)
+        return err_set(err, EFBIG, "it can have at most %llu bytes; convert it to qcow2",
+                       (unsigned long long)most);
+    if (prealloc != PREALLOC_OFF)
+        return err_set(err, ENOTSUP, "is not resized with preallocation; leave that away");
+    return 0;
+}
+
+int flat_zero_tail(struct flat *flat)
+{
+    uint64_t size = flat->image.size, used = size % flat->block_size, host;
+    uint64_t block = size / flat->block_size;
+    if (!used)
+        return 0;
+    if (flat_is_partial(flat, block)) {
+        int r = flat_complete(flat, block);
+        if (r < 0)
+            return r;
+    }
+    int r = flat_host(flat, size, &host);
+    if (r < 0 || host <= FLAT_ZERO)
+        return r;
+    return store_zero(flat->image.store, host + used, flat->block_size - used, true);
+}
+
+void flat_give_back(struct flat *flat, uint64_t lead, const struct buf *gone)
+{
+    const uint64_t *places = (const uint64_t *)gone->data;
+    for (size_t i = 0; i < gone->len / sizeof *places; i++)
+        store_punch(flat->image.store, places[i] - lead, lead + flat->block_size);
 }
 
 /* ---- around the image ---- */

@@ -5,9 +5,9 @@
  *
  * A block is made whole, with what the backing image has around the data, before its entry is
  * written; entries reach the disk on a flush, after the data: data, flush, entries, flush. Since no
- * block moves or goes, a cut leaves at worst a block that no entry names. A block that another
- * program left partial (some of its sectors are in the image below) is completed before it is
- * written to.
+ * block moves or goes, a cut leaves at worst a block that no entry names. What is discarded becomes
+ * a hole in the file, at its place. A block that another program left partial (some of its sectors
+ * are in the image below) is completed before it is written to.
  */
 #ifndef BLOCK_FLAT_H
 #define BLOCK_FLAT_H
@@ -22,6 +22,7 @@
 #define FLAT_MAX_BLOCKS (8ull << 20)             /* of a table that is whole in memory */
 #define FLAT_MAX_PAGED (512ull << 20)            /* of one that is read as needed */
 enum { FLAT_PAGE = 512, FLAT_PAGES_MAX = 4096 }; /* entries of a page; pages kept: 16 MiB */
+enum { FLAT_DISCARD = 4096 };                    /* what a file has holes of */
 struct flat_page;
 struct buf;
 
@@ -86,6 +87,10 @@ int flat_mark(struct flat *flat, uint64_t block);    /* only that */
 void flat_unmark(struct flat *flat, uint64_t block); /* it is written */
 /* Where all blocks lie (uint64_t), at most so many. */
 int flat_places(struct flat *flat, uint64_t most, struct buf *out);
+/* Another number of blocks. New ones are `fill`; in a table of pages FLAT_NONE, and there the
+ * format sees to it that the file says so. Where the blocks lie that go is added to *gone, and
+ * their entries need not be written any more. Nothing else is running. */
+int flat_table_fit(struct flat *flat, uint64_t blocks, uint64_t fill, struct buf *gone);
 
 /* ---- flat.c ---- */
 
@@ -93,6 +98,7 @@ int flat_close(struct image *image);
 int flat_read(struct image *image, void *data, size_t len, uint64_t offset);
 int flat_write(struct image *image, const void *data, size_t len, uint64_t offset);
 int flat_zero(struct image *image, uint64_t offset, uint64_t len, unsigned flags);
+int flat_discard(struct image *image, uint64_t offset, uint64_t len);
 int flat_flush(struct image *image);
 int flat_status(struct image *image, uint64_t offset, uint64_t len, struct image_extent *out);
 /* No two entries may name the same place, none lies outside the file. */
@@ -101,5 +107,13 @@ bool flat_direct_map(struct image *image, struct block_hold *hold, uint64_t offs
                      bool write, uint64_t *host);
 void flat_direct_done(struct image *image, struct block_hold *hold);
 bool flat_is_clean(struct image *image);
+/* Before a disk grows: what the last block has behind its end reads as zeros. */
+int flat_zero_tail(struct flat *flat);
+/* After it shrank: `lead` bytes in front of those places and the blocks there are not needed. */
+void flat_give_back(struct flat *flat, uint64_t lead, const struct buf *gone);
+/* What every such format refuses: a size of 0 or of a part of `unit`, more than `most`, and
+ * preallocation. */
+int flat_check_size(uint64_t size, uint64_t unit, uint64_t most, enum image_preallocation prealloc,
+                    struct err *err);
 
 #endif

@@ -141,6 +141,76 @@ void flat_unmark(struct flat *flat, uint64_t block)
         flat->dirty_pages--;
 }
 
+static int pages_fit(struct flat *flat, uint64_t count)
+{
+    if (count > flat->page_count) {
+        struct flat_page **pages = realloc(flat->pages, count * sizeof *pages);
+        if (!pages)
+            return -ENOMEM;
+        memset(pages + flat->page_count, 0, (count - flat->page_count) * sizeof *pages);
+        flat->pages = pages;
+    }
+    for (uint64_t i = count; i < flat->page_count; i++) {
+        flat->loaded -= flat->pages[i] != NULL;
+        free(TAKE(flat->pages[i]));
+    }
+    flat->page_count = count;
+    flat->hand = 0;
+    return 0;
+}
+
+static int hosts_fit(struct flat *flat, uint64_t blocks, uint64_t fill)
+{
+    uint64_t *host = realloc(flat->host, (blocks + 1) * sizeof *host);
+    if (!host)
+        return -ENOMEM;
+    flat->host = host;
+    for (uint64_t i = flat->blocks; i < blocks; i++)
+        host[i] = fill;
+    uint8_t *partial = flat->partial ? realloc(flat->partial, blocks + 1) : NULL;
+    if (flat->partial && !partial)
+        return -ENOMEM;
+    flat->partial = partial;
+    if (partial && blocks > flat->blocks)
+        memset(partial + flat->blocks, 0, blocks - flat->blocks);
+    return 0;
+}
+
+static void dirty_fit(struct flat *flat, uint64_t blocks)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < flat->dirty_count; i++)
+        if (flat->dirty[i] < blocks)
+            flat->dirty[kept++] = flat->dirty[i];
+        else
+            flat_unmark(flat, flat->dirty[i]);
+    flat->dirty_count = kept;
+}
+
+int flat_table_fit(struct flat *flat, uint64_t blocks, uint64_t fill, struct buf *gone)
+{
+    LOCKED(&flat->lock);
+    int r = 0;
+    for (uint64_t i = blocks, host; i < flat->blocks; i++) {
+        r = flat_get(flat, i, &host);
+        if (r < 0)
+            return r;
+        if (host > FLAT_ZERO)
+            buf_add(gone, &host, sizeof host);
+    }
+    dirty_fit(flat, blocks);
+    uint64_t kept = blocks < flat->blocks ? blocks : flat->blocks;
+    r = flat->host ? hosts_fit(flat, blocks, fill) : pages_fit(flat, blocks / FLAT_PAGE + 1);
+    if (r < 0)
+        return r;
+    flat->page_count = blocks / FLAT_PAGE + 1;
+    struct flat_page *edge = flat->pages ? flat->pages[kept / FLAT_PAGE] : NULL;
+    for (uint64_t i = kept % FLAT_PAGE; edge && i < FLAT_PAGE; i++)
+        edge->host[i] = FLAT_NONE;
+    flat->blocks = blocks;
+    return 0;
+}
+
 int flat_places(struct flat *flat, uint64_t most, struct buf *out)
 {
     uint64_t own[FLAT_PAGE];

@@ -562,7 +562,9 @@ int format_node_open(const struct block_options *options, const char *name,
         .max_transfer = FORMAT_MAX_TRANSFER,
         .max_segments = IOV_MAX,
         .max_discard = FORMAT_MAX_RANGE,
-        .discard_align = image->cluster_size ? image->cluster_size : 512,
+        .discard_align = image->discard_unit   ? image->discard_unit
+                         : image->cluster_size ? image->cluster_size
+                                               : 512,
         .max_write_zeroes = FORMAT_MAX_RANGE,
     };
     if (image->format->plain && node->child)

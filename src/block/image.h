@@ -220,7 +220,8 @@ struct image { /* embedded first by each format; fixed once open unless it says 
     bool unpackable;  /* write_compressed does not work on this one */
     bool packed_only; /* a new stream: takes whole clusters by write_compressed, in order, once */
     uint32_t cluster_size;
-    struct store *store;        /* owned */
+    uint32_t discard_unit; /* smaller discards give nothing back; 0: cluster_size, or a sector */
+    struct store *store;   /* owned */
     struct store *direct_store; /* borrowed; NULL: no direct_map */
     struct store *disk;         /* the disk byte for byte; NULL: a format with tables */
     struct image *backing;      /* owned */

@@ -41,7 +41,7 @@ static void recorder_add(struct recorder *r, bool flush, const void *data, size_
         r->events = realloc(r->events, r->room * sizeof *r->events);
     }
     struct store_event *e = &r->events[r->count++];
-    *e = (struct store_event){ flush, offset, len, NULL };
+    *e = (struct store_event){ .flush = flush, .offset = offset, .len = len };
     if (len) {
         e->data = malloc(len);
         memcpy(e->data, data, len);
@@ -100,13 +100,34 @@ static int recorder_flush(struct store *store)
     return 0;
 }
 
+/* A hole is a row of zeros that reaches the disk like any write. */
+static int recorder_punch(struct store *store, uint64_t offset, uint64_t len)
+{
+    struct recorder *r = recorder_of(store);
+    LOCKED(&r->lock);
+    if (offset >= r->content->len)
+        return 0;
+    len = len < r->content->len - offset ? len : r->content->len - offset;
+    memset(r->content->data + offset, 0, len);
+    recorder_add(r, false, r->content->data + offset, len, offset);
+    return 0;
+}
+
+static void content_cut(struct buf *buf, uint64_t size)
+{
+    if (size > buf->len)
+        buf_grow(buf, size - buf->len);
+    buf->len = size;
+}
+
 static int recorder_truncate(struct store *store, uint64_t size)
 {
     struct recorder *r = recorder_of(store);
     LOCKED(&r->lock);
-    if (size > r->content->len)
-        buf_grow(r->content, size - r->content->len);
-    r->content->len = size;
+    recorder_add(r, false, NULL, 0, size);
+    if (!r->off)
+        r->events[r->count - 1].cut = true;
+    content_cut(r->content, size);
     return 0;
 }
 
@@ -125,6 +146,7 @@ static const struct store_ops recorder_ops = {
     .read = recorder_read,
     .write = recorder_write,
     .flush = recorder_flush,
+    .punch = recorder_punch,
     .truncate = recorder_truncate,
     .size = recorder_size,
     .close = recorder_close,
@@ -159,6 +181,8 @@ int recorder_open(struct recorder *recorder, struct store **out)
 static void cut_event(const struct store_event *e, bool torn, bool random, uint64_t *seed,
                       struct buf *out)
 {
+    if (e->cut && (torn || random ? test_random(seed) & 1 : true))
+        content_cut(out, e->offset);
     size_t keep = torn ? test_random(seed) % (e->len + 1) : e->len;
     for (size_t at = 0; at < e->len;) {
         size_t part = SECTOR - (e->offset + at) % SECTOR;

@@ -9,7 +9,7 @@
 #include "block/store.h"
 
 struct store_event {
-    bool flush;
+    bool flush, cut; /* cut: the file got the length `offset` */
     uint64_t offset;
     size_t len;
     uint8_t *data;

@@ -7,8 +7,9 @@
  *   dynamic:  [copy of footer][dynamic header][BAT] ([sector bitmap][block])... [footer]
  *
  * A new block takes the footer's place, so the new footer is written first, behind it; between the
- * two only the copy at the start is there, which opening accepts. In a differencing disk a block's
- * bitmap says which sectors it holds; blocks of ours hold all.
+ * two only the copy at the start is there, which opening accepts (and, for writing, makes the same
+ * as the footer first). In a differencing disk a block's bitmap says which sectors it holds; blocks
+ * of ours hold all.
  */
 #include "block/flat.h"
 
@@ -229,6 +230,44 @@ static int vhd_read_table(struct vhd *vhd, uint32_t entries, struct err *err)
     return r < 0 ? err_errno(err, -r, "cannot read the block table") : 0;
 }
 
+/* Both copies, the one that counts first; the rest of the image is durable. */
+static int footers_write(struct vhd *vhd, const uint8_t *footer, uint64_t end)
+{
+    struct store *store = vhd->flat.image.store;
+    int r = store_write(store, footer, FOOTER_LEN, end);
+    if (r == 0)
+        r = store_flush(store);
+    if (r == 0)
+        r = store_write(store, footer, FOOTER_LEN, 0);
+    return r < 0 ? r : store_flush(store);
+}
+
+/* Makes another footer count, behind what lies from flat->end to `end`. */
+static int footers_switch(struct vhd *vhd, const uint8_t *footer, uint64_t end)
+{
+    vhd->flat.end = end; /* no block goes over what is there now, even when this fails */
+    int r = footers_write(vhd, footer, end);
+    if (r < 0)
+        footers_write(vhd, vhd->footer, end); /* perhaps the new one was written */
+    else
+        memcpy(vhd->footer, footer, FOOTER_LEN);
+    return r;
+}
+
+/* A cut between the two of footers_write left an old copy at the start. */
+static int footers_agree(struct vhd *vhd, struct err *err)
+{
+    struct store *store = vhd->flat.image.store;
+    uint8_t copy[FOOTER_LEN];
+    int r = store_read(store, copy, FOOTER_LEN, 0);
+    if (r == 0 && memcmp(copy, vhd->footer, FOOTER_LEN)) {
+        r = store_write(store, vhd->footer, FOOTER_LEN, 0);
+        if (r == 0)
+            r = store_flush(store);
+    }
+    return r < 0 ? err_errno(err, -r, "cannot mend the copy of its footer") : 0;
+}
+
 static int vhd_open_dynamic(struct vhd *vhd, uint32_t type, bool tail, uint64_t file_size,
                             struct err *err)
 {
@@ -263,7 +302,9 @@ static int vhd_open_dynamic(struct vhd *vhd, uint32_t type, bool tail, uint64_t 
     } else if (r == 0) {
         flat->image.direct_store = flat->image.store;
     }
-    return r < 0 ? r : vhd_read_table(vhd, (uint32_t)blocks, err);
+    if (r == 0)
+        r = vhd_read_table(vhd, (uint32_t)blocks, err);
+    return r == 0 && tail && !flat->image.readonly ? footers_agree(vhd, err) : r;
 }
 
 static int vhd_open(struct image *image, const struct image_options *options, struct err *err)
@@ -284,6 +325,7 @@ static int vhd_open(struct image *image, const struct image_options *options, st
         return err_set(err, EINVAL, "is not in VHD format, or its footer is damaged");
     uint32_t type = be32(vhd->footer + FOOTER_TYPE);
     image->size = footer_size(vhd->footer);
+    image->discard_unit = FLAT_DISCARD;
     if (type == TYPE_DYNAMIC || type == TYPE_DIFFERENCING)
         return vhd_open_dynamic(vhd, type, tail, size, err);
     if (type != TYPE_FIXED)
@@ -319,6 +361,14 @@ static int vhd_any_zero(struct image *image, uint64_t offset, uint64_t len, unsi
                                : flat_zero(image, offset, len, flags);
 }
 
+static int vhd_any_discard(struct image *image, uint64_t offset, uint64_t len)
+{
+    if (!vhd_is_fixed(image))
+        return flat_discard(image, offset, len);
+    store_punch(image->store, offset, len);
+    return 0;
+}
+
 static int vhd_any_status(struct image *image, uint64_t offset, uint64_t len,
                           struct image_extent *out)
 {
@@ -338,7 +388,7 @@ static bool vhd_any_direct(struct image *image, struct block_hold *hold, uint64_
     return vhd_is_fixed(image) || flat_direct_map(image, hold, offset, len, write, host);
 }
 
-/* ---- creating ---- */
+/* ---- headers and footers ---- */
 
 /* The specification's appendix: cylinders, heads and sectors for a number of sectors. */
 static void vhd_geometry(uint64_t total, uint8_t *footer)
@@ -372,6 +422,17 @@ static void vhd_geometry(uint64_t total, uint8_t *footer)
     footer[FOOTER_SECTORS] = (uint8_t)sectors;
 }
 
+/* Both sizes, since libvhdi goes by the original one. Who takes it from the geometry is told by the
+ * creator not to. */
+static void footer_resize(uint8_t *footer, uint64_t size)
+{
+    memcpy(footer + FOOTER_CREATOR, "win ", 4); /* "the size field counts, not the geometry" */
+    set_be64(footer + FOOTER_ORIGINAL, size);
+    set_be64(footer + FOOTER_SIZE, size);
+    vhd_geometry(size / VHD_SECTOR, footer);
+    set_be32(footer + FOOTER_CHECKSUM, vhd_checksum(footer, FOOTER_LEN, FOOTER_CHECKSUM));
+}
+
 static void vhd_footer(uint8_t *footer, uint64_t size, uint32_t type)
 {
     memset(footer, 0, FOOTER_LEN);
@@ -380,16 +441,12 @@ static void vhd_footer(uint8_t *footer, uint64_t size, uint32_t type)
     set_be32(footer + 12, 0x00010000);
     set_be64(footer + FOOTER_DATA_OFFSET, type == TYPE_FIXED ? UINT64_MAX : FOOTER_LEN);
     set_be32(footer + FOOTER_TIME, (uint32_t)(time(NULL) - VHD_EPOCH));
-    memcpy(footer + FOOTER_CREATOR, "win ", 4); /* "the size field counts, not the geometry" */
     set_be32(footer + 32, 0x00060001);
     memcpy(footer + 36, "Wi2k", 4);
-    set_be64(footer + FOOTER_ORIGINAL, size);
-    set_be64(footer + FOOTER_SIZE, size);
-    vhd_geometry(size / VHD_SECTOR, footer);
     set_be32(footer + FOOTER_TYPE, type);
     if (getrandom(footer + FOOTER_UUID, 16, 0) != 16)
         footer[FOOTER_UUID] = 1;
-    set_be32(footer + FOOTER_CHECKSUM, vhd_checksum(footer, FOOTER_LEN, FOOTER_CHECKSUM));
+    footer_resize(footer, size);
 }
 
 /* The parent's id, time and name go into the dynamic header, and its path into a locator, whose
@@ -477,21 +534,144 @@ static int vhd_set_backing(struct image *image, const char *backing, const char 
         r = store_write(image->store, data, LOCATOR_ROOM, at + DYN_LEN);
     if (r == 0)
         r = store_flush(image->store);
+    flat->end = at + DYN_LEN + LOCATOR_ROOM;
     if (r == 0)
-        r = store_write(image->store, footer, FOOTER_LEN, at + DYN_LEN + LOCATOR_ROOM);
-    if (r == 0)
-        r = store_flush(image->store);
-    if (r == 0)
-        r = store_write(image->store, footer, FOOTER_LEN, 0);
-    if (r == 0)
-        r = store_flush(image->store);
+        r = footers_switch(vhd, footer, flat->end);
     if (r < 0)
         return err_errno(err, -r, "cannot write its header");
-    flat->end = at + DYN_LEN + LOCATOR_ROOM;
     memcpy(vhd->dyn, dyn, DYN_LEN);
-    memcpy(vhd->footer, footer, FOOTER_LEN);
     return 0;
 }
+
+/* ---- another size ---- */
+
+static uint64_t table_room(uint64_t entries) { return round_up(entries * 4, VHD_SECTOR); }
+
+static void dyn_set(uint8_t *dyn, uint64_t table, uint64_t entries)
+{
+    set_be64(dyn + DYN_TABLE, table);
+    set_be32(dyn + DYN_ENTRIES, (uint32_t)entries);
+    set_be32(dyn + DYN_CHECKSUM, vhd_checksum(dyn, DYN_LEN, DYN_CHECKSUM));
+}
+
+/* The table as it shall be, with unused entries from flat.blocks on. */
+static uint8_t *table_make(const struct vhd *vhd, uint64_t entries)
+{
+    const struct flat *flat = &vhd->flat;
+    uint8_t *table = malloc(table_room(entries));
+    if (!table)
+        return NULL;
+    memset(table, 0xff, table_room(entries));
+    for (uint64_t i = 0; i < flat->blocks && i < entries; i++)
+        if (flat->host[i] > FLAT_ZERO)
+            set_be32(table + i * 4, (uint32_t)((flat->host[i] - vhd->bitmap_size) / VHD_SECTOR));
+    return table;
+}
+
+/*
+ * Makes room for `entries` in the table, before the disk has that size. Where the old table's room
+ * does, its unused part is written; what counts entries and checksum is one sector. Otherwise a new
+ * header and table go behind the last block, to which footers will point: *end and *footer change.
+ */
+static int table_grow(struct vhd *vhd, uint64_t entries, uint8_t *dyn, uint8_t *footer,
+                      uint64_t *end)
+{
+    struct store *store = vhd->flat.image.store;
+    uint64_t room = table_room(be32(dyn + DYN_ENTRIES)), from = vhd->flat.blocks * 4;
+    AUTO(free) uint8_t *table = table_make(vhd, entries);
+    if (!table)
+        return -ENOMEM;
+    if (table_room(entries) <= room) {
+        int r = store_write(store, table + from, table_room(entries) - from, vhd->table + from);
+        if (r == 0)
+            r = store_flush(store);
+        if (r < 0 || entries <= be32(dyn + DYN_ENTRIES))
+            return r;
+        dyn_set(dyn, vhd->table, entries);
+        r = store_write(store, dyn, VHD_SECTOR, be64(footer + FOOTER_DATA_OFFSET));
+        return r < 0 ? r : store_flush(store);
+    }
+    dyn_set(dyn, *end + DYN_LEN, entries);
+    set_be64(footer + FOOTER_DATA_OFFSET, *end);
+    int r = store_write(store, dyn, DYN_LEN, *end);
+    if (r == 0)
+        r = store_write(store, table, table_room(entries), *end + DYN_LEN);
+    *end += DYN_LEN + table_room(entries);
+    return r < 0 ? r : store_flush(store);
+}
+
+static int vhd_resize_dynamic(struct vhd *vhd, uint64_t size, uint8_t *footer)
+{
+    struct flat *flat = &vhd->flat;
+    uint8_t dyn[DYN_LEN];
+    uint64_t blocks = size / flat->block_size + !!(size % flat->block_size);
+    uint64_t old = flat->blocks, end = flat->end;
+    AUTO(buf_fini) struct buf gone = { 0 };
+    memcpy(dyn, vhd->dyn, DYN_LEN);
+    int r = flat_flush(&flat->image);
+    if (r == 0 && size > flat->image.size)
+        r = flat_zero_tail(flat);
+    if (r == 0 && blocks > flat->blocks)
+        r = table_grow(vhd, blocks, dyn, footer, &end);
+    flat->end = end;
+    if (r == 0 && blocks > flat->blocks)
+        r = flat_table_fit(flat, blocks, FLAT_NONE, &gone);
+    if (r < 0)
+        return r;
+    footer_resize(footer, size);
+    r = footers_switch(vhd, footer, end);
+    if (r < 0) {
+        flat_table_fit(flat, old, FLAT_NONE, &gone);
+        return r;
+    }
+    memcpy(vhd->dyn, dyn, DYN_LEN);
+    vhd->table = be64(dyn + DYN_TABLE);
+    r = flat_table_fit(flat, blocks, FLAT_NONE, &gone);
+    flat_give_back(flat, vhd->bitmap_size, &gone);
+    return r;
+}
+
+/* The footer is the last sector. A cut before the old one's place is cleared leaves that where the
+ * disk was never written. */
+static int vhd_resize_fixed(struct vhd *vhd, uint64_t size, uint8_t *footer)
+{
+    struct image *image = &vhd->flat.image;
+    footer_resize(footer, size);
+    int r = store_write(image->store, footer, FOOTER_LEN, size);
+    if (r == 0)
+        r = store_flush(image->store);
+    if (r == 0)
+        r = size < image->size ? store_truncate(image->store, size + FOOTER_LEN)
+                               : store_zero(image->store, image->size, FOOTER_LEN, false);
+    if (r == 0)
+        r = store_flush(image->store);
+    if (r == 0)
+        memcpy(vhd->footer, footer, FOOTER_LEN);
+    return r;
+}
+
+static int vhd_resize(struct image *image, uint64_t size, enum image_preallocation prealloc,
+                      struct err *err)
+{
+    struct vhd *vhd = vhd_of(image);
+    uint8_t footer[FOOTER_LEN];
+    if (vhd->flat.partial)
+        return err_set(err, ENOTSUP,
+                       "is a differencing VHD, which has the size of its backing file; commit or "
+                       "convert it first");
+    int r = flat_check_size(size, VHD_SECTOR, VHD_MAX_SIZE, prealloc, err);
+    if (r < 0 || size == image->size)
+        return r;
+    memcpy(footer, vhd->footer, FOOTER_LEN);
+    r = vhd_is_fixed(image) ? vhd_resize_fixed(vhd, size, footer)
+                            : vhd_resize_dynamic(vhd, size, footer);
+    if (r < 0)
+        return err_errno(err, -r, "cannot write its tables");
+    image->size = size;
+    return 0;
+}
+
+/* ---- creating ---- */
 
 /* [footer][header][table][locator][footer] */
 static int vhd_create_dynamic(const struct image_create *create, struct store *store,
@@ -575,9 +755,11 @@ const struct image_format image_vhd = {
     .read = vhd_any_read,
     .write = vhd_any_write,
     .zero = vhd_any_zero,
+    .discard = vhd_any_discard,
     .flush = flat_flush,
     .status = vhd_any_status,
     .check = flat_check,
+    .resize = vhd_resize,
     .set_backing = vhd_set_backing,
     .check_backing = vhd_check_backing,
     .info = vhd_info,

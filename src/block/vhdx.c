@@ -143,9 +143,17 @@ int vhdx_touch(struct vhdx *vhdx)
 
 /* ---- the BAT ---- */
 
-static uint64_t bat_index(const struct vhdx *vhdx, uint64_t block)
+uint64_t vhdx_bat_index(const struct vhdx *vhdx, uint64_t block)
 {
     return block + block / vhdx->chunk;
+}
+
+uint64_t vhdx_bat_entries(const struct vhdx *vhdx, uint64_t blocks)
+{
+    uint64_t chunks = (blocks + vhdx->chunk - 1) / vhdx->chunk;
+    return vhdx->has_parent ? chunks * (vhdx->chunk + 1)
+           : blocks         ? blocks + (blocks - 1) / vhdx->chunk
+                            : 0;
 }
 
 int vhdx_commit_pages(struct vhdx *vhdx, const struct vhdx_page *pages, unsigned count)
@@ -181,7 +189,8 @@ static int vhdx_commit(struct flat *flat, uint64_t *blocks, size_t count)
     pthread_mutex_lock(&flat->lock);
     for (size_t i = 0; i < count; i++) {
         uint64_t host = flat->host[blocks[i]], end = host + flat->block_size;
-        vhdx->bat[bat_index(vhdx, blocks[i])] = host > FLAT_ZERO ? host | BAT_PRESENT : BAT_ZERO;
+        vhdx->bat[vhdx_bat_index(vhdx, blocks[i])] =
+            host > FLAT_ZERO ? host | BAT_PRESENT : BAT_ZERO;
         if (host > FLAT_ZERO && end > vhdx->durable_end)
             vhdx->durable_end = end;
     }
@@ -189,7 +198,7 @@ static int vhdx_commit(struct flat *flat, uint64_t *blocks, size_t count)
     unsigned n = 0;
     int r = 0;
     for (size_t i = 0; r == 0 && i < count; i++) {
-        uint64_t first = round_down(bat_index(vhdx, blocks[i]), VHDX_PAGE / 8);
+        uint64_t first = round_down(vhdx_bat_index(vhdx, blocks[i]), VHDX_PAGE / 8);
         if (n && pages[n - 1].offset == vhdx->bat_at + first * 8)
             continue;
         if (n == VHDX_LOG_PAGES) {
@@ -223,7 +232,7 @@ static int vhdx_present(struct flat *flat, uint64_t block, uint64_t in_block, ui
     enum { LOOK = 64, SECTOR = 512 };
     struct vhdx *vhdx = vhdx_of(&flat->image);
     uint8_t bits[LOOK];
-    uint64_t unit = (1ull << 23) * SECTOR / flat->block_size == vhdx->chunk ? SECTOR : 8 * SECTOR;
+    uint64_t unit = vhdx->sector;
     uint64_t chunk = block / vhdx->chunk,
              entry = vhdx->bat[chunk * (vhdx->chunk + 1) + vhdx->chunk];
     uint64_t all = flat->block_size / unit, sector = in_block / unit;
@@ -255,6 +264,12 @@ static int vhdx_zero(struct image *image, uint64_t offset, uint64_t len, unsigne
 {
     int r = vhdx_touch(vhdx_of(image));
     return r < 0 ? r : flat_zero(image, offset, len, flags);
+}
+
+static int vhdx_discard(struct image *image, uint64_t offset, uint64_t len)
+{
+    int r = vhdx_touch(vhdx_of(image));
+    return r < 0 ? r : flat_discard(image, offset, len);
 }
 
 static bool vhdx_direct_map(struct image *image, struct block_hold *hold, uint64_t offset,
@@ -442,6 +457,7 @@ static int metadata_read(struct vhdx *vhdx, struct err *err)
         image->size > VHDX_MAX_SIZE)
         return err_set(err, EINVAL, "its metadata makes no sense");
     vhdx->chunk = (1ull << 23) * sector / flat->block_size;
+    vhdx->sector = sector;
     vhdx->has_parent = le32(parameters + 4) & PARAM_PARENT;
     vhdx->fixed = le32(parameters + 4) & PARAM_FIXED;
     return vhdx->has_parent ? parent_read(vhdx, table, err) : 0;
@@ -454,7 +470,7 @@ static int bat_take(struct vhdx *vhdx, const struct regions *regions, uint64_t b
                     struct err *err)
 {
     struct flat *flat = &vhdx->flat;
-    uint64_t entry = vhdx->bat[bat_index(vhdx, block)], host = entry & BAT_PLACE;
+    uint64_t entry = vhdx->bat[vhdx_bat_index(vhdx, block)], host = entry & BAT_PLACE;
     unsigned state = entry & 7;
     bool partial = state == BAT_PARTIAL && vhdx->has_parent;
     if (state == BAT_PRESENT || partial) {
@@ -498,11 +514,10 @@ static int bitmaps_check(struct vhdx *vhdx, struct err *err)
 static int bat_read(struct vhdx *vhdx, const struct regions *regions, struct err *err)
 {
     struct flat *flat = &vhdx->flat;
-    uint64_t blocks = flat->blocks, chunks = (blocks + vhdx->chunk - 1) / vhdx->chunk;
-    vhdx->bat_entries = vhdx->has_parent ? chunks * (vhdx->chunk + 1)
-                        : blocks         ? blocks + (blocks - 1) / vhdx->chunk
-                                         : 0;
+    uint64_t blocks = flat->blocks;
+    vhdx->bat_entries = vhdx_bat_entries(vhdx, blocks);
     vhdx->bat_at = regions->bat;
+    vhdx->bat_len = regions->bat_len;
     if (vhdx->bat_entries * 8 > regions->bat_len)
         return err_set(err, EINVAL, "its block table is too short for the disk");
     vhdx->bat = malloc(vhdx->bat_entries * 8 + 8);
@@ -554,6 +569,7 @@ static int vhdx_open(struct image *image, const struct image_options *options, s
     if (vhdx->has_parent && !flat->partial)
         return err_set(err, ENOMEM, "out of memory");
     image->cluster_size = (uint32_t)flat->block_size;
+    image->discard_unit = FLAT_DISCARD;
     image->direct_store =
         image->store == file ? file : NULL; /* not around a log that is not replayed */
     flat->add = image->readonly ? NULL : vhdx_add;
@@ -631,9 +647,11 @@ const struct image_format image_vhdx = {
     .read = flat_read,
     .write = vhdx_write,
     .zero = vhdx_zero,
+    .discard = vhdx_discard,
     .flush = flat_flush,
     .status = flat_status,
     .check = flat_check,
+    .resize = vhdx_resize,
     .set_backing = vhdx_set_backing,
     .check_backing = vhdx_check_backing,
     .info = vhdx_info,

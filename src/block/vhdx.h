@@ -10,6 +10,7 @@
  * vhdx.c         headers, regions, metadata, BAT, opening
  * vhdx_log.c     the log: finding, replaying, appending
  * vhdx_create.c  creating, naming a parent
+ * vhdx_resize.c  another size
  *
  * How a change of the BAT becomes durable (vhdx_commit), each line after the one before is durable:
  *   1. the blocks' data, and what the last commit wrote into the BAT in place
@@ -99,10 +100,12 @@ struct vhdx {
     struct flat flat;
     uint8_t header[VHDX_HEADER_LEN]; /* as last written */
     unsigned header_slot;
-    struct vhdx_log log;          /* flush_lock */
-    uint64_t *bat;                /* as in the file, bitmaps' entries too. flush_lock */
-    uint64_t bat_at, bat_entries; /* fixed at open */
-    uint64_t chunk;               /* blocks for each sector bitmap */
+    struct vhdx_log log; /* flush_lock */
+    uint64_t *bat;       /* as in the file, bitmaps' entries too. flush_lock */
+    uint64_t bat_at, bat_len,
+        bat_entries; /* the region; entries of the disk. Fixed but for resizing */
+    uint64_t chunk;  /* blocks for each sector bitmap */
+    uint32_t sector;
     uint64_t metadata_at, metadata_len;
     uint64_t durable_end; /* the file is at least this long, durably. flush_lock */
     bool has_parent, fixed;
@@ -121,6 +124,9 @@ uint8_t *vhdx_item(const struct vhdx *vhdx, uint8_t *table, const guid which);
 int vhdx_touch(struct vhdx *vhdx);
 /* Some pages of metadata change at once (steps 2 and 3). flush_lock */
 int vhdx_commit_pages(struct vhdx *vhdx, const struct vhdx_page *pages, unsigned count);
+/* How many entries the BAT has for so many blocks, and where that of a block is. */
+uint64_t vhdx_bat_entries(const struct vhdx *vhdx, uint64_t blocks);
+uint64_t vhdx_bat_index(const struct vhdx *vhdx, uint64_t block);
 int vhdx_guid_make(uint8_t *out);
 void vhdx_guid_print(const uint8_t *g, char out[40]); /* "{83ed0ec1-24c8-49a6-a959-5e4bd1288015}" */
 
@@ -129,6 +135,11 @@ void vhdx_guid_print(const uint8_t *g, char out[40]); /* "{83ed0ec1-24c8-49a6-a9
 extern const struct image_option vhdx_options[];
 int vhdx_create(const struct image_create *create, struct store *store, struct err *err);
 int vhdx_set_backing(struct image *image, const char *backing, const char *format, struct err *err);
+
+/* ---- vhdx_resize.c ---- */
+
+int vhdx_resize(struct image *image, uint64_t size, enum image_preallocation prealloc,
+                struct err *err);
 
 /* ---- vhdx_log.c ---- */
 

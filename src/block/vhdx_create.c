@@ -95,6 +95,8 @@ int vhdx_set_backing(struct image *image, const char *backing, const char *forma
     if (r == 0)
         r = flat_flush(image);
     if (r == 0)
+        r = store_flush(image->store); /* step 1 */
+    if (r == 0)
         r = vhdx_commit_pages(vhdx, pages, 2);
     return r < 0 ? err_errno(err, -r, "cannot write its metadata") : 0;
 }

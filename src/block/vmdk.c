@@ -211,7 +211,7 @@ static int extent_parse(struct vmdk *vmdk, const char *line, struct err *err)
     return r;
 }
 
-static bool line_is_extent(const char *line)
+bool vmdk_line_is_extent(const char *line)
 {
     return !strncmp(line, "RW ", 3) || !strncmp(line, "RDONLY ", 7) ||
            !strncmp(line, "NOACCESS ", 9);
@@ -227,7 +227,7 @@ static int extents_open(struct vmdk *vmdk, struct err *err)
 {
     unsigned count = 0;
     for (const char *p = vmdk->text; p; p = next_line(p))
-        count += line_is_extent(p);
+        count += vmdk_line_is_extent(p);
     if (!count || count > EXTENTS_MAX)
         return err_set(err, EINVAL, "is no VMDK with a good descriptor: it lists %u extents",
                        count);
@@ -236,7 +236,7 @@ static int extents_open(struct vmdk *vmdk, struct err *err)
         return err_set(err, ENOMEM, "out of memory");
     int r = 0;
     for (const char *p = vmdk->text; p && r == 0; p = next_line(p))
-        if (line_is_extent(p))
+        if (vmdk_line_is_extent(p))
             r = extent_parse(vmdk, p, err);
     return r;
 }
@@ -284,6 +284,7 @@ static int vmdk_open(struct image *image, const struct image_options *options, s
     if (r < 0)
         return r;
     const struct extent *one = &vmdk->extents[0];
+    image->discard_unit = FLAT_DISCARD;
     for (unsigned i = 0; i < vmdk->count; i++)
         if (vmdk->extents[i].sparse)
             image->cluster_size = (uint32_t)vmdk->extents[i].sparse->flat.block_size;
@@ -330,7 +331,7 @@ static int vmdk_check_backing(struct image *image, struct err *err)
 
 /* Before the first change: another content id, of as many digits, so that it fits its place; those
  * lie in one sector. */
-static int vmdk_touch(struct vmdk *vmdk)
+int vmdk_touch(struct vmdk *vmdk)
 {
     if (atomic_load(&vmdk->touched))
         return 0;
@@ -432,6 +433,21 @@ static int vmdk_zero(struct image *image, uint64_t offset, uint64_t len, unsigne
         uint64_t at = offset - e->start;
         part = e->len - at < len ? e->len - at : len;
         r = extent_zero(e, part, at, flags);
+    }
+    return r;
+}
+
+static int vmdk_discard(struct image *image, uint64_t offset, uint64_t len)
+{
+    int r = vmdk_touch(vmdk_of(image));
+    for (uint64_t part; r == 0 && len; len -= part, offset += part) {
+        struct extent *e = extent_at(vmdk_of(image), offset);
+        uint64_t at = offset - e->start;
+        part = e->len - at < len ? e->len - at : len;
+        if (e->sparse)
+            r = flat_discard(&e->sparse->flat.image, at, part);
+        else if (e->kind == EXTENT_FLAT)
+            store_punch(e->store, e->offset + at, part);
     }
     return r;
 }
@@ -550,10 +566,12 @@ const struct image_format image_vmdk = {
     .read = vmdk_read,
     .write = vmdk_write,
     .zero = vmdk_zero,
+    .discard = vmdk_discard,
     .flush = vmdk_flush,
     .status = vmdk_status,
     .write_compressed = vmdk_write_compressed,
     .check = vmdk_check,
+    .resize = vmdk_resize,
     .set_backing = vmdk_set_backing,
     .check_backing = vmdk_check_backing,
     .info = vmdk_info,

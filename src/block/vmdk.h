@@ -11,7 +11,8 @@
  *
  * vmdk.c         the image: descriptor, extents, parent
  * vmdk_sparse.c  one sparse extent, and how a stream is written
- * vmdk_create.c  new images
+ * vmdk_create.c  new images, naming a parent
+ * vmdk_resize.c  another size
  */
 #ifndef BLOCK_VMDK_H
 #define BLOCK_VMDK_H
@@ -48,11 +49,13 @@ enum {
     DESCRIPTOR_MAX = 1 << 20,
 };
 #define DIRECTORY_AT_END UINT64_MAX
+#define VMDK_SPARSE_MAX (2040ull << 30) /* sectors of the file are numbered with 32 bits */
+#define VMDK_FLAT_MAX (1ull << 50)
 
 struct sparse {
     struct flat flat;
     uint64_t tables;         /* grain tables */
-    uint32_t *table, *spare; /* by table: its sector. Fixed at open */
+    uint32_t *table, *spare; /* by table: its sector. Fixed but for resizing */
     bool stream;             /* being written for the first time */
     uint8_t header[VMDK_HEADER];
 };
@@ -99,5 +102,18 @@ int vmdk_stream_write(struct sparse *sparse, const void *data, size_t len, uint6
 extern const struct image_option vmdk_options[];
 int vmdk_create(const struct image_create *create, struct store *store, struct err *err);
 int vmdk_set_backing(struct image *image, const char *backing, const char *format, struct err *err);
+/* Puts another text, filled up to vmdk->text_len, in the place of the embedded one, together with
+ * what else changed in the one sparse extent's header. */
+int vmdk_replace_descriptor(struct vmdk *vmdk, const struct buf *text);
+
+/* ---- vmdk_resize.c ---- */
+
+int vmdk_resize(struct image *image, uint64_t size, enum image_preallocation prealloc,
+                struct err *err);
+
+/* ---- vmdk.c ---- */
+
+int vmdk_touch(struct vmdk *vmdk); /* before any change */
+bool vmdk_line_is_extent(const char *line);
 
 #endif

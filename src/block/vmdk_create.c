@@ -10,8 +10,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define PART_SIZE (2ull << 30)     /* of twoGbMaxExtent* */
-#define SPARSE_MAX (2040ull << 30) /* sectors of the file are numbered with 32 bits */
+#define PART_SIZE (2ull << 30) /* of twoGbMaxExtent* */
 #define STREAM_MAX (FLAT_MAX_BLOCKS * GRAIN * VMDK_SECTOR)
 
 struct subformat {
@@ -62,7 +61,9 @@ static int plan_kind(const struct image_create *create, struct plan *p, struct e
         return err_set(err, EINVAL, "subformat=%s: there is %s", kind, list);
     if (create->backing && (p->kind->flat || p->kind->stream))
         return err_set(err, EINVAL, "subformat=%s has no backing file; use monolithicSparse", kind);
-    uint64_t most = p->kind->stream ? STREAM_MAX : p->kind->suffix ? 1ull << 50 : SPARSE_MAX;
+    uint64_t most = p->kind->stream   ? STREAM_MAX
+                    : p->kind->suffix ? VMDK_FLAT_MAX
+                                      : VMDK_SPARSE_MAX;
     if (create->size % VMDK_SECTOR || create->size > most)
         return err_set(err, EFBIG,
                        "subformat=%s has at most %llu GiB, in sectors of 512 bytes; use another "
@@ -320,19 +321,20 @@ static int point_header(struct vmdk *vmdk, uint64_t at, uint64_t len)
 
 /* Other programs look for the descriptor in its old place only, which takes more than one sector;
  * so while that is written, the header points to a copy at the file's end. */
-static int replace_descriptor(struct vmdk *vmdk, const struct buf *text)
+int vmdk_replace_descriptor(struct vmdk *vmdk, const struct buf *text)
 {
     struct flat *flat = &vmdk->extents[0].sparse->flat;
     struct store *store = vmdk->image.store;
     uint64_t copy = flat->end;
     int r = flat_flush(&flat->image);
-    if (r == 0)
-        r = store_write(store, text->data, text->len, copy);
+    if (r < 0)
+        return r;
+    flat->end = round_up(copy + text->len, flat->block_size); /* no grain goes over half a copy */
+    r = store_write(store, text->data, text->len, copy);
     if (r == 0)
         r = point_header(vmdk, copy, text->len);
     if (r < 0)
         return r;
-    flat->end = round_up(copy + text->len, flat->block_size);
     r = store_write(store, text->data, text->len, vmdk->text_at);
     return r < 0 ? r : point_header(vmdk, vmdk->text_at, text->len);
 }
@@ -355,7 +357,7 @@ int vmdk_set_backing(struct image *image, const char *backing, const char *forma
     if (text.len >= vmdk->text_len)
         return err_set(err, ENAMETOOLONG, "its descriptor has no room for that name");
     buf_grow(&text, vmdk->text_len - text.len);
-    r = replace_descriptor(vmdk, &text);
+    r = vmdk_replace_descriptor(vmdk, &text);
     if (r < 0)
         return err_errno(err, -r, "cannot write its descriptor");
     free(vmdk->text);

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A stock guest with a disk of every format: file systems, data, discard, growing, and a killed VMM.
 
-Each disk gets an ext4 made, filled, verified, trimmed and (where the format can) grown by the guest
-while it runs. Then the VMM is killed with signal 9 while the guest writes to all of them at once;
+Each disk gets an ext4 made, filled, verified, trimmed and (but for the one behind NBD) grown by the
+guest while it runs. Then the VMM is killed with signal 9 while the guest writes to all of them at once;
 every image must be sound, every file that the guest had synced must be whole, and after a second
 start the guest's own fsck finds nothing left to do. `--rounds` repeats the kill.
 """
@@ -201,9 +201,8 @@ def work(guest, disks, folder):
         guest(f"trim {disk.name}")
         after = stored(disk.path)
         print(f"  {disk.name}: trimmed {(before - after) >> 20} MiB of {before >> 20}", flush=True)
-        if disk.format in ("raw", "qcow2"):
-            check(before - after >= 6 * MIB, f"{disk.name}: fstrim gave back {before - after} bytes")
-        if disk.name in ("raw", "qcow2"):
+        check(before - after >= 6 * MIB, f"{disk.name}: fstrim gave back {before - after} bytes")
+        if disk.name != "nbd":
             client.ok("disk-resize", disk=f"disk{number}", size=SIZE + 32 * MIB)
             guest(f"grow {disk.name} {(SIZE + 32 * MIB) // 512}")
 

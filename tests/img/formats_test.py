@@ -16,7 +16,9 @@ import sys
 import tempfile
 import time
 
-from img_test import MIB, SIZE, Bench, Failed
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "nbd"))
+import servers  # noqa: E402
+from img_test import MIB, SIZE, Bench, Failed  # noqa: E402
 
 # Read by a second reader's library; Debian's python has the modules.
 SECOND = {
@@ -158,6 +160,9 @@ class Formats(Bench):
             want = f.read()
         if done.returncode or done.stdout != want:
             raise Failed(f"lib{kind} reads something else: {done.stderr[-300:].decode()}")
+
+    def has_second(self, v):
+        return v.second is not None and self.second[v.second]
 
     def they_write(self, v, path, model, zeros=True):
         commands = []
@@ -387,17 +392,74 @@ def killed(b, v):
     return oracles
 
 
-def grows(b, v):
-    if v.fmt not in ("luks", "qcow2") or v.ours is None:
+def resizes(b, v):
+    """A little larger, so large that tables move, smaller than it was, and larger again; with writes between."""
+    if v.ours is None:
         return None
     raw, img = b.make_source("source.raw"), b.image(v)
     b.make_ours(v, raw, img)
-    b.ours("resize", "-q", *b.key(v), img, str(SIZE + 3 * MIB))
-    os.truncate(raw, SIZE + 3 * MIB)
+    wants = "streamOptimized VMDKs can" if "stream" in v.ours else "is cut into extents" if "twoGb" in v.ours else None
+    if wants:  # those are opened for reading only, or say why not
+        one_sentence(b, ["resize", "-q", img, str(SIZE + MIB)], wants)
+        return ["own sentence"]
+    large = 300 << 30 if v.fmt in ("vhd", "vhdx", "vmdk") and "fixed" not in v.ours else SIZE + 64 * MIB
+    oracles = ["own round trip"] + ([] if v.theirs is None else ["qemu-img"]) + ([v.second] if b.has_second(v) else [])
+    for size in (SIZE + 3 * MIB, large, SIZE - 5 * MIB - 4096 * 7, SIZE + MIB):
+        shrink = [] if size > os.path.getsize(raw) else ["--shrink"]
+        b.ours("resize", "-q", *shrink, *b.key(v), img, str(size))
+        os.truncate(raw, size)
+        b.we_agree(v, img, raw)
+        if v.theirs is not None:
+            b.they_check(v, img)
+        if v.theirs is not None and size < 1 << 30:  # theirs would read all of a large one
+            b.they_agree(v, img, raw)
+        if b.has_second(v) and size < 1 << 30:
+            b.second_agrees(v.second, raw, img)
+        with open(b.path("piece"), "wb") as f:  # at the new end, which a smaller disk then loses
+            f.write(b.random.randbytes(192 << 10))
+        if v.theirs is not None and v.fmt != "vhdx":
+            commands = ["-c", f"write -s {b.path('piece')} {size - (192 << 10)} {192 << 10}"]
+            b.run("qemu-io", *b.secret(v), "--image-opts", b.spec(v, img), *commands)
+            b.run("qemu-io", "-f", "raw", *commands, raw)
+            b.we_agree(v, img, raw)
+    return oracles
+
+
+def discards(b, v):
+    """Through an export: what is trimmed and zeroed gives space back, and the rest stays."""
+    if v.ours is None or not v.writable or v.fmt == "luks" or "encrypt" in v.ours:
+        return None
+    raw, img = b.path("source.raw"), b.image(v)
+    with open(raw, "wb") as f:
+        f.write(b.random.randbytes(SIZE))
+    b.make_ours(v, raw, img)
+    sock = b.path("socket")
+    blocks = lambda: sum(os.stat(b.path(n)).st_blocks for n in os.listdir(b.dir) if n.startswith("a"))
+    before = blocks()
+    server = servers.Server([b.binary, "serve", "-q", "--persistent", "--socket", sock, img], None, sock)
+    server.start()
+    try:
+        b.run("qemu-io", "-d", "unmap", "-f", "raw", "-c", f"discard {MIB} {4 * MIB}", "-c", f"write -zu {8 * MIB} {4 * MIB}",
+              f"nbd+unix:///?socket={sock}")
+    finally:
+        server.process.terminate()  # and not killed: others want a log that is done with
+        server.process.wait()
+    with open(raw, "r+b") as f:
+        f.seek(8 * MIB)
+        f.write(bytes(4 * MIB))
+        f.seek(MIB)  # unspecified: what it became
+        dump = subprocess.run([b.binary, "dd", "-O", "raw", f"if={img}", f"of={b.path('dump')}", "bs=1M", "skip=1", "count=4"],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        if dump.returncode:
+            raise Failed(dump.stdout.decode())
+        with open(b.path("dump"), "rb") as found:
+            f.write(found.read())
     b.we_agree(v, img, raw)
-    if v.theirs is None:
-        return ["own round trip"]
-    b.they_agree(v, img, raw)
+    if v.theirs is not None:
+        b.they_agree(v, img, raw)
+    given = (before - blocks()) * 512
+    if given < 7 * MIB:
+        raise Failed(f"only {given} bytes were given back")
     return ["qemu-img"]
 
 
@@ -556,7 +618,7 @@ def power_cuts(b):
     return ["qemu-img check"]
 
 
-OPERATIONS = [we_make, they_make, overlay, partial, left_dirty, killed, grows, mistakes]
+OPERATIONS = [we_make, they_make, overlay, partial, left_dirty, killed, resizes, discards, mistakes]
 SINGLE = [wrong_facts, full_and_readonly, power_cuts]
 
 
