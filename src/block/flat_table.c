@@ -141,6 +141,35 @@ void flat_unmark(struct flat *flat, uint64_t block)
         flat->dirty_pages--;
 }
 
+/* Past the cache, which has better things to keep. */
+static int places_from(struct flat *flat, uint64_t first, uint64_t most, struct buf *out)
+{
+    uint64_t own[FLAT_PAGE];
+    int r = 0;
+    for (uint64_t n = first / FLAT_PAGE, at; r == 0 && (at = n * FLAT_PAGE) < flat->blocks; n++) {
+        uint64_t *host = own, end = flat->blocks - at < FLAT_PAGE ? flat->blocks - at : FLAT_PAGE;
+        if (flat->host) {
+            host = flat->host + at;
+        } else if (flat->pages[n]) {
+            host = flat->pages[n]->host;
+        } else {
+            memset(own, 0, sizeof own);
+            r = flat->load(flat, n, own);
+        }
+        for (uint64_t i = at < first ? first - at : 0; r == 0 && i < end; i++)
+            if (host[i] > FLAT_ZERO && out->len / sizeof *host < most)
+                buf_add(out, &host[i], sizeof *host);
+    }
+    return r;
+}
+
+int flat_places(struct flat *flat, uint64_t most, struct buf *out)
+{
+    return places_from(flat, 0, most, out);
+}
+
+/* ---- another size ---- */
+
 static int pages_fit(struct flat *flat, uint64_t count)
 {
     if (count > flat->page_count) {
@@ -190,14 +219,9 @@ static void dirty_fit(struct flat *flat, uint64_t blocks)
 int flat_table_fit(struct flat *flat, uint64_t blocks, uint64_t fill, struct buf *gone)
 {
     LOCKED(&flat->lock);
-    int r = 0;
-    for (uint64_t i = blocks, host; i < flat->blocks; i++) {
-        r = flat_get(flat, i, &host);
-        if (r < 0)
-            return r;
-        if (host > FLAT_ZERO)
-            buf_add(gone, &host, sizeof host);
-    }
+    int r = places_from(flat, blocks, UINT64_MAX, gone);
+    if (r < 0)
+        return r;
     dirty_fit(flat, blocks);
     uint64_t kept = blocks < flat->blocks ? blocks : flat->blocks;
     r = flat->host ? hosts_fit(flat, blocks, fill) : pages_fit(flat, blocks / FLAT_PAGE + 1);
@@ -209,26 +233,4 @@ int flat_table_fit(struct flat *flat, uint64_t blocks, uint64_t fill, struct buf
         edge->host[i] = FLAT_NONE;
     flat->blocks = blocks;
     return 0;
-}
-
-int flat_places(struct flat *flat, uint64_t most, struct buf *out)
-{
-    uint64_t own[FLAT_PAGE];
-    int r = 0;
-    for (uint64_t n = 0; r == 0 && n < flat->page_count; n++) {
-        uint64_t first = n * FLAT_PAGE, *host = own;
-        uint64_t count = flat->blocks - first < FLAT_PAGE ? flat->blocks - first : FLAT_PAGE;
-        if (flat->host) {
-            host = flat->host + first;
-        } else if (flat->pages[n]) {
-            host = flat->pages[n]->host;
-        } else { /* past the cache, which has better things to keep */
-            memset(own, 0, sizeof own);
-            r = flat->load(flat, n, own);
-        }
-        for (uint64_t i = 0; r == 0 && i < count; i++)
-            if (host[i] > FLAT_ZERO && out->len / sizeof *host < most)
-                buf_add(out, &host[i], sizeof *host);
-    }
-    return r;
 }

@@ -60,6 +60,9 @@ static void change(struct image *image, uint8_t *buf)
         image_snapshot_delete(image, "fuzz", &err);
     }
     image_resize(image, size / 512 * 512 + 4096, PREALLOC_OFF, &err);
+    image_resize(image, size / 8192 * 4096 + 4096, PREALLOC_OFF, &err);
+    image_discard(image, 0, 4096);
+    image_resize(image, size / 4096 * 4096 + (300ull << 30), PREALLOC_OFF, &err);
     image_flush(image);
 }
 
