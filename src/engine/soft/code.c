@@ -656,23 +656,44 @@ static bool jump_hit(const struct jump_entry *j, uint64_t va, uint64_t key, uint
                   !j->block->stale);
 }
 
+/* The linear address of the block at rip; v->jump_key and jump_key_global are its. */
+static uint64_t jump_keys_set(struct soft_vcpu *v, uint16_t key)
+{
+    uint64_t any = (uint64_t)key << KEY_SHIFT | (uint64_t)v->run->jump_epoch << EPOCH_SHIFT;
+    v->jump_key = any | v->asid;
+    v->jump_key_global = any | JUMP_GLOBAL;
+    return v->mode == MODE_64 ? v->rip : (v->rip + v->seg[S_CS].base) & 0xffffffff;
+}
+
+static struct block *jump_find(struct soft_vcpu *v, uint64_t va)
+{
+    struct jump_entry *j = &v->run->jump[jump_index(va)];
+    if (!jump_hit(j, va, v->jump_key, v->jump_key_global))
+        j = &v->run->jump[jump_index(va) ^ 1];
+    if (!jump_hit(j, va, v->jump_key, v->jump_key_global))
+        return NULL;
+    j->code = j->block->code;
+    return j->block;
+}
+
+const uint8_t *code_go_on(struct soft_vcpu *v)
+{
+    const struct jit *jit = &soft_engine_of(v)->code.jit;
+    if (atomic_load_explicit(&v->request, memory_order_relaxed) || v->activity != X86_RUNNING ||
+        v->jit_again || jit->find == jit->find_nothing)
+        return NULL;
+    const struct block *b = jump_find(v, jump_keys_set(v, key_of(v)));
+    v->jit_page = v->rip & ~(PAGE_SIZE - 1);
+    return b ? b->code : NULL;
+}
+
 struct block *code_lookup(struct soft_vcpu *v)
 {
-    uint64_t va = v->mode == MODE_64 ? v->rip : (v->rip + v->seg[S_CS].base) & 0xffffffff;
     uint16_t key = key_of(v);
-    uint64_t any = (uint64_t)key << KEY_SHIFT | (uint64_t)v->run->jump_epoch << EPOCH_SHIFT;
-    uint64_t tag = v->jump_key = any | v->asid;
-    uint64_t global_tag = v->jump_key_global = any | JUMP_GLOBAL;
-    struct jump_entry *j = &v->run->jump[jump_index(va)],
-                      *other = &v->run->jump[jump_index(va) ^ 1];
-    if (jump_hit(j, va, tag, global_tag)) {
-        j->code = j->block->code;
-        return j->block;
-    }
-    if (jump_hit(other, va, tag, global_tag)) {
-        other->code = other->block->code;
-        return other->block;
-    }
+    uint64_t va = jump_keys_set(v, key), tag = v->jump_key;
+    struct block *b = jump_find(v, va);
+    if (b)
+        return b;
 
     if (unlikely(atomic_load_explicit(&soft_engine_of(v)->code.want_flush, memory_order_relaxed)))
         soft_rendezvous(v->vcpu.engine, reclaim, soft_engine_of(v));
@@ -684,12 +705,14 @@ struct block *code_lookup(struct soft_vcpu *v)
         return NULL;
     }
     bool keep;
-    struct block *b = block_get(v, &src, key, &keep);
+    b = block_get(v, &src, key, &keep);
     if (b && keep && v->jump_key == tag) { /* not cleared meanwhile */
+        struct jump_entry *j = &v->run->jump[jump_index(va)],
+                          *other = &v->run->jump[jump_index(va) ^ 1];
         if (j->va != va && jump_epoch(j->key) == v->run->jump_epoch)
             *other = *j;
         *j = (struct jump_entry){
-            .va = va, .key = src.global ? global_tag : tag, .block = b, .code = b->code
+            .va = va, .key = src.global ? v->jump_key_global : tag, .block = b, .code = b->code
         };
     }
     return b;

@@ -124,6 +124,9 @@ void code_cache_fini(struct code_cache *c);
 
 /* The block at v->rip, or NULL with v->exc set. May be a one-time block (v->run->scratch). */
 struct block *code_lookup(struct soft_vcpu *v);
+/* The translation of the block at v->rip, if it may be run at once, without leaving translated
+ * code; v->jit_page is set then. NULL otherwise. */
+const uint8_t *code_go_on(struct soft_vcpu *v);
 void code_translate(struct soft_vcpu *v, struct block *b);
 void code_link(struct soft_vcpu *v);
 /* Translates v->jit_again once more. */

@@ -149,7 +149,7 @@ struct soft_vcpu {
     struct soft_vcpu *self;             /* for translated code, which has only gs: */
     struct jump_entry *jump;            /* run->jump */
     uint64_t jump_key, jump_key_global; /* of the current address space and mode */
-    const struct insn *jit_insn;        /* the last one that called its handler */
+    int jit_answer;                     /* STEP_*: with what translated code was left */
     const uint8_t *jit_link;      /* left by an exit that may be joined: its displacement... */
     struct block *jit_link_block; /* ... and its block */
     uint64_t jit_page;            /* linear address of the page of the running translated block */

@@ -23,18 +23,19 @@ enum { HWCAP2_FSGSBASE_BIT = 1 << 1 };
 
 void (*jit_inspect)(const struct jit *j);
 
-int jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b)
+const uint8_t *jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b)
 {
-    v->jit_insn = i;
     v->run->current = b;
     if (unlikely(v->fpu.x87_in_host) && insn_rows[i->row].attr & AT_X87REGS)
         x87_leave_host_slow(v);
     v->gpr[REG_RIP] = v->jit_page + (b->offset & (PAGE_SIZE - 1));
     int r = __atomic_load_n(&i->fn, __ATOMIC_RELAXED)(v, i);
     /* A store of its own may have retired the block: what follows in it must not run. */
-    if (r == OP_NEXT && unlikely(atomic_load_explicit(&b->stale, memory_order_relaxed)))
-        return OP_END;
-    return r;
+    if (r == OP_NEXT && likely(!atomic_load_explicit(&b->stale, memory_order_relaxed)))
+        return NULL;
+    v->jit_answer = vcpu_finish(v, i, r);
+    const uint8_t *code = v->jit_answer == STEP_ON ? code_go_on(v) : NULL;
+    return code ? code : soft_engine_of(v)->code.jit.leave_answered;
 }
 
 bool jit_open_window(struct soft_vcpu *v, const struct insn *i, struct block *b)
@@ -178,17 +179,17 @@ static void emit_c_call(struct emit *e, const void *fn)
     emit_alu_imm(e, 0, 8, 0, in_reg(H_SP), 8, 0);
 }
 
-/* Comes back when the handler answered OP_NEXT; leaves with its answer otherwise. */
+/* Comes back, or goes on elsewhere. */
 static void emit_call_handler(struct emit *e)
 {
     emit_c_call(e, (const void *)(uintptr_t)jit_handler);
-    emit_op(e, 0, 4, 0x85, H_AX, in_reg(H_AX), 0); /* test eax, eax */
-    uint8_t *other = emit_jcc_forward(e, CC_NE);
     registers_load(e);
+    emit_op(e, 0, 8, 0x85, H_AX, in_reg(H_AX), 0); /* test rax, rax */
+    uint8_t *other = emit_jcc_forward(e, CC_NE);
     e8(e, 0xc3);
     emit_land(e, other);
     emit_alu_imm(e, 0, 8, 0, in_reg(H_SP), 8, 0);
-    emit_leave(e);
+    emit_op(e, 0, 4, 0xff, 4, in_reg(H_AX), 0); /* jmp rax */
 }
 
 /* Called by translated code that needs the x87 unit. Leaves the vectors in the vCPU. */
@@ -303,7 +304,10 @@ static void stubs_make(struct jit *j)
     emit_vec_leave(&e);
     registers_store(&e);
     emit_store(&e, in_vcpu(offsetof(struct soft_vcpu, rip)), H_14);
-    e8(&e, 0xb8), e32(&e, OP_JUMP);
+    e8(&e, 0xb8), e32(&e, STEP_ON);
+    emit_leave(&e);
+    j->leave_answered = emit_exec(&e);
+    emit_load32(&e, H_AX, in_vcpu(offsetof(struct soft_vcpu, jit_answer)));
     emit_leave(&e);
     j->call_handler = emit_exec(&e);
     emit_call_handler(&e);

@@ -46,12 +46,12 @@ struct jit {
     bool full;
     /* optimisations, to be switched off one by one; fixed at create */
     bool link, sse, x87, windows, loops, pins;
-    int (*enter)(const uint8_t *code);
+    int (*enter)(const uint8_t *code); /* answers STEP_* (run.h) */
     /* Written once, before all blocks. leave_at: rax is the offset in the page where to go on;
-     * leave_to: r14 is the address. find: r14 is an address; carry clear: rax is its code and r14
-     * its page. */
-    const uint8_t *leave_at, *leave_to, *call_handler, *x87_enter, *vec_enter[3], *mxcsr_enter,
-        *find, *find_nothing, *code_store, *open_window;
+     * leave_to: r14 is the address; leave_answered: v->rip is. find: r14 is an address; carry
+     * clear: rax is its code and r14 its page. */
+    const uint8_t *leave_at, *leave_to, *leave_answered, *call_handler, *x87_enter, *vec_enter[3],
+        *mxcsr_enter, *find, *find_nothing, *code_store, *open_window;
     uint64_t blocks, bytes_in;
 };
 
@@ -77,8 +77,9 @@ void jit_table_init(void);
 /* Sets gs: for this thread, before translated code runs on it; false: the host does not let us. */
 bool jit_thread_begin(struct soft_vcpu *v);
 
-/* From translated code: runs the interpreter's handler for one instruction. */
-int jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b);
+/* From translated code: runs the interpreter's handler for one instruction. Answers where to go on
+ * then, NULL: behind the instruction. */
+const uint8_t *jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b);
 /* From translated code: can v->jit_window_va be reached now? */
 bool jit_open_window(struct soft_vcpu *v, const struct insn *i, struct block *b);
 

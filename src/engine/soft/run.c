@@ -272,7 +272,24 @@ static inline int block_run(struct soft_vcpu *v, struct block *b, bool one,
     return r;
 }
 
-enum { STEP_ON, STEP_SHUTDOWN, STEP_EXIT };
+int vcpu_finish(struct soft_vcpu *v, const struct insn *i, int r)
+{
+    switch (r) {
+    case OP_JUMP: return STEP_ON;
+    case OP_NEXT:
+    case OP_END: v->rip = next_rip(v, i); return STEP_ON;
+    case OP_AGAIN:
+        v->rip = insn_rip(v, i);
+        v->run->unfinished = true;
+        return STEP_ON;
+    case OP_EXIT: v->rip = next_rip(v, i); return STEP_EXIT;
+    default:
+        v->rip = insn_rip(v, i);
+        if (v->exc.noncanonical && i->flags & IF_MEM && i->seg == S_SS)
+            v->exc.vector = EXC_SS;
+        return exception_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
+    }
+}
 
 static int step(struct soft_vcpu *v, bool one)
 {
@@ -291,33 +308,15 @@ static int step(struct soft_vcpu *v, bool one)
         v->jit_page = v->rip & ~(PAGE_SIZE - 1);
         r = code->jit.enter(b->code);
         v->run->in_jit = false;
-        i = v->jit_insn;
         if (unlikely(v->jit_again))
             code_translate_again(v);
-        if (r == OP_JUMP) {
-            if (v->jit_link)
-                code_link(v);
-            return STEP_ON;
-        }
-    } else {
-        x87_leave_host(v);
-        r = block_run(v, b, one, &i);
+        if (v->jit_link)
+            code_link(v);
+        return r;
     }
-    switch (r) {
-    case OP_JUMP: return STEP_ON;
-    case OP_NEXT:
-    case OP_END: v->rip = next_rip(v, i); return STEP_ON;
-    case OP_AGAIN:
-        v->rip = insn_rip(v, i);
-        v->run->unfinished = true;
-        return STEP_ON;
-    case OP_EXIT: v->rip = next_rip(v, i); return STEP_EXIT;
-    default:
-        v->rip = insn_rip(v, i);
-        if (v->exc.noncanonical && i->flags & IF_MEM && i->seg == S_SS)
-            v->exc.vector = EXC_SS;
-        return exception_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
-    }
+    x87_leave_host(v);
+    r = block_run(v, b, one, &i);
+    return vcpu_finish(v, i, r);
 }
 
 /* One instruction with all debug conditions before and after it. */

@@ -127,6 +127,10 @@ static inline void vcpu_request_self(struct soft_vcpu *v, uint32_t requests)
 }
 
 enum vcpu_exit soft_run(struct vcpu *v, struct err *err);
+/* What follows from a handler's answer: rip is set, a fault is delivered. On: go on with the block
+ * at rip, if nothing is requested. The others end run(). */
+enum { STEP_ON, STEP_SHUTDOWN, STEP_EXIT };
+int vcpu_finish(struct soft_vcpu *v, const struct insn *i, int answer);
 void soft_rendezvous(struct engine *e, void (*fn)(void *arg), void *arg);
 void soft_msi(struct engine *e, uint64_t address, uint32_t data);
 /* Decides whether the slow, one-by-one mode is needed. Own thread, or not running. */
