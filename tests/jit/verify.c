@@ -104,7 +104,7 @@ static bool base_allowed(ZydisMnemonic m)
         A(CALL) A(SETO) A(SETNO) A(SETB) A(SETNB) A(SETZ) A(SETNZ) A(SETBE) A(SETNBE) A(SETS)
         A(SETNS) A(SETP) A(SETNP) A(SETL) A(SETNL) A(SETLE) A(SETNLE) A(CMOVO) A(CMOVNO) A(CMOVB)
         A(CMOVNB) A(CMOVZ) A(CMOVNZ) A(CMOVBE) A(CMOVNBE) A(CMOVS) A(CMOVNS) A(CMOVP) A(CMOVNP)
-        A(CMOVL) A(CMOVNL) A(CMOVLE) A(CMOVNLE) A(JO) A(JNO) A(JB) A(JNB) A(JZ) A(JNZ) A(JBE)
+        A(CMPXCHG16B) A(CLC) A(STC) A(CMC) A(LFENCE) A(MFENCE) A(SFENCE) A(CMOVL) A(CMOVNL) A(CMOVLE) A(CMOVNLE) A(JO) A(JNO) A(JB) A(JNB) A(JZ) A(JNZ) A(JBE)
         A(JNBE) A(JS) A(JNS) A(JP) A(JNP) A(JL) A(JNL) A(JLE) A(JNLE)
         return true;
     default: return false;
@@ -195,6 +195,11 @@ static bool vcpu_store_allowed(size_t at, size_t size)
         FIELD(jit_link_block),
         FIELD(jit_window_va),
         FIELD(jit_window),
+        FIELD(jit_value),
+        FIELD(flags),
+        FIELD(seg[S_GS].base),
+        FIELD(seg_base[S_GS]),
+        FIELD(kernel_gs_base),
         FIELD(fpu.vec),
         FIELD(fpu.mxcsr),
         FIELD(fpu.fop),
@@ -522,7 +527,8 @@ static bool may_call(const struct jit *j, const uint8_t *target)
 {
     return target == j->call_handler || target == j->code_store || target == j->x87_enter ||
            target == j->vec_enter[VEC_XMM] || target == j->vec_enter[VEC_YMM] ||
-           target == j->mxcsr_enter || target == j->find || target == j->open_window;
+           target == j->mxcsr_enter || target == j->ac[0] || target == j->ac[1] ||
+           target == j->find || target == j->open_window;
 }
 
 /* mov rax, place; jmp leave_at: how each block leaves when something is requested or it is retired.

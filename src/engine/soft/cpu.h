@@ -155,6 +155,7 @@ struct soft_vcpu {
     uint64_t jit_page;            /* linear address of the page of the running translated block */
     uint64_t jit_window_va;       /* of a window (translate.h) that could not be opened... */
     uint32_t jit_window;          /* ... its size * 2, + 1 for stores */
+    uint64_t jit_value;           /* of an instruction with two operands in memory */
     struct block *jit_again;      /* to be translated without windows, or NULL */
     uint64_t seg_base[S_COUNT];   /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
 
@@ -182,6 +183,7 @@ struct soft_vcpu {
     uint8_t activity;         /* enum x86_activity */
     uint8_t interrupt_shadow; /* counts down at instruction boundaries */
     bool nmi_masked;
+    bool held_back;    /* something may have to be delivered once IF is set; run.c, invariant 3 */
     uint64_t features; /* 1 << FT_x: what the model offers */
     struct cpuid_entry cpuid[CPUID_MAX];
     unsigned cpuid_count;
@@ -189,7 +191,11 @@ struct soft_vcpu {
     struct lapic lapic;
     struct vcpu_run *run; /* run.c: block cache, requests, statistics */
     uint8_t tlb_mode;     /* TLB_* */
-    bool align_check;     /* CPL 3, CR0.AM and EFLAGS.AC: the TLB is bypassed */
+    struct {              /* what CLAC and STAC choose in CPL 0 */
+        struct tlb_entry *tlb;
+        uint8_t mode;
+    } ac[2];
+    bool align_check; /* CPL 3, CR0.AM and EFLAGS.AC: the TLB is bypassed */
 };
 
 static inline struct soft_vcpu *soft_vcpu_of(struct vcpu *v)

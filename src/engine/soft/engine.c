@@ -404,7 +404,7 @@ static int soft_vcpu_create(struct engine *engine, unsigned index, uint32_t apic
     v->vcpu.apic_id = apic_id;
     v->cpuid_count =
         cpuid_build(e->model, apic_id, e->max_vcpus, engine->machine->tsc_khz, v->cpuid);
-    v->features = features_of(v);
+    v->features = e->code.jit.features = features_of(v);
     if (v->features & FP_FEATURES & ~fp_host_features()) {
         soft_vcpu_destroy(&v->vcpu);
         return err_set(err, ENOTSUP,

@@ -42,7 +42,7 @@ void flags_set(struct soft_vcpu *v, uint32_t flags, uint32_t mask)
         tlb_mode_changed(v);
     if ((old ^ new) & FL_TF)
         vcpu_update_careful(v);
-    if (new & ~old & FL_IF)
+    if (new & ~old & FL_IF && v->held_back)
         vcpu_request_self(v, REQ_INTERRUPT);
 }
 

@@ -292,6 +292,16 @@ static void emit_code_store(struct emit *e)
     e8(e, 0xf9), e8(e, 0xc3); /* stc; ret */
 }
 
+/* CLAC, STAC: the other table. Uses rax. */
+static void emit_ac(struct emit *e, unsigned ac)
+{
+    emit_load(e, H_AX, in_vcpu(offsetof(struct soft_vcpu, ac[ac].tlb)));
+    emit_store(e, in_vcpu(offsetof(struct soft_vcpu, tlb)), H_AX);
+    emit_op(e, 0, 1, 0x8a, H_AX, in_vcpu(offsetof(struct soft_vcpu, ac[ac].mode)), 0);
+    emit_op(e, 0, 1, 0x88, H_AX, in_vcpu(offsetof(struct soft_vcpu, tlb_mode)), 0);
+    e8(e, 0xc3);
+}
+
 static void stubs_make(struct jit *j)
 {
     struct emit e = { j->rw, j->rw + j->size, j->rx - j->rw };
@@ -325,6 +335,10 @@ static void stubs_make(struct jit *j)
     e8(&e, 0xf9), e8(&e, 0xc3);
     j->open_window = emit_exec(&e);
     emit_open_window(&e);
+    for (unsigned ac = 0; ac < 2; ac++) {
+        j->ac[ac] = emit_exec(&e);
+        emit_ac(&e, ac);
+    }
     j->code_store = emit_exec(&e);
     emit_code_store(&e);
     while ((e.p - j->rw) & 63)

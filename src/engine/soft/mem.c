@@ -293,10 +293,19 @@ static void table_select(struct soft_vcpu *v, unsigned mode)
     }
 }
 
+static void ac_tables_set(struct soft_vcpu *v)
+{
+    for (unsigned ac = 0; ac < 2; ac++) {
+        v->ac[ac].mode = v->cr4 & CR4_SMAP && !ac ? TLB_KERNEL : TLB_KERNEL_AC;
+        v->ac[ac].tlb = v->run->tlbs[v->run->context][v->ac[ac].mode];
+    }
+}
+
 static void context_use(struct soft_vcpu *v, unsigned context)
 {
     v->run->context = context;
     v->asid = v->run->contexts[context].asid;
+    ac_tables_set(v);
     table_select(v, v->tlb_mode);
 }
 
@@ -425,12 +434,8 @@ void tlb_drop_writes_of(struct soft_vcpu *v, const _Atomic uint8_t *page_flags)
 void tlb_mode_changed(struct soft_vcpu *v)
 {
     v->align_check = v->cpl == 3 && v->cr0 & CR0_AM && v->flags & FL_AC;
-    if (v->cpl == 3)
-        table_select(v, TLB_USER);
-    else if (v->cr4 & CR4_SMAP && !(v->flags & FL_AC))
-        table_select(v, TLB_KERNEL);
-    else
-        table_select(v, TLB_KERNEL_AC);
+    ac_tables_set(v);
+    table_select(v, v->cpl == 3 ? TLB_USER : v->ac[(v->flags & FL_AC) != 0].mode);
 }
 
 static void tlb_fill(struct soft_vcpu *v, uint64_t va, const struct walk *w, const struct place *p,

@@ -11,7 +11,7 @@
  * enters until it is over.
  *  3. What IF holds back is looked at again when IF is set (flags_set, STI), what the shadow holds
  * back when it ends: both set REQ_INTERRUPT. It does not stay set meanwhile, because translated
- * code would not run.
+ * code would not run. While REQ_INTERRUPT is clear and `held_back` too, there is nothing.
  */
 #include "engine/soft/run.h"
 
@@ -161,6 +161,7 @@ static bool interrupts_take(struct soft_vcpu *v)
 {
     struct soft_engine *e = soft_engine_of(v);
     atomic_fetch_and(&v->request, ~(uint32_t)REQ_INTERRUPT);
+    v->held_back = true;
     if (atomic_load(&v->run->nmi_pending) && !v->nmi_masked) {
         atomic_store(&v->run->nmi_pending, false);
         v->nmi_masked = true;
@@ -169,9 +170,8 @@ static bool interrupts_take(struct soft_vcpu *v)
     }
     int vector = lapic_pending_vector(&v->lapic);
     bool extint = vector < 0 && atomic_load(&e->extint) && lapic_takes_extint(&v->lapic);
-    if (vector < 0 && !extint)
-        return true;
-    if (!(v->flags & FL_IF))
+    v->held_back = vector >= 0 || extint;
+    if (!v->held_back || !(v->flags & FL_IF))
         return true;
     if (extint) {
         vector = extint_ack(machine_of(v));
@@ -188,6 +188,7 @@ static bool interrupts_take(struct soft_vcpu *v)
 static void init_and_sipi(struct soft_vcpu *v, uint32_t requests)
 {
     atomic_fetch_and(&v->request, ~(uint32_t)(requests & (REQ_INIT | REQ_SIPI)));
+    vcpu_request_self(v, REQ_INTERRUPT);
     if (requests & REQ_INIT) {
         vcpu_init_reset(v);
         lapic_init(&v->lapic);

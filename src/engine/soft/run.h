@@ -103,7 +103,6 @@ struct soft_engine {
     unsigned vcpu_count;
     unsigned max_vcpus;
     const struct cpu_model *model;
-    uint64_t features;
     _Atomic bool extint; /* the PIC's INTR */
     struct code_cache code;
     struct trace *trace; /* or NULL */

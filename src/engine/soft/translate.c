@@ -154,8 +154,6 @@ static void producer_run(struct tr *t)
 
 /* ---- Flags ---- */
 
-#define CC_AT offsetof(struct soft_vcpu, cc)
-
 /* Writes the host's flags to v->cc; they stay valid in the host, too. Uses rax. */
 static void flags_save(struct tr *t)
 {

@@ -111,6 +111,8 @@ struct tr {
  * handler. */
 typedef bool tr_fn(struct tr *t, const struct insn *i, unsigned param);
 
+#define CC_AT offsetof(struct soft_vcpu, cc)
+
 /* 32-bit code (CODE_FLAT)? And the size of its addresses, pushes and returns */
 static inline bool narrow(const struct tr *t) { return (t->block->key & CODE_MODE) == MODE_32; }
 static inline unsigned word_of(const struct tr *t) { return narrow(t) ? 4 : 8; }
@@ -201,7 +203,7 @@ unsigned form_regs_written(const struct form *f, const struct insn *i);
 /* r14 = the ModRM.rm operand. False: left to the handler. */
 bool rm_load(struct tr *t, const struct insn *i);
 tr_fn tr_form, tr_mov_ei, tr_lea, tr_mul, tr_div, tr_cbw, tr_cwd, tr_bswap, tr_cmov, tr_sahf,
-    tr_nop, tr_cmpxchg;
+    tr_nop, tr_cmpxchg, tr_cmpxchg16b;
 
 /* ---- translate_branch.c ---- */
 
@@ -213,6 +215,12 @@ void side_exits_write(struct tr *t);
 /* Where instruction n begins: false if nothing leads there. */
 bool label_reach(struct tr *t, unsigned n);
 tr_fn tr_push, tr_push_i, tr_pop, tr_leave, tr_jmp, tr_jcc, tr_call, tr_ret, tr_jmp_e, tr_call_e;
+
+void stack_move(struct tr *t, int32_t by);
+
+/* ---- translate_system.c ---- */
+
+tr_fn tr_direction, tr_cli, tr_sti, tr_ac, tr_swapgs, tr_carry, tr_fence, tr_pushf;
 
 /* ---- translate_mem.c ---- */
 
@@ -253,6 +261,8 @@ bool uses_mxcsr(const char *name);      /* legacy mnemonic */
  */
 bool vec_operand(struct tr *t, const struct insn *i, unsigned size, enum use use, bool general,
                  struct place_of *o);
+/* The operand just checked has to lie at a multiple of `align`. */
+void alignment_check(struct tr *t, const struct insn *i, unsigned align);
 /* Vector registers, and MXCSR where it counts, are in the host's behind this. Before the address of
  * a memory operand: it spoils flags and scratch. */
 void vec_needed(struct tr *t, bool mxcsr);

@@ -47,6 +47,12 @@ static struct translation *translations; /* by row; made once */
     X(op_push_I, tr_push_i, 0) X(op_pop_E, tr_pop, 0) X(op_leave, tr_leave, 0)                    \
     X(op_jmp_J, tr_jmp, 0) X(op_call_J, tr_call, 0) X(op_ret, tr_ret, 0) X(op_ret_I, tr_ret, 1)   \
     X(op_jmp_E, tr_jmp_e, 0) X(op_call_E, tr_call_e, 0)                                           \
+    X(op_sti, tr_sti, 0) X(op_cli, tr_cli, 0) X(op_cld, tr_direction, 0)                          \
+    X(op_std, tr_direction, 1) X(op_clac, tr_ac, 0) X(op_stac, tr_ac, 1)                          \
+    X(op_swapgs, tr_swapgs, 0) X(op_clc, tr_carry, 0xf8) X(op_stc, tr_carry, 0xf9)                \
+    X(op_cmc, tr_carry, 0xf5) X(op_lfence, tr_fence, 0xe8) X(op_mfence, tr_fence, 0xf0)           \
+    X(op_sfence, tr_fence, 0xf8) X(op_pushf, tr_pushf, 0)                                         \
+    X(op_cmpxchg8b, tr_cmpxchg16b, 0)                                                             \
     X(op_x87_load, tr_x87, X87_LOAD) X(op_x87_store, tr_x87, X87_STORE)                           \
     X(op_x87_sti, tr_x87, X87_REG) X(op_x87_d9, tr_x87, X87_REG) X(op_x87_comi, tr_x87, X87_COMI) \
     X(op_x87_cmov, tr_x87, X87_CMOV) X(op_fldcw, tr_x87, X87_LDCW)                                \
@@ -180,7 +186,9 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
     unsigned reg = 1u << i->reg, rm = is_mem(i) ? 0 : 1u << i->rm;
     if (fn == tr_form || fn == tr_mov_ei)
         return form_regs_written(&forms[how->param], i);
-    if (fn == tr_nop || fn == tr_jcc || fn == tr_jmp || fn == tr_sahf)
+    if (fn == tr_nop || fn == tr_jcc || fn == tr_jmp || fn == tr_sahf || fn == tr_cli ||
+        fn == tr_sti || fn == tr_direction || fn == tr_ac || fn == tr_swapgs || fn == tr_carry ||
+        fn == tr_fence)
         return 0;
     if (fn == tr_bswap)
         return rm;
@@ -192,6 +200,8 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
         return 1u << R_AX;
     if (fn == tr_cwd)
         return 1u << R_DX;
+    if (fn == tr_cmpxchg16b)
+        return 1u << R_AX | 1u << R_DX;
     if (fn == tr_x87)
         return how->param == X87_STSW_AX ? 1u << R_AX : 0;
     if (fn == tr_sse)
@@ -203,7 +213,7 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
         return how->param == MMX_GN ? reg : how->param == MMX_EP ? rm : 0;
     if (fn == tr_avx)
         return how->param == AVX_GX ? reg : how->param == AVX_XV ? rm : 0;
-    if (fn == tr_push || fn == tr_push_i)
+    if (fn == tr_push || fn == tr_push_i || fn == tr_pushf)
         return 1u << R_SP;
     if (fn == tr_pop)
         return 1u << R_SP | rm;
@@ -243,7 +253,7 @@ bool register_moves(const struct insn *i, unsigned slot, int64_t *by)
         return false;
     if (slot == REG_RIP)
         return true;
-    if (slot == R_SP && (how->fn == tr_push || how->fn == tr_push_i)) {
+    if (slot == R_SP && (how->fn == tr_push || how->fn == tr_push_i || how->fn == tr_pushf)) {
         *by = -8;
         return i->size == 8;
     }
@@ -269,7 +279,8 @@ struct access access_of(const struct insn *i)
     struct access a = { .size = 0 };
     if (!fn || !own_handler(i))
         return a;
-    if (fn == tr_push || fn == tr_push_i || fn == tr_call || fn == tr_call_e)
+    if ((fn == tr_push && !is_mem(i)) || fn == tr_push_i || fn == tr_pushf || fn == tr_call ||
+        fn == tr_call_e)
         return (struct access){ R_SP, true, 8, -8 };
     if (fn == tr_ret || (fn == tr_pop && !is_mem(i)))
         return (struct access){ R_SP, false, 8, 0 };
@@ -297,8 +308,8 @@ static void insn_translate(struct tr *t, const struct insn *i)
      */
     bool spoils = regs_written(how, i) & producer_regs(&t->producer);
     bool checks = is_mem(i) || how->fn == tr_push || how->fn == tr_push_i || how->fn == tr_pop ||
-                  how->fn == tr_leave || how->fn == tr_x87 || how->fn == tr_sse ||
-                  how->fn == tr_avx || how->fn == tr_mmx;
+                  how->fn == tr_pushf || how->fn == tr_sti || how->fn == tr_leave ||
+                  how->fn == tr_x87 || how->fn == tr_sse || how->fn == tr_avx || how->fn == tr_mmx;
     if (spoils && !sets_all_flags(i) && (checks || t->flags == IN_PRODUCER))
         flags_commit(t);
 

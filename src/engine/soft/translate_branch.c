@@ -69,7 +69,7 @@ void exit_direct(struct tr *t, int64_t delta)
 
 /* ---- Stack ---- */
 
-static void stack_move(struct tr *t, int32_t by)
+void stack_move(struct tr *t, int32_t by)
 {
     emit_lea(&t->e, word_of(t), host_of[R_SP], host_of[R_SP], H_NONE, 0, by);
 }
@@ -77,10 +77,19 @@ static void stack_move(struct tr *t, int32_t by)
 bool tr_push(struct tr *t, const struct insn *i, unsigned param)
 {
     const int32_t word = (int32_t)word_of(t);
-    if (i->size != word || is_mem(i))
+    const struct place_of value = in_vcpu(offsetof(struct soft_vcpu, jit_value));
+    if (i->size != word)
         return false;
+    if (is_mem(i)) {
+        if (!rm_load(t, i))
+            return false;
+        emit_store(&t->e, value, H_14);
+    }
     stack_operand(t, i, -word, true);
-    emit_op(&t->e, 0, i->size, 0x89, reg_get(t, i->rm, H_14), t->mem, 0);
+    if (is_mem(i))
+        emit_load(&t->e, H_14, value);
+    unsigned source = is_mem(i) ? H_14 : reg_get(t, i->rm, H_14);
+    emit_op(&t->e, 0, i->size, 0x89, source, t->mem, 0);
     stack_move(t, -word);
     return true;
 }
@@ -98,13 +107,14 @@ bool tr_push_i(struct tr *t, const struct insn *i, unsigned param)
 bool tr_pop(struct tr *t, const struct insn *i, unsigned param)
 {
     const int32_t word = (int32_t)word_of(t);
-    if (i->size != word || is_mem(i) || i->rm == R_SP)
+    if (i->size != word || is_mem(i))
         return false;
     stack_operand(t, i, 0, false);
     unsigned d = reg_new(t, i->rm, H_14);
     emit_op(&t->e, 0, i->size, 0x8b, d, t->mem, 0);
     reg_put(t, i->rm, d);
-    stack_move(t, word);
+    if (i->rm != R_SP)
+        stack_move(t, word);
     return true;
 }
 bool tr_leave(struct tr *t, const struct insn *i, unsigned param)

@@ -26,6 +26,26 @@ static unsigned reg_for(struct tr *t, unsigned n, unsigned size, enum use use, u
     return use == USE_WRITE && size >= 4 ? reg_new(t, n, scratch) : reg_get(t, n, scratch);
 }
 
+/* AH to BH, which only an encoding without REX can name: the host's own, or AH of rax. */
+static bool high_operand(const struct insn *i, const struct form *f)
+{
+    return !is_mem(i) && i->size == 1 && high_byte(i->rm_off) && !f->reg;
+}
+static struct place_of high_get(struct tr *t, const struct insn *i)
+{
+    unsigned n = i->rm_off / 8u;
+    if (n == R_AX) {
+        held_drop(t);
+        emit_load(&t->e, H_AX, in_reg(host_of[R_AX]));
+    }
+    return in_reg(4 + n);
+}
+static void high_put(struct tr *t, const struct insn *i)
+{
+    if (i->rm_off / 8 == R_AX)
+        emit_store(&t->e, in_reg(host_of[R_AX]), H_AX);
+}
+
 /* The ModRM.rm operand of `size` bytes, ready to be named; a register by way of rax. False for AH
  * to BH and addresses that are left to the handler. */
 static bool rm_operand(struct tr *t, const struct insn *i, unsigned size, enum use use,
@@ -156,19 +176,26 @@ static bool form_fits(const struct form *f, const struct insn *i)
     if (f->reg >= USE_WRITE && f->rm >= USE_WRITE && !is_mem(i) &&
         reg_register(i) == rm_register(i, i->size))
         return false;
-    /* Their flags are fetched first, which takes rax. */
-    if ((f->flags == FLAGS_SOME || f->flags == FLAGS_ALL || f->flags == FLAGS_READ) && is_mem(i))
+    /* The register says which bits in memory. */
+    if (f->imm == IMM_NONE && f->reg && f->flags == FLAGS_SOME && is_mem(i))
         return false;
     if (f->imm == IMM_COUNT) /* double shifts of 16 bits by more are undefined */
         return shift_count(i) && (f->opcode & SIZED || i->size >= 4);
     return is_small(i->imm);
 }
 
+static bool wants_flags(const struct tr *t, const struct form *f)
+{
+    return f->flags == FLAGS_READ || f->flags == FLAGS_ALL ||
+           (f->flags == FLAGS_SOME && !flags_dead_behind(t));
+}
+
 /* Before the operands are looked for, as it may take rax and r14. */
 static void flags_before(struct tr *t, const struct form *f, const struct insn *i)
 {
-    bool all = f->flags == FLAGS_READ || f->flags == FLAGS_ALL;
-    if (all || (f->flags == FLAGS_SOME && !flags_dead_behind(t)))
+    if (wants_flags(t, f) && is_mem(i))
+        flags_commit(t); /* bringing them back needs nothing but rax then */
+    else if (wants_flags(t, f))
         flags_fetch(t);
     if (f->flags != FLAGS_CARRY)
         return;
@@ -208,6 +235,17 @@ static bool extend_high(struct tr *t, const struct insn *i, const struct form *f
     return true;
 }
 
+/* The operand in memory, checked, is not named by rax any more; the host has the flags. */
+static void flags_behind(struct tr *t, struct place_of *o)
+{
+    if (o->reg == H_AX) {
+        emit_store(&t->e, in_reg(H_14), H_AX);
+        *o = at(H_14);
+    }
+    held_drop(t);
+    flags_fetch(t);
+}
+
 bool tr_form(struct tr *t, const struct insn *i, unsigned param)
 {
     const struct form *f = &forms[param];
@@ -217,9 +255,14 @@ bool tr_form(struct tr *t, const struct insn *i, unsigned param)
         return extend_high(t, i, f);
     if (!form_fits(f, i))
         return false;
+    const bool high = high_operand(i, f);
     flags_before(t, f, i);
-    if (!rm_operand(t, i, rm_size, f->rm, &o))
+    if (high)
+        o = high_get(t, i);
+    else if (!rm_operand(t, i, rm_size, f->rm, &o))
         return false;
+    if (is_mem(i) && wants_flags(t, f))
+        flags_behind(t, &o);
     unsigned n = reg_register(i), reg = f->ext;
     if (f->reg)
         reg = reg_for(t, n, i->size, f->reg, H_14);
@@ -227,20 +270,22 @@ bool tr_form(struct tr *t, const struct insn *i, unsigned param)
         carry_fetch(t);
     unsigned lock = i->flags & IF_LOCK ? E_LOCK : 0;
     if (f->imm == IMM_ALU) {
-        emit_alu_imm(&t->e, lock, i->size, reg, o, (int32_t)i->imm, i->size == 1 ? 2 : 0);
+        emit_alu_imm(&t->e, lock, i->size, reg, o, (int32_t)i->imm, i->size == 1 && !high ? 2 : 0);
     } else {
         unsigned wide = f->opcode & SIZED && i->size > 1;
-        unsigned bytes = (f->reg && i->size == 1 ? 1u : 0) | (rm_size == 1 ? 2u : 0);
+        unsigned bytes = (f->reg && i->size == 1 ? 1u : 0) | (rm_size == 1 && !high ? 2u : 0);
         emit_op(&t->e, lock, i->size, (f->opcode & FORM_OPCODE) | wide, reg, o, bytes);
         form_imm(t, f, i);
     }
-    if (f->rm >= USE_WRITE && !is_mem(i))
+    if (f->rm >= USE_WRITE && high)
+        high_put(t, i);
+    else if (f->rm >= USE_WRITE && !is_mem(i))
         reg_put(t, rm_register(i, rm_size), o.reg);
     if (f->reg >= USE_WRITE)
         reg_put(t, n, reg);
     if (f->flags >= FLAGS_CARRY)
         flags_new(t);
-    if (f->producer && !is_mem(i)) {
+    if (f->producer && !is_mem(i) && !high) {
         unsigned rm = rm_register(i, rm_size);
         bool to_reg = f->reg && f->opcode & 2; /* the encoding's direction bit */
         producer_set(t, f->producer, i, to_reg ? n : rm, !f->reg ? REG_NONE : to_reg ? rm : n);
@@ -391,6 +436,24 @@ bool tr_cmpxchg(struct tr *t, const struct insn *i, unsigned param)
     emit_op(&t->e, E_LOCK, i->size, OPC(OF0, 0, i->size == 1 ? 0xb0 : 0xb1), t->host[reg], mem,
             i->size == 1 ? 1 : 0);
     emit_op(&t->e, 0, 8, 0x8b, host_of[R_AX], in_reg(H_AX), 0);
+    flags_new(t);
+    return true;
+}
+
+/* Sixteen bytes; they have to be aligned. */
+bool tr_cmpxchg16b(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (i->size != 8 || !(t->jit->features >> FT_CX16 & 1))
+        return false;
+    flags_commit(t);
+    if (!mem_operand(t, i, 16, true))
+        return false;
+    struct place_of mem = t->mem;
+    alignment_check(t, i, 16);
+    flags_behind(t, &mem);
+    emit_load(&t->e, H_AX, in_reg(host_of[R_AX]));
+    emit_op(&t->e, E_LOCK, 8, OPC(OF0, 0, 0xc7), 1, mem, 0);
+    emit_store(&t->e, in_reg(host_of[R_AX]), H_AX);
     flags_new(t);
     return true;
 }

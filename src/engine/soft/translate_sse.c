@@ -143,7 +143,7 @@ static void operate(struct tr *t, const struct insn *i, const struct insn_row *r
 }
 
 /* The operand just checked lies at a multiple of `align`. */
-static void alignment_check(struct tr *t, const struct insn *i, unsigned align)
+void alignment_check(struct tr *t, const struct insn *i, unsigned align)
 {
     flags_spill(t);
     if (t->mem.reg != H_AX) {

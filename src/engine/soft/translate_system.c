@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What kernels do all the time besides computing: interrupt flag, AC, GS, PUSHF, fences, and the
+ * flags' own instructions.
+ *
+ * Translated for CPL 0 only where a privilege is asked for; elsewhere the handler decides.
+ */
+#include "engine/soft/run.h"
+#include "engine/soft/translate.h"
+
+#define FLAGS_AT offsetof(struct soft_vcpu, flags)
+
+static bool kernel(const struct tr *t)
+{
+    return t->block->key & CODE_CPL0 && !(t->block->key & CODE_REAL);
+}
+
+/* Sets or clears one of the flags that are never in the host's. */
+static void flag_write(struct tr *t, uint32_t flag, bool set)
+{
+    flags_spill(t);
+    held_drop(t);
+    emit_alu_imm(&t->e, 0, 4, set ? 1 : 4, in_vcpu(FLAGS_AT), (int32_t)(set ? flag : ~flag), 0);
+}
+
+/* param: the flag set? */
+bool tr_direction(struct tr *t, const struct insn *i, unsigned set)
+{
+    flag_write(t, FL_DF, set);
+    return true;
+}
+
+bool tr_cli(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (!kernel(t))
+        return false;
+    flag_write(t, FL_IF, false);
+    return true;
+}
+
+/*
+ * No interrupt comes before the next instruction, as that is in this block. One that waits already
+ * comes right behind it, as the handler has it; one that comes later finds the next block's look at
+ * the requests.
+ */
+bool tr_sti(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (!kernel(t) || t->n + 1 == t->block->count)
+        return false;
+    flags_spill(t);
+    held_drop(t);
+    emit_alu_imm(&t->e, 0, 1, 7, in_vcpu(offsetof(struct soft_vcpu, held_back)), 0, 0);
+    slow_if(t, CC_NE, i);
+    flag_write(t, FL_IF, true);
+    return true;
+}
+
+/* STAC and CLAC: which of the TLB's tables is looked into. What a window covers was allowed by the
+ * other one. */
+bool tr_ac(struct tr *t, const struct insn *i, unsigned set)
+{
+    if (!kernel(t))
+        return false;
+    flag_write(t, FL_AC, set);
+    emit_call(&t->e, t->jit->ac[set]);
+    t->window.base = REG_NONE;
+    return true;
+}
+
+bool tr_swapgs(struct tr *t, const struct insn *i, unsigned param)
+{
+    struct emit *e = &t->e;
+    const struct place_of kernel_base = in_vcpu(offsetof(struct soft_vcpu, kernel_gs_base));
+    const struct place_of base = in_vcpu(offsetof(struct soft_vcpu, seg[S_GS].base));
+    held_drop(t);
+    emit_load(e, H_AX, kernel_base);
+    emit_load(e, H_14, base);
+    emit_store(e, base, H_AX);
+    emit_store(e, in_vcpu(offsetof(struct soft_vcpu, seg_base[S_GS])), H_AX);
+    emit_store(e, kernel_base, H_14);
+    return true;
+}
+
+/* param: opcode of CLC, STC, CMC */
+bool tr_carry(struct tr *t, const struct insn *i, unsigned opcode)
+{
+    flags_fetch(t);
+    e8(&t->e, opcode);
+    flags_new(t);
+    return true;
+}
+
+/* param: ModRM. The host's own: what is ordered is the same. */
+bool tr_fence(struct tr *t, const struct insn *i, unsigned modrm)
+{
+    e8(&t->e, 0x0f), e8(&t->e, 0xae), e8(&t->e, modrm);
+    return true;
+}
+
+bool tr_pushf(struct tr *t, const struct insn *i, unsigned param)
+{
+    struct emit *e = &t->e;
+    const struct place_of value = in_vcpu(offsetof(struct soft_vcpu, jit_value));
+    const int32_t word = (int32_t)word_of(t);
+    if (i->size != word)
+        return false;
+    flags_commit(t);
+    held_drop(t);
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xb6), H_AX, in_vcpu(CC_AT), 0); /* cc_to_flags (cpu.h) */
+    emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, 11);
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xb6), H_14, in_vcpu(CC_AT + 1), 0);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), 0xd5, 0);
+    emit_op(e, 0, 4, 0x09, H_14, in_reg(H_AX), 0);
+    emit_op(e, 0, 4, 0x0b, H_AX, in_vcpu(FLAGS_AT), 0);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), ~(FL_RF | FL_VM), 0);
+    emit_store(e, value, H_AX);
+    stack_operand(t, i, -word, true);
+    emit_load(e, H_14, value);
+    emit_op(e, 0, i->size, 0x89, H_14, t->mem, 0);
+    stack_move(t, -word);
+    return true;
+}
