@@ -262,6 +262,7 @@ static inline int block_run(struct soft_vcpu *v, struct block *b, bool one,
     int r;
     v->gpr[REG_RIP] = v->rip;
     v->run->current = b;
+    v->run->single = one;
     if (one) {
         *last = i;
         return __atomic_load_n(&i->fn, __ATOMIC_RELAXED)(v, i);

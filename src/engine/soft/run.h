@@ -84,6 +84,7 @@ struct vcpu_run {
     struct debug_point points[16];
     unsigned point_count;
     bool step;         /* leave after one instruction */
+    bool single;       /* the block is left behind its first instruction */
     bool skip_points;  /* first instruction after a stop: do not hit the same breakpoint again */
     bool watch;        /* data watchpoints exist: their pages get no TLB tags */
     bool unfinished;   /* the instruction gave way (a REP between two elements) */

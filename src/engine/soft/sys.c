@@ -866,6 +866,9 @@ static int sti(struct soft_vcpu *v, const struct insn *i)
     if (v->flags & FL_IF)
         return OP_NEXT;
     v->flags |= FL_IF;
+    /* Nobody looks at the requests within a block, and nothing waits. */
+    if (!v->held_back && !v->run->single && i[1].fn != op_block_end)
+        return OP_NEXT;
     v->interrupt_shadow = 1;
     vcpu_request_self(v, REQ_INTERRUPT);
     return OP_END;

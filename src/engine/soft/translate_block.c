@@ -291,7 +291,7 @@ struct access access_of(const struct insn *i)
         fn == tr_nop || fn == tr_lea)
         return a;
     bool write = ((fn == tr_form || fn == tr_mov_ei) && forms[how->param].rm >= USE_WRITE) ||
-                 fn == tr_cmpxchg ||
+                 fn == tr_cmpxchg || fn == tr_cmpxchg16b ||
                  (fn == tr_sse && (how->param == SSE_WV || how->param == SSE_EV)) ||
                  (fn == tr_avx && how->param == AVX_XV);
     return (struct access){ i->base, write,

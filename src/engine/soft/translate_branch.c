@@ -67,6 +67,14 @@ void exit_direct(struct tr *t, int64_t delta)
     exit_at(t, delta);
 }
 
+static bool windows_equal(const struct window *a, const struct window *b)
+{
+    if (a->base == REG_NONE || b->base == REG_NONE)
+        return a->base == b->base;
+    return a->base == b->base && a->write == b->write && a->first == b->first &&
+           a->size == b->size && a->moved == b->moved;
+}
+
 /* ---- Stack ---- */
 
 void stack_move(struct tr *t, int32_t by)
@@ -85,9 +93,13 @@ bool tr_push(struct tr *t, const struct insn *i, unsigned param)
             return false;
         emit_store(&t->e, value, H_14);
     }
+    const struct window window = t->window;
     stack_operand(t, i, -word, true);
-    if (is_mem(i))
+    if (is_mem(i)) {
         emit_load(&t->e, H_14, value);
+        if (!windows_equal(&window, &t->window)) /* the first operand's slow path did not open it */
+            t->window.base = REG_NONE;
+    }
     unsigned source = is_mem(i) ? H_14 : reg_get(t, i->rm, H_14);
     emit_op(&t->e, 0, i->size, 0x89, source, t->mem, 0);
     stack_move(t, -word);
@@ -135,14 +147,6 @@ bool tr_leave(struct tr *t, const struct insn *i, unsigned param)
  * agree on where things are: the flags in v->cc, or anywhere if they are dead; no window, unless
  * all ways come from above with the same one; nothing in rax and r14. A jump up is a loop, and
  * looks at v->request as the start of a block does (invariant 3 of jit.h). */
-
-static bool windows_equal(const struct window *a, const struct window *b)
-{
-    if (a->base == REG_NONE || b->base == REG_NONE)
-        return a->base == b->base;
-    return a->base == b->base && a->write == b->write && a->first == b->first &&
-           a->size == b->size && a->moved == b->moved;
-}
 
 static struct side_exit *exit_new(struct tr *t, uint8_t *site, int64_t delta, int label)
 {

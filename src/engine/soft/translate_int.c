@@ -443,7 +443,7 @@ bool tr_cmpxchg(struct tr *t, const struct insn *i, unsigned param)
 /* Sixteen bytes; they have to be aligned. */
 bool tr_cmpxchg16b(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size != 8 || !(t->jit->features >> FT_CX16 & 1))
+    if (i->size != 8 || !(t->jit->features >> FT_CX16 & 1) || t->host[R_BX] != host_of[R_BX])
         return false;
     flags_commit(t);
     if (!mem_operand(t, i, 16, true))
