@@ -121,9 +121,20 @@ static int identify_token(struct daemon *daemon, struct http_request *request, c
     return 0;
 }
 
+/* A page cannot give a WebSocket headers of its own, but names of protocols: "bedplate, TOKEN". */
+static bool protocol_token(const struct http_request *request, char *out, size_t len)
+{
+    const char *header = http_header(request, "Sec-WebSocket-Protocol");
+    const char *token = header ? strstr(header, TOKEN_PREFIX) : NULL;
+    if (!token)
+        return false;
+    snprintf(out, len, "%.*s", (int)strcspn(token, ", "), token);
+    return true;
+}
+
 int access_identify(struct daemon *daemon, struct http_request *request, struct api_error *error)
 {
-    char subject[256];
+    char subject[256], text[160];
     uid_t uid;
     pid_t pid;
     const char *header = http_header(request, "Authorization");
@@ -131,6 +142,8 @@ int access_identify(struct daemon *daemon, struct http_request *request, struct 
         return identify_local(request, uid, error);
     if (header && strncasecmp(header, "Bearer ", 7) == 0)
         return identify_token(daemon, request, header + 7, error);
+    if (protocol_token(request, text, sizeof text))
+        return identify_token(daemon, request, text, error);
     if (http_certificate(request, subject, sizeof subject))
         return identify_certificate(daemon, request, subject, error);
     api_fail(error, 401, "who", "", "nothing tells who you are");

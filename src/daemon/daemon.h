@@ -6,6 +6,7 @@
  *   router.c      HTTP to objects and actions
  *   objects.c     objects in memory over the store
  *   vms.c, vm_*.c virtual machines, see vms.h
+ *   streams.c     WebSockets
  *   jobs.c        long work and what became of it
  *   guard.c       one daemon a store
  *   metrics.c     for Prometheus
@@ -104,6 +105,8 @@ void guard_stop(void);
 
 void event_add(const char *kind, const char *object_kind, const char *id, const char *name,
                json_t *take_detail);
+/* Tells all that come from now on; one follower, who shares them out. */
+void events_follow(void (*told)(void *arg, const json_t *event), void *arg);
 json_t *events_after(uint64_t after, size_t limit, const char *kind, const char *object);
 
 #endif

@@ -9,6 +9,8 @@
 enum { EVENTS_KEPT = 1024 };
 
 static json_t *kept[EVENTS_KEPT];
+static void (*follower)(void *arg, const json_t *event);
+static void *follower_arg;
 static uint64_t first = 1, last; /* numbers of the oldest that is kept and of the newest */
 
 void event_add(const char *kind, const char *object_kind, const char *id, const char *name,
@@ -28,6 +30,14 @@ void event_add(const char *kind, const char *object_kind, const char *id, const 
                        "object", object, "name", name);
     if (take_detail)
         json_object_set_new(*place, "detail", take_detail);
+    if (follower)
+        follower(follower_arg, *place);
+}
+
+void events_follow(void (*told)(void *arg, const json_t *event), void *arg)
+{
+    follower = told;
+    follower_arg = arg;
 }
 
 static bool fits(const json_t *event, const char *member, const char *value)

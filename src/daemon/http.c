@@ -31,6 +31,14 @@ struct http {
     bool closing;
 };
 
+struct http_stream {
+    struct http *http;
+    struct MHD_UpgradeResponseHandle *mhd;
+    int fd;
+    void (*upgraded)(void *arg, struct http_stream *stream, int fd, const void *early, size_t len);
+    void *arg;
+};
+
 struct http_request {
     struct http *http;
     struct MHD_Connection *connection;
@@ -42,6 +50,7 @@ struct http_request {
     unsigned status;
     bool dispatched, suspended, too_large;
     struct http_identity identity;
+    struct http_stream *stream; /* asked for, and not there yet */
 };
 
 /* ---- running MHD ---- */
@@ -72,6 +81,10 @@ static void request_free(struct http_request *r)
         r->next->prev = r->prev;
     if (r->response)
         MHD_destroy_response(r->response);
+    if (r->stream) {
+        r->stream->upgraded(r->stream->arg, NULL, -1, NULL, 0);
+        free(r->stream);
+    }
     buf_fini(&r->body);
     buf_fini(&r->headers);
     free(r->method);
@@ -303,6 +316,50 @@ void http_reply_json(struct http_request *request, unsigned status, json_t *take
     http_reply(request, status, "application/json", body.data, body.len);
 }
 
+/* ---- WebSockets ---- */
+
+static void on_upgrade(void *arg, struct MHD_Connection *connection, void *context,
+                       const char *early, size_t len, MHD_socket fd,
+                       struct MHD_UpgradeResponseHandle *handle)
+{
+    struct http_stream *stream = arg;
+    ((struct http_request *)context)->stream = NULL;
+    stream->mhd = handle;
+    stream->fd = fd;
+    stream->upgraded(stream->arg, stream, fd, early, len);
+}
+
+void http_upgrade(struct http_request *request,
+                  void (*upgraded)(void *arg, struct http_stream *stream, int fd, const void *early,
+                                   size_t len),
+                  void *arg)
+{
+    struct http_stream *stream = malloc(sizeof *stream);
+    if (!stream)
+        abort();
+    *stream = (struct http_stream){ request->http, NULL, -1, upgraded, arg };
+    request->response = MHD_create_response_for_upgrade(on_upgrade, stream);
+    if (!request->response)
+        abort();
+    request->status = MHD_HTTP_SWITCHING_PROTOCOLS;
+    request->stream = stream;
+    add_headers(request);
+}
+
+static void run_posted(void *arg)
+{
+    http_run(arg); /* takes it out of those that are upgraded */
+    http_run(arg); /* and closes it */
+}
+
+void http_stream_close(struct http_stream *stream)
+{
+    shutdown(stream->fd, SHUT_RDWR); /* libmicrohttpd closes it in its own time */
+    MHD_upgrade_action(stream->mhd, MHD_UPGRADE_ACTION_CLOSE);
+    loop_post(stream->http->loop, run_posted, stream->http); /* to clean up behind it */
+    free(stream);
+}
+
 /* ---- life ---- */
 
 int http_create(struct loop *loop, int take_fd, const struct http_tls *tls, http_handler handler,
@@ -329,12 +386,12 @@ int http_create(struct loop *loop, int take_fd, const struct http_tls *tls, http
           tls ? (void *)tls->ca : NULL },
         { MHD_OPTION_END, 0, NULL },
     };
-    http->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | (tls ? MHD_USE_TLS : 0),
-                                 0, NULL, NULL, on_request, http, MHD_OPTION_LISTEN_SOCKET, take_fd,
-                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
-                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CONNECTIONS_MAX,
-                                 MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)HTTP_IDLE_S,
-                                 MHD_OPTION_ARRAY, tls ? secure : plain, MHD_OPTION_END);
+    http->mhd = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | (tls ? MHD_USE_TLS : 0), 0,
+        NULL, NULL, on_request, http, MHD_OPTION_LISTEN_SOCKET, take_fd,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)HTTP_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)HTTP_IDLE_S,
+        MHD_OPTION_ARRAY, tls ? secure : plain, MHD_OPTION_END);
     if (!http->mhd) {
         fd_close(take_fd);
         return err_set(err, EIO,

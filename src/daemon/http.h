@@ -65,6 +65,18 @@ bool http_certificate(const struct http_request *request, char *out, size_t len)
 /* Of a unix socket's peer; -1: not a unix socket. */
 int http_peer(const struct http_request *request, uid_t *uid, pid_t *pid);
 
+/* ---- WebSockets ---- */
+
+struct http_stream;
+/* Answers with 101, and gives the connection away when that is sent: fd belongs to the stream until
+ * http_stream_close(). stream NULL: the client was gone first. early: what came behind the request;
+ * valid during the call. All streams must be closed before http_destroy. */
+void http_upgrade(struct http_request *request,
+                  void (*upgraded)(void *arg, struct http_stream *stream, int fd, const void *early,
+                                   size_t len),
+                  void *arg);
+void http_stream_close(struct http_stream *stream);
+
 /* ---- answers ---- */
 
 /* Adds a header to the answer to come; text is copied. */

@@ -14,6 +14,7 @@
 #include "daemon/audit.h"
 #include "daemon/daemon.h"
 #include "daemon/images.h"
+#include "daemon/streams.h"
 
 #include <fcntl.h>
 #include <getopt.h>
@@ -258,6 +259,7 @@ static int serve(struct daemon *daemon, const struct remote *remote, struct err 
     jobs_stop();
     images_stop();
     vms_stop(daemon);
+    streams_stop();
     http_destroy(daemon->http);
     http_destroy(daemon->remote);
     audit_stop();

@@ -8,6 +8,7 @@
 #include "daemon/audit.h"
 #include "daemon/daemon.h"
 #include "daemon/images.h"
+#include "daemon/streams.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -355,6 +356,22 @@ static void on_object(struct daemon *daemon, struct http_request *request,
     }
 }
 
+/* GET /v1/vms/ID/console and .../vnc. */
+static void on_stream(struct daemon *daemon, struct http_request *request,
+                      const struct api_resource *resource, char *const *rest)
+{
+    struct api_error error = { 0 };
+    struct object *vm = find(daemon, request, resource, rest[0], &error);
+    bool known = strcmp(resource->name, "vms") == 0 &&
+                 (strcmp(rest[1], "console") == 0 || strcmp(rest[1], "vnc") == 0);
+    if (!known)
+        fail(request, 404, "not-found", "VMs have the streams console and vnc");
+    else if (!vm || access_check(request, resource, API_OPERATOR, vm, &error) < 0)
+        reply_error(request, &error);
+    else
+        stream_socket(daemon, request, object_text(vm, rest[1]));
+}
+
 static void on_resource(struct daemon *daemon, struct http_request *request,
                         const struct api_resource *resource, char *const *rest)
 {
@@ -375,6 +392,8 @@ static void on_resource(struct daemon *daemon, struct http_request *request,
     if (!(resource->verbs & API_CAN_READ)) {
         if (!get || rest[0])
             fail(request, rest[0] ? 404 : 405, "method", "these are only listed");
+        else if (strcmp(resource->name, "events") == 0 && stream_wanted(request))
+            stream_events(daemon, request);
         else if (strcmp(resource->name, "events") == 0)
             list_events(request);
         else if (strcmp(resource->name, "audit") == 0)
@@ -389,8 +408,11 @@ static void on_resource(struct daemon *daemon, struct http_request *request,
         fail(request, 405, "method", "this list does not take this method");
     } else if (!rest[1]) {
         on_object(daemon, request, resource, rest[0]);
+    } else if (get && stream_wanted(request)) {
+        on_stream(daemon, request, resource, rest);
     } else if (!post) {
-        fail(request, 405, "method", "actions are asked for by POST");
+        fail(request, 405, "method",
+             "actions are asked for by POST, console and vnc as WebSockets");
     } else {
         struct object *object = find(daemon, request, resource, rest[0], &error);
         if (object)

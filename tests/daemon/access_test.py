@@ -264,6 +264,122 @@ def audit(folder):
         d.start()
 
 
+# Debian's client: python3-websockets. Prints what came back, or the status of the refusal.
+CLIENT = """
+import asyncio, json, ssl, sys, websockets
+
+async def main():
+    url, path, ca, protocols, script = json.loads(sys.argv[1])
+    options = {"subprotocols": protocols or None, "open_timeout": 20}
+    if ca:
+        options["ssl"] = ssl.create_default_context(cafile=ca)
+    connect = websockets.unix_connect(path, url, **options) if path else websockets.connect(url, **options)
+    try:
+        async with connect as ws:
+            print("protocol", ws.subprotocol, flush=True)
+            heard = b""
+            for kind, text in script:
+                if kind == "send":
+                    await ws.send(text.encode())
+                elif kind == "pieces":
+                    await ws.send(c.encode() for c in text)
+                elif kind == "ping":
+                    await (await ws.ping(b"x" * 125))
+                elif kind == "hear":
+                    while text.encode() not in heard:
+                        more = await asyncio.wait_for(ws.recv(), 20)
+                        heard += more if isinstance(more, bytes) else more.encode()
+                    print("heard", text, flush=True)
+                elif kind == "closed":
+                    await asyncio.wait_for(ws.wait_closed(), 20)
+                    print("closed", ws.close_code, flush=True)
+    except websockets.exceptions.InvalidStatusCode as e:
+        print("refused", e.status_code, flush=True)
+
+asyncio.run(main())
+"""
+
+
+class Viewer:
+    def __init__(self, path, script, unix=None, port=None, ca=None, protocols=()):
+        url = f"wss://127.0.0.1:{port}{path}" if port else "ws://bedplate" + path
+        self.process = subprocess.Popen(["/usr/bin/python3", "-c", CLIENT, json.dumps([url, unix, ca, list(protocols), script])],
+                                        stdout=subprocess.PIPE, text=True)
+
+    def says(self):
+        out, _ = self.process.communicate(timeout=LIMIT)
+        equal(self.process.returncode, 0, out)
+        return out.splitlines()
+
+
+@case
+def streams(folder):
+    """WebSockets by a client of somebody else's: consoles both ways, events, refusals, nonsense."""
+    with Remote(folder) as d:
+        d.ok("POST", "/v1/users", {"name": "ann", "role": "operator", "password": PASSWORD})
+        d.ok("POST", "/v1/users", {"name": "vic", "role": "viewer", "password": PASSWORD})
+        ann, vic = d.login("ann"), d.login("vic")
+        ca = os.path.join(folder, "ca.pem")
+        d.create("a")
+        equal(Viewer("/v1/vms/a/console", [], unix=d.socket).says(), ["refused 409"])
+        events = Viewer("/v1/events", [["hear", "vm.started"]], port=d.port, ca=ca, protocols=["bedplate", vic])
+        equal(events.process.stdout.readline(), "protocol bedplate\n")
+        d.done("a", "start")
+        equal(events.says(), ["heard vm.started"])
+        # The guest answers "i" with how many it has had: typed whole, in pieces, and between pings.
+        script = [["ping", ""], ["send", "i"], ["hear", "00000001"], ["pieces", "ii"], ["ping", ""], ["hear", "00000003"]]
+        equal(Viewer("/v1/vms/a/console", script, unix=d.socket).says(), ["protocol None", "heard 00000001", "heard 00000003"])
+        looks = Viewer("/v1/vms/a/console", [["hear", "00000004"]], unix=d.socket)
+        equal(looks.process.stdout.readline(), "protocol None\n")
+        script = [["hear", "00000003"], ["send", "i"], ["hear", "00000004"]]  # what was said before is there
+        equal(Viewer("/v1/vms/a/console", script, port=d.port, ca=ca, protocols=["bedplate", ann]).says(),
+              ["protocol bedplate", "heard 00000003", "heard 00000004"])
+        equal(looks.says(), ["heard 00000004"])
+        equal(Viewer("/v1/vms/a/console", [], port=d.port, ca=ca, protocols=["bedplate", vic]).says(), ["refused 403"])
+        equal(Viewer("/v1/vms/a/console", [], port=d.port, ca=ca).says(), ["refused 401"])
+        equal(Viewer("/v1/vms/a/nothing", [], unix=d.socket).says(), ["refused 404"])
+        equal(Viewer("/v1/vms/a/vnc", [], unix=d.socket).says(), ["refused 409"])
+        # The VM ends: so does its console, in order.
+        viewer = Viewer("/v1/vms/a/console", [["closed", ""]], unix=d.socket)
+        equal(viewer.process.stdout.readline(), "protocol None\n")
+        d.done("a", "kill")
+        equal(viewer.says(), ["closed 1000"])
+
+        def raw(request, *more):
+            s = socket.socket(socket.AF_UNIX)
+            s.settimeout(LIMIT)
+            s.connect(d.socket)
+            s.sendall(request)
+            head = s.recv(1000)
+            for data in more:
+                s.sendall(data)
+            rest = b""
+            while more and (part := s.recv(1000)):
+                rest += part
+            s.close()
+            return head, rest
+
+        ask = b"GET /v1/events HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        check(b" 426 " in raw(ask + key + b"\r\n")[0], "no version")
+        ask += b"Sec-WebSocket-Version: 13\r\n"
+        check(b" 400 " in raw(ask + b"\r\n")[0], "no key")
+        check(b" 403 " in raw(ask + key + b"Origin: https://evil.example\r\n\r\n")[0], "another's page")
+        head, rest = raw(ask + key + b"\r\n", b"\x81\x05hello")  # not masked
+        check(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head, head)
+        equal(rest[-4:], b"\x88\x02\x03\xea", "the close frame says 1002")
+        for _ in range(20):  # gone in the middle of it
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(d.socket)
+                s.sendall(ask + key + b"\r\n")
+        equal(d.call("GET", "/v1/health")[0], 200)
+        viewer = Viewer("/v1/events", [["closed", ""]], unix=d.socket)
+        equal(viewer.process.stdout.readline(), "protocol None\n")
+        d.process.terminate()
+        equal(d.process.wait(LIMIT), 0, "a daemon that ends under its viewers")
+        viewer.says()
+
+
 @case
 def tls(folder):
     """Old versions and other nonsense; bad options."""
