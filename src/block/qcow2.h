@@ -113,6 +113,7 @@ struct qcow2_bitmap {
     uint32_t extra_size;
     uint8_t *bits;      /* loaded: one bit for each granule; NULL: not loaded. lock */
     uint64_t bit_count; /* of the bytes; the last ones may stand for nothing */
+    bool incomplete;    /* new: its bits are to be set yet, so the file does not promise them */
     uint64_t granules;
 };
 enum { BITMAP_IN_USE = 1, BITMAP_AUTO = 2, BITMAP_EXTRA_COMPATIBLE = 4 };
@@ -289,6 +290,8 @@ void bitmap_mark(struct qcow2_bitmap *b, uint64_t offset, uint64_t len);
 /* Saves all bits, so that a crash loses none of what is noted now. Nothing else is running. */
 int qcow2_bitmaps_checkpoint(struct image *image, struct err *err);
 void bitmaps_free(struct qcow2 *q);
+/* Without bits; what is marked in it counts after a crash once all were saved, by a checkpoint or
+ * by closing. */
 int qcow2_bitmap_add(struct image *image, const char *name, uint32_t granularity, struct err *err);
 int qcow2_bitmap_remove(struct image *image, const char *name, struct err *err);
 /* Around a change of the disk's size to `size`: first all bitmaps are loaded and marked as in use,

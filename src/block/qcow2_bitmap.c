@@ -104,7 +104,7 @@ static void bitmap_build(const struct qcow2_bitmap *b, struct buf *out)
     size_t name_len = strlen(b->name);
     put64(raw, b->table_offset);
     put32(raw + 8, b->table_size);
-    put32(raw + 12, b->flags);
+    put32(raw + 12, b->incomplete ? b->flags & ~(uint32_t)BITMAP_AUTO : b->flags);
     raw[16] = b->type;
     raw[17] = b->granularity_bits;
     put16(raw + 18, (uint16_t)name_len);
@@ -331,6 +331,7 @@ static int bitmaps_save_bits(struct qcow2 *q, struct qcow2_bitmap *old, bool clo
             continue;
         old[i] = *b;
         r = bits_save(q, b, &b->table_offset, &b->table_size);
+        b->incomplete = false;
         if (closing)
             b->flags &= ~(uint32_t)BITMAP_IN_USE;
     }
@@ -392,6 +393,7 @@ static int bitmaps_checkpoint(struct qcow2 *q)
         if (old[i].bits) {
             q->bitmaps[i].table_offset = old[i].table_offset;
             q->bitmaps[i].table_size = old[i].table_size;
+            q->bitmaps[i].incomplete = old[i].incomplete;
         }
     if (had) {
         memcpy(q->intent, intent, q->intent_len);
@@ -509,6 +511,7 @@ int qcow2_bitmap_add(struct image *image, const char *name, uint32_t granularity
     *b = (struct qcow2_bitmap){ .name = strdup(name),
                                 .type = 1,
                                 .flags = BITMAP_AUTO | BITMAP_IN_USE,
+                                .incomplete = true,
                                 .granularity_bits = (uint8_t)__builtin_ctz(granularity) };
     uint64_t bytes = bitmap_bytes(q, b);
     b->bits = bytes > MAX_BITS_BYTES ? NULL : calloc(clusters_of(q, bytes) + 1, q->cluster_size);

@@ -261,7 +261,7 @@ def kill_during(args, folder, initrd, what):
         job = {"stream": lambda: jobs.stream(**slow), "commit": lambda: jobs.commit("disk.qcow2", **slow),
                "commit-keep": lambda: jobs.commit("disk.qcow2", keep=True, **slow),
                "rebase": lambda: jobs.start("disk-rebase", **slow)["job"],
-               "mirror": lambda: jobs.mirror("copy.raw", **slow), "backup": lambda: jobs.backup("copy.raw", **slow),
+               "mirror": lambda: jobs.mirror("target.raw", **slow), "backup": lambda: jobs.backup("target.raw", **slow),
                "resize": lambda: jobs.start("disk-resize", size=SIZE * 2)}[what]()
         time.sleep(2)
         if what != "resize":
@@ -291,15 +291,15 @@ def resume(args, own, initrd, disk, top, what):
     guest("dd if=/dev/urandom of=$(dev d) bs=64K seek=1000 count=4 conv=notrunc 2>/dev/null; sync")
     job = {"commit": lambda: jobs.commit("disk.qcow2", resume=True),
            "commit-keep": lambda: jobs.commit("disk.qcow2", keep=True, resume=True),
-           "mirror": lambda: jobs.mirror("copy.raw", stay=True, resume=True),
-           "backup": lambda: jobs.backup("copy.raw", resume=True)}[what]()
+           "mirror": lambda: jobs.mirror("target.raw", stay=True, resume=True),
+           "backup": lambda: jobs.backup("target.raw", resume=True)}[what]()
     if what == "mirror":
         jobs.wait(job, "ready")
         jobs.client.ok("job-complete", job=job)
     jobs.wait(job)
     whole = quiet_copy(guest, jobs, disk, "whole.raw")
     guest.kill()
-    copy = jobs.path("disk.qcow2" if what.startswith("commit") else "copy.raw")
+    copy = jobs.path("disk.qcow2" if what.startswith("commit") else "target.raw")
     disk.qemu("compare", whole, copy)
     check("bedplate-job" not in disk.qemu("info", "-U", top), "the job's bitmap is still there")
     print(f"  {what} went on: the same", flush=True)
