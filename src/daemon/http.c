@@ -360,7 +360,11 @@ void http_stream_close(struct http_stream *stream)
     free(stream);
 }
 
+const struct http *http_of(const struct http_stream *stream) { return stream->http; }
+
 /* ---- life ---- */
+
+void http_quiesce(struct http *http) { fd_close(MHD_quiesce_daemon(http->mhd)); }
 
 int http_create(struct loop *loop, int take_fd, const struct http_tls *tls, http_handler handler,
                 void (*replied)(void *arg, const struct http_request *request, unsigned status),

@@ -35,6 +35,8 @@ struct http_tls {
 int http_create(struct loop *loop, int take_fd, const struct http_tls *tls, http_handler handler,
                 void (*replied)(void *arg, const struct http_request *request, unsigned status),
                 void *arg, struct http **out, struct err *err);
+/* Takes no more connections, and serves those that there are. */
+void http_quiesce(struct http *http);
 /* Requests that were not answered are cut off. */
 void http_destroy(struct http *http);
 DEFINE_AUTO(struct http *, http_destroy)
@@ -76,6 +78,7 @@ void http_upgrade(struct http_request *request,
                                    size_t len),
                   void *arg);
 void http_stream_close(struct http_stream *stream);
+const struct http *http_of(const struct http_stream *stream);
 
 /* ---- answers ---- */
 

@@ -14,11 +14,10 @@
 #include "daemon/audit.h"
 #include "daemon/daemon.h"
 #include "daemon/images.h"
-#include "daemon/streams.h"
+#include "daemon/listen.h"
 
 #include <fcntl.h>
 #include <getopt.h>
-#include <netdb.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +26,6 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 enum { LOCK_TRIES = 500 };
@@ -117,86 +115,6 @@ static int find_programs(struct daemon *daemon, struct err *err)
     return r;
 }
 
-/* ---- the socket ---- */
-
-static int listen_api(const char *run_dir, int *out, struct err *err)
-{
-    struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    snprintf(addr.sun_path, sizeof addr.sun_path, "%s/api.sock", run_dir);
-    AUTO(fd_close) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    unlink(addr.sun_path); /* the lock says that nobody else serves it */
-    if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof addr) < 0 ||
-        chmod(addr.sun_path, 0600) < 0 || listen(fd, 128) < 0)
-        return err_errno(err, errno, "cannot listen on %s", addr.sun_path);
-    *out = TAKE_FD(fd);
-    return 0;
-}
-
-/* ---- the API for other hosts ---- */
-
-enum { PEM_MAX = 1 << 20 };
-
-struct remote {
-    const char *listen, *certificate, *key, *ca; /* of the options */
-};
-
-/* "127.0.0.1:8443", "[::1]:8443". */
-static int listen_address(const char *text, int *out, struct err *err)
-{
-    char host[64] = "";
-    const char *colon = strrchr(text, ':'), *end = colon;
-    uint64_t port;
-    if (colon && text[0] == '[' && colon[-1] == ']') {
-        text++;
-        end--;
-    }
-    if (!colon || end - text >= (long)sizeof host ||
-        number_parse(colon + 1, 1, 65535, &port, NULL) < 0)
-        return err_set(err, EINVAL, "--listen needs ADDRESS:PORT, like 127.0.0.1:8443");
-    memcpy(host, text, (size_t)(end - text));
-    struct addrinfo *found;
-    const struct addrinfo hints = { .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV,
-                                    .ai_socktype = SOCK_STREAM };
-    int r = getaddrinfo(host, colon + 1, &hints, &found);
-    if (r)
-        return err_set(err, EINVAL, "--listen %s: %s", host, gai_strerror(r));
-    AUTO(fd_close) int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int on = 1;
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
-        bind(fd, found->ai_addr, found->ai_addrlen) < 0 || listen(fd, 128) < 0)
-        r = err_errno(err, errno, "cannot listen on %s port %s", host, colon + 1);
-    freeaddrinfo(found);
-    *out = r == 0 ? TAKE_FD(fd) : -1;
-    return r;
-}
-
-static int serve_remote(struct daemon *daemon, const struct remote *remote, struct err *err)
-{
-    AUTO(buf_fini) struct buf certificate = { 0 };
-    AUTO(buf_fini) struct buf key = { 0 };
-    AUTO(buf_fini) struct buf ca = { 0 };
-    int fd = -1;
-    if (!remote->certificate || !remote->key)
-        return err_set(
-            err, EINVAL,
-            "--listen needs --tls-cert and --tls-key: the API is not served in the clear");
-    int r = file_read(remote->certificate, PEM_MAX, &certificate, err);
-    if (r == 0)
-        r = file_read(remote->key, PEM_MAX, &key, err);
-    if (r == 0 && remote->ca)
-        r = file_read(remote->ca, PEM_MAX, &ca, err);
-    if (r == 0)
-        r = listen_address(remote->listen, &fd, err);
-    if (r < 0)
-        return r;
-    const struct http_tls tls = { (const char *)certificate.data, (const char *)key.data,
-                                  remote->ca ? (const char *)ca.data : NULL };
-    r = http_create(daemon->loop, fd, &tls, router_request, audit_request, daemon, &daemon->remote,
-                    err);
-    explicit_bzero(key.data, key.len);
-    return r;
-}
-
 /* ---- life ---- */
 
 static void object_changed(void *arg, struct object *object, const json_t *was, const json_t *now)
@@ -205,9 +123,18 @@ static void object_changed(void *arg, struct object *object, const json_t *was, 
         vms_changed(arg, object, was, now);
 }
 
+static int signal_fd;
+
 static void on_signal(void *arg, unsigned events)
 {
     struct daemon *daemon = arg;
+    struct signalfd_siginfo info;
+    if (read(signal_fd, &info, sizeof info) != sizeof info)
+        return;
+    if (info.ssi_signo == SIGHUP) {
+        listen_reload(daemon);
+        return;
+    }
     log_info("ended by a signal; VMs run on");
     loop_stop(daemon->loop, 0);
 }
@@ -222,15 +149,15 @@ static int watch_signals(struct daemon *daemon, struct err *err)
     sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
-    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    return fd < 0 ? err_errno(err, errno, "signalfd")
-                  : loop_watch_create(daemon->loop, fd, LOOP_READ, on_signal, daemon, &watch, err);
+    signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return signal_fd < 0 ? err_errno(err, errno, "signalfd")
+                         : loop_watch_create(daemon->loop, signal_fd, LOOP_READ, on_signal, daemon,
+                                             &watch, err);
 }
 
 static int serve(struct daemon *daemon, const struct remote *remote, struct err *err)
 {
     char path[PATH_MAX + 8];
-    int listener = -1;
     snprintf(path, sizeof path, "%s/store", daemon->state_dir);
     int r = daemon->store_url
                 ? store_etcd_open(daemon->loop, daemon->store_url, "/bedplate", &daemon->store, err)
@@ -248,20 +175,15 @@ static int serve(struct daemon *daemon, const struct remote *remote, struct err 
     if (r == 0)
         r = jobs_start(daemon, err);
     if (r == 0)
-        r = listen_api(daemon->run_dir, &listener, err);
+        r = listen_start(daemon, remote, err);
     if (r == 0)
-        r = http_create(daemon->loop, listener, NULL, router_request, audit_request, daemon,
-                        &daemon->http, err);
-    if (r == 0 && remote->listen)
-        r = serve_remote(daemon, remote, err);
+        ready_tell();
     if (r == 0 && loop_run(daemon->loop) != 0)
         r = err_set(err, EIO, "the store was lost");
     jobs_stop();
     images_stop();
     vms_stop(daemon);
-    streams_stop();
-    http_destroy(daemon->http);
-    http_destroy(daemon->remote);
+    listen_stop(daemon);
     audit_stop();
     objects_destroy(daemon->objects);
     guard_stop();

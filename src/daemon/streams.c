@@ -303,8 +303,11 @@ void stream_events(struct daemon *daemon, struct http_request *request)
     begin(daemon, request, -1);
 }
 
-void streams_stop(void)
+void streams_close(const struct http *http)
 {
-    while (streams)
-        stream_free(streams);
+    for (struct stream *s = streams, *next; s; s = next) {
+        next = s->next;
+        if (!http || (s->http && http_of(s->http) == http))
+            stream_free(s);
+    }
 }

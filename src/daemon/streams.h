@@ -13,6 +13,7 @@ bool stream_wanted(const struct http_request *request);
 /* Answer the request, with 101 or an error. */
 void stream_socket(struct daemon *daemon, struct http_request *request, const char *path);
 void stream_events(struct daemon *daemon, struct http_request *request);
-void streams_stop(void); /* before http_destroy */
+/* Those of one server, before its http_destroy; NULL: all. */
+void streams_close(const struct http *http);
 
 #endif

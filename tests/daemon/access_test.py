@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -414,6 +415,60 @@ def tls(folder):
         sentence("does not start", "--listen", f"127.0.0.1:{free_port()}", "--tls-cert", file[3], "--tls-key",
                  os.path.join(folder, "client.key"))
         sentence("absent", "--listen", f"127.0.0.1:{free_port()}", "--tls-cert", "/absent", "--tls-key", file[5])
+
+
+@case
+def systemd(folder):
+    """Started by a socket that systemd would hand over, telling that it is ready, reading a new certificate on SIGHUP."""
+    with Remote(folder) as d:
+        d.ok("POST", "/v1/users", {"name": "vic", "role": "viewer", "password": PASSWORD})
+        vic, ca = d.login("vic"), os.path.join(folder, "ca.pem")
+        d.kill()
+        told, given = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), socket.socket(socket.AF_UNIX)
+        told.settimeout(LIMIT)
+        told.bind(os.path.join(folder, "notify"))
+        os.unlink(d.socket)
+        given.bind(d.socket)
+        given.listen(10)
+        first = http.client.HTTPConnection("x")  # it waits for the daemon that is not there yet
+        first.sock = socket.socket(socket.AF_UNIX)
+        first.sock.settimeout(LIMIT)
+        first.sock.connect(d.socket)
+        first.request("GET", "/v1/health")
+        program = os.path.join(ARGS().build, "src/daemon/bedplated")
+        d.process = subprocess.Popen(["sh", "-c", 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 <&-', "sh", program, "--user", *d.options],
+                                     env=dict(d.env, NOTIFY_SOCKET=os.path.join(folder, "notify")), stdin=given.fileno(),
+                                     stderr=subprocess.PIPE)
+        equal(told.recv(100), b"READY=1")
+        equal(first.getresponse().status, 200)
+        d.create("a")
+
+        def server():
+            with socket.create_connection(("127.0.0.1", d.port), timeout=LIMIT) as plain:
+                with ssl.create_default_context(cafile=ca).wrap_socket(plain, server_hostname="127.0.0.1") as tls_socket:
+                    return tls_socket.getpeercert()["serialNumber"]
+
+        old = server()
+        viewer = Viewer("/v1/events", [["hear", "vm.started"]], port=d.port, ca=ca, protocols=["bedplate", vic])
+        equal(viewer.process.stdout.readline(), "protocol bedplate\n")
+        os.rename(os.path.join(folder, "server.pem"), os.path.join(folder, "good.pem"))
+        os.link(os.path.join(folder, "client.pem"), os.path.join(folder, "server.pem"))  # of another key
+        d.process.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        equal(server(), old, "a certificate of another key")
+        os.unlink(os.path.join(folder, "server.pem"))
+        subprocess.run(["openssl", "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out",
+                        "server.pem", "-days", "2", "-extfile", "ext"], cwd=folder, check=True, capture_output=True)
+        d.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + LIMIT
+        while server() == old:
+            check(time.monotonic() < deadline, "the new certificate is not served")
+            time.sleep(0.05)
+        d.done("a", "start")
+        equal(viewer.says(), ["heard vm.started"], "who was connected before")
+        d.process.terminate()
+        equal(d.process.wait(LIMIT), 0)
+        check(os.path.exists(d.socket), "systemd's socket was removed")
 
 
 if __name__ == "__main__":
