@@ -340,26 +340,27 @@ static bool all_submitted(void *arg)
 
 /* Requests hang; the machine is paused, saved, and goes on elsewhere, where they are submitted
  * again. */
-static void blk_move(uint64_t features)
+static void blk_move(uint64_t features, unsigned lanes)
 {
-    struct disk from = { 0 }, to = { 0 };
+    struct disk from = { 0 }, to = { .lanes = lanes };
     uint32_t len;
     struct err err = { 0 };
     from.mdisk = mdisk_open(MDISK_SIZE);
     to.mdisk = mdisk_open(MDISK_SIZE);
-    disk_open(&from, &from.mdisk->node, "disk0", 1, VIRTIO_BLK_REPORT);
-    disk_open(&to, &to.mdisk->node, "disk0", 1, VIRTIO_BLK_REPORT);
+    disk_open(&from, &from.mdisk->node, "disk0", 2, VIRTIO_BLK_REPORT);
+    disk_open(&to, &to.mdisk->node, "disk0", 2, VIRTIO_BLK_REPORT);
     machine_start(from.g.m);
-    disk_queues(&from, features, 1);
+    disk_queues(&from, features, 2);
     assert_int_equal(disk_do(&from, VIRTIO_BLK_T_IN, 0, 512), VIRTIO_BLK_S_OK);
     from.mdisk->mode = MDISK_HANGS;
     for (unsigned i = 1; i < 4; i++) {
         uint8_t fill[1024];
         memset(fill, (int)('a' + i), sizeof fill);
         guest_write(&from.g, slot_at(&from, i) + 4096, fill, sizeof fill);
-        assert_true(disk_add(&from, 0, i, VIRTIO_BLK_T_OUT, i * 8, 1024) >= 0);
+        assert_true(disk_add(&from, i & 1, i, VIRTIO_BLK_T_OUT, i * 8, 1024) >= 0);
     }
     gdev_kick(&from.q[0]);
+    gdev_kick(&from.q[1]);
     wait_for(all_submitted, &from);
     log_set_level(LOG_ERROR, LOG_ERROR);
     machine_pause(from.g.m); /* its deadline passes */
@@ -375,11 +376,14 @@ static void blk_move(uint64_t features)
     assert_int_equal(saved.len, again.len);
     assert_memory_equal(saved.data, again.data, saved.len);
     to.memory = from.memory;
-    to.q[0] = from.q[0];
-    to.q[0].g = &to.g;
+    for (unsigned i = 0; i < 2; i++) {
+        to.q[i] = from.q[i];
+        to.q[i].g = &to.g;
+        to.q[i].served = virtio_lane((struct virtio_device *)to.d.pci, i)->loop;
+    }
     machine_start(to.g.m);
     for (unsigned i = 1; i < 4; i++)
-        gq_wait(&to.q[0], &len);
+        gq_wait(&to.q[i & 1], &len);
     for (unsigned i = 1; i < 4; i++) {
         assert_int_equal(disk_status(&to, i), VIRTIO_BLK_S_OK);
         assert_int_equal(to.mdisk->data[i * 8 * 512 + 1023], 'a' + i);
@@ -393,7 +397,7 @@ static void blk_move(uint64_t features)
     dma_thaw(from.g.m);
     machine_resume(from.g.m);
     for (unsigned i = 1; i < 4; i++)
-        gq_wait(&from.q[0], &len);
+        gq_wait(&from.q[i & 1], &len);
     assert_int_equal(disk_do(&from, VIRTIO_BLK_T_IN, 0, 512), VIRTIO_BLK_S_OK);
 
     /* Damaged state is refused or loads; it never crashes. */
@@ -415,8 +419,8 @@ static void blk_move(uint64_t features)
 
 static void test_blk_move(void **state)
 {
-    blk_move(RING_FEATURES);
-    blk_move(RING_FEATURES | BIT(VIRTIO_F_RING_PACKED));
+    blk_move(RING_FEATURES, 0);
+    blk_move(RING_FEATURES | BIT(VIRTIO_F_RING_PACKED), 2); /* to where queues have threads */
 }
 
 /* A reset waits for what is in flight, of the device and of one queue. */

@@ -2,6 +2,8 @@
 /* Random numbers, garbage for registers and rings, and a disk for the tests of the virtio kinds. */
 #include "devices/virtio/test_rig.h"
 
+#include "base/checked.h"
+
 #include "base/log.h"
 #include "devices/pci.h"
 #include "devices/virtio/blk.h"
@@ -139,6 +141,11 @@ void disk_open(struct disk *k, struct block_node *node, const char *id, unsigned
                                           .queues = queues,
                                           .on_full = policy,
                                           .on_error = policy };
+    struct loop *loops[ARRAY_LEN(k->q)];
+    for (unsigned i = 0; i < k->lanes; i++)
+        assert_int_equal(machine_io_loop(k->g.m, i ? "1" : "0", &loops[i], NULL), 0);
+    options.loops = loops;
+    options.loop_count = k->lanes;
     assert_int_equal(virtio_blk_create(k->g.m, &options, &pci, NULL), 0);
     gdev_add(&k->d, &k->g, pci);
     k->memory = guest_alloc(&k->g, 64 * SLOT);

@@ -40,6 +40,7 @@ struct disk {
     struct mdisk *mdisk;
     struct gdev d;
     struct gq q[2];
+    unsigned lanes; /* before disk_open: each queue on a thread of its own; 0: all on io_loop */
     uint64_t memory;
 };
 
