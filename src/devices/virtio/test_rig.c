@@ -3,7 +3,6 @@
 #include "devices/virtio/test_rig.h"
 
 #include "base/checked.h"
-
 #include "base/log.h"
 #include "devices/pci.h"
 #include "devices/virtio/blk.h"
