@@ -7,6 +7,7 @@
  *   args.c     options out of the API's tables
  *   output.c   tables and sizes for people
  *   console.c  a VM's serial console on this terminal
+ *   doctor.c   what this host has
  *   access.c   users, tokens, audit
  *   edit.c     changing a VM, by options or in an editor
  *   top.c      what VMs use
@@ -70,6 +71,10 @@ extern const char run_help[];
 int do_image(struct cli *cli, const struct command *command, int argc, char **argv);
 int do_run(struct cli *cli, const struct command *command, int argc, char **argv);
 int do_ssh(struct cli *cli, const struct command *command, int argc, char **argv);
+
+/* ---- doctor.c ---- */
+
+int do_doctor(struct cli *cli, const struct command *command, int argc, char **argv);
 
 /* ---- access.c ---- */
 

@@ -429,6 +429,7 @@ const struct command commands[] = {
     { "job", "[info ID | cancel ID]", "long work and what became of it", do_job, NULL, NULL, NULL, "jobs" },
     { "user", "[create NAME --role R | edit NAME ... | delete NAME...]", "who may use the API from elsewhere", do_user, NULL, "users", NULL, "users" },
     { "token", "[create NAME --user U | delete NAME...]", "bearer tokens; create prints the secret, once", do_token, NULL, "tokens", NULL, "tokens" },
+    { "doctor", "", "what this host has for VMs, and what to do about what it has not", do_doctor, NULL, NULL, NULL, NULL },
     { "audit", "[verify]", "who asked for what; verify finds what was changed or taken out", do_audit, NULL, NULL, NULL, NULL },
     { "top", "[--delay S] [--once]", "what running VMs use", do_top, NULL, NULL, top_options, NULL },
     { "host", "", "this host", do_host, NULL, NULL, NULL, NULL },

@@ -820,6 +820,28 @@ def crashes_long(folder):
 
 
 @case
+def doctor(folder):
+    """What it finds is so; and what is taken away it misses, with what to do."""
+    with Daemon(folder) as d:
+        found = {f["check"]: f for f in json.loads(d.cli("doctor", "--json"))}
+        equal(found["kvm"]["verdict"] == "good", os.access("/dev/kvm", os.R_OK | os.W_OK), "kvm")
+        equal(found["daemon"]["verdict"], "good")
+        check("good" in d.cli("doctor") and "todo" not in found["daemon"], found)
+        if os.geteuid() == 0:
+            words = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev && mount -t tmpfs none /usr/share/seabios && exec "$@"', "sh",
+                     os.path.join(ARGS.build, "src/cli/bedplate"), "doctor", "--json"]
+            result = subprocess.run(words, env=d.env, capture_output=True, text=True, timeout=LIMIT, check=False)
+            equal(result.returncode, 0, result.stderr)
+            found = {f["check"]: f for f in json.loads(result.stdout)}
+            check("soft engine" in found["kvm"]["found"] and found["kvm"]["todo"], found["kvm"])
+            equal((found["bios"]["verdict"], found["bios"]["todo"]), ("note", "apt-get install seabios"))
+    env = dict(d.env, BEDPLATE_URL="https://127.0.0.1:1")
+    result = subprocess.run([os.path.join(ARGS.build, "src/cli/bedplate"), "doctor"], env=env, capture_output=True, text=True,
+                            timeout=LIMIT, check=False)
+    check(result.returncode == 1 and "does not answer" in result.stdout, result.stdout)
+
+
+@case
 def bad_starts(folder):
     program = os.path.join(ARGS.build, "src/daemon/bedplated")
 
