@@ -46,11 +46,9 @@ static void job_watch(struct call *call, struct job *job, int ended, int signals
     progress_start(&progress, call, 1);
     for (struct pollfd fds[2] = { { ended, POLLIN }, { signals, POLLIN } }; !fds[0].revents;) {
         poll(fds, 2, 100);
-        if (fds[1].revents) {
+        struct signalfd_siginfo taken;
+        if (fds[1].revents && read(signals, &taken, sizeof taken) > 0)
             job_interrupt(job);
-            fds[1].fd = -1; /* a second one changes nothing */
-            fds[1].revents = 0;
-        }
         job_get(job, &s);
         progress.total = s.total ? s.total : 1;
         progress_set(&progress, s.done < s.total ? s.done : s.total);
