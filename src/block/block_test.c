@@ -847,8 +847,11 @@ static int teardown(void **state)
 #test " (live)", test, on_live, no_live, NULL               \
     }
 
-int main(void)
+/* block_test [PATTERN]: of the tests to run. */
+int main(int argc, char **argv)
 {
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         EACH(test_model),
         EACH(test_model_direct),

@@ -36,7 +36,8 @@ static struct disk_store *disk_of(struct store *store)
     return CONTAINER_OF(store, struct disk_store, store);
 }
 
-static int disk_pread(int fd, void *data, size_t len, uint64_t offset)
+/* A part that is no multiple of `unit` ends the file: direct reads could not go on there. */
+static int disk_pread(int fd, void *data, size_t len, uint64_t offset, size_t unit)
 {
     size_t at = 0;
     while (at < len) {
@@ -45,9 +46,9 @@ static int disk_pread(int fd, void *data, size_t len, uint64_t offset)
             continue;
         if (n < 0)
             return -errno;
-        if (!n)
-            break;
         at += (size_t)n;
+        if (!n || (size_t)n % unit)
+            break;
     }
     memset((char *)data + at, 0, len - at);
     return 0;
@@ -57,16 +58,14 @@ static int disk_read(struct store *store, void *data, size_t len, uint64_t offse
 {
     struct disk_store *file = disk_of(store);
     if (!file->direct)
-        return disk_pread(file->fd, data, len, offset);
+        return disk_pread(file->fd, data, len, offset, 1);
     uint64_t start = round_down(offset, file->align), end = round_up(offset + len, file->align);
     AUTO(free) char *buf = NULL;
     if (posix_memalign((void **)&buf, STORE_ALIGN, end - start))
         return -ENOMEM;
-    /* At the end of the file a direct read stops short; the rest stays zero. */
-    memset(buf, 0, end - start);
-    ssize_t n = pread(file->fd, buf, end - start, (off_t)start);
-    if (n < 0)
-        return -errno;
+    int r = disk_pread(file->fd, buf, end - start, start, file->align);
+    if (r < 0)
+        return r;
     memcpy(data, buf + (offset - start), len);
     return 0;
 }
