@@ -416,10 +416,11 @@ int flat_check_size(uint64_t size, uint64_t unit, uint64_t most, enum image_prea
         return err_set(err, EINVAL, "its size has to be a multiple of %llu bytes, and not 0",
                        (unsigned long long)unit);
     if (size > most)
-        return err_set(err, EFBIG, "it can have at most %llu bytes; convert it to qcow2",
-                       (unsigned long long)most);
+        return err_set(err, EFBIG, "can have at most %llu GiB; convert it to qcow2",
+                       (unsigned long long)most >> 30);
     if (prealloc != PREALLOC_OFF)
-        return err_set(err, ENOTSUP, "is not resized with preallocation; leave that away");
+        return err_set(err, ENOTSUP,
+                       "cannot be resized with preallocation; leave --preallocation away");
     return 0;
 }
 

@@ -112,8 +112,9 @@ class Guest:
         words = ["--engine", args.engine, "--memory", "384", "--cpus", "2", "--kernel", os.path.join(args.guest, "vmlinuz"),
                  "--initrd", initrd, "--cmdline", "console=ttyS0 quiet", "--control",
                  "unix:" + os.path.join(folder, "control")]
-        for number, disk in enumerate(disks):  # one queue; two of two threads; two of one
-            words += ["--disk", disk + ("", ",queues=2", ",io-thread=a,queues=2")[number % 3]]
+        queues = "", ",queues=2", ",queues=2", ",io-thread=a,queues=2", ",io-thread=b+a,queues=2", ",queues=2"
+        for number, disk in enumerate(disks):  # one queue, two on one thread, two on two
+            words += ["--disk", disk + queues[number % len(queues)]]
         self.vm = pexpect.spawn(args.binary, words, encoding="latin-1", timeout=240)
         self.vm.logfile_read = open(os.path.join(folder, "log"), "a", encoding="latin-1")
         self.vm.expect_exact("guest:~# ")

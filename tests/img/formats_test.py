@@ -425,6 +425,22 @@ def resizes(b, v):
     return oracles
 
 
+def sizes_refused(b):
+    for fmt in ("vhd", "vhdx", "vmdk"):
+        base, top = b.path("base." + fmt), b.path("top." + fmt)
+        b.ours("create", "-q", "-f", fmt, base, "20M")
+        b.ours("create", "-q", "-f", fmt, "-b", base, "-F", fmt, top)
+        if fmt == "vhdx":
+            b.ours("resize", "-q", top, "30M")
+            b.ours("compare", "-q", base, top)
+        else:
+            one_sentence(b, ["resize", top, "30M"], "which has the size of its backing file")
+        one_sentence(b, ["resize", base, "100T"], "can have at most")
+        one_sentence(b, ["resize", "--preallocation=full", base, "30M"], "leave --preallocation away")
+        one_sentence(b, ["resize", base, "10M"], "would cut off the disk's end")
+    return ["own sentences"]
+
+
 def discards(b, v):
     """Through an export: what is trimmed and zeroed gives space back, and the rest stays."""
     if v.ours is None or not v.writable or v.fmt == "luks" or "encrypt" in v.ours:
@@ -619,7 +635,7 @@ def power_cuts(b):
 
 
 OPERATIONS = [we_make, they_make, overlay, partial, left_dirty, killed, resizes, discards, mistakes]
-SINGLE = [wrong_facts, full_and_readonly, power_cuts]
+SINGLE = [wrong_facts, full_and_readonly, sizes_refused, power_cuts]
 
 
 def print_matrix(cells):

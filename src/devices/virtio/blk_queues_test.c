@@ -356,6 +356,7 @@ static void run(const char *format)
 
 static void test_raw(void **state) { run("raw"); }
 static void test_qcow2(void **state) { run("qcow2"); }
+static void test_vhdx(void **state) { run("vhdx"); }
 
 static int setup(void **state)
 {
@@ -373,6 +374,7 @@ static int teardown(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_raw), cmocka_unit_test(test_qcow2) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_raw), cmocka_unit_test(test_qcow2),
+                                        cmocka_unit_test(test_vhdx) };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
