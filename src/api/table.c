@@ -120,6 +120,10 @@ static const struct api_field vm_fields[] = {
       .initial = "\"reset\"" },
     { "restart", API_STRING, API_LIVE, "what happens when the VM ends by itself", API_ENUM,
       .choices = WORDS("never", "on-failure", "always"), .initial = "\"never\"" },
+    { "template", API_BOOLEAN, API_FILTER, "it never runs; linked clones can be made of it", .initial = "false" },
+    { "linked_to", API_STRING, API_SERVER | API_FILTER, "the template whose disks are below its own", API_UUID },
+    { "source", API_STRING, API_SERVER, "the VM that it was cloned from", API_UUID },
+    { "copies", API_ANY, API_SERVER | API_SECRET, "what is still to be copied" },
     { "autostart", API_OBJECT, API_LIVE, "start with the daemon", .fields = autostart_fields },
     { "pending", API_LIST, API_SERVER, "fields whose change is not real: it waits for the guest or for the next start", .element = API_STRING },
     { "change_error", API_STRING, API_SERVER, "why a change could not be made while it runs" },
@@ -181,6 +185,11 @@ static const struct api_field balloon_answer[] = {
     { "stats-age", API_ANY, API_SERVER, "of these, in seconds" },
     END
 };
+static const struct api_field clone_args[] = {
+    { "name", API_STRING, API_REQUIRED, "of the new VM", API_NAME },
+    { "linked", API_BOOLEAN, 0, "its disks hold only what differs; of templates only", .initial = "false" },
+    END
+};
 static const struct api_action vm_actions[] = {
     { "start", "start it, go on from its saved state, or resume it when it is paused", NULL, NULL, API_OPERATOR, true },
     { "stop", "ask the guest to shut down (ACPI); kill it when it does not in time", stop_args, NULL, API_OPERATOR, true },
@@ -191,6 +200,7 @@ static const struct api_action vm_actions[] = {
     { "resume", "go on after a pause", NULL, NULL, API_OPERATOR, false },
     { "save", "write its state to the disk of this host and end it; it goes on from there at its next start", NULL, NULL, API_OPERATOR, true },
     { "restore", "go on from the saved state", NULL, NULL, API_OPERATOR, true },
+    { "clone", "make another VM like it, with disks of its own", clone_args, NULL, API_OPERATOR, true },
     { "screenshot", "a picture or the text of its screen", screenshot_args, screenshot_answer, API_VIEWER, false },
     { "log", "what its serial port last said", log_args, log_answer, API_VIEWER, false },
     { "balloon", "how its guest fares with its memory; asks it to do with less, or more again", balloon_args, balloon_answer,

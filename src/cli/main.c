@@ -106,6 +106,32 @@ static int do_create(struct cli *cli, const struct command *command, int argc, c
     return r == CLI_OK && !dry ? client_job(cli, answer) : r;
 }
 
+static int do_clone(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    AUTO(json_decref) json_t *args = json_object();
+    AUTO(json_decref) json_t *answer = NULL;
+    int r = args_take(command_fields(command), &argc, argv, args);
+    if (r == CLI_OK)
+        r = want_words(command, argc, 2, 2);
+    if (r != CLI_OK)
+        return r;
+    json_object_set_new(args, "name", json_string(argv[1]));
+    r = ask(cli, "POST", "vms", argv[0], "clone", json_incref(args), &answer);
+    if (r == CLI_OK && cli->json)
+        output_json(answer);
+    return r == CLI_OK ? client_job(cli, answer) : r;
+}
+
+static int do_template(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    int status = want_words(command, argc, 1, -1);
+    for (int i = 0; status != CLI_USAGE && i < argc; i++) {
+        int r = ask(cli, "PATCH", "vms", argv[i], NULL, json_pack("{s:b}", "template", 1), NULL);
+        status = r == CLI_OK ? status : r;
+    }
+    return status;
+}
+
 static int do_rename(struct cli *cli, const struct command *command, int argc, char **argv)
 {
     int r = want_words(command, argc, 2, 2);
@@ -411,6 +437,8 @@ const struct command commands[] = {
     { "reset", "VM...", "press the reset button", do_action, "reset", NULL, NULL, "vms" },
     { "pause", "VM...", "let VMs stand still", do_action, "pause", NULL, NULL, "vms" },
     { "resume", "VM...", "go on after a pause", do_action, "resume", NULL, NULL, "vms" },
+    { "clone", "VM NAME [--linked]", "make another VM like it, with disks of its own", do_clone, "clone", NULL, NULL, "vms" },
+    { "template", "VM...", "let VMs never run, so that linked clones can be made of them", do_template, NULL, NULL, NULL, "vms" },
     { "save", "VM...", "write VMs' state to the disk and end them", do_action, "save", NULL, NULL, "vms" },
     { "restore", "VM...", "go on from the saved state", do_action, "restore", NULL, NULL, "vms" },
     { "kill", "VM...", "end VMs at once, as pulling the plug would; throw saved states away", do_action, "kill", NULL, NULL, "vms" },

@@ -584,6 +584,10 @@ void vm_timer(void *arg)
 void vm_adopt(struct vm *vm)
 {
     const char *wanted = vm_wanted(vm), *state = object_text(vm_object(vm), "state");
+    if (vm_is_copying(vm)) {
+        vm_copy_drive(vm);
+        return;
+    }
     if (vm_lock_held(vm)) {
         vm->config = vm_config_read(vm);
         await(vm, 0);

@@ -24,6 +24,10 @@ static void asked(struct update *u, const struct api_error *error)
     if (!current)
         return;
     vm->job_kept = true;
+    if (vm_is_copying(vm)) {
+        vm_copy_drive(vm);
+        return;
+    }
     const char *wanted = vm_wanted(vm);
     bool there = strcmp(wanted, "stopped") == 0   ? vm->real == GONE
                  : strcmp(wanted, "running") == 0 ? vm->real == UP && !vm->paused
@@ -153,20 +157,12 @@ static int image_use(struct daemon *daemon, json_t *vm, struct api_error *error)
     return 0;
 }
 
-void vms_create(struct daemon *daemon, struct http_request *request, json_t *take_json)
+/* What the server sets in a new VM. */
+static void object_begin(struct daemon *daemon, struct http_request *request, json_t *json,
+                         const char *id)
 {
-    AUTO(json_decref) json_t *json = take_json;
-    const char *name = json_string_value(json_object_get(json, "name"));
-    struct api_error error = { 0 };
-    char id[UUID_TEXT], user[64];
-    object_new_id(id);
+    char user[64];
     request_user(request, user, sizeof user);
-    if (objects_name_free(daemon->objects, "vms", name, NULL, &error) < 0 ||
-        macs_fill(daemon, json_object_get(json, "nets"), NULL, &error) < 0 ||
-        image_use(daemon, json, &error) < 0) {
-        reply_error(request, &error);
-        return;
-    }
     json_object_set_new(json, "id", json_string(id));
     json_object_set_new(json, "owner", json_string(user));
     json_object_set_new(json, "state", json_string("creating"));
@@ -174,6 +170,22 @@ void vms_create(struct daemon *daemon, struct http_request *request, json_t *tak
     json_object_set_new(json, "created", json_real(time_now()));
     json_object_set_new(json, "console",
                         json_sprintf("%s/vms/%s/serial.sock", daemon->run_dir, id));
+}
+
+void vms_create(struct daemon *daemon, struct http_request *request, json_t *take_json)
+{
+    AUTO(json_decref) json_t *json = take_json;
+    const char *name = json_string_value(json_object_get(json, "name"));
+    struct api_error error = { 0 };
+    char id[UUID_TEXT];
+    object_new_id(id);
+    if (objects_name_free(daemon->objects, "vms", name, NULL, &error) < 0 ||
+        macs_fill(daemon, json_object_get(json, "nets"), NULL, &error) < 0 ||
+        image_use(daemon, json, &error) < 0) {
+        reply_error(request, &error);
+        return;
+    }
+    object_begin(daemon, request, json, id);
     if (dry_run(request))
         http_reply_json(request, 200, TAKE(json));
     else
@@ -204,6 +216,22 @@ static void patched_done(void *arg, struct object *object, const struct api_erro
         reply_error(p.request, error);
 }
 
+/* A VM that runs is none, and one whose disks lie below others' stays one. */
+static int template_change_check(const struct object *object, const json_t *now,
+                                 struct api_error *error)
+{
+    bool was = json_is_true(json_object_get(object->json, "template"));
+    bool is = json_is_true(json_object_get(now, "template"));
+    const char *state = object_text(object, "state");
+    const char *clone = was && !is ? vms_cloned_from(object->id, false) : NULL;
+    if (clone)
+        return api_fail(error, 409, "in-use", "template",
+                        "the disks of the VM '%s' lie over its own", clone);
+    if (is && !was && strcmp(state, "stopped") != 0 && strcmp(state, "failed") != 0)
+        return api_fail(error, 409, "running", "template", "the VM is %s; stop it first", state);
+    return 0;
+}
+
 void vms_patch(struct daemon *daemon, struct http_request *request, struct object *object,
                json_t *take_json, bool live, uint64_t expect)
 {
@@ -212,6 +240,11 @@ void vms_patch(struct daemon *daemon, struct http_request *request, struct objec
     if (objects_name_free(daemon->objects, "vms", name, object->id, &error) < 0 ||
         macs_fill(daemon, json_object_get(take_json, "nets"), json_object_get(object->json, "nets"),
                   &error) < 0) {
+        json_decref(take_json);
+        reply_error(request, &error);
+        return;
+    }
+    if (template_change_check(object, take_json, &error) < 0) {
         json_decref(take_json);
         reply_error(request, &error);
         return;
@@ -256,6 +289,19 @@ static int busy(const struct vm *vm, struct api_error *error)
     return -1;
 }
 
+static int not_being_cloned(const struct vm *vm, struct api_error *error)
+{
+    const char *clone = vms_cloned_from(vm->id, true);
+    if (!clone && !vm_is_copying(vm))
+        return 0;
+    if (clone)
+        api_fail(error, 409, "busy", "", "the VM '%s' is being cloned from it", clone);
+    else
+        api_fail(error, 409, "busy", "", "its disks are being copied");
+    api_hint(error, "wait for that job, or cancel it");
+    return -1;
+}
+
 void vms_delete(struct daemon *daemon, struct http_request *request, struct object *object)
 {
     struct api_error error = { 0 };
@@ -266,7 +312,12 @@ void vms_delete(struct daemon *daemon, struct http_request *request, struct obje
         reply_error(request, &error);
         return;
     }
-    if (busy(vm, &error) < 0) {
+    const char *clone = vms_cloned_from(object->id, false);
+    if (clone) {
+        api_fail(&error, 409, "in-use", "", "the disks of the VM '%s' lie over its own", clone);
+        api_hint(&error, "delete that one first");
+    }
+    if (clone || busy(vm, &error) < 0 || not_being_cloned(vm, &error) < 0) {
         reply_error(request, &error);
         return;
     }
@@ -366,6 +417,61 @@ static const struct move {
     { "restore", "running", "starting", "vm.restore", ONLY_SAVED },
 };
 
+/* A template stands still, so that what lies over its disks stays right. */
+static int template_check(const struct object *object, const char *action, struct api_error *error)
+{
+    if (!json_is_true(json_object_get(object->json, "template")))
+        return 0;
+    api_fail(error, 409, "template", "", "'%s' is a template: it cannot %s",
+             object_text(object, "name"), action);
+    api_hint(error, "clone it: bedplate clone %s NAME --linked", object_text(object, "name"));
+    return -1;
+}
+
+static int clone_check(struct vm *vm, const struct object *object, bool linked,
+                       struct api_error *error)
+{
+    const char *state = object_text(object, "state");
+    if (linked && !json_is_true(json_object_get(object->json, "template"))) {
+        api_fail(error, 409, "no-template", "linked",
+                 "'%s' is no template, so its disks may change", object_text(object, "name"));
+        api_hint(error, "make it one (bedplate template %s), or clone it without --linked",
+                 object_text(object, "name"));
+        return -1;
+    }
+    if (busy(vm, error) < 0)
+        return -1;
+    if (vm->real == GONE && (strcmp(state, "stopped") == 0 || strcmp(state, "failed") == 0))
+        return 0;
+    api_fail(error, 409, "running", "", "the VM is %s", state);
+    api_hint(error, "stop it first");
+    return -1;
+}
+
+static void clone_begin(struct daemon *daemon, struct http_request *request, struct vm *source,
+                        const struct object *object, const json_t *args)
+{
+    const char *name = json_string_value(json_object_get(args, "name"));
+    bool linked = json_is_true(json_object_get(args, "linked"));
+    struct api_error error = { 0 };
+    json_t *json = NULL;
+    char id[UUID_TEXT];
+    object_new_id(id);
+    struct vm *vm = vm_new(daemon, id);
+    if (clone_check(source, object, linked, &error) < 0 ||
+        objects_name_free(daemon->objects, "vms", name, NULL, &error) < 0 ||
+        vm_clone_plan(vm, source, linked, &json, &error) < 0 ||
+        macs_fill(daemon, json_object_get(json, "nets"), NULL, &error) < 0) {
+        json_decref(json);
+        vm_forget(vm);
+        reply_error(request, &error);
+        return;
+    }
+    json_object_set_new(json, "name", json_string(name));
+    object_begin(daemon, request, json, id);
+    ask(request, vm, "vm.clone", name, NULL, json);
+}
+
 static int move_allowed(const struct move *move, const struct vm *vm, const struct object *object,
                         struct api_error *error)
 {
@@ -387,7 +493,10 @@ static void move_begin(struct daemon *daemon, struct http_request *request, stru
 {
     bool kill_it = strcmp(move->action, "kill") == 0;
     struct api_error error = { 0 };
-    if ((!kill_it && busy(vm, &error) < 0) || move_allowed(move, vm, object, &error) < 0) {
+    bool starts = strcmp(move->wanted, "running") == 0 || strcmp(move->action, "restart") == 0;
+    if (not_being_cloned(vm, &error) < 0 || (!kill_it && busy(vm, &error) < 0) ||
+        (starts && template_check(object, move->action, &error) < 0) ||
+        move_allowed(move, vm, object, &error) < 0) {
         reply_error(request, &error);
         return;
     }
@@ -427,6 +536,10 @@ void vms_action(struct daemon *daemon, struct http_request *request, struct obje
             move_begin(daemon, request, vm, object, &moves[i], args);
             return;
         }
+    if (strcmp(action, "clone") == 0) {
+        clone_begin(daemon, request, vm, object, args);
+        return;
+    }
     if (strcmp(action, "log") == 0 && vm->real == GONE) {
         log_left(request, vm, args);
         return;
@@ -490,6 +603,8 @@ void vm_job_cancel(struct daemon *daemon, struct object *job, struct api_error *
     struct vm *vm = vm_of(daemon, object + strlen("vms/"));
     bool starts = strcmp(kind, "vm.start") == 0 || strcmp(kind, "vm.restore") == 0;
     bool stops = strcmp(kind, "vm.stop") == 0 || strcmp(kind, "vm.restart") == 0;
+    if (vm_is_copying(vm) && vm_copy_cancel(vm))
+        return;
     if (strcmp(vm->job, job->id) != 0 || !vm->job_kept)
         api_fail(error, 409, "ended", "", "the job is over");
     else if (starts || (stops && vm->real != UP))

@@ -79,16 +79,24 @@ void vms_count(struct daemon *daemon, unsigned *defined, unsigned *running)
         *running += vm->real == UP;
 }
 
-const char *vms_from_image(const char *image)
+/* The name of the first VM, kept or about to be, whose `field` is this. */
+static const char *vm_with(const char *field, const char *value, bool copying)
 {
     for (struct vm *vm = vms; vm; vm = vm->next) {
         struct object *object = vm_object(vm);
         const json_t *json = object ? object->json : vm->updates ? vm->updates->vm_new : NULL;
-        const char *from = json_string_value(json_object_get(json, "image"));
-        if (from && strcmp(from, image) == 0)
+        const char *is = json_string_value(json_object_get(json, field));
+        if (is && strcmp(is, value) == 0 && (!copying || json_object_get(json, "copies")))
             return json_string_value(json_object_get(json, "name"));
     }
     return NULL;
+}
+
+const char *vms_from_image(const char *image) { return vm_with("image", image, false); }
+
+const char *vms_cloned_from(const char *id, bool copying)
+{
+    return vm_with(copying ? "source" : "linked_to", id, copying);
 }
 
 /* Of the time that its guest has to shut down; a clock that was set makes it neither longer nor
@@ -140,7 +148,8 @@ static void autostart(struct daemon *daemon)
         abort();
     for (size_t i = 0; i < count; i++) {
         const json_t *a = json_object_get(list[i]->json, "autostart");
-        if (json_is_true(json_object_get(a, "enabled")))
+        if (json_is_true(json_object_get(a, "enabled")) &&
+            !json_is_true(json_object_get(list[i]->json, "template")))
             order[n++] = list[i];
     }
     qsort(order, n, sizeof(struct object *), by_order);

@@ -6,6 +6,7 @@
  *   vm_requests.c  what clients ask for
  *   vm_process.c   a VM's process, and the next step towards what was asked
  *   vm_files.c     its directories
+ *   vm_clone.c     VMs like others
  *   vm_config.c    its configuration, in the words of its process
  *   vm_live.c      changes while it runs
  *   net_backend.c  far ends of network cards that are plugged in then
@@ -74,6 +75,10 @@ void vm_forget(struct vm *vm);                 /* its object is gone */
 struct object *vm_object(const struct vm *vm); /* NULL: it is gone */
 const char *vm_wanted(const struct vm *vm);    /* "deleted" when it is gone */
 
+/* The name of a VM whose disks are being copied from this one's, or else lie over them for good;
+ * NULL: none. */
+const char *vms_cloned_from(const char *id, bool copying);
+
 /* ---- vm_updates.c ---- */
 
 struct update *update_new(struct vm *vm, json_t *take_patch);
@@ -128,6 +133,15 @@ json_t *vm_saved_config(const struct vm *vm); /* NULL: there is no saved state *
 int64_t vm_saved_size(const struct vm *vm);   /* -1: there is none */
 bool vm_saved_used(const struct vm *vm);      /* one went on, and is not forgotten yet */
 void vm_saved_forget(const struct vm *vm);
+
+/* ---- vm_clone.c ---- */
+
+/* The object of a clone, with what must be copied for it. */
+int vm_clone_plan(const struct vm *clone, const struct vm *source, bool linked, json_t **out,
+                  struct api_error *error);
+bool vm_is_copying(const struct vm *vm);
+void vm_copy_drive(struct vm *vm); /* the next copy, or the end of it */
+bool vm_copy_cancel(struct vm *vm);
 
 /* ---- vm_config.c ---- */
 

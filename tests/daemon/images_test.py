@@ -208,6 +208,76 @@ def images_given_up(folder):
 
 
 @case
+def clones(folder):
+    """Full and linked; templates; what may not be; the daemon killed meanwhile."""
+    source, second = image_file(folder), image_file(folder, "second.raw", 48 * MIB)
+    vms = os.path.join(folder, "s/bedplate/vms")
+    tool = os.path.join(daemon_test.ARGS.build, "src/img/bedplate-img")
+
+    def same(name, disk, path):
+        result = subprocess.run([tool, "compare", os.path.join(vms, d.vm(name)["id"], disk), "-F", "raw", path], capture_output=True,
+                                text=True, check=False)
+        equal(result.returncode, 0, f"{name}'s {disk}: {result.stdout}{result.stderr}")
+
+    with Daemon(folder) as d:
+        equal(d.job(d.ok("POST", "/v1/images", {"name": "base", "source": source}))["state"], "done")
+        d.create("a", image="base", disks=[{"path": second, "format": "raw"}], description="the first",
+                 autostart={"enabled": True}, nets=[{"backend": "user"}])
+        d.refused("POST", "/v1/vms/a/clone", 409, "no template", {"name": "b", "linked": True}, field="linked")
+        d.refused("POST", "/v1/vms/a/clone", 409, "is taken", {"name": "a"}, field="name")
+        d.done("a", "start")
+        d.refused("POST", "/v1/vms/a/clone", 409, "stop it first", {"name": "b"})
+        d.refused("PATCH", "/v1/vms/a", 409, "stop it first", {"template": True}, field="template")
+        d.done("a", "kill")
+
+        d.done("a", "clone", {"name": "full"})
+        a, full = d.vm("a"), d.vm("full")
+        equal((full["state"], full["description"], full["source"], "image" in full), ("stopped", "the first", a["id"], False))
+        check(full["id"] != a["id"] and full["nets"][0]["mac"] != a["nets"][0]["mac"], "who is who?")
+        check(not full.get("autostart", {}).get("enabled"), "a clone starts by itself")
+        equal([disk["path"] for disk in full["disks"]], [os.path.join(vms, full["id"], f"disk{i}.qcow2") for i in (0, 1)])
+        same("full", "disk0.qcow2", source)
+        same("full", "disk1.qcow2", second)
+        equal(d.job(d.ok("DELETE", "/v1/vms/full"))["state"], "done")
+        check(not os.path.exists(os.path.join(vms, full["id"])), "a deleted clone's files")
+
+        d.cli("template", "a")
+        d.refused("POST", "/v1/vms/a/start", 409, "is a template")
+        d.cli("clone", "a", "one", "--linked")
+        d.cli("clone", "a", "two", "--linked")
+        for name in ("one", "two"):
+            same(name, "disk0.qcow2", source)
+            same(name, "disk1.qcow2", second)
+            d.done(name, "start")
+            check(os.path.getsize(os.path.join(vms, d.vm(name)["id"], "disk1.qcow2")) < MIB, "a linked clone is a copy")
+        d.refused("DELETE", "/v1/vms/a", 409, "lie over its own")
+        d.refused("PATCH", "/v1/vms/a", 409, "lie over its own", {"template": False}, field="template")
+        d.refused("DELETE", "/v1/images/base", 409, "was made from this image")
+        for name in ("one", "two"):
+            d.done(name, "kill")
+            equal(d.job(d.ok("DELETE", "/v1/vms/" + name))["state"], "done")
+        d.ok("PATCH", "/v1/vms/a", {"template": False})
+
+        # Killed in the middle: it goes on; a source that is gone: nothing is left.
+        for _ in range(3):
+            job = d.ok("POST", "/v1/vms/a/clone", {"name": "late"})
+            status, _answer = d.call("POST", "/v1/vms/a/start")
+            check(status in (202, 409), str(status))
+            d.kill()
+            d.start()
+            equal(d.job(d.ok("GET", "/v1/jobs/" + job["id"]))["state"], "done")
+            same("late", "disk1.qcow2", second)
+            d.act("a", "kill")
+            equal(d.job(d.ok("DELETE", "/v1/vms/late"))["state"], "done")
+        os.unlink(second)
+        job = d.act("a", "clone", {"name": "none"})
+        equal(job["state"], "failed", str(job))
+        check("second.raw" in job["error"]["message"], str(job))
+        d.refused("GET", "/v1/vms/none", 404, "none")
+        equal(os.listdir(vms), [a["id"]])
+
+
+@case
 def debian(folder):
     """`bedplate run debian-12`: the image is made, the VM runs, its console and ssh answer."""
     key = os.path.join(folder, ".ssh/id_ed25519")
