@@ -8,8 +8,10 @@
 #include "base/checked.h"
 #include "base/text.h"
 #include "block/chain.h"
+#include "block/lock.h"
 #include "block/operations.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -128,6 +130,45 @@ int img_resize(struct call *call)
                          call_flag(call, "shrink"), &call->err);
     if (r == 0 && !call_quiet(call))
         printf("Image resized.\n");
+    return call_close(call, image, r);
+}
+
+/* ---- overlays ---- */
+
+static int overlay_create(struct call *call, const char *path, struct store **out)
+{
+    AUTO(fd_close) int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return err_errno(&call->err, errno, "%s: cannot create", path);
+    int r = lock_image(fd, path, true, &call->err);
+    if (r == 0)
+        r = store_open_fd(TAKE_FD(fd), true, out, &call->err);
+    return r < 0 ? err_prefix(&call->err, "%s", path) : 0;
+}
+
+int img_overlay(struct call *call)
+{
+    struct snapshot_options options = { .path = call_flag(call, "overlay") };
+    AUTO(free) char *name = chain_name_for(options.path, call->args[0], NULL);
+    if (!name)
+        name = realpath(call->args[0], NULL);
+    options.backing = name;
+    struct image *image;
+    struct store *store;
+    int r = call_open(call, call->args[0], call_flag(call, "format"), true, &image);
+    if (r < 0)
+        return r;
+    r = overlay_create(call, options.path, &store);
+    if (r < 0)
+        return call_close(call, image, r);
+    struct chain chain = { .top = image, .view = image };
+    r = chain_snapshot(&chain, &options, store, &call->err);
+    if (r < 0)
+        unlink(options.path);
+    if (chain.top == image)
+        return call_close(call, image, r);
+    chain.top->backing = NULL;
+    r = call_close(call, chain.top, r);
     return call_close(call, image, r);
 }
 

@@ -50,8 +50,12 @@ int img_snapshot(struct call *call)
 {
     const char *create = call_flag(call, "create"), *apply = call_flag(call, "apply");
     const char *delete = call_flag(call, "delete");
-    if (!!create + !!apply + !!delete + !!call_flag(call, "list") > 1)
-        return err_set(&call->err, EINVAL, "snapshot does one of -l, -c, -a and -d at a time");
+    bool overlay = call_flag(call, "overlay");
+    if (!!create + !!apply + !!delete + !!call_flag(call, "list") + overlay > 1)
+        return err_set(&call->err, EINVAL,
+                       "snapshot does one of -l, -c, -a, -d and --overlay at a time");
+    if (overlay)
+        return img_overlay(call);
     bool change = create || apply || delete;
     struct image *image;
     struct image_options options = {

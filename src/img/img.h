@@ -93,6 +93,7 @@ int img_check(struct call *call);
 int img_convert(struct call *call);
 int img_resize(struct call *call);
 int img_snapshot(struct call *call);
+int img_overlay(struct call *call);
 int img_bitmap(struct call *call);
 int img_commit(struct call *call);
 int img_rebase(struct call *call);

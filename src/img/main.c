@@ -60,7 +60,8 @@ static const struct flag resize_flags[] = {
 static const struct flag snapshot_flags[] = {
     F_FORMAT, { 'l', "list", NULL, "list the snapshots (the default)" }, { 'c', "create", "NAME", "make one" },
     { 'a', "apply", "NAME", "go back to it; what was written since is lost" },
-    { 'd', "delete", "NAME", "delete it" }, F_OUTPUT, F_QUIET, F_SHARE, F_KEY, F_END };
+    { 'd', "delete", "NAME", "delete it" },
+    { 0, "overlay", "NEW", "make a qcow2 NEW over FILE instead; dirty bitmaps move there" }, F_OUTPUT, F_QUIET, F_SHARE, F_KEY, F_END };
 static const struct flag bitmap_flags[] = {
     F_FORMAT, { 0, "add", NULL, "make a dirty bitmap" }, { 0, "remove", NULL, "remove it" },
     { 'g', "granularity", "SIZE", "bytes for each bit (64K)" }, F_QUIET, F_KEY, F_END };
@@ -107,7 +108,7 @@ static const struct command commands[] = {
     { "check", "FILE", "look for damage; status 2: found, 3: only leaks", check_flags, 1, 1, img_check },
     { "convert", "SOURCE TARGET", "copy into another format", convert_flags, 2, 2, img_convert },
     { "resize", "FILE [+|-]SIZE", "grow or shrink", resize_flags, 2, 2, img_resize },
-    { "snapshot", "FILE", "internal snapshots", snapshot_flags, 1, 1, img_snapshot },
+    { "snapshot", "FILE", "snapshots inside of an image, or an overlay over it", snapshot_flags, 1, 1, img_snapshot },
     { "bitmap", "FILE NAME", "persistent dirty bitmaps", bitmap_flags, 2, 2, img_bitmap },
     { "commit", "FILE", "write an image's changes into the one below", commit_flags, 1, 1, img_commit },
     { "rebase", "FILE", "change the backing file", rebase_flags, 1, 1, img_rebase },

@@ -213,6 +213,14 @@ def bitmaps(b):
     if "own use" not in said:
         raise Failed(said)
     b.ours("bitmap", "--remove", img, "nightly")
+    b.ours("bitmap", "--add", img, "weekly")
+    over = b.path("over.qcow2")
+    b.ours("snapshot", "--overlay", over, img)
+    if flags(b, over) != {"weekly": ["auto"]} or flags(b, img):
+        raise Failed(f"an overlay has {flags(b, over)}, what is below it {flags(b, img)}")
+    b.qemu("compare", "-q", over, img)
+    b.ours("snapshot", "--overlay", over, img, status=(1,))
+    sound(b, [over])
     sound(b, [img])
 
 
