@@ -37,7 +37,8 @@ int room_check(const struct room *room, struct err *err)
     struct stat st;
     struct statvfs fs;
     if (store->fd < 0 || fstat(store->fd, &st) < 0 || !S_ISREG(st.st_mode) ||
-        fstatvfs(store->fd, &fs) < 0 || !mul_u64(fs.f_bavail, fs.f_frsize, &have) || need <= have)
+        fstatvfs(store->fd, &fs) < 0 || !fs.f_blocks /* it does not say */ ||
+        !mul_u64(fs.f_bavail, fs.f_frsize, &have) || need <= have)
         return 0;
     return err_set(err, ENOSPC,
                    "%s: may grow by %llu MiB, and its file system has %llu MiB left; make room "
