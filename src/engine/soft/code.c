@@ -304,7 +304,8 @@ static void page_written(struct code_cache *c, struct ram *ram, uint64_t offset,
     }
     if (p->stores < PAGE_STORES)
         p->stores++;
-    else if (p->spreads < PAGE_SPREADS && (hit || atomic_load(&p->granules) == ALL_GRANULES))
+    else if (c->granules && p->spreads < PAGE_SPREADS &&
+             (hit || atomic_load(&p->granules) == ALL_GRANULES))
         page_recount(p);
     /* Code that is written is often run again soon, and marking a page is dear: not at once. */
     if (!p->blocks && !p->cross && ++p->idle >= PAGE_IDLE)

@@ -80,6 +80,7 @@ struct code_cache {
     uint64_t limit;
     struct jit jit;           /* lock */
     bool jit_on;              /* fixed at create */
+    bool granules;            /* pages that are written often go by them; fixed at create */
     unsigned translate_after; /* times a block is interpreted before; fixed at create */
     uint32_t generation; /* counts what has freed blocks or code; changes in a rendezvous only */
     _Atomic bool want_flush; /* over the limit: the next block look-up flushes in a rendezvous */
