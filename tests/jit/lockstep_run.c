@@ -565,8 +565,8 @@ int main(int argc, char **argv)
         else if (!strcmp(*argv, "--until"))
             until = argv[1];
     }
-    snprintf(engine_options, sizeof engine_options, "%s,link=off,lookup=off,windows=off,loops=off",
-             options);
+    snprintf(engine_options, sizeof engine_options,
+             "%s,link=off,lookup=off,windows=off,loops=off,tsc=off", options);
     if (argv[0] && !strcmp(argv[0], "guest") && argv[1])
         return guest_pair(argv[1]);
     struct machine *m[2];

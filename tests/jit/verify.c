@@ -528,7 +528,7 @@ static bool may_call(const struct jit *j, const uint8_t *target)
     return target == j->call_handler || target == j->code_store || target == j->x87_enter ||
            target == j->vec_enter[VEC_XMM] || target == j->vec_enter[VEC_YMM] ||
            target == j->mxcsr_enter || target == j->ac[0] || target == j->ac[1] ||
-           target == j->find || target == j->open_window;
+           target == j->read_tsc || target == j->find || target == j->open_window;
 }
 
 /* mov rax, place; jmp leave_at: how each block leaves when something is requested or it is retired.

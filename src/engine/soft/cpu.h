@@ -12,6 +12,7 @@
 #include "engine/soft/fpu.h"
 #include "engine/soft/insn.h"
 #include "engine/soft/lapic.h"
+#include "engine/soft/tsc.h"
 #include "engine/x86.h"
 #include "machine/engine.h"
 
@@ -157,6 +158,7 @@ struct soft_vcpu {
     uint32_t jit_window;          /* ... its size * 2, + 1 for stores */
     uint64_t jit_value;           /* of an instruction with two operands in memory */
     struct block *jit_again;      /* to be translated without windows, or NULL */
+    struct tsc_line tsc;          /* a copy */
     uint64_t seg_base[S_COUNT];   /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
 
     struct soft_fpu fpu;

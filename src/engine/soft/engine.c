@@ -109,7 +109,7 @@ static int soft_probe(bool *slow, struct err *err)
 }
 
 struct soft_options {
-    bool jit, link, lookup, sse, x87, windows, loops, pins, granules, perf;
+    bool jit, link, lookup, sse, x87, windows, loops, pins, granules, tsc, perf;
     uint64_t translate_after;
     uint64_t code; /* bytes of translated code; decoded blocks may take half as much again */
     char trace[256];
@@ -117,7 +117,7 @@ struct soft_options {
 
 static const char OPTIONS_HELP[] = "there are jit=off|block, hot=N, code=SIZE, link=off, "
                                    "lookup=off, sse=off, x87=off, windows=off, loops=off, "
-                                   "pins=off, granules=off, trace=FILE and "
+                                   "pins=off, granules=off, tsc=off, trace=FILE and "
                                    "perf=on";
 
 static bool option_switch(const char *word, struct soft_options *o)
@@ -131,7 +131,7 @@ static bool option_switch(const char *word, struct soft_options *o)
         { "sse=off", &o->sse, false },           { "x87=off", &o->x87, false },
         { "perf=on", &o->perf, true },           { "windows=off", &o->windows, false },
         { "loops=off", &o->loops, false },       { "pins=off", &o->pins, false },
-        { "granules=off", &o->granules, false },
+        { "granules=off", &o->granules, false }, { "tsc=off", &o->tsc, false },
     };
     for (unsigned n = 0; n < ARRAY_LEN(switches); n++) {
         if (strcmp(word, switches[n].word) == 0) {
@@ -148,7 +148,7 @@ static bool option_switch(const char *word, struct soft_options *o)
  * for perf. link=off (blocks joined within a page), lookup=off (jump cache in translated code) and
  * sse=off, x87=off, windows=off (one check for several accesses), loops=off (jumps inside a block)
  * and pins=off (R12 to R15 in host registers in loops), granules=off (code is known by 64 bytes)
- * do without one optimisation each.
+ * and tsc=off (RDTSC from the host's TSC) do without one optimisation each.
  */
 static int options_parse(const char *text, struct soft_options *o, struct err *err)
 {
@@ -198,6 +198,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
                                     .loops = true,
                                     .pins = true,
                                     .granules = true,
+                                    .tsc = true,
                                     .translate_after = 16,
                                     .code = CODE_BYTES };
     int r = options_parse(config->options, &options, err);
@@ -234,6 +235,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     e->code.jit.sse = options.sse;
     e->code.jit.windows = options.windows;
     e->code.granules = options.granules;
+    tsc_clock_init(&e->tsc, options.tsc);
     e->code.jit.loops = options.loops && !traced;
     e->code.jit.pins = options.pins;
     e->code.jit.x87 = options.x87 && x87_host_able();

@@ -302,6 +302,30 @@ static void emit_ac(struct emit *e, unsigned ac)
     e8(e, 0xc3);
 }
 
+/* tsc_now (tsc.c). Carry clear: guest RAX and RDX have it. Uses rax and r14. */
+static void emit_read_tsc(struct emit *e)
+{
+    enum { HIGH = 32 };
+    emit_store(e, in_reg(H_14), H_DX);
+    e8(e, 0x0f), e8(e, 0x31); /* rdtsc */
+    emit_op(e, 0, 8, 0xc1, 4, in_reg(H_DX), 0), e8(e, HIGH);
+    emit_op(e, 0, 8, 0x09, H_DX, in_reg(H_AX), 0);
+    emit_op(e, 0, 8, 0x2b, H_AX, in_vcpu(offsetof(struct soft_vcpu, tsc.host)), 0);
+    emit_op(e, 0, 8, 0x3b, H_AX, in_vcpu(offsetof(struct soft_vcpu, tsc.limit)), 0);
+    uint8_t *none = emit_jcc_forward(e, CC_AE);
+    emit_op(e, 0, 8, 0xf7, 4, in_vcpu(offsetof(struct soft_vcpu, tsc.mul)), 0);
+    emit_op(e, 0, 8, OPC(OF0, 0, 0xac), H_DX, in_reg(H_AX), 0), e8(e, HIGH); /* shrd */
+    emit_op(e, 0, 8, 0x03, H_AX, in_vcpu(offsetof(struct soft_vcpu, tsc.guest)), 0);
+    emit_op(e, 0, 8, 0x03, H_AX, in_vcpu(offsetof(struct soft_vcpu, tsc_offset)), 0);
+    emit_op(e, 0, 4, 0x89, H_AX, in_reg(host_of[R_AX]), 0);
+    emit_op(e, 0, 8, 0xc1, 5, in_reg(H_AX), 0), e8(e, HIGH);
+    emit_op(e, 0, 4, 0x89, H_AX, in_reg(H_DX), 0);
+    e8(e, 0xf8), e8(e, 0xc3); /* clc; ret */
+    emit_land(e, none);
+    emit_store(e, in_reg(H_DX), H_14);
+    e8(e, 0xf9), e8(e, 0xc3); /* stc; ret */
+}
+
 static void stubs_make(struct jit *j)
 {
     struct emit e = { j->rw, j->rw + j->size, j->rx - j->rw };
@@ -339,6 +363,8 @@ static void stubs_make(struct jit *j)
         j->ac[ac] = emit_exec(&e);
         emit_ac(&e, ac);
     }
+    j->read_tsc = emit_exec(&e);
+    emit_read_tsc(&e);
     j->code_store = emit_exec(&e);
     emit_code_store(&e);
     while ((e.p - j->rw) & 63)

@@ -51,7 +51,7 @@ struct jit {
      * leave_to: r14 is the address; leave_answered: v->rip is. find: r14 is an address; carry
      * clear: rax is its code and r14 its page. */
     const uint8_t *leave_at, *leave_to, *leave_answered, *call_handler, *x87_enter, *vec_enter[3],
-        *mxcsr_enter, *find, *find_nothing, *code_store, *open_window, *ac[2];
+        *mxcsr_enter, *find, *find_nothing, *code_store, *open_window, *ac[2], *read_tsc;
     uint64_t features; /* of the CPU model, 1 << FT_x; fixed when vCPUs are created */
     uint64_t blocks, bytes_in;
 };

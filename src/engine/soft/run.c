@@ -436,6 +436,7 @@ enum vcpu_exit soft_run(struct vcpu *vcpu, struct err *err)
     current_vcpu = v;
     v->run->translate = soft_engine_of(v)->code.jit_on && jit_thread_begin(v);
     guest_enter(v);
+    v->tsc.limit = 0; /* CR4.TSD may be another */
     vcpu_lapic_changed(v);
     if (v->interrupt_shadow)
         vcpu_request_self(v, REQ_INTERRUPT);

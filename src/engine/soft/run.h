@@ -106,6 +106,7 @@ struct soft_engine {
     const struct cpu_model *model;
     _Atomic bool extint; /* the PIC's INTR */
     struct code_cache code;
+    struct tsc_clock tsc;
     struct trace *trace; /* or NULL */
 };
 

@@ -126,6 +126,7 @@ static int cr4_write(struct soft_vcpu *v, uint64_t value)
             return r;
     }
     v->cr4 = value;
+    v->tsc.limit = 0;
     if (changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_PCIDE | CR4_SMEP | CR4_SMAP))
         tlb_flush(v);
     tlb_mode_changed(v);
@@ -289,12 +290,6 @@ static int cpuid(struct soft_vcpu *v, const struct insn *i)
 }
 
 /* ---- Time ---- */
-
-static uint64_t tsc_now(struct soft_vcpu *v)
-{
-    struct machine *m = machine_of(v);
-    return tsc_of_ns(guest_now_ns(m), m->tsc_khz) + (uint64_t)v->tsc_offset;
-}
 
 static int rdtsc(struct soft_vcpu *v, const struct insn *i)
 {

@@ -220,7 +220,7 @@ void stack_move(struct tr *t, int32_t by);
 
 /* ---- translate_system.c ---- */
 
-tr_fn tr_direction, tr_cli, tr_sti, tr_ac, tr_swapgs, tr_carry, tr_fence, tr_pushf;
+tr_fn tr_direction, tr_cli, tr_sti, tr_ac, tr_swapgs, tr_carry, tr_fence, tr_pushf, tr_rdtsc;
 
 /* ---- translate_mem.c ---- */
 

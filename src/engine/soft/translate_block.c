@@ -52,7 +52,7 @@ static struct translation *translations; /* by row; made once */
     X(op_swapgs, tr_swapgs, 0) X(op_clc, tr_carry, 0xf8) X(op_stc, tr_carry, 0xf9)                \
     X(op_cmc, tr_carry, 0xf5) X(op_lfence, tr_fence, 0xe8) X(op_mfence, tr_fence, 0xf0)           \
     X(op_sfence, tr_fence, 0xf8) X(op_pushf, tr_pushf, 0)                                         \
-    X(op_cmpxchg8b, tr_cmpxchg16b, 0)                                                             \
+    X(op_rdtsc, tr_rdtsc, 0) X(op_rdtscp, tr_rdtsc, 1) X(op_cmpxchg8b, tr_cmpxchg16b, 0)                                                             \
     X(op_x87_load, tr_x87, X87_LOAD) X(op_x87_store, tr_x87, X87_STORE)                           \
     X(op_x87_sti, tr_x87, X87_REG) X(op_x87_d9, tr_x87, X87_REG) X(op_x87_comi, tr_x87, X87_COMI) \
     X(op_x87_cmov, tr_x87, X87_CMOV) X(op_fldcw, tr_x87, X87_LDCW)                                \
@@ -200,8 +200,8 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
         return 1u << R_AX;
     if (fn == tr_cwd)
         return 1u << R_DX;
-    if (fn == tr_cmpxchg16b)
-        return 1u << R_AX | 1u << R_DX;
+    if (fn == tr_cmpxchg16b || fn == tr_rdtsc)
+        return 1u << R_AX | 1u << R_DX | (how->param ? 1u << R_CX : 0);
     if (fn == tr_x87)
         return how->param == X87_STSW_AX ? 1u << R_AX : 0;
     if (fn == tr_sse)
@@ -308,8 +308,9 @@ static void insn_translate(struct tr *t, const struct insn *i)
      */
     bool spoils = regs_written(how, i) & producer_regs(&t->producer);
     bool checks = is_mem(i) || how->fn == tr_push || how->fn == tr_push_i || how->fn == tr_pop ||
-                  how->fn == tr_pushf || how->fn == tr_sti || how->fn == tr_leave ||
-                  how->fn == tr_x87 || how->fn == tr_sse || how->fn == tr_avx || how->fn == tr_mmx;
+                  how->fn == tr_pushf || how->fn == tr_sti || how->fn == tr_rdtsc ||
+                  how->fn == tr_leave || how->fn == tr_x87 || how->fn == tr_sse ||
+                  how->fn == tr_avx || how->fn == tr_mmx;
     if (spoils && !sets_all_flags(i) && (checks || t->flags == IN_PRODUCER))
         flags_commit(t);
 

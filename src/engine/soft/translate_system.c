@@ -91,6 +91,7 @@ bool tr_carry(struct tr *t, const struct insn *i, unsigned opcode)
 }
 
 /* param: ModRM. The host's own: what is ordered is the same. */
+enum { LFENCE = 0xe8 };
 bool tr_fence(struct tr *t, const struct insn *i, unsigned modrm)
 {
     e8(&t->e, 0x0f), e8(&t->e, 0xae), e8(&t->e, modrm);
@@ -118,5 +119,19 @@ bool tr_pushf(struct tr *t, const struct insn *i, unsigned param)
     emit_load(e, H_14, value);
     emit_op(e, 0, i->size, 0x89, H_14, t->mem, 0);
     stack_move(t, -word);
+    return true;
+}
+
+/* param: RDTSCP? Behind what came before, and with the number of the CPU. */
+bool tr_rdtsc(struct tr *t, const struct insn *i, unsigned ordered)
+{
+    flags_spill(t);
+    held_drop(t);
+    if (ordered)
+        tr_fence(t, i, LFENCE);
+    emit_call(&t->e, t->jit->read_tsc);
+    slow_if(t, CC_B, i);
+    if (ordered)
+        emit_load32(&t->e, H_CX, in_vcpu(offsetof(struct soft_vcpu, tsc_aux)));
     return true;
 }
