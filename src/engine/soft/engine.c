@@ -181,6 +181,7 @@ static void soft_destroy(struct engine *engine)
     code_cache_fini(&e->code);
     jit_destroy(&e->code.jit);
     trace_destroy(e->trace);
+    pthread_mutex_destroy(&e->tsc.lock);
     pthread_cond_destroy(&e->quiet);
     pthread_mutex_destroy(&e->lock);
     free(e);
