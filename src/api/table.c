@@ -325,6 +325,15 @@ static const struct api_field host_fields[] = {
     END
 };
 
+static const struct api_field backup_args[] = {
+    { "path", API_STRING, API_REQUIRED, "a new file on the daemon's host", API_PATH, .max = 4096 },
+    END
+};
+static const struct api_action host_actions[] = {
+    { "backup", "copy the store, while it is in use, into a new file that a store can be replaced by", backup_args, NULL, API_ADMIN, false },
+    END
+};
+
 enum {
     READ = API_CAN_LIST | API_CAN_READ,
     IMAGES = READ | API_CAN_CREATE | API_CAN_DELETE,
@@ -342,7 +351,7 @@ const struct api_resource api_resources[] = {
     { "tokens", "token", "bearer tokens, for logins and scripts", token_fields, NULL, READ | API_CAN_CREATE | API_CAN_DELETE, API_VIEWER,
       API_VIEWER, API_VIEWER, false, false },
     { "audit", "record", "every change and every refusal", audit_fields, NULL, API_CAN_LIST, API_ADMIN, API_ADMIN, API_ADMIN, false, false },
-    { "hosts", "host", "this host, and later those of its cluster", host_fields, NULL, API_CAN_LIST, API_VIEWER, API_ADMIN, API_ADMIN, false,
+    { "hosts", "host", "this host, and later those of its cluster", host_fields, host_actions, API_CAN_LIST, API_VIEWER, API_ADMIN, API_ADMIN, false,
       false },
     END
 };

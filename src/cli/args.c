@@ -38,8 +38,7 @@ static const struct api_field *field_of(const struct api_field *fields, const ch
 
 static json_t *parts(const struct api_field *fields, char *text, const char *option);
 
-/* The daemon has another working directory: paths go there as absolute ones. */
-static json_t *path_of(const char *text)
+json_t *args_path(const char *text)
 {
     char here[PATH_MAX];
     if (*text == '/' || strstr(text, "://") || !getcwd(here, sizeof here))
@@ -75,7 +74,7 @@ static json_t *value_of(const struct api_field *f, enum api_type type, const cha
     }
     default: {
         bool path = type == API_STRING && (f->format == API_PATH || f->format == API_IMAGE);
-        json_t *value = path ? path_of(text) : json_string(text);
+        json_t *value = path ? args_path(text) : json_string(text);
         if (!value)
             cli_say("--%s: the text is not UTF-8", option);
         return value;

@@ -102,6 +102,8 @@ int args_take(const struct api_field *fields, int *argc, char **argv, json_t *ob
 /* The same with options of the command's own, which go into `own`. */
 int args_take_own(const struct api_field *fields, json_t *object, const struct api_field *options,
                   json_t *own, int *argc, char **argv);
+/* The daemon has another working directory: paths go there as absolute ones. */
+json_t *args_path(const char *text);
 /* The options' help, a line each. */
 void args_help(const struct api_field *fields);
 /* How the option of a field is called, and how its value is written. */

@@ -385,10 +385,14 @@ static int do_job(struct cli *cli, const struct command *command, int argc, char
 static int do_host(struct cli *cli, const struct command *command, int argc, char **argv)
 {
     AUTO(json_decref) json_t *page = NULL;
-    int r = want_words(command, argc, 0, 0);
+    bool backup = argc == 2 && strcmp(argv[0], "backup") == 0;
+    int r = backup ? CLI_OK : want_words(command, argc, 0, 0);
     if (r == CLI_OK)
         r = client_call(cli, "GET", "/v1/hosts", NULL, &page);
     const json_t *host = json_array_get(json_object_get(page, "items"), 0);
+    if (r == CLI_OK && backup)
+        return ask(cli, "POST", "hosts", json_string_value(json_object_get(host, "id")), "backup",
+                   json_pack("{s:o}", "path", args_path(argv[1])), NULL);
     if (r == CLI_OK && cli->json)
         output_json(host);
     else if (r == CLI_OK)
@@ -460,7 +464,7 @@ const struct command commands[] = {
     { "doctor", "", "what this host has for VMs, and what to do about what it has not", do_doctor, NULL, NULL, NULL, NULL },
     { "audit", "[verify]", "who asked for what; verify finds what was changed or taken out", do_audit, NULL, NULL, NULL, NULL },
     { "top", "[--delay S] [--once]", "what running VMs use", do_top, NULL, NULL, top_options, NULL },
-    { "host", "", "this host", do_host, NULL, NULL, NULL, NULL },
+    { "host", "[backup FILE]", "this host; backup copies the daemon's store while it is in use", do_host, NULL, NULL, NULL, NULL },
     { "completion", "bash|zsh|fish", "print what makes your shell complete bedplate's words", do_completion, NULL, NULL, NULL, NULL },
     { "version", "", "print the version", do_version, NULL, NULL, NULL, NULL },
     { .name = NULL },

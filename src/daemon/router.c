@@ -319,6 +319,34 @@ static void act(struct daemon *daemon, struct http_request *request,
     }
 }
 
+/* This host has no object in the store; its id is its name. */
+static void host_act(struct daemon *daemon, struct http_request *request,
+                     const struct api_resource *resource, const char *which, const char *name)
+{
+    AUTO(json_decref) json_t *host = host_json(daemon);
+    AUTO(json_decref) json_t *body = NULL;
+    AUTO(json_decref) json_t *args = NULL;
+    const struct api_action *action = api_action_find(resource, name);
+    struct api_error error = { 0 };
+    struct err err;
+    int r = 0;
+    if (strcmp(json_string_value(json_object_get(host, "id")), which) != 0)
+        r = api_fail(&error, 404, "not-found", "", "there is no host '%.80s'", which);
+    else if (!action)
+        r = api_fail(&error, 404, "not-found", "", "hosts have no action '%.64s'", name);
+    else if (access_check(request, resource, action->role, NULL, &error) < 0 ||
+             no_key(request, &error) < 0 || body_json(request, &body, &error) < 0 ||
+             api_check_new(action->args, body, &args, &error) < 0)
+        r = -1;
+    else if (store_backup(daemon->store, json_string_value(json_object_get(args, "path")), &err) <
+             0)
+        r = api_fail(&error, 409, "backup", "path", "%s", err.text);
+    if (r < 0)
+        reply_error(request, &error);
+    else
+        http_reply(request, 204, "", NULL, 0);
+}
+
 /* What somebody may not see is not there. */
 static struct object *find(struct daemon *daemon, struct http_request *request,
                            const struct api_resource *resource, const char *which,
@@ -389,7 +417,9 @@ static void on_resource(struct daemon *daemon, struct http_request *request,
     }
     if (!get && job_repeated(daemon, request))
         return;
-    if (!(resource->verbs & API_CAN_READ)) {
+    if (strcmp(resource->name, "hosts") == 0 && post && rest[0] && rest[1]) {
+        host_act(daemon, request, resource, rest[0], rest[1]);
+    } else if (!(resource->verbs & API_CAN_READ)) {
         if (!get || rest[0])
             fail(request, rest[0] ? 404 : 405, "method", "these are only listed");
         else if (strcmp(resource->name, "events") == 0 && stream_wanted(request))

@@ -585,6 +585,31 @@ def cancels(folder):
 
 
 @case
+def backup(folder):
+    """A backup is a store that a daemon starts with."""
+    with Daemon(folder) as d:
+        d.create("a")
+        d.done("a", "start")
+        vm = d.vm("a")
+        copy = os.path.join(folder, "copy")
+        d.cli("host", "backup", copy)
+        check("exists" in d.cli("host", "backup", copy, status=1), "over a file")
+        host = d.ok("GET", "/v1/hosts")["items"][0]["id"]
+        d.refused("POST", f"/v1/hosts/{host}/backup", 422, "absolute", {"path": "relative"}, field="path")
+        d.refused("POST", "/v1/hosts/other/backup", 404, "no host", {"path": copy + "2"})
+        d.refused("POST", f"/v1/hosts/{host}/fly", 404, "no action")
+        d.done("a", "kill")
+        equal(d.job(d.ok("DELETE", "/v1/vms/a"))["state"], "done")
+        d.kill()
+        for name in os.listdir(os.path.join(folder, "s/bedplate")):
+            if name.startswith("store"):
+                os.unlink(os.path.join(folder, "s/bedplate", name))
+        os.rename(copy, os.path.join(folder, "s/bedplate/store"))
+        d.start()
+        equal(d.vm("a")["id"], vm["id"], "the VM of the backup")
+
+
+@case
 def words(folder):
     """Man page and completion come out of the commands' table; edit, top, events and the others do their work."""
     client = os.path.join(ARGS.build, "src/cli/bedplate")
