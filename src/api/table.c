@@ -45,7 +45,7 @@ static const struct api_field cloud_init_fields[] = {
 };
 
 static const struct api_field autostart_fields[] = {
-    { "enabled", API_BOOLEAN, API_LIVE, "start with the daemon", .initial = "false" },
+    { "enabled", API_BOOLEAN, API_LIVE, "start when the host has started", .initial = "false" },
     { "order", API_INTEGER, API_LIVE, "lower ones start first", .min = 0, .max = 1000000, .initial = "100" },
     { "delay", API_INTEGER, API_LIVE, "seconds to wait after it, before the next", .min = 0, .max = 3600, .initial = "0" },
     END
@@ -124,7 +124,7 @@ static const struct api_field vm_fields[] = {
     { "linked_to", API_STRING, API_SERVER | API_FILTER, "the template whose disks are below its own", API_UUID },
     { "source", API_STRING, API_SERVER, "the VM that it was cloned from", API_UUID },
     { "copies", API_ANY, API_SERVER | API_SECRET, "what is still to be copied" },
-    { "autostart", API_OBJECT, API_LIVE, "start with the daemon", .fields = autostart_fields },
+    { "autostart", API_OBJECT, API_LIVE, "start when the host has started", .fields = autostart_fields },
     { "pending", API_LIST, API_SERVER, "fields whose change is not real: it waits for the guest or for the next start", .element = API_STRING },
     { "change_error", API_STRING, API_SERVER, "why a change could not be made while it runs" },
     { "now", API_OBJECT, API_SERVER, "what is real while it runs", .fields = now_fields },

@@ -186,33 +186,56 @@ static int perform(CURL *curl, struct cli *cli, const char *method, const char *
     return CLI_OK;
 }
 
+static int call_once(struct cli *cli, const char *method, const char *path, const char *body,
+                     json_t **out, long *status)
+{
+    AUTO(buf_fini) struct buf answer = { 0 };
+    struct err err;
+    CURL *curl = curl_easy_init();
+    if (!curl) {
+        cli_say("out of memory");
+        return CLI_FAILED;
+    }
+    int r = perform(curl, cli, method, path, body, &answer, status);
+    curl_easy_cleanup(curl);
+    if (r == CLI_OK && answer.len &&
+        json_parse((const char *)answer.data, answer.len, out, &err) < 0) {
+        cli_say("the daemon's answer is not JSON: %s", err.text);
+        r = CLI_FAILED;
+    }
+    return r;
+}
+
+/* A daemon that has just started looks for its VMs: worth a moment. */
+static bool try_again(long status, const json_t *answer, unsigned *tries)
+{
+    const char *code = json_string_value(json_object_get(json_object_get(answer, "error"), "code"));
+    if (status != 503 || !code || strcmp(code, "starting") != 0 ||
+        ++*tries > START_MS / JOB_POLL_MS)
+        return false;
+    poll(NULL, 0, JOB_POLL_MS);
+    return true;
+}
+
 int client_call(struct cli *cli, const char *method, const char *path, json_t *take_body,
                 json_t **out)
 {
     AUTO(json_decref) json_t *body = take_body;
     AUTO(json_decref) json_t *json = NULL;
     AUTO(free) char *text = body ? json_print(body) : NULL;
-    AUTO(buf_fini) struct buf answer = { 0 };
     long status = 0;
+    unsigned tries = 0;
     if (out)
         *out = NULL;
     int r = find_socket(cli);
     if (r != CLI_OK)
         return r;
-    CURL *curl = curl_easy_init();
-    if (!curl) {
-        cli_say("out of memory");
-        return CLI_FAILED;
-    }
-    r = perform(curl, cli, method, path, text, &answer, &status);
-    curl_easy_cleanup(curl);
-    if (r != CLI_OK)
-        return r;
-    struct err err;
-    if (answer.len && json_parse((const char *)answer.data, answer.len, &json, &err) < 0) {
-        cli_say("the daemon's answer is not JSON: %s", err.text);
-        return CLI_FAILED;
-    }
+    do {
+        json_decref(TAKE(json));
+        r = call_once(cli, method, path, text, &json, &status);
+        if (r != CLI_OK)
+            return r;
+    } while (try_again(status, json, &tries));
     if (status >= 400)
         return say_error(json, status);
     if (out)

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* All virtual machines: which there are, and what a daemon finds when it starts. */
 #include "daemon/vms.h"
+#include "base/log.h"
+#include "base/text.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -135,6 +138,31 @@ static int by_order(const void *a, const void *b)
     return m < n ? -1 : m > n;
 }
 
+/* The run directory is emptied when the host starts; where it is not, the boot's id tells. */
+static bool first_since_boot(const struct daemon *daemon)
+{
+    char path[PATH_MAX + 8];
+    AUTO(buf_fini) struct buf now = { 0 };
+    AUTO(buf_fini) struct buf then = { 0 };
+    snprintf(path, sizeof path, "%s/boot", daemon->run_dir);
+    if (file_read("/proc/sys/kernel/random/boot_id", 64, &now, NULL) < 0)
+        buf_printf(&now, "unknown");
+    if (file_read(path, 64, &then, NULL) == 0 && then.len == now.len &&
+        memcmp(then.data, now.data, now.len) == 0)
+        return false;
+    AUTO(fd_close) int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0 || write_full(fd, now.data, now.len) < 0)
+        log_warning("cannot write %s: the next daemon will take itself for the first", path);
+    return true;
+}
+
+/* That it is wanted is kept: its turn comes. */
+static void autostart_kept(struct update *u, const struct api_error *error)
+{
+    if (!error && u->vm->real == GONE && !u->vm->job[0])
+        timer_set(u->vm, TIMER_RESTART, u->vm->start_delay_ms + 1);
+}
+
 /* After a start of the host: those that are to run and do not, one after the other with their
  * delays. */
 static void autostart(struct daemon *daemon)
@@ -142,7 +170,7 @@ static void autostart(struct daemon *daemon)
     size_t count;
     struct object **list = objects_list(daemon->objects, "vms", &count);
     struct object **order = malloc((count + 1) * sizeof(struct object *));
-    uint64_t delay_ms = 0;
+    unsigned delay_ms = 0;
     size_t n = 0;
     if (!order)
         abort();
@@ -158,9 +186,12 @@ static void autostart(struct daemon *daemon)
         const json_t *a = json_object_get(order[i]->json, "autostart");
         if (vm->real != GONE || vm->job[0] || vm->timing != TIMER_NONE)
             continue;
-        vm_tell(vm, json_pack("{s:s, s:s}", "wanted", "running", "state", "starting"), NULL, NULL);
-        timer_set(vm, TIMER_RESTART, delay_ms + 1);
-        delay_ms += (uint64_t)json_integer_value(json_object_get(a, "delay")) * 1000;
+        struct update *u =
+            update_new(vm, json_pack("{s:s, s:s}", "wanted", "running", "state", "starting"));
+        u->then = autostart_kept;
+        vm->start_delay_ms = delay_ms;
+        delay_ms += (unsigned)json_integer_value(json_object_get(a, "delay")) * 1000;
+        update_queue(u);
     }
     free(order);
 }
@@ -181,7 +212,8 @@ int vms_start(struct daemon *daemon, struct err *err)
     list = objects_list(daemon->objects, "vms", &count);
     for (size_t i = 0; i < count; i++)
         vm_adopt(vm_of(daemon, list[i]->id));
-    autostart(daemon);
+    if (first_since_boot(daemon))
+        autostart(daemon);
     return 0;
 }
 

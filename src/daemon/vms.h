@@ -40,7 +40,7 @@ struct vm {
     struct loop_timer *timer; /* connecting, or a stop's deadline, or a restart's back-off */
     enum { TIMER_NONE, TIMER_CONNECT, TIMER_STOP, TIMER_KILL, TIMER_KEEPER, TIMER_RESTART } timing;
     uint64_t start_deadline_ns, up_since_ns, told_ns;
-    unsigned backoff_ms;
+    unsigned backoff_ms, start_delay_ms;
     unsigned stop_timeout_s;
     bool asked_to_stop, asked_to_pause, asked_to_save;
     bool killing;  /* the deadline is over, or kill was asked for */

@@ -585,6 +585,40 @@ def cancels(folder):
 
 
 @case
+def autostart(folder):
+    """In their order, with delays, once after the host started; what a person stopped stays so."""
+    with Daemon(folder) as d:
+        for name, order in (("c", 30), ("a", 20), ("b", 10)):
+            d.create(name, autostart={"enabled": True, "order": order, "delay": 2 if name == "b" else 0})
+        d.create("off")
+        d.kill()
+        d.start()
+        time.sleep(0.5)
+        equal({vm["state"] for vm in d.ok("GET", "/v1/vms")["items"]}, {"stopped"}, "a daemon is not a host")
+        d.kill()
+        os.unlink(os.path.join(folder, "r/bedplate/boot"))  # as a start of the host does
+        d.start()
+        d.becomes("b", "running")
+        equal((d.vm("a")["state"], d.vm("c")["state"]), ("starting", "starting"), "before the delay is over")
+        for name in ("a", "c"):
+            d.becomes(name, "running")
+        started = [event["name"] for event in d.ok("GET", "/v1/events?kind=vm.started")["items"]]
+        equal((started[0], sorted(started[1:])), ("b", ["a", "c"]))
+        equal(d.vm("off")["state"], "stopped")
+        # One that a daemon was killed over comes all the same.
+        for name in ("a", "b", "c"):
+            d.done(name, "kill")
+        d.kill()
+        os.unlink(os.path.join(folder, "r/bedplate/boot"))
+        d.start()
+        d.becomes("b", "running")
+        d.kill()
+        d.start()
+        for name in ("a", "b", "c"):
+            d.becomes(name, "running")
+
+
+@case
 def backup(folder):
     """A backup is a store that a daemon starts with."""
     with Daemon(folder) as d:
