@@ -8,6 +8,14 @@
 #include <string.h>
 #include <strings.h>
 
+/* Is it as it was asked to be? A VM that is to be saved is so when its process has ended. */
+static bool is_there(const struct vm *vm, const char *wanted)
+{
+    return strcmp(wanted, "stopped") == 0   ? vm->real == GONE
+           : strcmp(wanted, "running") == 0 ? vm->real == UP && !vm->paused
+                                            : false;
+}
+
 static void asked(struct update *u, const struct api_error *error)
 {
     struct vm *vm = u->vm;
@@ -29,9 +37,7 @@ static void asked(struct update *u, const struct api_error *error)
         return;
     }
     const char *wanted = vm_wanted(vm);
-    bool there = strcmp(wanted, "stopped") == 0   ? vm->real == GONE
-                 : strcmp(wanted, "running") == 0 ? vm->real == UP && !vm->paused
-                                                  : false;
+    bool there = is_there(vm, wanted);
     if (there && vm->real == GONE) /* thrown away by a kill */
         vm_saved_forget(vm);
     if (there) /* nothing to do */
@@ -518,7 +524,7 @@ static void move_begin(struct daemon *daemon, struct http_request *request, stru
         wanted = "running";
         state = "starting";
     }
-    bool there = strcmp(wanted, "stopped") == 0 ? vm->real == GONE : vm->real == UP && !vm->paused;
+    bool there = is_there(vm, wanted);
     json_t *patch =
         json_pack("{s:s, s:s, s:n}", "wanted", wanted, "state", there ? wanted : state, "error");
     if (strcmp(wanted, "running") == 0 && vm->real == GONE)
