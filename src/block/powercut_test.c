@@ -440,6 +440,77 @@ static void cut_check(const struct work *w, const struct config *config, size_t 
     recorder_fini(&recorder);
 }
 
+/* ---- a second cut, of what mends and goes on after the first one ---- */
+
+struct second {
+    const struct config *config;
+    uint64_t size, had[SECTORS], got[SECTORS]; /* before and after the work */
+};
+
+static void second_check(const struct second *s, struct buf *content, size_t count)
+{
+    struct recorder recorder;
+    struct store *store;
+    struct err err = { 0 };
+    recorder_init(&recorder, content);
+    recorder.off = true;
+    assert_int_equal(recorder_open(&recorder, &store), 0);
+    struct image *image = open_over(s->config, store);
+    struct image_check check = { .report = report };
+    if (image->format->check && image_check(image, &check, &err) < 0)
+        fail_msg("%s", err.text);
+    static uint8_t data[DISK];
+    if (check.count.corruptions || image->size != s->size ||
+        disk_access(s->config, image, READ, data, 0, SECTORS) < 0)
+        fail_msg("%s: a second cut, behind %zu: %llu corruptions, %llu bytes", s->config->options,
+                 count, (unsigned long long)check.count.corruptions,
+                 (unsigned long long)image->size);
+    for (unsigned i = 0; i < SECTORS; i++)
+        if (memcmp(data + i * SECTOR, &s->had[i], 8) && memcmp(data + i * SECTOR, &s->got[i], 8))
+            fail_msg("%s: a second cut, behind %zu: sector %u", s->config->options, count, i);
+    assert_int_equal(image_close(image), 0);
+    recorder_fini(&recorder);
+}
+
+static void cut_again(const struct config *config, const struct buf *content)
+{
+    struct second *s = calloc(1, sizeof *s);
+    struct buf now = { 0 }, durable = { 0 }, out = { 0 };
+    struct recorder recorder;
+    struct store *store;
+    static uint8_t data[DISK];
+    buf_add(&now, content->data, content->len);
+    buf_add(&durable, content->data, content->len);
+    recorder_init(&recorder, &now);
+    assert_int_equal(recorder_open(&recorder, &store), 0);
+    struct image *image = open_over(config, store);
+    s->config = config;
+    s->size = image->size;
+    assert_int_equal(disk_access(config, image, READ, data, 0, SECTORS), 0);
+    for (unsigned i = 0; i < SECTORS; i++)
+        memcpy(&s->had[i], data + i * SECTOR, 8);
+    memcpy(s->got, s->had, sizeof s->got);
+    for (unsigned k = 0; k < 3; k++) {
+        unsigned first = (unsigned)(test_random(&seed) % (SECTORS - 8));
+        for (unsigned i = 0; i < 8; i++)
+            sector_fill(data + i * SECTOR, s->got[first + i] = 0x5ec04d);
+        assert_int_equal(disk_access(config, image, WRITE, data, first, 8), 0);
+    }
+    assert_int_equal(image_close(image), 0);
+    size_t from = 0;
+    for (size_t count = 0; count <= recorder.count; count++)
+        for (unsigned choice = 0; choice < 3; choice++) {
+            recorder_cut(&recorder, count, &durable, &from, choice, &seed, &out);
+            second_check(s, &out, count);
+            cases++;
+        }
+    recorder_fini(&recorder);
+    buf_fini(&now);
+    buf_fini(&durable);
+    buf_fini(&out);
+    free(s);
+}
+
 static void cut_everywhere(const struct work *w, const struct config *config,
                            const struct buf *start, size_t first)
 {
@@ -453,6 +524,8 @@ static void cut_everywhere(const struct work *w, const struct config *config,
                 continue;
             recorder_cut(&w->recorder, count, &durable, &from, choice, &seed, &out);
             cut_check(w, config, count, choice, &out);
+            if (config->resizes && test_random(&seed) % 20 == 0)
+                cut_again(config, &out);
         }
     buf_fini(&durable);
     buf_fini(&out);
