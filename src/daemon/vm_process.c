@@ -595,6 +595,8 @@ void vm_adopt(struct vm *vm)
     }
     bool was_up = strcmp(state, "running") == 0 || strcmp(state, "paused") == 0 ||
                   strcmp(state, "stopping") == 0 || strcmp(state, "saving") == 0;
+    if (strcmp(wanted, "stopped") == 0 && !was_up) /* thrown away, and the daemon killed over it */
+        vm_saved_forget(vm);
     if (was_up) /* it ended while nobody looked */
         process_gone(vm);
     else if (vm->job[0] && strcmp(wanted, "stopped") == 0)

@@ -144,7 +144,7 @@ def one_step(d, name, number, job):
     check(not vm or vm["state"] == vm["wanted"], f"{where}: {vm}")
     if not died:
         check((vm and vm["state"]) == allowed[-1], f"{name}: {vm}")
-    if name == "change" and vm["disks"]:
+    if name == "change" and vm.get("disks"):
         equal((vm["pending"], vm["now"]["disks"][-1].get("iops")), ([], 10), where)
     saved = vm and os.path.exists(os.path.join(d.folder, "s/bedplate/vms", vm["id"], "saved"))
     equal(bool(saved), bool(vm and vm["state"] == "saved"), f"{where}: a saved state")
