@@ -137,6 +137,7 @@ static void message_arrived(struct display *display, const struct display_messag
                       screen_height(display->screen), m->c & 7);
         break;
     case DISPLAY_WHEEL: input_wheel(display->input, m->a ? 1 : -1); break;
+    case DISPLAY_ASK: screen_ask_size(display->screen, m->a, m->b); break;
     }
 }
 
@@ -245,11 +246,12 @@ static bool is_loopback(const char *host)
     return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0;
 }
 
-static int send_setup(struct display *display, int listener, struct err *err)
+static int send_setup(struct display *display, int listener, bool resizable, struct err *err)
 {
     struct display_message m = { .kind = DISPLAY_SETUP,
                                  .a = screen_width(display->screen),
-                                 .b = screen_height(display->screen) };
+                                 .b = screen_height(display->screen),
+                                 .c = resizable };
     int fds[2] = { screen_fd(display->screen), listener };
     union {
         struct cmsghdr head;
@@ -289,7 +291,7 @@ static int start_helper(struct display *display, const struct display_options *o
     char confined[256];
     int r = helper_start(DISPLAY_HELPER, "display", argv, true, &display->fd, &display->pid, err);
     if (r == 0)
-        r = send_setup(display, listener, err);
+        r = send_setup(display, listener, o->resizable, err);
     if (r == 0)
         r = helper_wait(DISPLAY_HELPER, display->fd, START_MS, confined, sizeof confined, err);
     if (r == 0)

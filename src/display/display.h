@@ -28,6 +28,7 @@ struct display_options {
     const char *password_file;
     const char *tls_cert, *tls_key, *tls_ca; /* ca: viewers must show a certificate of it */
     const char *name;                        /* of the VM, shown by viewers; NULL: "Bedplate" */
+    bool resizable;                          /* viewers may ask for another size of the screen */
 };
 
 /* screen and input are borrowed. */

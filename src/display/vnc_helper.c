@@ -144,6 +144,18 @@ static void pointer_event(int buttons, int x, int y, rfbClientPtr client)
         tell(DISPLAY_WHEEL, !!(pressed & WHEEL_UP), 0, 0);
 }
 
+/* A viewer's wish (SetDesktopSize). The guest takes it or not: a size that comes is told to all. */
+static int size_asked(int width, int height, int screens, struct rfbExtDesktopScreen *list,
+                      rfbClientPtr client)
+{
+    (void)list, (void)client;
+    if (width < 1 || height < 1 || width > SCREEN_MAX_WIDTH || height > SCREEN_MAX_HEIGHT ||
+        screens != 1)
+        return rfbExtDesktopSize_InvalidScreenLayout;
+    tell(DISPLAY_ASK, (uint32_t)width, (uint32_t)height, 0);
+    return rfbExtDesktopSize_Success;
+}
+
 /* ---- QEMU's extended key events (RFB community specification, 7.5.? "QEMU Extended Key Event")
  * ---- */
 
@@ -331,6 +343,8 @@ static int server_start(const struct settings *settings, struct err *err)
     server->displayHook = viewer_update;
     server->kbdAddEvent = key_event;
     server->ptrAddEvent = pointer_event;
+    if (helper.in.c)
+        server->setDesktopSizeHook = size_asked;
     if (settings->password_file) {
         server->authPasswdData = helper.passwords;
         server->passwordCheck = rfbCheckPasswordByList;

@@ -14,7 +14,7 @@
 
 enum display_kind {
     /* to the helper */
-    DISPLAY_SETUP = 1, /* a: width, b: height; two descriptors */
+    DISPLAY_SETUP = 1, /* a: width, b: height, c: 1 if viewers may ask for sizes; two descriptors */
     DISPLAY_RESIZED,   /* a: width, b: height */
     DISPLAY_CHANGED,   /* a: x, b: y, c: width, d: height */
     /* to the VMM */
@@ -22,6 +22,7 @@ enum display_kind {
     DISPLAY_KEY,     /* a: Linux key code, b: 1 down, 0 up */
     DISPLAY_POINTER, /* a: x, b: y, c: buttons held (INPUT_BUTTON_*) */
     DISPLAY_WHEEL,   /* a: 1 away from the user, 0 towards */
+    DISPLAY_ASK,     /* a: width, b: height that a viewer would like */
 };
 
 struct display_message {

@@ -48,7 +48,8 @@ int video_open(struct vmm *vmm, struct err *err)
     struct display_options options = { .password_file = viewer->password_file,
                                        .tls_cert = viewer->tls_cert,
                                        .tls_key = viewer->tls_key,
-                                       .tls_ca = viewer->tls_ca };
+                                       .tls_ca = viewer->tls_ca,
+                                       .resizable = vmm->options.video == VIDEO_VIRTIO };
     AUTO(free) char *address = strdup(viewer->address);
     if (!address)
         return err_set(err, ENOMEM, "out of memory");

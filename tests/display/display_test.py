@@ -20,6 +20,7 @@ import vmm_test  # noqa: E402
 from vmm_test import check, equal  # noqa: E402
 
 CD = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso"
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CASES = {}
 
 
@@ -122,11 +123,11 @@ def look_and_type(folder):
 
 
 @case
-def uefi(folder):
+def uefi(folder, video="vga"):
     """OVMF draws in the monitor's own size, and hears the viewer's keys."""
     path, control = os.path.join(folder, "vnc"), os.path.join(folder, "control")
     with vmm_test.Vm("--firmware", "uefi", "--memory", "128M", "--display", "vnc=unix:" + path, "--control", "unix:" + control,
-                     boots=False) as vm:
+                     "--video", video, boots=False) as vm:
         client, viewer = vmm_test.Client(control), rfb.Viewer(path)
         viewer.request(False)
         vm.expect("Shell>", 120)
@@ -141,6 +142,71 @@ def uefi(folder):
             viewer.press(scancode)
         vm.expect("\n90\r", 30)
         viewer.close()
+
+
+@case
+def virtio_uefi(folder):
+    uefi(folder, "virtio")
+
+
+@case
+def virtio(folder):
+    """Debian's generic kernel on virtio-gpu: its console, what is written to its frame buffer, another size, a restore."""
+    prepared = os.path.join(ROOT, ".cache", "pc")
+    done = subprocess.run([os.path.join(ROOT, "tools", "prepare-pc.sh"), prepared], text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        vmm_test.skip(done.stdout.strip())
+    path, control, saved = (os.path.join(folder, name) for name in ("vnc", "control", "saved"))
+
+    def shell(vm, line):
+        vm.type(line + "\n")
+        text = vm.expect("=END ", 60)
+        equal(vm.expect("\n").strip(), "0", f"{line}: {text}")
+        return text.strip()
+
+    def picture(client):
+        return rfb.png_rgb(base64.b64decode(client.ok("screenshot")["png"]))
+
+    with vmm_test.Vm("--memory", "256", "--video", "virtio", "--display", "vnc=unix:" + path, "--control", "unix:" + control,
+                     "--kernel", os.path.join(prepared, "vmlinuz"), "--initrd", os.path.join(prepared, "initrd.cpio"), "--cmdline",
+                     "console=tty0 console=ttyS0 pc.modules=virtio_pci,virtio-gpu", boots=False) as vm:
+        client = vmm_test.Client(control)
+        vm.expect("=READY", 120)
+        width, height, pixels = picture(client)
+        equal((width, height), (1280, 800), "size")
+        check(sum(1 for byte in pixels[::3] if byte > 100) > 2000, "there is no text on the screen")
+        shell(vm, "head -c 409600 /dev/zero | tr '\\0' '\\252' >/dev/fb0")
+        deadline = time.monotonic() + 30
+        while picture(client)[2][:79 * 1280 * 3] != b"\xaa" * (79 * 1280 * 3):
+            check(time.monotonic() < deadline, "what was written to the frame buffer is not shown")
+            time.sleep(0.2)
+        viewer = rfb.Viewer(path)
+        viewer.ask_size(1024, 768)
+        while not any(answer[1:] == (0, 1024, 768) for answer in viewer.answers):
+            viewer.request()
+            check(time.monotonic() < deadline + 60 and viewer.waiting(30), f"the size was not taken: {viewer.answers}")
+            viewer.update()
+        equal(shell(vm, "head -n 1 /sys/class/drm/card0-Virtual-1/modes"), "1024x768", "the monitor's first mode")
+        viewer.close()
+        before = picture(client)
+        equal(before[:2], (1024, 768), "size")
+        with open(saved, "wb") as file:
+            client.ok("save", fds=[file.fileno()], fd=True, then="end")
+        vm.wait()
+    with vmm_test.Vm("--restore", saved, "--control", "unix:" + control, boots=False) as vm:
+        client = vmm_test.Client(control)
+        now = picture(client)
+        equal(now[:2], before[:2], "size of the restored screen")
+        differ = sum(1 for a, b in zip(now[2][::3], before[2][::3]) if a != b)
+        check(differ < 1000, f"{differ} pixels differ after the restore")  # the cursor blinks
+        shell(vm, "head -c 4096 /dev/zero | tr '\\0' '\\125' >/dev/fb0")
+        deadline = time.monotonic() + 30
+        while picture(client)[2][:3] != b"\x55" * 3:
+            check(time.monotonic() < deadline, "the restored screen does not change")
+            time.sleep(0.2)
+    with vmm_test.Vm("--restore", saved, "--video", "vga", boots=False) as vm:
+        vm.ends(vmm_test.FILE, "the saved VM has --video virtio, not vga")
 
 
 @case
@@ -343,7 +409,7 @@ def main():
     parser.add_argument("--client", help="the viewer made with libvncclient (client.c)")
     parser.add_argument("--guest", help="the guest that scrolls (scroll.S)")
     vmm_test.ARGS = args = parser.parse_args()
-    if args.case != "encodings" and not os.path.exists(CD):
+    if args.case not in ("encodings", "virtio", "virtio_uefi") and not os.path.exists(CD):
         vmm_test.skip("the package grub-rescue-pc is not installed")
     with tempfile.TemporaryDirectory() as folder:
         CASES[args.case](folder)

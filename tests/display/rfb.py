@@ -7,7 +7,7 @@ import struct
 import time
 import zlib
 
-RAW, EXTENDED_KEYS, DESKTOP_SIZE = 0, -258, -223
+RAW, EXTENDED_KEYS, DESKTOP_SIZE, EXTENDED_SIZE = 0, -258, -223, -308
 NONE, VNC, VENCRYPT = 1, 2, 19
 
 
@@ -25,6 +25,7 @@ class Viewer:
         else:
             self.socket = socket.create_connection(address, 20)
         self.extended = False
+        self.answers = []  # of ExtendedDesktopSize: reason, error, width, height
         assert self.read(12) == b"RFB 003.008\n"
         self.socket.sendall(b"RFB 003.008\n")
         self.types = list(self.read(self.read(1)[0]))
@@ -46,6 +47,11 @@ class Viewer:
 
     def ask(self):
         self.socket.sendall(struct.pack(">BxHiii", 2, 3, RAW, EXTENDED_KEYS, DESKTOP_SIZE))
+
+    def ask_size(self, width, height):
+        """Says that it knows ExtendedDesktopSize and wishes one screen of that size."""
+        self.socket.sendall(struct.pack(">BxHiiii", 2, 4, RAW, EXTENDED_KEYS, DESKTOP_SIZE, EXTENDED_SIZE))
+        self.socket.sendall(struct.pack(">BxHHBx", 251, width, height, 1) + struct.pack(">IHHHHI", 0, 0, 0, width, height, 0))
 
     def vencrypt(self, tls):
         assert self.read(2) == b"\0\2"
@@ -83,6 +89,12 @@ class Viewer:
             x, y, w, h, encoding = struct.unpack(">HHHHi", self.read(12))
             if encoding == EXTENDED_KEYS:
                 self.extended = True
+            elif encoding == EXTENDED_SIZE:
+                self.read(16 * self.read(4)[0])
+                self.answers.append((x, y, w, h))
+                if y == 0 and (w, h) != (self.width, self.height):
+                    self.width, self.height = w, h
+                    self.pixels = bytearray(w * h * 4)
             elif encoding == DESKTOP_SIZE:
                 self.width, self.height = w, h
                 self.pixels = bytearray(w * h * 4)
