@@ -43,8 +43,16 @@ static double number(const json_t *vm, const char *metric)
     return json_number_value(json_object_get(vm, metric));
 }
 
+/* A number for programs, a size for people. */
+static json_t *bytes_json(double bytes, bool plain)
+{
+    char text[32];
+    return plain ? json_integer((json_int_t)bytes)
+                 : json_string(size_print((uint64_t)bytes, text, sizeof text));
+}
+
 /* Rows for output_table, those that use most first. */
-static json_t *rows(const json_t *before, const json_t *now, double seconds)
+static json_t *rows(const json_t *before, const json_t *now, double seconds, bool plain)
 {
     json_t *list = json_array(), *vm;
     const char *name;
@@ -56,10 +64,10 @@ static json_t *rows(const json_t *before, const json_t *now, double seconds)
         double cpu = number(vm, "cpu_seconds_total") - number(was, "cpu_seconds_total");
         double percent = was && seconds > 0 && cpu > 0 ? cpu / seconds * 100 : 0;
         json_t *row =
-            json_pack("{s:s, s:o, s:I, s:I, s:I}", "name", name, "cpu%",
+            json_pack("{s:s, s:o, s:I, s:o, s:o}", "name", name, "cpu%",
                       json_sprintf("%.1f", percent), "cpus", (json_int_t)number(vm, "vcpus"),
-                      "memory", (json_int_t)number(vm, "memory_bytes"), "resident",
-                      (json_int_t)number(vm, "resident_memory_bytes"));
+                      "memory", bytes_json(number(vm, "memory_bytes"), plain), "resident",
+                      bytes_json(number(vm, "resident_memory_bytes"), plain));
         size_t at = 0;
         while (at < json_array_size(list) &&
                strtod(json_string_value(json_object_get(json_array_get(list, at), "cpu%")), NULL) >=
@@ -99,7 +107,7 @@ int do_top(struct cli *cli, const struct command *command, int argc, char **argv
         if (r != CLI_OK)
             break;
         uint64_t time = monotonic_ns();
-        AUTO(json_decref) json_t *list = rows(before, now, (double)(time - then) / 1e9);
+        AUTO(json_decref) json_t *list = rows(before, now, (double)(time - then) / 1e9, cli->json);
         if (!once)
             printf("\033[H\033[J");
         if (cli->json)
