@@ -3,7 +3,8 @@
  * Guest time: one clock of the machine, in nanoseconds since the machine was made. It stops when
  * the VM stops and moves with it. TSC, PIT, APIC timer, RTC and PM timer derive from it.
  *
- * The TSC is guest_now_ns() * tsc_khz / 10^6 (+ the vCPU's own offset), the same on every vCPU.
+ * The TSC is guest_now_ns() * tsc_khz / 10^6 (+ the vCPU's own offset) within a microsecond, the
+ * same on every vCPU.
  */
 #ifndef MACHINE_CLOCK_H
 #define MACHINE_CLOCK_H

@@ -132,16 +132,11 @@ static _Noreturn void diverged(const char *what, const struct record *theirs, co
     _exit(1);
 }
 
-static const struct record *log_peek(void)
+static const struct record *log_next(enum kind kind)
 {
     while (atomic_load(&written) == atomic_load(&read_count))
         sched_yield();
-    return &log_ring[atomic_load(&read_count) % LOG];
-}
-
-static const struct record *log_next(enum kind kind)
-{
-    const struct record *r = log_peek();
+    const struct record *r = &log_ring[atomic_load(&read_count) % LOG];
     if (r->kind == kind)
         return r;
     printf("the translator comes to a %s, the interpreter came to a %s\n", kind_names[kind],
@@ -314,16 +309,12 @@ static void memory_compare(void)
         }
 }
 
-/* What the block before has left undefined, in all its parts: the interpreter's choice counts. */
-static uint16_t undefined_before;
-static void undefined_add(void)
-{
-    for (unsigned n = 0; previous && n < previous->count; n++)
-        undefined_before |= insn_rows[previous->insns[n].row].undefined;
-}
+/* What the block before has left undefined: the interpreter's choice counts. */
 static void flags_agree(struct soft_vcpu *v, const struct record *r)
 {
-    uint16_t undefined = undefined_before;
+    uint16_t undefined = 0;
+    for (unsigned n = 0; previous && n < previous->count; n++)
+        undefined |= insn_rows[previous->insns[n].row].undefined;
     if (!((rflags_get(v) ^ r->r[17]) & ~(uint64_t)undefined))
         status_set(v, (uint32_t)r->r[17]);
 }
@@ -359,32 +350,13 @@ static void follower_step(struct soft_vcpu *v)
     }
 }
 
-/* Did the follower leave a block in its middle, because a window could not be opened? It comes to
- * the leader's place with the next part. */
-static bool block_goes_on(const struct soft_vcpu *v)
-{
-    uint64_t at = v->rip - previous_rip;
-    const struct record *r = log_peek();
-    if (!previous || !previous->window_faults || (r->kind == STEP && r->r[16] == v->rip))
-        return false;
-    for (unsigned n = 1; n < previous->count; n++)
-        if (previous->insns[n].start == at)
-            return true;
-    return false;
-}
-
 struct block *__wrap_code_lookup(struct soft_vcpu *v)
 {
     self = v;
-    if (v == leader) {
+    if (v == leader)
         leader_step(v);
-    } else if (v == follower) {
-        undefined_add();
-        if (!block_goes_on(v)) {
-            follower_step(v);
-            undefined_before = 0;
-        }
-    }
+    else if (v == follower)
+        follower_step(v);
     struct block *b = __real_code_lookup(v);
     if (v == follower) {
         previous = b;
@@ -571,7 +543,7 @@ static int guest_pair(const char *path)
         return 2;
     }
     const struct cpu_model *model = cpu_model_find(cpu);
-    guests_machine_open(&gm[0], &g, &engine_soft, "jit=off", model);
+    guests_machine_open(&gm[0], &g, &engine_soft, "jit=off,tsc=off", model);
     guests_machine_open(&gm[1], &g, &engine_soft, engine_options, model);
     end_port = PORT_EXIT;
     return pair_run(gm[0].m, gm[1].m, 60);
@@ -593,8 +565,8 @@ int main(int argc, char **argv)
         else if (!strcmp(*argv, "--until"))
             until = argv[1];
     }
-    snprintf(engine_options, sizeof engine_options, "%s,link=off,lookup=off,loops=off,tsc=off",
-             options);
+    snprintf(engine_options, sizeof engine_options,
+             "%s,link=off,lookup=off,windows=off,loops=off,tsc=off", options);
     if (argv[0] && !strcmp(argv[0], "guest") && argv[1])
         return guest_pair(argv[1]);
     struct machine *m[2];
@@ -603,7 +575,7 @@ int main(int argc, char **argv)
         return 77;
     }
     if (argv[0] && !strcmp(argv[0], "linux") && argv[1] && argv[2] && argv[3]) {
-        if (linux_open(argv + 1, "jit=off", true, &m[0]) < 0 ||
+        if (linux_open(argv + 1, "jit=off,tsc=off", true, &m[0]) < 0 ||
             linux_open(argv + 1, engine_options, false, &m[1]) < 0)
             return 1;
         return pair_run(m[0], m[1], 1500);
