@@ -20,7 +20,7 @@ import time
 import img_test
 from img_test import MIB, Failed
 
-SIZE = 96 * MIB
+SIZE = 64 * MIB
 
 
 def noise(b, img, fmt, *places):
@@ -66,7 +66,7 @@ def sound(b, images):
 
 def until_done(b, words, images, again=()):
     """Kills it again and again, later and later, until it ends by itself."""
-    kills, wait, extra = 0, 0.006, []
+    kills, wait, extra = 0, 0.01, []
     while True:
         job = subprocess.Popen([b.binary, *words, *extra], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         time.sleep(b.random.uniform(0, wait))
@@ -80,7 +80,7 @@ def until_done(b, words, images, again=()):
             continue
         if job.returncode != -signal.SIGKILL:
             raise Failed(f"{words}: status {job.returncode}: {said}")
-        kills, wait, extra = kills + 1, wait * 1.4, list(again)
+        kills, wait, extra = kills + 1, wait * 1.7, list(again)
         sound(b, images)
         b.ours("compare", "-q", images[-1], b.path("model.raw"))
 
@@ -91,7 +91,7 @@ def killed(b):
     base, middle, top = chain(b)
     kills["commit"] = until_done(b, ["commit", "-q", top], [base, middle, top], ["--resume"])
     b.qemu("compare", "-q", middle, b.path("model.raw"))
-    noise(b, top, "qcow2", *range(1, 90, 5))
+    noise(b, top, "qcow2", *range(1, 60, 5))
     kills["commit of two"] = until_done(b, ["commit", "-q", "-b", base, top], [base, middle, top], ["--resume"])
     b.qemu("compare", "-q", base, b.path("model.raw"))
     base, middle, top = chain(b)
@@ -101,8 +101,8 @@ def killed(b):
     kills["flatten"] = until_done(b, ["rebase", "-q", "-b", "", top], [b.path("other.qcow2"), top])
     b.remove("other.qcow2")
     b.qemu("compare", "-q", top, b.path("model.raw"))
-    for size in ("1T", "64T", "96M"):
-        b.ours("resize", "-q", "--shrink", top, "96M")
+    for size in ("1T", "64T", "64M"):
+        b.ours("resize", "-q", "--shrink", top, "64M")
         job = subprocess.Popen([b.binary, "resize", "-q", "--shrink", top, size])
         time.sleep(b.random.uniform(0, 0.02))
         job.kill()
@@ -155,7 +155,7 @@ def no_room(b):
 set -e
 mkdir -p "$2/small"
 mount -t tmpfs -o size=5M none "$2/small"
-"$1" create -q -f qcow2 "$2/small/base.qcow2" 96M
+"$1" create -q -f qcow2 "$2/small/base.qcow2" 64M
 "$1" create -q -f qcow2 -b "$2/small/base.qcow2" -F qcow2 "$2/over.qcow2"
 "$1" create -q -f qcow2 -b "$2/top.qcow2" -F qcow2 "$2/small/top.qcow2"
 set +e
