@@ -132,11 +132,16 @@ static _Noreturn void diverged(const char *what, const struct record *theirs, co
     _exit(1);
 }
 
-static const struct record *log_next(enum kind kind)
+static const struct record *log_peek(void)
 {
     while (atomic_load(&written) == atomic_load(&read_count))
         sched_yield();
-    const struct record *r = &log_ring[atomic_load(&read_count) % LOG];
+    return &log_ring[atomic_load(&read_count) % LOG];
+}
+
+static const struct record *log_next(enum kind kind)
+{
+    const struct record *r = log_peek();
     if (r->kind == kind)
         return r;
     printf("the translator comes to a %s, the interpreter came to a %s\n", kind_names[kind],
@@ -309,12 +314,16 @@ static void memory_compare(void)
         }
 }
 
-/* What the block before has left undefined: the interpreter's choice counts. */
+/* What the block before has left undefined, in all its parts: the interpreter's choice counts. */
+static uint16_t undefined_before;
+static void undefined_add(void)
+{
+    for (unsigned n = 0; previous && n < previous->count; n++)
+        undefined_before |= insn_rows[previous->insns[n].row].undefined;
+}
 static void flags_agree(struct soft_vcpu *v, const struct record *r)
 {
-    uint16_t undefined = 0;
-    for (unsigned n = 0; previous && n < previous->count; n++)
-        undefined |= insn_rows[previous->insns[n].row].undefined;
+    uint16_t undefined = undefined_before;
     if (!((rflags_get(v) ^ r->r[17]) & ~(uint64_t)undefined))
         status_set(v, (uint32_t)r->r[17]);
 }
@@ -350,14 +359,53 @@ static void follower_step(struct soft_vcpu *v)
     }
 }
 
+/* The follower may leave a block in its middle, because a window could not be opened. How many
+ * instructions are left then; it comes to the leader's place behind them. */
+static unsigned block_left(const struct soft_vcpu *v)
+{
+    uint64_t at = v->rip - previous_rip;
+    const struct record *r = log_peek();
+    if (!previous || !previous->window_faults || (r->kind == STEP && r->r[16] == v->rip))
+        return 0;
+    for (unsigned n = 1; n < previous->count; n++)
+        if (previous->insns[n].start == at)
+            return previous->count - n;
+    return 0;
+}
+
+/* The first instructions of a block, for the interpreter: stale blocks are not translated. */
+static struct block *block_cut(const struct block *b, unsigned count)
+{
+    static union {
+        struct block b;
+        uint8_t room[sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn)];
+    } part;
+    memcpy(&part.b, b, sizeof *b + count * sizeof *b->insns);
+    part.b.insns[count] = b->insns[b->count];
+    part.b.insns[count].start = (uint16_t)insn_end(&b->insns[count - 1]);
+    part.b.count = (uint16_t)count;
+    part.b.code = NULL;
+    part.b.stale = true;
+    return &part.b;
+}
+
 struct block *__wrap_code_lookup(struct soft_vcpu *v)
 {
+    unsigned left = 0;
     self = v;
-    if (v == leader)
+    if (v == leader) {
         leader_step(v);
-    else if (v == follower)
-        follower_step(v);
+    } else if (v == follower) {
+        undefined_add();
+        left = block_left(v);
+        if (!left) {
+            follower_step(v);
+            undefined_before = 0;
+        }
+    }
     struct block *b = __real_code_lookup(v);
+    if (b && left)
+        b = block_cut(b, left < b->count ? left : b->count);
     if (v == follower) {
         previous = b;
         previous_rip = v->rip;
@@ -565,8 +613,8 @@ int main(int argc, char **argv)
         else if (!strcmp(*argv, "--until"))
             until = argv[1];
     }
-    snprintf(engine_options, sizeof engine_options,
-             "%s,link=off,lookup=off,windows=off,loops=off,tsc=off", options);
+    snprintf(engine_options, sizeof engine_options, "%s,link=off,lookup=off,loops=off,tsc=off",
+             options);
     if (argv[0] && !strcmp(argv[0], "guest") && argv[1])
         return guest_pair(argv[1]);
     struct machine *m[2];

@@ -496,7 +496,13 @@ bool tlb_can_open(struct soft_vcpu *v, uint64_t va, unsigned size, bool write)
 {
     const struct tlb_entry *e = tlb_slot(v, va);
     struct place p;
+    struct walk w;
+    uint32_t error;
     if ((va & (PAGE_SIZE - 1)) + size > PAGE_SIZE)
+        return false;
+    /* A store that faults does not make its page an accessed one. */
+    if (write && v->cr0 & CR0_PG && !tlb_hit(e, e->read, va, size) &&
+        walk_once(v, va, ACCESS_WRITE, v->tlb_mode == TLB_USER, false, &w, &error) != WALK_OK)
         return false;
     if (!tlb_hit(e, e->read, va, size)) { /* a look ahead: what it finds has not happened */
         struct exception exc = v->exc;
