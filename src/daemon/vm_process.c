@@ -242,8 +242,10 @@ static void client_free_posted(void *arg) { vmm_client_destroy(arg); }
 /* Not at once: we may be inside one of its call-backs. */
 static void client_drop(struct vm *vm)
 {
-    if (vm->client)
-        loop_post(vm->daemon->loop, client_free_posted, TAKE(vm->client));
+    if (!vm->client)
+        return;
+    vmm_client_silence(vm->client); /* its end would be taken for that of the next process */
+    loop_post(vm->daemon->loop, client_free_posted, TAKE(vm->client));
 }
 
 static const char *screen_address(const json_t *status)
@@ -383,7 +385,14 @@ static void try_connect(struct vm *vm)
     int r = vmm_client_create(vm->daemon->loop, path, &client_calls, vm, &vm->client, NULL);
     if (r == 0)
         return;
-    if (!vm->pid_watch && !vm_lock_held(vm)) {
+    bool gone = !vm->pid_watch && !vm_lock_held(vm);
+    if (gone && strcmp(object_text(vm_object(vm), "state"), "starting") == 0) {
+        vm->real = GONE; /* only a keeper was left, or it is told again what is wrong */
+        timer_set(vm, TIMER_NONE, 0);
+        vm_drive(vm);
+        return;
+    }
+    if (gone) {
         process_gone(vm);
         return;
     }

@@ -613,7 +613,8 @@ void vm_job_cancel(struct daemon *daemon, struct object *job, struct api_error *
         return;
     if (strcmp(vm->job, job->id) != 0 || !vm->job_kept)
         api_fail(error, 409, "ended", "", "the job is over");
-    else if (starts || (stops && vm->real != UP))
+    else if (starts ||
+             (stops && strcmp(vm_wanted(vm), "running") == 0)) /* a restart's second half */
         start_cancel(vm);
     else if (stops && !vm->killing)
         stop_cancel(vm);

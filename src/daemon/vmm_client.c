@@ -27,7 +27,7 @@ struct vmm_client {
     const struct vmm_client_calls *calls;
     void *arg;
     struct buf in;
-    bool greeted, ready;
+    bool greeted, ready, silent;
     pid_t pid;
     uint64_t next_id;
     struct question *questions;
@@ -116,10 +116,13 @@ static bool line_arrived(struct vmm_client *c, const json_t *line)
             return false;
         c->ready = true;
         vmm_client_ask(c, "events", NULL, -1, NULL, NULL);
-        c->calls->ready(c->arg, c->pid);
+        if (!c->silent)
+            c->calls->ready(c->arg, c->pid);
         return true;
     }
     const char *what = json_string_value(json_object_get(line, "what"));
+    if (json_object_get(line, "event") && what && c->silent)
+        return true;
     if (json_object_get(line, "event") && what)
         c->calls->event(c->arg, what, line);
     else
@@ -161,7 +164,8 @@ static void client_ready(void *arg, unsigned events)
             return;
     }
     loop_watch_events(c->watch, 0);
-    c->calls->lost(c->arg);
+    if (!c->silent)
+        c->calls->lost(c->arg);
 }
 
 void vmm_client_ask(struct vmm_client *client, const char *what, json_t *take_members, int fd,
@@ -200,6 +204,8 @@ int vmm_client_create(struct loop *loop, const char *path, const struct vmm_clie
     *out = TAKE(c);
     return 0;
 }
+
+void vmm_client_silence(struct vmm_client *client) { client->silent = true; }
 
 void vmm_client_destroy(struct vmm_client *client)
 {

@@ -29,6 +29,8 @@ typedef void (*vmm_client_done)(void *arg, const json_t *ok, const struct err *e
 /* Connects; -ENOENT and -ECONNREFUSED: nobody is there (yet). `calls` and arg are borrowed. */
 int vmm_client_create(struct loop *loop, const char *path, const struct vmm_client_calls *calls,
                       void *arg, struct vmm_client **out, struct err *err);
+/* Calls none of `calls` any more: for one that is going to be destroyed. */
+void vmm_client_silence(struct vmm_client *client);
 /* Requests without an answer end with an error first. */
 void vmm_client_destroy(struct vmm_client *client);
 DEFINE_AUTO(struct vmm_client *, vmm_client_destroy)

@@ -56,7 +56,7 @@ def settled(d):
         jobs = [job for job in d.ok("GET", "/v1/jobs")["items"] if job["state"] == "running"]
         vms = d.ok("GET", "/v1/vms")["items"]
         for vm in vms:  # what is told of those that run may be a former daemon's word yet
-            asked(d, "POST", f"/v1/vms/{vm['id']}/balloon")
+            asked(d, "POST", f"/v1/vms/{vm['id']}/screenshot")
         vms = d.ok("GET", "/v1/vms")["items"]
         moving = [vm for vm in vms if vm["state"] not in (vm["wanted"], "failed")]
         if not jobs and not moving:
