@@ -16,6 +16,7 @@ import time
 
 sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), *below) for below in ([], ["..", "vmm"])]
 import rfb  # noqa: E402
+import screen  # noqa: E402
 import vmm_test  # noqa: E402
 from vmm_test import check, equal  # noqa: E402
 
@@ -37,19 +38,7 @@ class Grub:
         self.vm = vmm_test.Vm("--firmware", "bios", "--cdrom", CD, "--memory", "64M", "--display", display,
                               "--control", "unix:" + self.control, *words, boots=False, serial="none")
         self.client = vmm_test.Client(self.control)
-
-    def text(self):
-        reply = self.client.ask("screenshot", format="text")
-        return reply.get("ok", {}).get("text", "")
-
-    def shows(self, words, limit=60):
-        deadline = time.monotonic() + limit
-        while words not in self.text():
-            check(time.monotonic() < deadline, f"no {words!r} on the screen:\n{self.text()}\n{self.vm.said()}")
-            time.sleep(0.1)
-
-    def picture(self):
-        return rfb.png_rgb(base64.b64decode(self.client.ok("screenshot")["png"]))
+        self.screen = screen.Screen(self.vm, self.client)
 
     def __enter__(self):
         return self
@@ -65,7 +54,7 @@ def same_picture(grub, viewer):
         while viewer.waiting(0.3):
             viewer.update()
             viewer.request()
-        width, height, pixels = grub.picture()
+        width, height, pixels = grub.screen.picture()
         if (viewer.width, viewer.height) == (width, height) and viewer.rgb() == pixels:
             return
     raise AssertionError(f"{viewer.width} x {viewer.height} pixels differ from the screenshot's {width} x {height}")
@@ -79,23 +68,23 @@ def look_and_type(folder):
         viewer = rfb.Viewer(path, ask=False)
         equal(viewer.name, "Bedplate", "the desktop's name")
         grub.client.ok("resume")
-        grub.shows("GNU GRUB")
-        check((viewer.width, viewer.height) != grub.picture()[:2], "the size has not changed")
+        grub.screen.shows("GNU GRUB")
+        check((viewer.width, viewer.height) != grub.screen.picture()[:2], "the size has not changed")
         viewer.ask()
         viewer.request(False)
         same_picture(grub, viewer)
         check(viewer.extended, "no extended keys")
 
         viewer.press(0x2e)  # C: the command line
-        grub.shows("grub>")
+        grub.screen.shows("grub>")
         for scancode in (0x12, 0x2e, 0x23, 0x18, 0x39, 0x1f):  # echo s
             viewer.press(scancode)
         viewer.plain_key(0x41, 1)  # without Shift of its own: what is printed on the key counts
         viewer.plain_key(0x41, 0)
         viewer.press(0x1c)
-        grub.shows("\nsa\n")
+        grub.screen.shows("\nsa\n")
         grub.client.ok("send-keys", text="echo Typed_Text!\n")
-        grub.shows("\nTyped_Text!\n")
+        grub.screen.shows("\nTyped_Text!\n")
         same_picture(grub, viewer)
 
         # An idle screen sends nothing.
@@ -118,7 +107,7 @@ def look_and_type(folder):
         with tempfile.TemporaryFile() as file:
             grub.client.ok("screenshot", fds=[file.fileno()], fd=True)
             file.seek(0)
-            equal(rfb.png_rgb(file.read())[:2], grub.picture()[:2], "the picture in a file")
+            equal(rfb.png_rgb(file.read())[:2], grub.screen.picture()[:2], "the picture in a file")
     check(not os.path.exists(path), "the socket is left behind")
 
 
@@ -213,7 +202,7 @@ def virtio(folder):
 def hostile_viewers(folder):
     path = os.path.join(folder, "vnc")
     with Grub(folder, "vnc=unix:" + path) as grub:
-        grub.shows("GNU GRUB")
+        grub.screen.shows("GNU GRUB")
         half = socket.socket(socket.AF_UNIX)
         half.connect(path)
         half.sendall(b"RFB")
@@ -304,13 +293,13 @@ def tls(folder):
     with Grub(folder, words) as grub:
         host, port = grub.client.ok("status")["screen"]["vnc"].rsplit(":", 1)
         address = (host, int(port))
-        grub.shows("GNU GRUB")
+        grub.screen.shows("GNU GRUB")
         viewer = rfb.Viewer(address, ssl.create_default_context(cafile=ca + ".pem"))
         equal(viewer.types, [rfb.VENCRYPT], "security types")
         viewer.request(False)
         same_picture(grub, viewer)
         viewer.press(0x2e)
-        grub.shows("grub>")
+        grub.screen.shows("grub>")
         refused(lambda: rfb.Viewer(address), "a viewer without TLS")
         refused(lambda: rfb.Viewer(address, ssl.create_default_context(cafile=other + ".pem")),
                 "a server that the viewer does not trust")
@@ -359,7 +348,7 @@ def password(folder):
     number = free_display()
     with Grub(folder, f"vnc=:{number},password-file={words}") as grub:
         host, port = "127.0.0.1", 5900 + number
-        grub.shows("GNU GRUB")
+        grub.screen.shows("GNU GRUB")
         refused(lambda: rfb.Viewer((host, port)), "a viewer without a password")
 
         def snapshot(passwd, encodings):
