@@ -60,7 +60,8 @@ class Run:
                     file.write(pattern())
             words += ["--disk", os.path.join(folder, "disk3") + ",format=raw,bus=sata", "--cdrom", self.disks[0],
                       "--disk", os.path.join(folder, "disk4") + ",format=raw,bus=ide", "--cdrom", "none,bus=ide",
-                      "--net", "user,model=e1000e", "--usb", "tablet", "--usb", "keyboard"]
+                      "--net", "user,model=e1000e", "--usb", "tablet", "--usb", "keyboard",
+                      "--video", ("vga", "virtio")[seed % 2], "--virtio-input", "tablet"]
         env = dict(os.environ, ASAN_OPTIONS="detect_leaks=0:abort_on_error=1", UBSAN_OPTIONS="halt_on_error=1:abort_on_error=1")
         with open(self.errors, "wb") as errors:
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=env)
