@@ -8,16 +8,16 @@
 #include "guest64.inc"
 #include "smp.inc"
 #define PAGES 0x100000
-#define PAGES_END 0x108000
+#define PAGES_END 0x104000
 #define STEP 0x80
 #define LAST 0xe00
-#define CALLS 24
+#define CALLS 80
 GUEST(LONG, 2, NEED_NOTHING)
     BEGIN64
     AP_START(2)
     mov $PAGES, %ebx
 1:  movb $0xc3, (%rbx)              /* ret */
-    mov $200, %ecx                  /* often enough that it is kept, and that the page goes by what
+    mov $400, %ecx                  /* often enough that it is kept, and that the page goes by what
                                        of it is code */
 2:  call *%rbx
     pause
