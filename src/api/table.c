@@ -115,6 +115,7 @@ static const struct api_field vm_fields[] = {
     { "cdrom", API_STRING, 0, "image in the CD drive", API_PATH, .max = 4096 },
     { "nets", API_LIST, 0, "network cards", .max = 8, .element = API_OBJECT, .fields = net_fields,
       .initial = "[{\"backend\": \"user\", \"model\": \"virtio\"}]" },
+    { "agent", API_BOOLEAN, 0, "a port for the guest agent", .initial = "true" },
     { "display", API_BOOLEAN, 0, "a screen, by VNC", .initial = "false" },
     { "watchdog", API_STRING, 0, "what a watchdog that fires does", API_ENUM, .choices = WORDS("reset", "pause", "exit", "none"),
       .initial = "\"reset\"" },
@@ -190,6 +191,44 @@ static const struct api_field clone_args[] = {
     { "linked", API_BOOLEAN, 0, "its disks hold only what differs; of templates only", .initial = "false" },
     END
 };
+static const struct api_field exec_args[] = {
+    { "command", API_LIST, API_REQUIRED, "program and arguments", .max = 256, .element = API_STRING },
+    { "input", API_STRING, 0, "for its standard input, base64", .max = 700 << 10 },
+    { "timeout", API_INTEGER, 0, "seconds to wait for its end", .min = 0, .max = 86400, .initial = "60" },
+    END
+};
+static const struct api_field exec_answer[] = {
+    { "status", API_INTEGER, API_SERVER, "its exit status; 128 and the signal that ended it" },
+    { "out", API_STRING, API_SERVER, "its standard output, base64" },
+    { "err", API_STRING, API_SERVER, "its standard error, base64" },
+    { "truncated", API_BOOLEAN, API_SERVER, "there was more output than the agent keeps" },
+    END
+};
+static const struct api_field read_args[] = {
+    { "path", API_STRING, API_REQUIRED, "of a file in the guest", .max = 4096 },
+    { "offset", API_INTEGER, 0, "where to begin", .min = 0, .max = INT64_MAX, .initial = "0" },
+    { "bytes", API_INTEGER, 0, "at most", .min = 1, .max = 1 << 20, .initial = "1048576" },
+    END
+};
+static const struct api_field read_answer[] = {
+    { "data", API_STRING, API_SERVER, "base64" },
+    { "end", API_BOOLEAN, API_SERVER, "the file ends there" },
+    END
+};
+static const struct api_field write_args[] = {
+    { "path", API_STRING, API_REQUIRED, "of a file in the guest", .max = 4096 },
+    { "data", API_STRING, API_REQUIRED, "base64", .max = 700 << 10 },
+    { "append", API_BOOLEAN, 0, "behind what is in the file, instead of in its place", .initial = "false" },
+    END
+};
+static const struct api_field freeze_answer[] = {
+    { "filesystems", API_INTEGER, API_SERVER, "how many" },
+    END
+};
+static const struct api_field addresses_answer[] = {
+    { "interfaces", API_ANY, API_SERVER, "network interfaces: name, mac, addresses" },
+    END
+};
 static const struct api_action vm_actions[] = {
     { "start", "start it, go on from its saved state, or resume it when it is paused", NULL, NULL, API_OPERATOR, true },
     { "stop", "ask the guest to shut down (ACPI); kill it when it does not in time", stop_args, NULL, API_OPERATOR, true },
@@ -205,6 +244,13 @@ static const struct api_action vm_actions[] = {
     { "log", "what its serial port last said", log_args, log_answer, API_VIEWER, false },
     { "balloon", "how its guest fares with its memory; asks it to do with less, or more again", balloon_args, balloon_answer,
       API_OPERATOR, false },
+    { "exec", "run a command in the guest (guest agent)", exec_args, exec_answer, API_OPERATOR, false },
+    { "file-read", "read a part of a file in the guest (guest agent)", read_args, read_answer, API_OPERATOR, false },
+    { "file-write", "write a file in the guest (guest agent)", write_args, NULL, API_OPERATOR, false },
+    { "freeze", "write out and freeze the guest's file systems (guest agent)", NULL, freeze_answer, API_OPERATOR, false },
+    { "thaw", "let the guest's file systems go on (guest agent)", NULL, freeze_answer, API_OPERATOR, false },
+    { "addresses", "the guest's network addresses (guest agent)", NULL, addresses_answer, API_VIEWER, false },
+    { "set-time", "set the guest's clock to the host's (guest agent)", NULL, NULL, API_OPERATOR, false },
     { "send-keys", "press keys", keys_args, NULL, API_OPERATOR, false },
     END
 };

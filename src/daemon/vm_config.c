@@ -112,6 +112,10 @@ json_t *vm_config(const struct vm *vm, const json_t *json)
     set_path(out, "run-dir", "", path);
     vm_run_path(vm, "serial.sock", path);
     set_path(out, "serial", "unix:", path);
+    if (!json_is_false(json_object_get(json, "agent"))) { /* VMs of earlier versions lack it */
+        vm_run_path(vm, "agent.sock", path);
+        set_path(out, "port", AGENT_PORT "=unix:", path);
+    }
     if (json_is_true(json_object_get(json, "display"))) {
         vm_run_path(vm, "vnc.sock", path);
         json_object_set_new(out, "display",

@@ -242,6 +242,7 @@ static void client_free_posted(void *arg) { vmm_client_destroy(arg); }
 /* Not at once: we may be inside one of its call-backs. */
 static void client_drop(struct vm *vm)
 {
+    vm_agent_forget(vm);
     if (!vm->client)
         return;
     vmm_client_silence(vm->client); /* its end would be taken for that of the next process */
@@ -278,6 +279,7 @@ static void status_known(void *arg, const json_t *ok, const struct err *err)
     if (vm_saved_used(vm))
         vm_saved_forget(vm);
     vm_live_status(vm, ok);
+    vm_agent_status(vm, ok);
     bool settled = strcmp(vm_wanted(vm), vm->paused ? "paused" : "running") == 0;
     json_t *patch = vm_live_tell(vm);
     json_object_update_new(patch, json_pack("{s:s, s:i, s:s, s:n, s:s*}", "state",
@@ -355,6 +357,9 @@ static void client_event(void *arg, const char *what, const json_t *event)
     const char *device = json_string_value(json_object_get(event, "device"));
     if (strcmp(what, "device-removed") == 0 && device && vm->removing)
         json_object_del(vm->removing, device);
+    if (strcmp(what, "port") == 0)
+        vm_agent_port(vm, json_string_value(json_object_get(event, "port")),
+                      json_is_true(json_object_get(event, "open")));
     if (strcmp(what, "save-progress") == 0)
         save_progress(vm, event);
     else if (strcmp(what, "save-failed") == 0)
@@ -537,6 +542,7 @@ static void stop_asked(struct vm *vm)
     if (vm->paused)
         vmm_client_ask(vm->client, "resume", NULL, -1, NULL, NULL); /* to hear its power button */
     vmm_client_ask(vm->client, "power-button", NULL, -1, NULL, NULL);
+    vm_agent_shutdown(vm);
     vm_stage(vm, "waiting for the guest to shut down", -1);
     timer_set(vm, TIMER_STOP, vm->stop_timeout_s * 1000ull);
 }

@@ -572,6 +572,8 @@ void vms_action(struct daemon *daemon, struct http_request *request, struct obje
                            request);
             return;
         }
+    if (vm_agent_action(vm, request, action, args))
+        return;
     api_fail(&error, 501, "not-there", "", "the action '%s' is not there yet", action);
     reply_error(request, &error);
 }

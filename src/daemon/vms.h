@@ -10,6 +10,7 @@
  *   vm_config.c    its configuration, in the words of its process
  *   vm_live.c      changes while it runs
  *   net_backend.c  far ends of network cards that are plugged in then
+ *   vm_agent.c     what it does by the guest agent
  *   vm_updates.c   keeping what changed
  */
 #ifndef DAEMON_VMS_H
@@ -24,13 +25,16 @@ struct vm {
     struct daemon *daemon;
     char id[40];
     enum real real;
-    bool paused;             /* UP: by its own word */
-    json_t *config;          /* of the process, as it is now; NULL: GONE */
-    json_t *status;          /* UP: its last word about itself */
-    bool live_busy;          /* a step of a live change is under way */
-    json_t *live_failed;     /* steps that failed since the last change, and why */
-    json_t *removing;        /* devices that the guest was asked to let go of */
-    struct waiting *waiting; /* for the outcome of a change */
+    bool paused;                  /* UP: by its own word */
+    json_t *config;               /* of the process, as it is now; NULL: GONE */
+    json_t *status;               /* UP: its last word about itself */
+    bool live_busy;               /* a step of a live change is under way */
+    json_t *live_failed;          /* steps that failed since the last change, and why */
+    json_t *removing;             /* devices that the guest was asked to let go of */
+    struct waiting *waiting;      /* for the outcome of a change */
+    bool agent_open;              /* UP: something in the guest has the agent's port open */
+    struct agent *agent;          /* NULL: nothing was asked yet */
+    struct operation *operations; /* under way in the guest */
     pid_t pid;
     int pid_fd; /* -1: none */
     struct loop_watch *pid_watch;
@@ -142,6 +146,19 @@ int vm_clone_plan(const struct vm *clone, const struct vm *source, bool linked, 
 bool vm_is_copying(const struct vm *vm);
 void vm_copy_drive(struct vm *vm); /* the next copy, or the end of it */
 bool vm_copy_cancel(struct vm *vm);
+
+/* ---- vm_agent.c ---- */
+
+#define AGENT_PORT "org.qemu.guest_agent.0"
+/* Begins an action that the guest agent carries out; false: it is none of these. */
+bool vm_agent_action(struct vm *vm, struct http_request *request, const char *action,
+                     const json_t *args);
+/* The VMM's word about its ports. */
+void vm_agent_port(struct vm *vm, const char *port, bool open);
+void vm_agent_status(struct vm *vm, const json_t *status);
+/* Asks the guest to shut down, if its agent is there. */
+void vm_agent_shutdown(struct vm *vm);
+void vm_agent_forget(struct vm *vm);
 
 /* ---- vm_config.c ---- */
 
