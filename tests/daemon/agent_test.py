@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest agent of Debian's package in the prepared small guest, through the daemon's API."""
+import argparse
+import base64
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "boot")]
+import boot  # noqa: E402
+import daemon_test  # noqa: E402
+from daemon_test import check, equal  # noqa: E402
+
+AGENT = "/usr/sbin/qemu-ga"
+LIMIT = 60
+
+
+def overlay(top, archive, initrd):
+    """The guest's initramfs with the agent and its libraries behind it."""
+    said = subprocess.run(["ldd", AGENT], check=True, capture_output=True, text=True).stdout
+    for path in [AGENT, *re.findall(r"(/\S+) \(0x", said)]:
+        os.makedirs(top + os.path.dirname(path), exist_ok=True)
+        shutil.copy(path, top + path)
+    names = subprocess.run(["find", "."], cwd=top, check=True, capture_output=True).stdout
+    packed = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"], cwd=top, check=True, input=names,
+                            capture_output=True).stdout
+    with open(initrd, "rb") as old, open(archive, "wb") as new:
+        data = old.read()
+        new.write(data + bytes(-len(data) % 512) + packed)
+
+
+def until(what, true):
+    """`what` tells what is wrong."""
+    end = time.monotonic() + LIMIT
+    while not true():
+        check(time.monotonic() < end, what() if time.monotonic() >= end else "")
+        time.sleep(0.2)
+
+
+def text(answer, name):
+    return base64.b64decode(answer[name]).decode()
+
+
+def talk(d, serial):
+    d.refused("POST", "/v1/vms/a/addresses", 409, "qemu-guest-agent")
+    until(lambda: "no shell", lambda: "guest:~#" in d.cli("logs", "a"))
+    serial.sendall(b"/usr/sbin/qemu-ga -m virtio-serial -p /dev/vport*p1 -t /tmp -f /tmp/g &\r")
+
+    def answers():
+        with contextlib.suppress(AssertionError):
+            return d.ok("POST", "/v1/vms/a/addresses")
+    until(lambda: f"no agent: {d.call('POST', '/v1/vms/a/addresses')} {d.cli('logs', 'a')[-600:]}", answers)
+    check(any(i["name"] == "lo" for i in answers()["interfaces"]), f"no lo in {answers()}")
+
+    done = d.ok("POST", "/v1/vms/a/exec", {"command": ["/bin/sh", "-c", "cat; echo more >&2; exit 7"],
+                                          "input": base64.b64encode(b"hello").decode()})
+    equal((done["status"], text(done, "out"), text(done, "err")), (7, "hello", "more\n"), "exec")
+    d.refused("POST", "/v1/vms/a/exec", 409, "guest agent says", {"command": ["/nonexistent"]})
+    d.refused("POST", "/v1/vms/a/exec", 504, "still runs", {"command": ["/bin/sleep", "9"], "timeout": 1})
+
+    data = os.urandom(300000)
+    half = len(data) // 2
+    for append, part in ((False, data[:half]), (True, data[half:])):
+        d.ok("POST", "/v1/vms/a/file-write", {"path": "/tmp/f", "append": append, "data": base64.b64encode(part).decode()})
+    back, end = b"", False
+    while not end:
+        answer = d.ok("POST", "/v1/vms/a/file-read", {"path": "/tmp/f", "offset": len(back), "bytes": 100000})
+        back += base64.b64decode(answer["data"])
+        end = answer["end"]
+    check(back == data, "the file came back changed")
+    d.refused("POST", "/v1/vms/a/file-read", 409, "guest agent says", {"path": "/nonexistent"})
+
+    # The agent looks for hwclock there.
+    d.ok("POST", "/v1/vms/a/exec", {"command": ["/bin/ln", "-sf", "/bin/busybox", "/sbin/hwclock"]})
+    d.ok("POST", "/v1/vms/a/exec", {"command": ["/bin/date", "-s", "2001-01-01"]})
+    d.ok("POST", "/v1/vms/a/set-time")
+    now = int(text(d.ok("POST", "/v1/vms/a/exec", {"command": ["/bin/date", "+%s"]}), "out"))
+    check(abs(now - time.time()) < 30, f"the guest's clock is {now}")
+    d.done("a", "kill")
+    d.refused("POST", "/v1/vms/a/exec", 409, "does not run", {"command": ["/bin/true"]})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", default=os.path.join(boot.ROOT, "build"))
+    parser.add_argument("--guest", default=os.path.join(boot.ROOT, ".cache/guest"))
+    args = parser.parse_args()
+    if not os.path.exists(AGENT) or not shutil.which("cpio"):
+        boot.skip("the packages qemu-guest-agent and cpio are not installed")
+    if not os.path.exists(os.path.join(args.guest, "vmlinuz")):
+        boot.skip("the guest is not prepared; run tools/prepare-guest.sh")
+    daemon_test.ARGS = argparse.Namespace(build=args.build, guest=None)
+    with tempfile.TemporaryDirectory(prefix="bedplate-agent-") as folder:
+        initrd = os.path.join(folder, "initrd")
+        overlay(os.path.join(folder, "top"), initrd, os.path.join(args.guest, "initrd.cpio"))
+        with daemon_test.Daemon(folder) as d:
+            d.ok("POST", "/v1/vms", {"name": "a", "kernel": os.path.join(args.guest, "vmlinuz"), "initrd": initrd,
+                                     "cmdline": "console=ttyS0 quiet", "memory": "256M", "engine": "soft", "nets": []})
+            until(lambda: "it was not made", lambda: d.vm("a")["state"] == "stopped")
+            d.done("a", "start")
+            with socket.socket(socket.AF_UNIX) as serial:
+                serial.connect(d.vm("a")["console"])
+                talk(d, serial)
+    print("good")
+
+
+if __name__ == "__main__":
+    main()
