@@ -29,8 +29,8 @@ PASSWORD = "bedplate"
 RELEASES = {"bookworm": "12", "trixie": "13"}
 # Which of the installer's components an installation like this one needs.
 COMPONENTS = """apt-mirror-setup apt-setup-udeb base-installer bootstrap-base clock-setup finish-install grub-installer
-nobootloader partman-auto partman-auto-lvm partman-ext3 partman-basicfilesystems partman-basicmethods partman-efi
-partman-partitioning partman-target partman-utils pkgsel tzsetup-udeb user-setup-udeb disk-detect save-logs""".split()
+nobootloader partman-auto partman-auto-lvm partman-auto-crypto partman-ext3 partman-basicfilesystems partman-basicmethods
+partman-efi partman-partitioning partman-target partman-utils pkgsel tzsetup-udeb user-setup-udeb disk-detect save-logs""".split()
 
 
 class Failed(Exception):
