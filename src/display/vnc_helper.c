@@ -22,6 +22,8 @@
 
 #include <fcntl.h>
 #include <getopt.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <rfb/rfb.h>
 #include <sched.h>
@@ -242,6 +244,30 @@ static void messages_read(void)
 
 /* ---- the loop ---- */
 
+/*
+ * libvncserver looks whether a viewer begins with a WebSocket's handshake before it greets, and on
+ * this thread waits for ever for the fourth byte of one who has sent fewer. So it greets a socket
+ * on which nobody speaks, and the viewer's takes that one's place. Takes fd.
+ */
+static rfbClientPtr viewer_greet(int fd)
+{
+    AUTO(fd_close) int viewer_fd = fd, silent = -1;
+    char greeting[sz_rfbProtocolVersionMsg];
+    int pair[2], on = 1;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        return NULL;
+    silent = pair[1];
+    rfbClientPtr viewer = rfbNewClient(helper.server, pair[0]); /* takes it, on failure, too */
+    if (!viewer || read_full(silent, greeting, sizeof greeting) < 0)
+        return viewer;
+    setsockopt(viewer_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* as it does; not for unix */
+    fcntl(viewer_fd, F_SETFL, fcntl(viewer_fd, F_GETFL) | O_NONBLOCK);
+    if (write_full(viewer_fd, greeting, sizeof greeting) < 0 ||
+        dup3(viewer_fd, pair[0], O_CLOEXEC) < 0)
+        shutdown(pair[0], SHUT_RDWR); /* who is gone already is noticed as others are */
+    return viewer;
+}
+
 static void viewer_accept(void)
 {
     struct err err;
@@ -252,7 +278,7 @@ static void viewer_accept(void)
         log_info("display: a viewer was turned away: %s", err.text);
         return;
     }
-    rfbClientPtr viewer = rfbNewClient(helper.server, fd); /* takes fd, on failure, too */
+    rfbClientPtr viewer = viewer_greet(fd);
     if (viewer && !viewer->onHold)
         rfbStartOnHoldClient(viewer);
 }
@@ -360,7 +386,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(poll), SCMP_SYS(ppoll),
     SCMP_SYS(select), SCMP_SYS(pselect6), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(getsockname),
     SCMP_SYS(getpeername), SCMP_SYS(setsockopt), SCMP_SYS(getsockopt), SCMP_SYS(shutdown), SCMP_SYS(socketpair),
-    SCMP_SYS(pipe), SCMP_SYS(pipe2), SCMP_SYS(fcntl), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield),
+    SCMP_SYS(pipe), SCMP_SYS(pipe2), SCMP_SYS(fcntl), SCMP_SYS(dup3), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield),
 };
 static const struct confine_call conditional_calls[] = {
     { SCMP_SYS(clone), SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD) },

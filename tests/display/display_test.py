@@ -208,9 +208,10 @@ def hostile_viewers(folder):
     path = os.path.join(folder, "vnc")
     with Grub(folder, "vnc=unix:" + path) as grub:
         grub.screen.shows("GNU GRUB")
-        half = socket.socket(socket.AF_UNIX)
-        half.connect(path)
-        half.sendall(b"RFB")
+        halves = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+        for count, half in enumerate(halves):
+            half.connect(path)
+            half.sendall(b"RFB"[:count])  # and no more
         for nonsense in (b"\xff" * 4096, b"RFB 003.008\n\x01\x01" + bytes(range(256)) * 64,
                          b"RFB 003.008\n\x01\x01\x02\x00\xff\xff" + b"\x00" * 65535 * 4, b""):
             s = socket.socket(socket.AF_UNIX)
