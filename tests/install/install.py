@@ -158,14 +158,14 @@ def install(args, folder, iso, server, start):
 def started(args, folder, start):
     with Machine(args, folder) as machine:
         seen = machine.screen
-        seen.shows("guest login:", 600)
+        seen.shows(r"\w+ login:", 600)  # the name comes with the address
         say(start, "the screen shows the login")
         with open(args.picture, "wb") as file:
             file.write(seen.png())
         seen.type("root\n")
         seen.shows("Password:")
         seen.type(PASSWORD + "\n")
-        seen.shows("root@guest:~#")
+        seen.shows(r"root@\w+:~#")
         seen.type("clear; . /etc/os-release; systemctl is-system-running --wait; dpkg --audit && echo $VERSION_CODENAME is whole\n")
         seen.shows(f"{args.release} is whole", 120)
         if not re.search(r"^running$", seen.text(), re.MULTILINE):
