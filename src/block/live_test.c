@@ -8,7 +8,7 @@
 #include "block/throttle.h"
 
 #include "base/checked.h"
-#include "base/log.h"
+#include "block/dir_for_test.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -19,8 +19,6 @@
 #include <cmocka.h>
 
 enum { BLOCK = 4096, BLOCKS = 2048, DISK = BLOCK * BLOCKS, DEPTH = 16, QUEUES = 2 };
-
-static char dir[64];
 
 static const char *test_path(const char *name)
 {
@@ -338,24 +336,10 @@ static void test_qcow2(void **state) { run_steps("qcow2", false); }
 static void test_raw(void **state) { run_steps("raw", false); }
 static void test_throttled(void **state) { run_steps("qcow2", true); }
 
-static int setup(void **state)
-{
-    log_set_level(LOG_ERROR, LOG_ERROR);
-    snprintf(dir, sizeof dir, "/tmp/bedplate-live-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    return system(command);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_qcow2), cmocka_unit_test(test_raw),
                                         cmocka_unit_test(test_throttled),
                                         cmocka_unit_test(test_copy_on_read) };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, dir_setup, dir_teardown);
 }

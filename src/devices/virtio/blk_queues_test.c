@@ -9,8 +9,8 @@
 #include "devices/virtio/virtio_pci.h"
 
 #include "base/checked.h"
-#include "base/log.h"
 #include "block/chain.h"
+#include "block/dir_for_test.h"
 #include "block/image.h"
 #include "block/operations.h"
 
@@ -30,8 +30,6 @@
 
 enum { QUEUES = 4, DEPTH = 8, BLOCK = 4096, BLOCKS = 4096, DISK = BLOCK * BLOCKS };
 enum { OWN = BLOCKS / QUEUES }; /* blocks of a queue */
-
-static char dir[64];
 
 struct driver { /* one thread of the guest, with a queue and a quarter of the disk */
     struct test *t;
@@ -358,23 +356,9 @@ static void test_raw(void **state) { run("raw"); }
 static void test_qcow2(void **state) { run("qcow2"); }
 static void test_vhdx(void **state) { run("vhdx"); }
 
-static int setup(void **state)
-{
-    log_set_level(LOG_ERROR, LOG_ERROR);
-    snprintf(dir, sizeof dir, "/tmp/bedplate-queues-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    return system(command);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_raw), cmocka_unit_test(test_qcow2),
                                         cmocka_unit_test(test_vhdx) };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, dir_setup, dir_teardown);
 }
