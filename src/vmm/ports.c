@@ -29,6 +29,18 @@ static void port_output(void *arg, const uint8_t *data, size_t len)
     stream_write(port->stream, data, len);
 }
 
+static bool port_output_room(void *arg)
+{
+    struct vmm_port *port = arg;
+    return stream_output_room(port->stream);
+}
+
+static void port_output_go(void *arg)
+{
+    struct vmm_port *port = arg;
+    virtio_console_output_room(port->vmm->ports->pci, device_port(port->index));
+}
+
 static void port_room(void *arg)
 {
     struct vmm_port *port = arg;
@@ -91,6 +103,7 @@ int ports_plug(struct vmm *vmm, struct err *err)
         vmm_keep_removed(vmm, o->ports[i].path);
         ports[device_port(i)] = (struct virtio_console_port){ .name = o->ports[i].name,
                                                               .output = port_output,
+                                                              .output_room = port_output_room,
                                                               .input_room = port_room,
                                                               .opened = port_opened,
                                                               .arg = port };
@@ -103,8 +116,11 @@ int ports_plug(struct vmm *vmm, struct err *err)
         r = vmm_plug(vmm, vmm->ports->pci, err);
     if (r < 0)
         return err_prefix(err, "--port");
-    for (unsigned i = 0; i < o->port_count; i++)
-        stream_set_input(vmm->ports->port[i].stream, port_input, &vmm->ports->port[i]);
+    for (unsigned i = 0; i < o->port_count; i++) {
+        struct vmm_port *port = &vmm->ports->port[i];
+        stream_set_input(port->stream, port_input, port);
+        stream_set_output_room(port->stream, port_output_go, port);
+    }
     return 0;
 }
 

@@ -64,18 +64,22 @@ struct stream {
     void *filter_arg;
     _Atomic bool room_posted, feed_posted;
     _Atomic unsigned viewer_count; /* changed by the loop */
+    void (*output_go)(void *arg);
+    void *output_go_arg;
 
     pthread_t thread; /* the writer, if it has one */
     pthread_mutex_t lock;
     pthread_cond_t wake, drained;
-    int out;          /* lock; the writer's; -1: none */
-    bool out_broken;  /* lock; writing failed, the rest is only kept */
-    bool writing;     /* lock */
-    bool ending;      /* lock */
-    uint64_t written; /* lock: position that the writer has come to */
-    uint64_t end;     /* lock: position behind the newest byte */
-    uint64_t seen;    /* lock: nobody has got anything behind it */
-    uint64_t lost;    /* lock */
+    int out;           /* lock; the writer's; -1: none */
+    bool out_broken;   /* lock; writing failed, the rest is only kept */
+    bool writing;      /* lock */
+    bool ending;       /* lock */
+    uint64_t written;  /* lock: position that the writer has come to */
+    uint64_t end;      /* lock: position behind the newest byte */
+    uint64_t seen;     /* lock: nobody has got anything behind it */
+    uint64_t lost;     /* lock */
+    uint64_t slowest;  /* lock: where the slowest viewer is; UINT64_MAX: there is none */
+    bool output_waits; /* lock: output_go is owed */
     uint8_t ring[RING_SIZE];
 };
 
@@ -322,9 +326,51 @@ static void peer_settle(struct peer *peer)
         peer->in_ended = true;
 }
 
+/* ---- output that can wait ---- */
+
+/* Lock held. */
+static bool output_has_room(const struct stream *stream)
+{
+    return stream->slowest >= stream->end || stream->end - stream->slowest < RING_SIZE / 2;
+}
+
+/* After viewers have moved on, come or gone. */
+static void output_settle(struct stream *stream)
+{
+    bool go;
+    {
+        LOCKED(&stream->lock);
+        stream->slowest = UINT64_MAX;
+        for (const struct peer *peer = stream->viewers; peer; peer = peer->next)
+            if (!peer->out_ended && peer->at < stream->slowest)
+                stream->slowest = peer->at;
+        go = stream->output_waits && output_has_room(stream);
+        stream->output_waits &= !go;
+    }
+    if (go)
+        stream->output_go(stream->output_go_arg);
+}
+
+bool stream_output_room(struct stream *stream)
+{
+    LOCKED(&stream->lock);
+    bool room = output_has_room(stream);
+    stream->output_waits |= !room;
+    return room;
+}
+
+void stream_set_output_room(struct stream *stream, void (*go)(void *arg), void *arg)
+{
+    stream->output_go = go;
+    stream->output_go_arg = arg;
+}
+
+/* ---- viewers come and go ---- */
+
 static void peer_ready(void *arg, unsigned events)
 {
     struct peer *peer = arg;
+    struct stream *stream = peer->stream;
     if (peer->viewer)
         input_pump(peer); /* what it said before it hung up, too */
     else if ((!peer->input_len || peer->stream->filter) && input_read(peer))
@@ -334,6 +380,7 @@ static void peer_ready(void *arg, unsigned events)
     if (peer->viewer && events & LOOP_WRITE)
         viewer_feed(peer);
     peer_settle(peer);
+    output_settle(stream);
 }
 
 static void viewers_feed(void *arg)
@@ -347,6 +394,7 @@ static void viewers_feed(void *arg)
         viewer_feed(peer);
         peer_settle(peer);
     }
+    output_settle(stream);
 }
 
 /* One that has gone but whose last words still wait for the port makes room for a new one. */
@@ -385,6 +433,7 @@ static void viewer_arrived(void *arg, unsigned events)
     }
     viewer_feed(peer);
     peer_settle(peer);
+    output_settle(stream);
 }
 
 /* ---- more room ---- */
@@ -490,6 +539,7 @@ static int stream_new(struct loop *loop, const char *name, struct stream **resul
     stream->loop = loop;
     stream->stdin_peer = (struct peer){ .stream = stream, .fd = -1 };
     stream->out = stream->listener = -1;
+    stream->slowest = UINT64_MAX;
     pthread_mutex_init(&stream->lock, NULL);
     pthread_cond_init(&stream->wake, NULL);
     pthread_condattr_t attr;

@@ -5,8 +5,9 @@
  *
  * The last STREAM_HISTORY bytes of output are kept. A viewer gets the tail of them first, then what
  * comes; all of them may type. Output never blocks a vCPU, nor one viewer another: who reads too
- * slowly misses the oldest output, and where nobody has read it the log says so. Input is offered
- * to the port and kept (up to one read) while the port has no room.
+ * slowly misses the oldest output, and where nobody has read it the log says so. A port that can
+ * wait asks stream_output_room() before it writes, and then nobody misses anything. Input is
+ * offered to the port and kept (up to one read) while the port has no room.
  */
 #ifndef VMM_STREAM_H
 #define VMM_STREAM_H
@@ -51,6 +52,10 @@ void stream_set_input(struct stream *stream,
  * From then on input is read although the port takes none, and lost beyond some KiB. */
 void stream_set_filter(struct stream *stream,
                        size_t (*filter)(void *arg, uint8_t *data, size_t len), void *arg);
+/* Any thread: shall more output come now? False: a viewer is half the history behind, and `go` will
+ * be called on the loop when he has caught up. */
+bool stream_output_room(struct stream *stream);
+void stream_set_output_room(struct stream *stream, void (*go)(void *arg), void *arg);
 /* Any thread: the port has room again. */
 void stream_more_room(struct stream *stream);
 

@@ -27,6 +27,7 @@ struct rig {
     pthread_mutex_t lock;
     char typed[1 << 16];
     size_t typed_len, room; /* lock */
+    unsigned goes;          /* lock: output_goes() calls */
 };
 
 static void *loop_thread(void *arg)
@@ -220,6 +221,56 @@ static void test_slow(void **state)
     rig_close(&rig);
 }
 
+static void output_goes(void *arg)
+{
+    struct rig *rig = arg;
+    LOCKED(&rig->lock);
+    rig->goes++;
+}
+
+static unsigned goes(struct rig *rig)
+{
+    LOCKED(&rig->lock);
+    return rig->goes;
+}
+
+/* A port that asks whether there is room waits for a slow viewer, who then misses nothing. */
+static void test_waits(void **state)
+{
+    enum { MUCH = 3 * STREAM_HISTORY, PIECE = 4096 };
+    struct rig rig;
+    rig_open(&rig);
+    stream_set_output_room(rig.stream, output_goes, &rig);
+    assert_true(stream_output_room(rig.stream)); /* without viewers it never waits */
+    int slow = look(&rig);
+    say(&rig, "hello");
+    expect_text(slow, "hello");
+    uint8_t data[PIECE];
+    size_t written = 0, got = 0;
+    while (written < MUCH && stream_output_room(rig.stream)) {
+        flood(&rig, written, written + PIECE);
+        written += PIECE;
+    }
+    assert_in_range(written, STREAM_HISTORY / 2, STREAM_HISTORY - PIECE);
+    assert_int_equal(goes(&rig), 0);
+    for (; got < written; got += PIECE) {
+        assert_int_equal(read_some(slow, data, PIECE), PIECE);
+        assert_int_equal(strtoull((char *)data, NULL, 10), got);
+    }
+    assert_int_equal(goes(&rig), 1);
+    while (stream_output_room(rig.stream)) {
+        flood(&rig, written, written + PIECE);
+        written += PIECE;
+    }
+    close(slow); /* who goes away is waited for no longer */
+    for (unsigned ms = 0; goes(&rig) < 2; ms++) {
+        assert_true(ms < LIMIT_MS);
+        poll(NULL, 0, 1);
+    }
+    assert_true(stream_output_room(rig.stream));
+    rig_close(&rig);
+}
+
 static void test_nobody(void **state)
 {
     struct rig rig;
@@ -265,9 +316,8 @@ static void test_input_waits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_viewers),
-        cmocka_unit_test(test_slow),
-        cmocka_unit_test(test_nobody),
+        cmocka_unit_test(test_viewers),     cmocka_unit_test(test_slow),
+        cmocka_unit_test(test_waits),       cmocka_unit_test(test_nobody),
         cmocka_unit_test(test_input_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

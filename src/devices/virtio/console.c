@@ -69,6 +69,7 @@ static bool console_multiport(const struct console *c)
 
 /* 5.3.2: ports 0, control, ports 1 and up. */
 static unsigned port_rx_queue(unsigned port) { return port ? 2 * port + 2 : 0; }
+static unsigned port_tx_queue(unsigned port) { return port_rx_queue(port) + 1; }
 static unsigned queue_port(unsigned queue) { return queue < 2 ? 0 : queue / 2 - 1; }
 
 /* ---- To the guest ---- */
@@ -276,6 +277,19 @@ static void console_sent(struct virtio_device *vdev, struct virtqueue_elem *elem
     virtio_complete(vdev, elem, 0);
 }
 
+/* What waits stays in the queue, and so in the guest's memory. */
+static bool console_may_send(struct virtio_device *vdev, unsigned queue)
+{
+    const struct virtio_console_port *port = &console_of(vdev)->ports[queue_port(queue)];
+    return !port->output_room || port->output_room(port->arg);
+}
+
+void virtio_console_output_room(struct pci_device *pci, unsigned port)
+{
+    struct console *c = (struct console *)pci;
+    virtio_kick(&c->vdev, port_tx_queue(port));
+}
+
 static void console_queue(struct virtio_device *vdev, unsigned queue)
 {
     struct console *c = console_of(vdev);
@@ -285,7 +299,7 @@ static void console_queue(struct virtio_device *vdev, unsigned queue)
     } else if (queue == QUEUE_CONTROL_RX) {
         control_flush(c);
     } else if (queue & 1) {
-        virtio_queue_each(vdev, queue, console_sent);
+        virtio_queue_while(vdev, queue, console_may_send, console_sent);
     } else {
         console_receive(c, queue_port(queue));
     }

@@ -4,7 +4,8 @@
  * is to be one; the others appear in a Linux guest as /dev/virtio-ports/NAME.
  *
  * `output` and `input_room` work as in devices/serial.h: any thread, perhaps with the device's lock
- * held; they must not block nor call into this device. What `output` cannot take it drops.
+ * held; they must not block nor call into this device. What `output` cannot take it drops, but a
+ * port with `output_room` is asked first, and the guest waits while that says no.
  */
 #ifndef DEVICES_VIRTIO_CONSOLE_H
 #define DEVICES_VIRTIO_CONSOLE_H
@@ -23,6 +24,8 @@ enum { VIRTIO_CONSOLE_MAX_PORTS = 8, VIRTIO_CONSOLE_NAME_MAX = 63 };
 struct virtio_console_port {
     const char *name; /* NULL: none. Port 0's is not used by Linux */
     void (*output)(void *arg, const uint8_t *data, size_t len); /* NULL: output vanishes */
+    /* False: virtio_console_output_room() tells when. NULL: always. */
+    bool (*output_room)(void *arg);
     void (*input_room)(void *arg); /* virtio_console_input took less than offered; more goes now */
     void (*opened)(void *arg, bool open); /* a program in the guest opened or closed the port */
     void *arg;
@@ -44,6 +47,8 @@ int virtio_console_create(struct machine *m, const struct virtio_console_options
 
 /* Offers bytes to the guest; returns how many were taken. */
 size_t virtio_console_input(struct pci_device *pci, unsigned port, const uint8_t *data, size_t len);
+/* The port's output_room said no, and now would say yes. */
+void virtio_console_output_room(struct pci_device *pci, unsigned port);
 /* Does the guest use it? A console that is the only port counts as used once it has a driver. */
 bool virtio_console_is_open(struct pci_device *pci, unsigned port);
 /* The terminal at port 0 has another size. */

@@ -65,21 +65,32 @@ static void lane_doorbell(void *arg, unsigned events)
         bell->vdev->ops->queue(bell->vdev, bell->queue);
 }
 
-void virtio_queue_each(struct virtio_device *vdev, unsigned queue,
-                       void (*fn)(struct virtio_device *vdev, struct virtqueue_elem *elem))
+void virtio_queue_while(struct virtio_device *vdev, unsigned queue,
+                        bool (*more)(struct virtio_device *vdev, unsigned queue),
+                        void (*fn)(struct virtio_device *vdev, struct virtqueue_elem *elem))
 {
     struct virtqueue *vq = &vdev->queues[queue];
     unsigned budget = VIRTIO_BATCH;
     do {
         virtqueue_notification(vq, false);
         struct virtqueue_elem *elem;
-        while (budget && (elem = virtqueue_pop(vq))) {
+        while (budget) {
+            if (more && !more(vdev, queue))
+                return;
+            if (!(elem = virtqueue_pop(vq)))
+                break;
             fn(vdev, elem);
             budget--;
         }
         if (!budget)
             virtio_kick(vdev, queue);
     } while (budget && !vq->starved && virtqueue_notification(vq, true));
+}
+
+void virtio_queue_each(struct virtio_device *vdev, unsigned queue,
+                       void (*fn)(struct virtio_device *vdev, struct virtqueue_elem *elem))
+{
+    virtio_queue_while(vdev, queue, NULL, fn);
 }
 
 /* ---- resets ---- */

@@ -165,6 +165,10 @@ static inline bool virtio_has(const struct virtio_device *vdev, unsigned feature
 /* For ops->queue: hands each buffer to fn, a batch at most, with doorbells off meanwhile. */
 void virtio_queue_each(struct virtio_device *vdev, unsigned queue,
                        void (*fn)(struct virtio_device *vdev, struct virtqueue_elem *elem));
+/* The same while `more` says so, which is asked before each; then somebody kicks the queue. */
+void virtio_queue_while(struct virtio_device *vdev, unsigned queue,
+                        bool (*more)(struct virtio_device *vdev, unsigned queue),
+                        void (*fn)(struct virtio_device *vdev, struct virtqueue_elem *elem));
 /* Pushes, interrupts if wanted, and finishes a reset that waited for this element. */
 void virtio_complete(struct virtio_device *vdev, struct virtqueue_elem *elem, uint32_t written);
 /* The handler ran out of its batch: call it again soon. Any thread. */
