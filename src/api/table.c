@@ -85,6 +85,7 @@ static const struct api_field now_fields[] = {
     { "cpu", API_STRING, API_SERVER, "CPU model" },
     { "disks", API_LIST, API_SERVER, "disks and drives", .element = API_OBJECT, .fields = now_disk_fields },
     { "nets", API_LIST, API_SERVER, "network cards", .element = API_OBJECT, .fields = now_net_fields },
+    { "agent", API_BOOLEAN, API_SERVER, "something in the guest, its agent, listens at the agent's port" },
     END
 };
 

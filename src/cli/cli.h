@@ -12,6 +12,7 @@
  *   edit.c     changing a VM, by options or in an editor
  *   top.c      what VMs use
  *   document.c man page and completion out of the commands' table
+ *   guest.c    inside a guest: exec, cp
  *   images.c   the catalog of images, and VMs out of them: image, run, ssh
  */
 #ifndef CLI_CLI_H
@@ -29,6 +30,7 @@ struct cli {
     bool wait;                /* for jobs; the default */
     const char *socket, *url; /* url: of a daemon elsewhere; with BEDPLATE_TOKEN and BEDPLATE_CA */
     bool only_running;        /* no daemon is started */
+    bool own;                 /* the user's own daemon, also where the host has one */
     char socket_path[200];
     bool tty; /* standard output is a terminal: colours and progress */
 };
@@ -55,7 +57,8 @@ int ask(struct cli *cli, const char *method, const char *kind, const char *which
         const char *action, json_t *take_body, json_t **out);
 /* All objects of a kind, page by page. */
 int list(struct cli *cli, const char *kind, const char *const *columns);
-int do_console(struct cli *cli, const struct command *command, int argc, char **argv);
+/* The path of such a request; the caller frees. NULL: it has been said why. */
+char *path_of(const char *kind, const char *which, const char *action);
 
 /* ---- edit.c, top.c, document.c ---- */
 
@@ -72,6 +75,11 @@ int do_image(struct cli *cli, const struct command *command, int argc, char **ar
 int do_run(struct cli *cli, const struct command *command, int argc, char **argv);
 int do_ssh(struct cli *cli, const struct command *command, int argc, char **argv);
 
+/* ---- guest.c ---- */
+
+int do_exec(struct cli *cli, const struct command *command, int argc, char **argv);
+int do_cp(struct cli *cli, const struct command *command, int argc, char **argv);
+
 /* ---- doctor.c ---- */
 
 int do_doctor(struct cli *cli, const struct command *command, int argc, char **argv);
@@ -86,10 +94,16 @@ int do_audit(struct cli *cli, const struct command *command, int argc, char **ar
 
 /* The body of an answer as it is: /metrics is no JSON. The caller frees. */
 int client_text(struct cli *cli, const char *path, struct buf *out);
+/* Sends a request; *out gets the JSON of the answer, which may be an error's: *status tells, and
+ * nothing was said about it. */
+int client_status(struct cli *cli, const char *method, const char *path, json_t *take_body,
+                  json_t **out, long *status);
 /* Sends a request; *out (may be NULL) gets the JSON of the answer. Returns CLI_OK, or another
  * status after it has said why. */
 int client_call(struct cli *cli, const char *method, const char *path, json_t *take_body,
                 json_t **out);
+/* Says what an answer of such a status has as its reason; the status of the program. */
+int client_refused(const json_t *answer, long status);
 /* Waits for the job in `answer` (an answer to a request) with progress on a terminal. */
 int client_job(struct cli *cli, const json_t *answer);
 void cli_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -119,8 +133,8 @@ void output_object(const struct api_field *fields, const json_t *object);
 
 /* ---- console.c ---- */
 
-/* Joins this terminal with the socket until Ctrl-A D, or until the other side closes. only_look:
- * nothing is typed, and the terminal stays as it is. */
-int console_attach(struct cli *cli, const char *path, const char *name, bool only_look);
+int do_console(struct cli *cli, const struct command *command, int argc, char **argv);
+/* Only looks: nothing is typed, and the terminal stays as it is. */
+int console_follow(struct cli *cli, const char *name);
 
 #endif

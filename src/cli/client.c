@@ -92,10 +92,11 @@ static int start_daemon(const char *path)
     return -1;
 }
 
-/* --url, BEDPLATE_URL; --socket, BEDPLATE_SOCKET, the host's daemon, the user's own. */
+/* --url, BEDPLATE_URL; --socket, BEDPLATE_SOCKET, the host's daemon, the user's own; with --user
+ * only this one. */
 static int find_socket(struct cli *cli)
 {
-    if (!cli->url && !cli->socket)
+    if (!cli->url && !cli->socket && !cli->own)
         cli->url = getenv("BEDPLATE_URL");
     if (cli->url && strncmp(cli->url, "https://", 8) != 0) {
         cli_say("'%s' is no address of a daemon: it begins with https://", cli->url);
@@ -103,14 +104,14 @@ static int find_socket(struct cli *cli)
     }
     if (cli->url)
         return CLI_OK;
-    const char *given = cli->socket ? cli->socket : getenv("BEDPLATE_SOCKET");
+    const char *given = cli->socket ? cli->socket : cli->own ? NULL : getenv("BEDPLATE_SOCKET");
     if (*cli->socket_path)
         return CLI_OK;
     if (given) {
         snprintf(cli->socket_path, sizeof cli->socket_path, "%s", given);
         return CLI_OK;
     }
-    if (listens("/run/bedplate/api.sock")) {
+    if (!cli->own && listens("/run/bedplate/api.sock")) {
         strcpy(cli->socket_path, "/run/bedplate/api.sock");
         return CLI_OK;
     }
@@ -135,7 +136,7 @@ static size_t take(char *data, size_t size, size_t count, void *arg)
     return size * count;
 }
 
-static int say_error(const json_t *answer, long status)
+int client_refused(const json_t *answer, long status)
 {
     const json_t *error = json_object_get(answer, "error");
     const char *message = json_string_value(json_object_get(error, "message"));
@@ -217,27 +218,37 @@ static bool try_again(long status, const json_t *answer, unsigned *tries)
     return true;
 }
 
-int client_call(struct cli *cli, const char *method, const char *path, json_t *take_body,
-                json_t **out)
+int client_status(struct cli *cli, const char *method, const char *path, json_t *take_body,
+                  json_t **out, long *status)
 {
     AUTO(json_decref) json_t *body = take_body;
-    AUTO(json_decref) json_t *json = NULL;
     AUTO(free) char *text = body ? json_print(body) : NULL;
-    long status = 0;
     unsigned tries = 0;
-    if (out)
-        *out = NULL;
+    *out = NULL;
     int r = find_socket(cli);
     if (r != CLI_OK)
         return r;
     do {
-        json_decref(TAKE(json));
-        r = call_once(cli, method, path, text, &json, &status);
+        json_decref(TAKE(*out));
+        r = call_once(cli, method, path, text, out, status);
         if (r != CLI_OK)
             return r;
-    } while (try_again(status, json, &tries));
+    } while (try_again(*status, *out, &tries));
+    return CLI_OK;
+}
+
+int client_call(struct cli *cli, const char *method, const char *path, json_t *take_body,
+                json_t **out)
+{
+    AUTO(json_decref) json_t *json = NULL;
+    long status = 0;
+    if (out)
+        *out = NULL;
+    int r = client_status(cli, method, path, take_body, &json, &status);
+    if (r != CLI_OK)
+        return r;
     if (status >= 400)
-        return say_error(json, status);
+        return client_refused(json, status);
     if (out)
         *out = TAKE(json);
     return CLI_OK;
@@ -270,7 +281,7 @@ static void progress(const struct cli *cli, const json_t *job)
         return;
     fprintf(stderr, "\r\033[K%s %s", json_string_value(json_object_get(job, "kind")),
             stage ? stage : "...");
-    if (percent)
+    if (json_is_integer(percent))
         fprintf(stderr, " %lld %%", (long long)json_integer_value(percent));
     fflush(stderr);
 }
@@ -300,7 +311,7 @@ int client_job(struct cli *cli, const json_t *answer)
         if (over) {
             if (shown && cli->tty)
                 fputs("\r\033[K", stderr);
-            return strcmp(state, "done") == 0 ? CLI_OK : say_error(job, 500);
+            return strcmp(state, "done") == 0 ? CLI_OK : client_refused(job, 500);
         }
         poll(NULL, 0, JOB_POLL_MS);
     }

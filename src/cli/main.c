@@ -30,8 +30,8 @@ int want_words(const struct command *command, int argc, int min, int max)
     return CLI_USAGE;
 }
 
-/* A path below /v1 with the user's word in it, which may hold anything. */
-static char *path_of(const char *kind, const char *which, const char *action)
+/* The user's word may hold anything. */
+char *path_of(const char *kind, const char *which, const char *action)
 {
     char *word = curl_easy_escape(NULL, which, 0), *path = NULL;
     if (!word || !*which ||
@@ -231,22 +231,6 @@ static int do_info(struct cli *cli, const struct command *command, int argc, cha
     return status;
 }
 
-static int console_of(struct cli *cli, const char *name, bool only_look)
-{
-    AUTO(json_decref) json_t *vm = NULL;
-    int r = ask(cli, "GET", "vms", name, NULL, NULL, &vm);
-    if (r != CLI_OK)
-        return r;
-    const char *path = json_string_value(json_object_get(vm, "console"));
-    return console_attach(cli, path ? path : "", name, only_look);
-}
-
-int do_console(struct cli *cli, const struct command *command, int argc, char **argv)
-{
-    int r = want_words(command, argc, 1, 1);
-    return r == CLI_OK ? console_of(cli, argv[0], false) : r;
-}
-
 static int do_balloon(struct cli *cli, const struct command *command, int argc, char **argv)
 {
     AUTO(json_decref) json_t *body = json_object();
@@ -273,7 +257,7 @@ static int do_logs(struct cli *cli, const struct command *command, int argc, cha
     argv += follow;
     int r = want_words(command, argc, 1, 1);
     if (r == CLI_OK && follow)
-        return console_of(cli, argv[0], true);
+        return console_follow(cli, argv[0]);
     if (r == CLI_OK)
         r = ask(cli, "POST", "vms", argv[0], "log", NULL, &answer);
     if (r == CLI_OK && cli->json) {
@@ -419,6 +403,11 @@ static const struct api_field list_options[] = {
     { "owner", API_STRING, 0, "only this user's" },
     END
 };
+static const struct api_field exec_options[] = {
+    { "stdin", API_BOOLEAN, 0, "pass standard input on, 512 KiB at most" },
+    { "timeout", API_INTEGER, 0, "seconds to wait for its end, 60; then the status is 124, and it goes on" },
+    END
+};
 static const struct api_field events_options[] = {
     { "follow", API_BOOLEAN, 0, "go on with what happens from now on" },
     { "kind", API_STRING, 0, "only these: \"vm.started\"" },
@@ -428,6 +417,7 @@ const struct api_field global_fields[] = {
     { "json", API_BOOLEAN, 0, "answers as they are" },
     { "quiet", API_BOOLEAN, 0, "only names and errors" },
     { "no_wait", API_BOOLEAN, 0, "do not wait for jobs" },
+    { "user", API_BOOLEAN, 0, "your own daemon, also where the host has one" },
     { "socket", API_STRING, 0, "of the daemon", API_PATH },
     { "url", API_STRING, 0, "of a daemon elsewhere, https://HOST:PORT" },
     END
@@ -455,6 +445,10 @@ const struct command commands[] = {
     { "logs", "[--follow] VM", "what the serial console last said, also of a VM that ended", do_logs, NULL, NULL, NULL, "vms" },
     { "balloon", "VM [--target SIZE]", "how a guest fares with its memory; asks it to do with less", do_balloon, NULL, NULL, NULL, "vms" },
     { "ssh", "VM [COMMAND...]", "log in to a VM that forwards a port to its port 22", do_ssh, NULL, NULL, NULL, "vms" },
+    { "exec", "[--stdin] [--timeout S] VM -- COMMAND...", "run a command in a guest (guest agent); the status is its, or 125", do_exec, NULL,
+      NULL, exec_options, "vms" },
+    { "cp", "FILE... VM:PATH | VM:FILE... PATH", "copy files into or out of a guest (guest agent), with their permissions", do_cp, NULL, NULL,
+      NULL, "vms" },
     { "image", "[create NAME --source S | info NAME | delete NAME...]", "disks that VMs begin with", do_image, NULL, "images", NULL, "images" },
     { "screenshot", "VM", "the text on a VM's screen", do_screenshot, NULL, NULL, NULL, "vms" },
     { "events", "[--follow] [VM]", "what happened", do_events, NULL, NULL, events_options, "vms" },
@@ -472,8 +466,8 @@ const struct command commands[] = {
 /* clang-format on */
 static void help(void)
 {
-    printf("usage: bedplate [--json] [--quiet] [--no-wait] [--socket PATH | --url "
-           "https://HOST:PORT] COMMAND ...\n\n");
+    printf("usage: bedplate [--json] [--quiet] [--no-wait] [--user | --socket PATH | "
+           "--url https://HOST:PORT] COMMAND ...\n\n");
     for (unsigned i = 0; commands[i].name; i++)
         printf("  %-12s %-22s %s\n", commands[i].name, commands[i].words, commands[i].about);
     printf("\nVMs are named by name, id, or the beginning of either. bedplate COMMAND --help tells "
@@ -513,6 +507,8 @@ static int global_options(struct cli *cli, int argc, char **argv, int *at)
             cli->socket = argv[++*at];
         else if (strcmp(word, "--url") == 0 && *at + 1 < argc)
             cli->url = argv[++*at];
+        else if (strcmp(word, "--user") == 0)
+            cli->own = true;
         else if (strcmp(word, "--only-running") == 0) /* for completion */
             cli->only_running = true;
         else if (strcmp(word, "--help-man") == 0)
@@ -527,16 +523,21 @@ static int global_options(struct cli *cli, int argc, char **argv, int *at)
     return CLI_OK;
 }
 
-/* --json may stand behind the command, too. */
-static void late_options(struct cli *cli, int *argc, char **argv)
+/* --json and --help may stand behind the command, too, but for what is behind "--". True: help. */
+static bool late_options(struct cli *cli, int *argc, char **argv)
 {
     int left = 0;
-    for (int i = 0; i < *argc; i++)
-        if (strcmp(argv[i], "--json") == 0)
+    bool help = false, ours = true;
+    for (int i = 0; i < *argc; i++) {
+        ours &= strcmp(argv[i], "--") != 0;
+        help |= ours && strcmp(argv[i], "--help") == 0;
+        if (ours && strcmp(argv[i], "--json") == 0)
             cli->json = true;
         else
             argv[left++] = argv[i];
+    }
     *argc = left;
+    return help;
 }
 
 int main(int argc, char **argv)
@@ -557,12 +558,10 @@ int main(int argc, char **argv)
         if (strcmp(commands[i].name, argv[at]) != 0)
             continue;
         int count = argc - at - 1;
-        late_options(&cli, &count, argv + at + 1);
-        for (int w = 0; w < count; w++)
-            if (strcmp(argv[at + 1 + w], "--help") == 0) {
-                command_help(&commands[i]);
-                return CLI_OK;
-            }
+        if (late_options(&cli, &count, argv + at + 1)) {
+            command_help(&commands[i]);
+            return CLI_OK;
+        }
         curl_global_init(CURL_GLOBAL_DEFAULT);
         return commands[i].run(&cli, &commands[i], count, argv + at + 1);
     }

@@ -244,10 +244,18 @@ static void guest_file_sought(void *arg, const json_t *answer, const struct err 
 static void guest_file_written(void *arg, const json_t *answer, const struct err *err)
 {
     struct operation *op = arg;
-    if (!answer)
+    const json_t *text = arg_of(op, "data");
+    AUTO(buf_fini) struct buf data = { 0 };
+    struct err part;
+    if (!answer) {
         guest_file_fail(op, err);
-    else
+    } else if (base64_parse(json_string_value(text), json_string_length(text), &data) < 0 ||
+               (size_t)json_integer_value(json_object_get(answer, "count")) != data.len) {
+        err_set(&part, EREMOTEIO, "the guest agent wrote only a part of it");
+        guest_file_fail(op, &part);
+    } else {
         guest_file_close(op);
+    }
 }
 
 static void guest_file_opened(void *arg, const json_t *answer, const struct err *err)

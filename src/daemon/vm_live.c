@@ -159,6 +159,7 @@ static json_t *now_json(const struct vm *vm)
         json_object_set(now, "memory_target", json_object_get(vm->status, "memory-target"));
     json_object_set_new(now, "disks", now_list(vm, "disks", "disk", "path", disk, limits));
     json_object_set_new(now, "nets", now_list(vm, "nets", "net", "mac", net, backend));
+    json_object_set_new(now, "agent", json_boolean(vm->agent_open));
     return now;
 }
 

@@ -357,9 +357,11 @@ static void client_event(void *arg, const char *what, const json_t *event)
     const char *device = json_string_value(json_object_get(event, "device"));
     if (strcmp(what, "device-removed") == 0 && device && vm->removing)
         json_object_del(vm->removing, device);
-    if (strcmp(what, "port") == 0)
+    if (strcmp(what, "port") == 0) {
         vm_agent_port(vm, json_string_value(json_object_get(event, "port")),
                       json_is_true(json_object_get(event, "open")));
+        vm_live_drive(vm);
+    }
     if (strcmp(what, "save-progress") == 0)
         save_progress(vm, event);
     else if (strcmp(what, "save-failed") == 0)

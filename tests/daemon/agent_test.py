@@ -49,6 +49,47 @@ def text(answer, name):
     return base64.b64decode(answer[name]).decode()
 
 
+def client(d, name, folder, size):
+    """bedplate exec and cp."""
+    program = os.path.join(daemon_test.ARGS.build, "src/cli/bedplate")
+
+    def run(*words, given=b"", status=0):
+        done = subprocess.run([program, *words], env=d.env, input=given, capture_output=True, timeout=LIMIT * 3, check=False)
+        equal(done.returncode, status, f"bedplate {words}: {done.stdout[-500:]} {done.stderr[-500:]}")
+        return done.stdout, done.stderr
+    equal(run("exec", "--stdin", name, "--", "/bin/sh", "-c", "cat; echo --json --help $1 >&2; exit 7", "sh", "--json", given=b"\0hello\xff",
+              status=7), (b"\0hello\xff", b"--json --help --json\n"))
+    equal(run("exec", name, "--", "/bin/sh", "-c", "wc -c", given=b"not passed on")[0].strip(), b"0")
+    check(b"still runs" in run("exec", "--timeout", "1", name, "--", "/bin/sleep", "9", status=124)[1], "no timeout")
+    check(b"guest agent says" in run("exec", name, "--", "/nonexistent", status=125)[1], "a program that is not there")
+    check(b"512 KiB" in run("exec", "--stdin", name, "--", "/bin/cat", given=bytes(600 << 10), status=125)[1], "too much input")
+    run("exec", "nobody", "--", "/bin/true", status=125)
+    run("exec", name, status=125)
+
+    there, here, back = "/tmp/-copy", os.path.join(folder, "-file"), os.path.join(folder, "back")
+    for count, mode in ((size, 0o751), (0, 0o600)):
+        with open(here, "wb") as file:
+            file.write(os.urandom(count))
+        os.chmod(here, mode)
+        run("cp", here, f"{name}:{there}")
+        equal(run("exec", name, "--", "/bin/stat", "-c", "%a %s", "--", there)[0], f"{mode:o} {count}\n".encode())
+        run("cp", f"{name}:{there}", back)
+        with open(here, "rb") as one, open(back, "rb") as other:
+            check(one.read() == other.read(), f"{count} bytes came back changed")
+        equal(os.stat(back).st_mode & 0o7777, mode)
+    run("cp", here, f"{name}:/tmp")  # into a directory, and out into one
+    os.mkdir(os.path.join(folder, "d"))
+    run("cp", f"{name}:/tmp/-file", os.path.join(folder, "d"))
+    check(os.path.exists(os.path.join(folder, "d/-file")), "a file into a directory")
+    for words, why in (((f"{name}:/nonexistent", back), b"No such file"), ((folder, f"{name}:/tmp"), b"only files"),
+                       ((here, f"{name}:/nonexistent/x"), b"guest agent says"), ((here, back), b"VM:PATH"),
+                       ((f"{name}:/tmp", back), b"only files"), ((f"{name}:/tmp/-file", "/nonexistent/x"), b"No such file")):
+        status = 2 if why == b"VM:PATH" else 1
+        check(why in (said := run("cp", *words, status=status)[1]), f"{words}: {said}")
+    equal(run("exec", name, "--", "/bin/sh", "-c", "ls /tmp | grep -c part", status=1)[0].strip(), b"0")
+    equal([name for name in os.listdir(folder) if "part" in name], [])
+
+
 def talk(d, serial):
     d.refused("POST", "/v1/vms/a/addresses", 409, "qemu-guest-agent")
     until(lambda: "no shell", lambda: "guest:~#" in d.cli("logs", "a"))
@@ -84,6 +125,7 @@ def talk(d, serial):
     d.ok("POST", "/v1/vms/a/set-time")
     now = int(text(d.ok("POST", "/v1/vms/a/exec", {"command": ["/bin/date", "+%s"]}), "out"))
     check(abs(now - time.time()) < 30, f"the guest's clock is {now}")
+    client(d, "a", d.folder, 3 << 20)
     d.done("a", "kill")
     d.refused("POST", "/v1/vms/a/exec", 409, "does not run", {"command": ["/bin/true"]})
 

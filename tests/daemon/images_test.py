@@ -16,6 +16,7 @@ import time
 
 import pexpect
 
+import agent_test
 import daemon_test
 from daemon_test import Daemon, case, check, equal
 
@@ -302,8 +303,27 @@ def debian(folder):
         print(result.stdout)
         equal(lines[:3], ["debian", "0", "debian-12"])
         check("status: done" in result.stdout and "running" in lines, result.stdout)
-        d.done("debian-12", "stop")
+        agent_test.client(d, "debian-12", folder, 40 * MIB)
+        frozen(d, words[:-1])
+        # The power button does nothing there: it is the agent who shuts down.
+        d.cli("exec", "debian-12", "--", "/bin/sh", "-c",
+              "printf '[Login]\\nHandlePowerKey=ignore\\n' >/etc/systemd/logind.conf && systemctl restart systemd-logind")
+        d.done("debian-12", "stop", {"timeout": 300})
         equal(d.vm("debian-12")["exit"]["name"], "powered-off")
+
+
+def frozen(d, ssh):
+    """Between freeze and thaw nothing is written in the guest."""
+    check(any(i["name"] != "lo" and i["addresses"] for i in d.ok("POST", "/v1/vms/debian-12/addresses")["interfaces"]), "no addresses")
+    equal(d.ok("POST", "/v1/vms/debian-12/freeze")["filesystems"], 1)
+    writer = subprocess.Popen([*ssh, "echo written >/tmp/frozen && sync && cat /tmp/frozen"], env=d.env, stdout=subprocess.PIPE, text=True)
+    try:
+        writer.wait(10)
+        check(False, "it was written to a file system that is frozen")
+    except subprocess.TimeoutExpired:
+        pass
+    equal(d.ok("POST", "/v1/vms/debian-12/thaw")["filesystems"], 1)
+    equal((writer.communicate(timeout=60)[0], writer.returncode), ("written\n", 0))
 
 
 if __name__ == "__main__":
