@@ -11,7 +11,8 @@ all: build
 
 help:
 	@echo 'make                build everything into $(BUILD)/'
-	@echo 'make run            boot Debian 12 on this terminal (RUN_ARGS="--cpus 2 --memory 1G ..."; GUEST=small: busybox)'
+	@echo 'make run            Debian 12 on this terminal, by the daemon (RUN_ARGS="--cpus 2 --memory 2G ..."; see bedplate run --help)'
+	@echo 'make boot           a guest by bedplate-vmm alone (GUEST=userland: Debian, small: busybox; RUN_ARGS: its options)'
 	@echo 'make test           run every test; TEST_ARGS="NAME ..." for some'
 	@echo 'make test-long      those that take minutes too'
 	@echo 'make test-sanitize  the unit tests under the sanitizers of clang'
@@ -34,10 +35,15 @@ build: packages $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
 
 # The whole tree takes longer to build than what runs a VM.
-run: packages $(BUILD)/build.ninja
+programs: packages $(BUILD)/build.ninja
 	@echo '== building'
-	@ninja -C $(BUILD) src/vmm/bedplate-vmm src/net/bedplate-net src/img/bedplate-img
+	@ninja -C $(BUILD) programs
+
+run: programs
+	@tools/run-debian.sh $(BUILD) $(RUN_ARGS)
+
 # Status 7: ended by Ctrl-A X.
+boot: programs
 	@tools/run-guest.sh $(BUILD) $(GUEST) $(RUN_ARGS) || [ $$? = 7 ]
 
 test: packages
@@ -67,4 +73,4 @@ format:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all help packages build run test test-long test-sanitize fuzz bench install format clean
+.PHONY: all help packages build programs run boot test test-long test-sanitize fuzz bench install format clean

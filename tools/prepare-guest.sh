@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Prepares the small Linux guest that `make run` and the boot tests start:  prepare-guest.sh [FOLDER]
+# Prepares the small Linux guest that `make boot` and the boot tests start:  prepare-guest.sh [FOLDER]
 # FOLDER (.cache/guest) gets vmlinuz, initrd.cpio, disk.img, and kernel/ with the unpacked package.
 # What is there already and still fits is kept; disk.img is yours once it exists.
 set -eu

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Prepares the Debian guest that `make run` starts:  prepare-userland.sh [FOLDER [SOURCE...]]
+# Prepares the Debian guest that `make boot` starts:  prepare-userland.sh [FOLDER [SOURCE...]]
 # FOLDER (.cache/userland) gets base/ (a link: root.img, vmlinuz, initrd.img, ssh_key, known_hosts) and for each SOURCE
 # (basic) a folder source-SOURCE with the packages of userland/source-SOURCE.txt and what they need, for apt in the guest.
 #

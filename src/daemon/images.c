@@ -116,13 +116,22 @@ static void failed(struct making *m, const char *why)
 
 /* ---- the program ---- */
 
+/* "size BYTES", or what it does now: "unpacking", "40% setting up". */
 static void said(void *arg, const char *line)
 {
     struct making *m = arg;
-    if (strncmp(line, "size ", 5) == 0)
+    char *end;
+    long percent = strtol(line, &end, 10);
+    bool known = end != line && strncmp(end, "% ", 2) == 0 && percent >= 0 && percent <= 100;
+    if (strncmp(line, "size ", 5) == 0) {
         m->size = strtoll(line + 5, NULL, 10);
-    else
-        job_tell(m, json_pack("{s:s%}", "stage", line, strnlen(line, 120)), NULL);
+        return;
+    }
+    const char *stage = known ? end + 2 : line;
+    job_tell(m,
+             json_pack("{s:s%, s:o}", "stage", stage, strnlen(stage, 120), "progress",
+                       known ? json_integer(percent) : json_null()),
+             NULL);
 }
 
 static void ended(void *arg, int status, const char *said)

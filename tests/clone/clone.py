@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The README's first command as a person meets it: `make run` in a clean clone, on a terminal.
+"""The README's first command as a person meets it: `make run` in a clean clone, on a terminal; and `make boot`.
 
-The shell, the disk, the network, the terminal's size, the keys, the end by `poweroff`, by Ctrl-A X and by a kill, and
-that a second start is quick. The clone is made of what is committed. --clone keeps and uses a folder of your choice.
+The shell, the disk, the network, the terminal's size, the keys, the end by `poweroff`, by Ctrl-A X or D and by a kill,
+and that a second start is quick. The clone is made of what is committed. --clone keeps and uses a folder of your choice.
 """
 import argparse
 import os
@@ -24,11 +24,31 @@ except ImportError:
     boot.skip("python3-pexpect is not installed")
 
 ROWS, COLUMNS = 33, 107
+SIZE_LIMIT = 120
 
 
-class Small:
+class Direct:
+    """By bedplate-vmm alone."""
+    FETCH = "wget -q -O - {url} | sha256sum"
+    ENV = {}
+
+    def keys(self, terminal):
+        terminal.child.send("\x01h")
+        terminal.until("Ctrl-A X")
+        terminal.child.send("\r")
+        terminal.until(self.PROMPT)
+
+    def second(self, terminal):
+        terminal.child.send("\x01x")
+        terminal.end(0)
+
+    def clean(self, clone):
+        pass
+
+
+class Small(Direct):
     """The guest of busybox."""
-    MAKE = "make run GUEST=small"
+    MAKE = "make boot GUEST=small"
     PROMPT = "guest:~# "
     STAGES = ("guest: building the initramfs", "guest: making its disk", "starting")
     MARK = "/mnt/kept"
@@ -36,9 +56,9 @@ class Small:
     FROM_HOST, FROM_HOST_SAYS = ["true"], ""
 
 
-class Userland:
+class Userland(Direct):
     """Debian."""
-    MAKE = "make run"
+    MAKE = "make boot"
     PROMPT = "root@debian:~# "
     STAGES = ("userland: making a Debian 12 root file system", "userland: making its disk",
               "userland: fetching the packages", "userland: making disk.qcow2", "starting")
@@ -47,6 +67,40 @@ class Userland:
             ("a package comes from the host", "apt-get -qq update && apt-get -qq install hello && hello", "Hello, world!")]
     FROM_HOST = ["ssh", "-F", ".cache/userland/ssh_config", "guest", "hostname; id"]
     FROM_HOST_SAYS = "debian\nuid=0(root)"
+
+
+class Debian:
+    """Debian by the user's own daemon, whose directories lie beside the clone."""
+    MAKE = "make run"
+    PROMPT = "root@debian-12:~# "
+    STAGES = ("starting debian-12",)
+    MARK = "/root/kept"
+    SAYS = [("it is Debian 12", "cat /etc/debian_version; cloud-init status --wait; systemctl is-system-running --wait", "12."),
+            ("packages can be asked for", "apt-get -qq update && apt-cache policy hello", "Candidate: 2.")]
+    FETCH = "python3 -c \"import hashlib as h, urllib.request as u; print(h.sha256(u.urlopen('{url}').read()).hexdigest())\""
+    PROGRAM = "build/src/cli/bedplate"
+    FROM_HOST = [PROGRAM, "--user", "exec", "debian-12", "--", "sh", "-c", "hostname; id"]
+    FROM_HOST_SAYS = "debian-12\nuid=0(root)"
+
+    def __init__(self, folder):
+        self.ENV = {name: os.path.join(folder, at) for name, at in
+                    (("HOME", "home"), ("XDG_STATE_HOME", "state"), ("XDG_RUNTIME_DIR", "run"))}
+        for path in self.ENV.values():
+            os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def keys(self, terminal):
+        terminal.child.send("\x01\x01")  # one Ctrl-A for the guest
+        terminal.command("true")
+
+    def second(self, terminal):
+        terminal.child.send("\x01d")
+        terminal.until("debian-12 runs on")
+        terminal.end(0)
+
+    def clean(self, clone):
+        subprocess.run([self.PROGRAM, "--user", "kill", "debian-12"], cwd=clone, env=dict(os.environ, **self.ENV), check=False)
+        for pid in processes(clone, "build/src/daemon/bedplated"):
+            os.kill(pid, signal.SIGTERM)
 
 
 def check(condition, what):
@@ -60,6 +114,7 @@ class Terminal:
     def __init__(self, clone, guest, limit):
         self.start, self.clone, self.guest = time.monotonic(), clone, guest
         self.child = pexpect.spawn("/bin/sh", ["-c", f"stty -g; {guest.MAKE}; echo status=$?; stty -g"], cwd=clone,
+                                   env=dict(os.environ, **guest.ENV),
                                    dimensions=(ROWS, COLUMNS), encoding="latin-1", timeout=limit)
         self.log = open(os.path.join(clone, "clone-test.log"), "a+", encoding="latin-1", newline="")
         self.log.truncate(0)
@@ -100,36 +155,43 @@ def silent_gaps(clone, guest, limit):
         heard = now
         if got == 0:
             return terminal, longest
-        check(got == 1, f"make run came to no prompt; the end was:\n{terminal.text()[-1500:]}")
+        check(got == 1, f"{guest.MAKE} came to no prompt; the end was:\n{terminal.text()[-1500:]}")
 
 
 def use(terminal, guest, server):
     for what, command, says in guest.SAYS:
         said = terminal.command(command)
         check(says in said, f"{what}: {said}")
-    done = subprocess.run(guest.FROM_HOST, cwd=terminal.clone, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(guest.FROM_HOST, cwd=terminal.clone, capture_output=True, text=True, timeout=120,
+                          env=dict(os.environ, **guest.ENV))
     check(done.returncode == 0 and guest.FROM_HOST_SAYS in done.stdout, f"{guest.FROM_HOST}: {done.stdout}{done.stderr}")
-    check(f"{ROWS} {COLUMNS}" in terminal.command("stty size"), "the terminal's size reached the guest")
-    said = terminal.command(f"wget -q -O - {server.url} | sha256sum")
+    deadline = time.monotonic() + SIZE_LIMIT
+    while f"{ROWS} {COLUMNS}" not in (said := terminal.command("stty size")):
+        check(time.monotonic() < deadline, f"the terminal's size does not reach the guest, but {said}")
+        time.sleep(1)
+    said = terminal.command(guest.FETCH.format(url=server.url))
     check(server.sha256 in said, f"the network: {said}")
-    terminal.child.send("\x01h")
-    terminal.until("Ctrl-A X")
-    terminal.child.send("\r")
-    terminal.until(guest.PROMPT)
+    guest.keys(terminal)
+
+
+def processes(clone, program):
+    """The process ids of those that run from this clone."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{pid}/exe") == os.path.join(clone, program):
+                found.append(int(pid))
+        except OSError:
+            pass
+    return found
 
 
 def vmm_of(clone):
-    """The process id of the VMM that runs from this clone."""
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if os.readlink(f"/proc/{pid}/exe") == os.path.join(clone, "build/src/vmm/bedplate-vmm"):
-                with open(f"/proc/{pid}/comm") as comm:
-                    if comm.read().strip() == "bedplate-vmm":
-                        with open(f"/proc/{pid}/cmdline") as words:
-                            if "--kernel" in words.read():
-                                return int(pid)
-        except OSError:
-            pass
+    """The VMM's process, not its keeper's."""
+    for pid in processes(clone, "build/src/vmm/bedplate-vmm"):
+        with open(f"/proc/{pid}/comm") as comm:
+            if comm.read().strip() == "bedplate-vmm" and len(os.listdir(f"/proc/{pid}/task")) > 1:
+                return pid
     raise AssertionError("no VMM runs")
 
 
@@ -151,8 +213,7 @@ def run(clone, guest, limit):
     print(f"the second start took {time.monotonic() - terminal.start:.1f} s")
     check(not re.search(r"^== (guest|userland)", terminal.text(), re.MULTILINE), "what the first start prepared is used again")
     check("kept" in terminal.command(f"cat {guest.MARK}"), "what was written to the disk is there")
-    terminal.child.send("\x01x")
-    terminal.end(0)
+    guest.second(terminal)
 
     terminal = Terminal(clone, guest, limit)
     terminal.until(guest.PROMPT)
@@ -163,17 +224,20 @@ def run(clone, guest, limit):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clone", help="folder; is made if it is not there")
-    parser.add_argument("--guest", choices=("userland", "small"), default="userland")
+    parser.add_argument("--guest", choices=("debian", "userland", "small"), default="debian")
     parser.add_argument("--limit", type=float, default=600, help="seconds for each step")
     args = parser.parse_args()
-    guest = Small if args.guest == "small" else Userland
     with tempfile.TemporaryDirectory(prefix="bedplate-clone-") as folder:
         clone = os.path.realpath(args.clone or os.path.join(folder, "clone"))
         if not os.path.exists(clone):
             done = subprocess.run(["git", "clone", "-q", boot.ROOT, clone], capture_output=True, text=True)
             if done.returncode:
                 boot.skip(f"this tree cannot be cloned: {done.stderr.strip()}")
-        run(clone, guest, args.limit)
+        guest = Debian(folder) if args.guest == "debian" else Small() if args.guest == "small" else Userland()
+        try:
+            run(clone, guest, args.limit)
+        finally:
+            guest.clean(clone)
     print("good")
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The Debian guest of `make run` for tests: prepared if it is not yet, on an overlay of the test's own, used by ssh."""
+"""The Debian guest of `make boot` for tests: prepared if it is not yet, on an overlay of the test's own, used by ssh."""
 import os
 import shlex
 import socket

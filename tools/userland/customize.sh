@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Makes a fresh Debian root file system the guest of `make run`:  customize.sh ROOT   (a hook of mmdebstrap)
+# Makes a fresh Debian root file system the guest of `make boot`:  customize.sh ROOT   (a hook of mmdebstrap)
 set -eu
 root=$1
 
