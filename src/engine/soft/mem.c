@@ -42,18 +42,11 @@ struct place {
 
 /* ---- Physical memory ---- */
 
-static bool ram_find(struct soft_vcpu *v, uint64_t gpa, struct ram **ram, uint64_t *offset,
-                     bool *writable)
+static __attribute__((noinline)) bool ram_look_up(struct soft_vcpu *v, uint64_t gpa,
+                                                  struct ram **ram, uint64_t *offset,
+                                                  bool *writable)
 {
     struct vcpu_run *run = v->run;
-    for (unsigned n = 0; n < RAM_WINDOWS; n++) {
-        if (gpa - run->window[n].gpa < run->window[n].size) {
-            *ram = run->window[n].ram;
-            *offset = run->window[n].offset + (gpa - run->window[n].gpa);
-            *writable = true;
-            return true;
-        }
-    }
     struct section s;
     if (!map_lookup(machine_of(v), SPACE_MEMORY, gpa, &s) || s.kind == REGION_DEVICE)
         return false;
@@ -68,6 +61,21 @@ static bool ram_find(struct soft_vcpu *v, uint64_t gpa, struct ram **ram, uint64
     return true;
 }
 
+static inline bool ram_find(struct soft_vcpu *v, uint64_t gpa, struct ram **ram, uint64_t *offset,
+                            bool *writable)
+{
+    struct vcpu_run *run = v->run;
+    for (unsigned n = 0; n < RAM_WINDOWS; n++) {
+        if (gpa - run->window[n].gpa < run->window[n].size) {
+            *ram = run->window[n].ram;
+            *offset = run->window[n].offset + (gpa - run->window[n].gpa);
+            *writable = true;
+            return true;
+        }
+    }
+    return ram_look_up(v, gpa, ram, offset, writable);
+}
+
 static void place_find(struct soft_vcpu *v, uint64_t gpa, struct place *p)
 {
     *p = (struct place){ .gpa = gpa };
@@ -77,33 +85,39 @@ static void place_find(struct soft_vcpu *v, uint64_t gpa, struct place *p)
 
 /* ---- Page walks ---- */
 
-static uint64_t entry_read(struct soft_vcpu *v, uint64_t gpa, unsigned size, struct place *p)
+static uint64_t entry_read(struct soft_vcpu *v, uint64_t gpa, unsigned size)
 {
-    place_find(v, gpa, p);
-    if (!p->hva)
+    struct ram *ram;
+    uint64_t offset;
+    bool writable;
+    if (!ram_find(v, gpa, &ram, &offset, &writable))
         return bus_read(machine_of(v), SPACE_MEMORY, gpa, size);
-    return size == 8 ? __atomic_load_n((uint64_t *)p->hva, __ATOMIC_RELAXED)
-                     : __atomic_load_n((uint32_t *)p->hva, __ATOMIC_RELAXED);
+    const uint8_t *hva = ram->hva + offset;
+    return size == 8 ? __atomic_load_n((const uint64_t *)hva, __ATOMIC_RELAXED)
+                     : __atomic_load_n((const uint32_t *)hva, __ATOMIC_RELAXED);
 }
 
 /* Sets bits in a paging-structure entry, atomically; false if it changed under us (walk again). */
-static bool entry_set(struct soft_vcpu *v, struct place *p, unsigned size, uint64_t old,
-                      uint64_t bits)
+static bool entry_set(struct soft_vcpu *v, uint64_t gpa, unsigned size, uint64_t old, uint64_t bits)
 {
-    if ((old & bits) == bits || !p->hva || !p->writable_ram)
+    struct place p;
+    if ((old & bits) == bits)
+        return true;
+    place_find(v, gpa, &p);
+    if (!p.hva || !p.writable_ram)
         return true;
     bool done;
     if (size == 8) {
         uint64_t expected = old;
-        done = __atomic_compare_exchange_n((uint64_t *)p->hva, &expected, old | bits, false,
+        done = __atomic_compare_exchange_n((uint64_t *)p.hva, &expected, old | bits, false,
                                            __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     } else {
         uint32_t expected = (uint32_t)old;
-        done = __atomic_compare_exchange_n((uint32_t *)p->hva, &expected, (uint32_t)(old | bits),
+        done = __atomic_compare_exchange_n((uint32_t *)p.hva, &expected, (uint32_t)(old | bits),
                                            false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     }
     if (done)
-        ram_written(machine_of(v), p->ram, p->offset, size);
+        ram_written(machine_of(v), p.ram, p.offset, size);
     return done;
 }
 
@@ -140,15 +154,14 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
         level = 2;
     }
 
-    struct place places[4];
-    uint64_t entries[4];
+    uint64_t places[4], entries[4];
     unsigned depth = 0;
     uint64_t e;
     for (;; level--) {
         shift = pae ? 12 + 9 * (level - 1) : 12 + 10 * (level - 1);
         uint64_t index = va >> shift & (pae ? 511 : 1023);
-        e = entry_read(v, table + index * size, size, &places[depth]);
-        entries[depth] = e;
+        places[depth] = table + index * size;
+        e = entries[depth] = entry_read(v, places[depth], size);
         if (!(e & PTE_P))
             return WALK_FAULT;
         uint64_t reserved = pae ? ~(v->run->phys_mask | (0x7ffull << 52) | PTE_NX) : 0;
@@ -198,7 +211,7 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
     if (set) {
         for (unsigned n = 0; n < depth; n++) {
             uint64_t bits = PTE_A | (n == depth - 1 && access == ACCESS_WRITE ? PTE_D : 0);
-            if (!entry_set(v, &places[n], size, entries[n], bits))
+            if (!entry_set(v, places[n], size, entries[n], bits))
                 return WALK_RETRY;
         }
         if (access == ACCESS_WRITE)
@@ -293,19 +306,20 @@ static void table_select(struct soft_vcpu *v, unsigned mode)
     }
 }
 
-static void ac_tables_set(struct soft_vcpu *v)
+static void mode_tables_set(struct soft_vcpu *v)
 {
     for (unsigned ac = 0; ac < 2; ac++) {
         v->ac[ac].mode = v->cr4 & CR4_SMAP && !ac ? TLB_KERNEL : TLB_KERNEL_AC;
         v->ac[ac].tlb = v->run->tlbs[v->run->context][v->ac[ac].mode];
     }
+    v->user_tlb = v->run->tlbs[v->run->context][TLB_USER];
 }
 
 static void context_use(struct soft_vcpu *v, unsigned context)
 {
     v->run->context = context;
     v->asid = v->run->contexts[context].asid;
-    ac_tables_set(v);
+    mode_tables_set(v);
     table_select(v, v->tlb_mode);
 }
 
@@ -434,7 +448,7 @@ void tlb_drop_writes_of(struct soft_vcpu *v, const _Atomic uint8_t *page_flags)
 void tlb_mode_changed(struct soft_vcpu *v)
 {
     v->align_check = v->cpl == 3 && v->cr0 & CR0_AM && v->flags & FL_AC;
-    ac_tables_set(v);
+    mode_tables_set(v);
     table_select(v, v->cpl == 3 ? TLB_USER : v->ac[(v->flags & FL_AC) != 0].mode);
 }
 
@@ -622,6 +636,17 @@ static bool apic_store(struct soft_vcpu *v, uint64_t gpa, const void *data, unsi
     return true;
 }
 
+static void bytes_load(void *out, const uint8_t *from, unsigned size)
+{
+    switch (size) {
+    case 1: *(uint8_t *)out = *(const volatile uint8_t *)from; break;
+    case 2: *(uint16_t *)out = *(const volatile uint16_t *)from; break;
+    case 4: *(uint32_t *)out = *(const volatile uint32_t *)from; break;
+    case 8: *(uint64_t *)out = *(const volatile uint64_t *)from; break;
+    default: memcpy(out, from, size);
+    }
+}
+
 static void place_load(struct soft_vcpu *v, const struct place *p, void *out, unsigned size)
 {
     if (!p->hva) {
@@ -640,13 +665,7 @@ static void place_load(struct soft_vcpu *v, const struct place *p, void *out, un
         }
         return;
     }
-    switch (size) {
-    case 1: *(uint8_t *)out = *(volatile uint8_t *)p->hva; break;
-    case 2: *(uint16_t *)out = *(volatile uint16_t *)p->hva; break;
-    case 4: *(uint32_t *)out = *(volatile uint32_t *)p->hva; break;
-    case 8: *(uint64_t *)out = *(volatile uint64_t *)p->hva; break;
-    default: memcpy(out, p->hva, size);
-    }
+    bytes_load(out, p->hva, size);
 }
 
 static void place_written(struct soft_vcpu *v, const struct place *p, unsigned size)
@@ -713,6 +732,11 @@ static bool misaligned(uint64_t va, unsigned size)
 int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
 {
     va = linear(v, va);
+    const uint8_t *hit = tlb_hit(tlb_slot(v, va), tlb_slot(v, va)->read, va, size);
+    if (hit) { /* descriptors, above all */
+        bytes_load(out, hit, size);
+        return 0;
+    }
     if (alignment_is_checked(v) && misaligned(va, size))
         return raise_error(v, EXC_AC, 0);
     unsigned head = head_size(va, size);
@@ -730,11 +754,16 @@ int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
     return 0;
 }
 
-/* A store to a page that only its code keeps from having a store tag. */
-static bool store_beside_code(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
+/* A store to a page that has a store tag, or that only its code keeps from having one. */
+static bool store_by_tag(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
 {
     const struct tlb_entry *e = tlb_slot(v, va);
-    uint8_t *to = tlb_hit(e, e->read, va, size);
+    uint8_t *to = tlb_hit(e, e->write, va, size);
+    if (to) {
+        bytes_store(to, data, size);
+        return true;
+    }
+    to = tlb_hit(e, e->read, va, size);
     struct code_page *p = e->write == e->read ? NULL : tlb_code_page(e->write);
     if (!to || !p)
         return false;
@@ -746,7 +775,7 @@ static bool store_beside_code(struct soft_vcpu *v, uint64_t va, const void *data
 int gva_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
 {
     va = linear(v, va);
-    if (store_beside_code(v, va, data, size))
+    if (store_by_tag(v, va, data, size))
         return 0;
     if (alignment_is_checked(v) && misaligned(va, size))
         return raise_error(v, EXC_AC, 0);
