@@ -5,18 +5,6 @@
 #define USER_PAGE 0x100000
 #define USER_STACK 0x101800
 #define KERNEL_PAGE 0x103000
-/* Runs `label` at CPL 3 until it faults or makes an INT 0x80. */
-#define USER(label)               \
-    movq $77f, resume_rip;        \
-    mov %rsp, resume_rsp;         \
-    movq $NONE, got_vector;       \
-    push $SEL_USER_DATA;          \
-    push $USER_STACK;             \
-    push $2;                      \
-    push $SEL_USER64;             \
-    push $label;                  \
-    iretq;                        \
-    77: movq $0, resume_rip
 GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     BEGIN64
     movq $on_int80, hook

@@ -101,7 +101,7 @@ static unsigned jump_index(uint64_t va)
 
 /* A key: what decoding depends on (CODE_*), the epoch, and the address space. Global pages keep
  * their entries when that changes. */
-enum { JUMP_GLOBAL = 1 << 16, EPOCH_SHIFT = 17, EPOCHS = 1 << 15, KEY_SHIFT = 32 };
+enum { JUMP_GLOBAL = 1 << 16, EPOCH_SHIFT = 17, EPOCHS = 1 << 15 };
 
 static uint32_t jump_epoch(uint64_t key) { return key >> EPOCH_SHIFT & (EPOCHS - 1); }
 
@@ -660,7 +660,7 @@ static bool jump_hit(const struct jump_entry *j, uint64_t va, uint64_t key, uint
 /* The linear address of the block at rip; v->jump_key and jump_key_global are its. */
 static uint64_t jump_keys_set(struct soft_vcpu *v, uint16_t key)
 {
-    uint64_t any = (uint64_t)key << KEY_SHIFT | (uint64_t)v->run->jump_epoch << EPOCH_SHIFT;
+    uint64_t any = (uint64_t)key << JUMP_KEY_SHIFT | (uint64_t)v->run->jump_epoch << EPOCH_SHIFT;
     v->jump_key = any | v->asid;
     v->jump_key_global = any | JUMP_GLOBAL;
     return v->mode == MODE_64 ? v->rip : (v->rip + v->seg[S_CS].base) & 0xffffffff;

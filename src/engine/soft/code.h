@@ -97,6 +97,7 @@ enum {
     JUMP_PAGES = 256,
     JUMP_SIZE = JUMP_PAGES << JUMP_PAGE_BITS
 };
+enum { JUMP_KEY_SHIFT = 32 }; /* in a key: CODE_* of the block; below: epoch, address space */
 struct jump_entry {
     uint64_t va, key;
     struct block *block;

@@ -38,6 +38,7 @@ enum {
     FL_VIP = 1 << 20,
     FL_ID = 1 << 21,
     FL_FIXED = 2,
+    SYSRET_FLAGS = 0x3c7fd7, /* what SYSRET loads: all but RF and VM */
 };
 enum {
     CR0_PE = 1,
@@ -197,7 +198,8 @@ struct soft_vcpu {
         struct tlb_entry *tlb;
         uint8_t mode;
     } ac[2];
-    bool align_check; /* CPL 3, CR0.AM and EFLAGS.AC: the TLB is bypassed */
+    struct tlb_entry *user_tlb; /* what CPL 3 looks into, unless alignment is checked */
+    bool align_check;           /* CPL 3, CR0.AM and EFLAGS.AC: the TLB is bypassed */
 };
 
 static inline struct soft_vcpu *soft_vcpu_of(struct vcpu *v)

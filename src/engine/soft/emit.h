@@ -199,6 +199,10 @@ static inline void emit_load32(struct emit *e, unsigned reg, struct place_of o)
 {
     emit_op(e, 0, 4, 0x8b, reg, o, 0);
 }
+static inline void emit_store32(struct emit *e, struct place_of o, unsigned reg)
+{
+    emit_op(e, 0, 4, 0x89, reg, o, 0);
+}
 static inline void emit_lea(struct emit *e, unsigned size, unsigned reg, unsigned base,
                             unsigned index, unsigned scale, int32_t disp)
 {

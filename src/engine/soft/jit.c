@@ -292,13 +292,115 @@ static void emit_code_store(struct emit *e)
     e8(e, 0xf9), e8(e, 0xc3); /* stc; ret */
 }
 
-/* CLAC, STAC: the other table. Uses rax. */
-static void emit_ac(struct emit *e, unsigned ac)
+/* Which table the kernel looks into. Uses rax. */
+static void ac_select(struct emit *e, unsigned ac)
 {
     emit_load(e, H_AX, in_vcpu(offsetof(struct soft_vcpu, ac[ac].tlb)));
     emit_store(e, in_vcpu(offsetof(struct soft_vcpu, tlb)), H_AX);
     emit_op(e, 0, 1, 0x8a, H_AX, in_vcpu(offsetof(struct soft_vcpu, ac[ac].mode)), 0);
     emit_op(e, 0, 1, 0x88, H_AX, in_vcpu(offsetof(struct soft_vcpu, tlb_mode)), 0);
+}
+/* CLAC, STAC */
+static void emit_ac(struct emit *e, unsigned ac)
+{
+    ac_select(e, ac);
+    e8(e, 0xc3);
+}
+
+/* ---- SYSCALL and SYSRET: what sys.c does, from 64-bit code to 64-bit code ---- */
+
+/* flags_set with all of RFLAGS, from eax. Uses r14. */
+static void flags_all_set(struct emit *e)
+{
+    emit_store32(e, in_reg(H_14), H_AX);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), ~F_ALL, 0);
+    emit_alu_imm(e, 0, 4, 1, in_reg(H_14), FL_FIXED, 0);
+    emit_store32(e, in_vcpu(offsetof(struct soft_vcpu, flags)), H_14);
+    emit_store32(e, in_reg(H_14), H_AX); /* flags_to_cc (cpu.h) */
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), 0xd5, 0);
+    emit_op(e, 0, 4, 0xc1, 4, in_reg(H_14), 0), e8(e, 8);
+    emit_alu_imm(e, 0, 4, 1, in_reg(H_14), 0x200, 0);
+    emit_op(e, 0, 4, 0xc1, 5, in_reg(H_AX), 0), e8(e, 11);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), 1, 0);
+    emit_op(e, 0, 4, 0x09, H_AX, in_reg(H_14), 0);
+    emit_store32(e, in_vcpu(offsetof(struct soft_vcpu, cc)), H_14);
+}
+
+/* A flat segment with the selector in ax */
+static void segment_set(struct emit *e, unsigned seg, uint16_t attr)
+{
+    const size_t at = offsetof(struct soft_vcpu, seg) + seg * sizeof(struct x86_segment);
+    emit_op(e, 0, 8, 0xc7, 0, in_vcpu(at + offsetof(struct x86_segment, base)), 0), e32(e, 0);
+    emit_op(e, 0, 4, 0xc7, 0, in_vcpu(at + offsetof(struct x86_segment, limit)), 0), e32(e, ~0u);
+    emit_op(e, 0, 2, 0x89, H_AX, in_vcpu(at + offsetof(struct x86_segment, selector)), 0);
+    emit_op(e, 0, 2, 0xc7, 0, in_vcpu(at + offsetof(struct x86_segment, attr)), 0);
+    e8(e, (uint8_t)attr), e8(e, (uint8_t)(attr >> 8));
+}
+
+/* The selector of CS is in ax, SS follows at `ss`; the jump cache's keys become those of the other
+ * level. */
+static void level_set(struct emit *e, unsigned cpl, int ss)
+{
+    const uint16_t dpl = (uint16_t)(SEG_P | SEG_S | SEG_G | cpl << SEG_DPL_SHIFT);
+    segment_set(e, S_CS, dpl | 0xb | SEG_L);
+    emit_alu_imm(e, 0, 4, 0, in_reg(H_AX), ss, 0);
+    segment_set(e, S_SS, dpl | 3 | SEG_DB);
+    emit_set(e, offsetof(struct soft_vcpu, cpl), cpl);
+    emit_set(e, offsetof(struct soft_vcpu, align_check), 0);
+    _Static_assert(JUMP_KEY_SHIFT == 32, "CODE_CPL0 lies in the upper half of a key");
+    emit_alu_imm(e, 0, 4, 6, in_vcpu(offsetof(struct soft_vcpu, jump_key) + 4), CODE_CPL0, 0);
+    emit_alu_imm(e, 0, 4, 6, in_vcpu(offsetof(struct soft_vcpu, jump_key_global) + 4), CODE_CPL0,
+                 0);
+}
+
+/* r14: the address behind it. Answers LSTAR there. */
+static void emit_syscall(struct emit *e)
+{
+    emit_store(e, in_reg(host_of[R_CX]), H_14);
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xb6), H_AX, in_vcpu(offsetof(struct soft_vcpu, cc)), 0);
+    emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, 11); /* cc_to_flags (cpu.h) */
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xb6), H_14, in_vcpu(offsetof(struct soft_vcpu, cc) + 1), 0);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), 0xd5, 0);
+    emit_op(e, 0, 4, 0x09, H_14, in_reg(H_AX), 0);
+    emit_op(e, 0, 4, 0x0b, H_AX, in_vcpu(offsetof(struct soft_vcpu, flags)), 0);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), ~FL_RF, 0);
+    emit_store32(e, in_reg(host_of[R_11]), H_AX);
+    emit_load32(e, H_14, in_vcpu(offsetof(struct soft_vcpu, sfmask)));
+    emit_op(e, 0, 4, 0xf7, 2, in_reg(H_14), 0); /* not */
+    emit_op(e, 0, 4, 0x21, H_14, in_reg(H_AX), 0);
+    flags_all_set(e);
+    emit_op(e, 0, 4, 0xf7, 0, in_vcpu(offsetof(struct soft_vcpu, flags)), 0), e32(e, FL_AC);
+    uint8_t *ac = emit_jcc_forward(e, CC_NE);
+    ac_select(e, 0);
+    emit_land(e, ac);
+    uint8_t *none = emit_jcc_forward(e, CC_E);
+    ac_select(e, 1);
+    emit_land(e, none);
+    emit_load32(e, H_AX, in_vcpu(offsetof(struct soft_vcpu, star) + 4));
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), 0xfffc, 0);
+    level_set(e, 0, 8);
+    emit_load(e, H_14, in_vcpu(offsetof(struct soft_vcpu, lstar)));
+    e8(e, 0xc3);
+}
+
+/* Answers guest RCX in r14. No TF and AC in guest R11, and nothing that waits for IF. */
+static void emit_sysret(struct emit *e)
+{
+    emit_load32(e, H_14, in_vcpu(offsetof(struct soft_vcpu, flags)));
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), ~SYSRET_FLAGS, 0);
+    emit_load32(e, H_AX, in_reg(host_of[R_11]));
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), SYSRET_FLAGS, 0);
+    emit_op(e, 0, 4, 0x09, H_14, in_reg(H_AX), 0);
+    flags_all_set(e);
+    emit_load(e, H_AX, in_vcpu(offsetof(struct soft_vcpu, user_tlb)));
+    emit_store(e, in_vcpu(offsetof(struct soft_vcpu, tlb)), H_AX);
+    emit_set(e, offsetof(struct soft_vcpu, tlb_mode), TLB_USER);
+    emit_load32(e, H_AX, in_vcpu(offsetof(struct soft_vcpu, star) + 4));
+    emit_op(e, 0, 4, 0xc1, 5, in_reg(H_AX), 0), e8(e, 16);
+    emit_alu_imm(e, 0, 4, 0, in_reg(H_AX), 16, 0);
+    emit_alu_imm(e, 0, 4, 1, in_reg(H_AX), 3, 0);
+    level_set(e, 3, -8);
+    emit_load(e, H_14, in_reg(host_of[R_CX]));
     e8(e, 0xc3);
 }
 
@@ -365,6 +467,10 @@ static void stubs_make(struct jit *j)
     }
     j->read_tsc = emit_exec(&e);
     emit_read_tsc(&e);
+    j->syscall = emit_exec(&e);
+    emit_syscall(&e);
+    j->sysret = emit_exec(&e);
+    emit_sysret(&e);
     j->code_store = emit_exec(&e);
     emit_code_store(&e);
     while ((e.p - j->rw) & 63)

@@ -49,9 +49,11 @@ struct jit {
     int (*enter)(const uint8_t *code); /* answers STEP_* (run.h) */
     /* Written once, before all blocks. leave_at: rax is the offset in the page where to go on;
      * leave_to: r14 is the address; leave_answered: v->rip is. find: r14 is an address; carry
-     * clear: rax is its code and r14 its page. */
+     * clear: rax is its code and r14 its page. syscall, sysret: what the instruction does to the
+     * vCPU; r14 is the address behind SYSCALL, and where to go on then. */
     const uint8_t *leave_at, *leave_to, *leave_answered, *call_handler, *x87_enter, *vec_enter[3],
-        *mxcsr_enter, *find, *find_nothing, *code_store, *open_window, *ac[2], *read_tsc;
+        *mxcsr_enter, *find, *find_nothing, *code_store, *open_window, *ac[2], *read_tsc, *syscall,
+        *sysret;
     uint64_t features; /* of the CPU model, 1 << FT_x; fixed when vCPUs are created */
     uint64_t blocks, bytes_in;
 };

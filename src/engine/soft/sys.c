@@ -772,7 +772,7 @@ static int sysret_insn(struct soft_vcpu *v, const struct insn *i)
         return raise_gp(v, 0);
     uint16_t base = (uint16_t)(v->star >> 48);
     uint16_t cs = (uint16_t)((base + (i->size == 8 ? 16 : 0)) | 3), ss = (uint16_t)((base + 8) | 3);
-    flags_set(v, (uint32_t)v->gpr[R_11], 0x3c7fd7);
+    flags_set(v, (uint32_t)v->gpr[R_11], SYSRET_FLAGS);
     flat_segments(v, cs, ss, 3, i->size == 8);
     v->rip = i->size == 8 ? v->gpr[R_CX] : (uint32_t)v->gpr[R_CX];
     return OP_JUMP;

@@ -212,6 +212,13 @@ void exit_at(struct tr *t, int64_t delta);
 /* Straight into the block at `delta` if it is in this page, through the jump cache otherwise. */
 void exit_direct(struct tr *t, int64_t delta);
 void side_exits_write(struct tr *t);
+/* r14 = the address `delta` behind the block's start */
+void address_here(struct tr *t, int64_t delta);
+/* To the address in r14, through the jump cache. */
+void exit_to(struct tr *t);
+/* A target in r14 that is not canonical faults at the branch, which has not moved anything yet.
+ * Uses rax. */
+void check_target(struct tr *t, const struct insn *i);
 /* Where instruction n begins: false if nothing leads there. */
 bool label_reach(struct tr *t, unsigned n);
 tr_fn tr_push, tr_push_i, tr_pop, tr_leave, tr_jmp, tr_jcc, tr_call, tr_ret, tr_jmp_e, tr_call_e;
@@ -220,7 +227,8 @@ void stack_move(struct tr *t, int32_t by);
 
 /* ---- translate_system.c ---- */
 
-tr_fn tr_direction, tr_cli, tr_sti, tr_ac, tr_swapgs, tr_carry, tr_fence, tr_pushf, tr_rdtsc;
+tr_fn tr_direction, tr_cli, tr_sti, tr_ac, tr_swapgs, tr_carry, tr_fence, tr_pushf, tr_rdtsc,
+    tr_syscall, tr_sysret;
 
 /* ---- translate_mem.c ---- */
 

@@ -52,6 +52,7 @@ static struct translation *translations; /* by row; made once */
     X(op_swapgs, tr_swapgs, 0) X(op_clc, tr_carry, 0xf8) X(op_stc, tr_carry, 0xf9)                \
     X(op_cmc, tr_carry, 0xf5) X(op_lfence, tr_fence, 0xe8) X(op_mfence, tr_fence, 0xf0)           \
     X(op_sfence, tr_fence, 0xf8) X(op_pushf, tr_pushf, 0)                                         \
+    X(op_syscall, tr_syscall, 0) X(op_sysret, tr_sysret, 0)                                       \
     X(op_rdtsc, tr_rdtsc, 0) X(op_rdtscp, tr_rdtsc, 1) X(op_cmpxchg8b, tr_cmpxchg16b, 0)                                                             \
     X(op_x87_load, tr_x87, X87_LOAD) X(op_x87_store, tr_x87, X87_STORE)                           \
     X(op_x87_sti, tr_x87, X87_REG) X(op_x87_d9, tr_x87, X87_REG) X(op_x87_comi, tr_x87, X87_COMI) \

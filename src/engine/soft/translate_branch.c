@@ -5,8 +5,7 @@
 
 /* ---- Leaving ---- */
 
-/* r14 = the address `delta` behind the block's start */
-static void address_here(struct tr *t, int64_t delta)
+void address_here(struct tr *t, int64_t delta)
 {
     emit_load(&t->e, H_14, in_vcpu(offsetof(struct soft_vcpu, jit_page)));
     emit_lea(&t->e, word_of(t), H_14, H_14, H_NONE, 0, (int32_t)(block_place(t->block) + delta));
@@ -19,8 +18,7 @@ static void jump_found(struct tr *t)
     emit_op(&t->e, 0, 4, 0xff, 4, in_reg(H_AX), 0);
 }
 
-/* To the address in r14, through the jump cache. */
-static void exit_to(struct tr *t)
+void exit_to(struct tr *t)
 {
     emit_call(&t->e, t->jit->find);
     emit_jcc(&t->e, CC_B, t->jit->leave_to);
@@ -356,9 +354,7 @@ bool tr_call(struct tr *t, const struct insn *i, unsigned param)
     return true;
 }
 
-/* A target in r14 that is not canonical faults at the branch, which has not moved anything yet.
- * Uses rax. */
-static void check_target(struct tr *t, const struct insn *i)
+void check_target(struct tr *t, const struct insn *i)
 {
     struct emit *e = &t->e;
     if (narrow(t)) /* any of 32 bits lies in CS */

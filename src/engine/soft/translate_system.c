@@ -135,3 +135,49 @@ bool tr_rdtsc(struct tr *t, const struct insn *i, unsigned ordered)
         emit_load32(&t->e, H_CX, in_vcpu(offsetof(struct soft_vcpu, tsc_aux)));
     return true;
 }
+
+/* What system calls need of EFER. */
+static void syscall_enabled(struct tr *t, const struct insn *i)
+{
+    emit_op(&t->e, 0, 4, 0xf7, 0, in_vcpu(offsetof(struct soft_vcpu, efer)), 0);
+    e32(&t->e, EFER_SCE);
+    slow_if(t, CC_E, i);
+}
+
+bool tr_syscall(struct tr *t, const struct insn *i, unsigned param)
+{
+    if (narrow(t))
+        return false;
+    fp_spill(t);
+    flags_commit(t);
+    syscall_enabled(t, i);
+    pins_undo(t);
+    address_here(t, insn_end(i));
+    emit_call(&t->e, t->jit->syscall);
+    exit_to(t);
+    t->ended = true;
+    return true;
+}
+
+/* What waits for IF, single steps and checked alignment are left to the handler. */
+bool tr_sysret(struct tr *t, const struct insn *i, unsigned param)
+{
+    struct emit *e = &t->e;
+    if (narrow(t) || i->size != 8 || !kernel(t))
+        return false;
+    fp_spill(t);
+    flags_commit(t);
+    syscall_enabled(t, i);
+    emit_load(e, H_14, in_reg(reg_get(t, R_CX, H_14)));
+    check_target(t, i);
+    emit_op(e, 0, 4, 0xf7, 0, in_reg(reg_get(t, R_11, H_AX)), 0);
+    e32(e, FL_TF | FL_AC);
+    slow_if(t, CC_NE, i);
+    emit_alu_imm(e, 0, 1, 7, in_vcpu(offsetof(struct soft_vcpu, held_back)), 0, 0);
+    slow_if(t, CC_NE, i);
+    pins_undo(t);
+    emit_call(e, t->jit->sysret);
+    exit_to(t);
+    t->ended = true;
+    return true;
+}
