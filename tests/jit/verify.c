@@ -39,10 +39,12 @@ struct insn_at {
     unsigned landings;          /* jumps of this block that lead here, but from code_store */
     const struct insn_at *from; /* the last of them */
     bool call, jump;            /* jump: unconditional */
-    bool write_check;           /* JNBE of the check of a store */
-    bool reached;               /* a jump further up leads here: window is what it had in r15 */
-    bool no_window;             /* jumps lead here with different windows */
-    struct value window;        /* r15, once the instruction has been looked at what it has */
+    bool looked;         /* nothing was requested just before what follows; see rounds_check */
+    uint8_t mark;        /* of rounds_check */
+    bool write_check;    /* JNBE of the check of a store */
+    bool reached;        /* a jump further up leads here: window is what it had in r15 */
+    bool no_window;      /* jumps lead here with different windows */
+    struct value window; /* r15, once the instruction has been looked at what it has */
 };
 
 struct reader {
@@ -60,6 +62,7 @@ struct reader {
     bool found;      /* the call just before was that of `find` */
     uint8_t *starts; /* a bit for each 16 bytes of the cache */
     struct insn_at *insns;
+    unsigned *stack; /* of rounds_check: as many */
     unsigned count;
 };
 
@@ -494,11 +497,64 @@ static void code_store_check(struct reader *r, unsigned n)
         fault(r, "does not come back behind the check");
 }
 
+/* cmp dword gs:[request], 0 */
+static bool is_look(const struct reader *r)
+{
+    uint64_t imm;
+    return r->z.mnemonic == ZYDIS_MNEMONIC_CMP && r->o[0].size == 32 &&
+           r->o[0].mem.segment == ZYDIS_REGISTER_GS &&
+           is_mem(&r->o[0], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, request)) &&
+           is_imm(&r->o[1], &imm) && !imm;
+}
+
+/*
+ * Whoever runs in circles in a block looks at the requests in each (invariant 3 of jit.h): without
+ * the ways on behind a look that found nothing no circle is left. Opening a window is the other
+ * way back up, which is taken again only if C said that it will succeed then.
+ */
+enum { MARK_NEW, MARK_ON_WAY, MARK_DONE };
+/* One step on, to `to` (NULL: out of the block); false: it closes a circle. */
+static bool rounds_way(struct reader *r, unsigned *depth, struct insn_at *to)
+{
+    if (!to || to->mark == MARK_DONE)
+        return true;
+    if (to->mark == MARK_ON_WAY)
+        return false;
+    to->mark = MARK_ON_WAY;
+    r->stack[(*depth)++] = (unsigned)(to - r->insns);
+    return true;
+}
+static void rounds_check(struct reader *r, const uint8_t *end)
+{
+    unsigned depth = 0;
+    for (unsigned start = 0; start < r->count; start++) {
+        rounds_way(r, &depth, &r->insns[start]);
+        while (depth) {
+            struct insn_at *i = &r->insns[r->stack[depth - 1]];
+            struct insn_at *next =
+                i->jump || i->looked || i + 1 == r->insns + r->count ? NULL : i + 1;
+            struct insn_at *to = i->target && !i->call ? insn_find(r, i->target) : NULL;
+            unsigned before = depth;
+            bool fine =
+                rounds_way(r, &depth, next) && (depth > before || rounds_way(r, &depth, to));
+            if (!fine) {
+                if (decode(r, i->at, end))
+                    fault(r, "runs in circles without a look at the requests");
+                return;
+            }
+            if (depth == before) {
+                i->mark = MARK_DONE;
+                depth--;
+            }
+        }
+    }
+}
+
 /* Lists the instructions up to the INT3 behind the block. */
 static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint8_t *end)
 {
     r->verdict->retired += *r->block == 0xe9;
-    bool flows = true;
+    bool flows = true, look = false;
     r->count = 0;
     for (; at < end && *at != 0xcc; at += r->z.length) {
         if (!decode(r, at, end) || r->count == BLOCK_INSNS_MAX)
@@ -509,6 +565,9 @@ static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint
             i->target = at + r->z.length + r->o[0].imm.value.s;
         i->call = r->z.mnemonic == ZYDIS_MNEMONIC_CALL;
         i->jump = r->z.mnemonic == ZYDIS_MNEMONIC_JMP;
+        i->looked = (look && r->z.mnemonic == ZYDIS_MNEMONIC_JNZ) ||
+                    (i->call && i->target == r->j->open_window);
+        look = is_look(r);
         flows = r->z.mnemonic != ZYDIS_MNEMONIC_JMP;
     }
     if (flows)
@@ -520,6 +579,9 @@ static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint
             to->from = &r->insns[n];
         }
     }
+    for (unsigned n = 0; n < r->count; n++)
+        r->insns[n].looked &= r->insns[n].call || !r->insns[n].landings;
+    rounds_check(r, end);
     return at;
 }
 
@@ -528,7 +590,8 @@ static bool may_call(const struct jit *j, const uint8_t *target)
     return target == j->call_handler || target == j->code_store || target == j->x87_enter ||
            target == j->vec_enter[VEC_XMM] || target == j->vec_enter[VEC_YMM] ||
            target == j->mxcsr_enter || target == j->ac[0] || target == j->ac[1] ||
-           target == j->read_tsc || target == j->find || target == j->open_window;
+           target == j->read_tsc || target == j->syscall || target == j->sysret ||
+           target == j->find || target == j->open_window;
 }
 
 /* mov rax, place; jmp leave_at: how each block leaves when something is requested or it is retired.
@@ -681,7 +744,8 @@ void verify_cache(const struct jit *j, struct verdict *out)
     ZydisFormatterInit(&r.formatter, ZYDIS_FORMATTER_STYLE_INTEL);
     r.starts = calloc(1, j->size / 128 + 1);
     r.insns = calloc(BLOCK_INSNS_MAX, sizeof *r.insns);
-    if (!r.starts || !r.insns)
+    r.stack = calloc(BLOCK_INSNS_MAX, sizeof *r.stack);
+    if (!r.starts || !r.insns || !r.stack)
         abort();
     const uint8_t *end = j->rx + j->used;
     starts_find(&r, end);
@@ -694,6 +758,7 @@ void verify_cache(const struct jit *j, struct verdict *out)
     }
     free(r.starts);
     free(r.insns);
+    free(r.stack);
 }
 
 static struct verdict total;

@@ -44,7 +44,7 @@ static bool block_add(struct block *b, const uint8_t *bytes, unsigned len)
     int r = insn_decode(bytes, len, b->key & CODE_MODE, ~0ull, b->bytes, &b->insns[b->count], &gp);
     if (r <= 0)
         return true;
-    bool end = insn_rows[b->insns[b->count].row].attr & AT_END;
+    bool end = (insn_rows[b->insns[b->count].row].attr & (AT_END | AT_FALLS)) == AT_END;
     b->bytes += (unsigned)r;
     return !end && ++b->count < BLOCK_MAX;
 }
@@ -335,6 +335,43 @@ static bool jump_outside(struct spoiler *s)
     return true;
 }
 
+/* The look of a turn: not heeded, at something else, and leaving for the loop itself */
+static bool is_look(const struct spoiler *s, unsigned back)
+{
+    static const uint8_t look[] = { 0x65,
+                                    0x83,
+                                    0x3c,
+                                    0x25,
+                                    (uint8_t)offsetof(struct soft_vcpu, request),
+                                    offsetof(struct soft_vcpu, request) >> 8,
+                                    0,
+                                    0,
+                                    0 };
+    return s->at > s->block + back && memcmp(s->at - back, look, sizeof look) == 0;
+}
+static bool look_not_heeded(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_JNZ || !is_look(s, 9))
+        return false;
+    memset(s->at, 0x90, s->z.length);
+    return true;
+}
+static bool look_elsewhere(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_CMP || !is_look(s, 0))
+        return false;
+    s->at[4] ^= 4;
+    return true;
+}
+static bool look_goes_round(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_JNZ || !is_look(s, 9))
+        return false;
+    int32_t rel = (int32_t)(-9 - (int32_t)s->z.length);
+    memcpy(s->at + 2, &rel, 4);
+    return true;
+}
+
 #define P(name)           \
     {                     \
 #name, put_##name \
@@ -390,6 +427,9 @@ static const struct {
     { "jump outside", jump_outside },
     { "code_store comes back late", store_back_late },
     { "code_store without a store", load_stored },
+    { "a request not heeded", look_not_heeded },
+    { "a look at something else", look_elsewhere },
+    { "a request that goes round", look_goes_round },
 };
 
 static bool spoil_all(void)
@@ -421,6 +461,12 @@ static bool spoil_all(void)
         do
             random_insn(bytes);
         while (block_add(b, bytes, 15) && b->count < 8);
+        if (b->count < BLOCK_MAX) { /* round and round */
+            memcpy(bytes, (const uint8_t[]){ 0x0f, 0x85 }, 2);
+            int32_t rel = -(int32_t)b->bytes - 6;
+            memcpy(bytes + 2, &rel, 4);
+            block_add(b, bytes, 15);
+        }
         jit_translate(&j, b);
         verify_cache(&j, &v);
         if (v.faults) {
