@@ -108,7 +108,7 @@ static bool base_allowed(ZydisMnemonic m)
         A(SETNS) A(SETP) A(SETNP) A(SETL) A(SETNL) A(SETLE) A(SETNLE) A(CMOVO) A(CMOVNO) A(CMOVB)
         A(CMOVNB) A(CMOVZ) A(CMOVNZ) A(CMOVBE) A(CMOVNBE) A(CMOVS) A(CMOVNS) A(CMOVP) A(CMOVNP)
         A(CMPXCHG16B) A(CLC) A(STC) A(CMC) A(LFENCE) A(MFENCE) A(SFENCE) A(CMOVL) A(CMOVNL) A(CMOVLE) A(CMOVNLE) A(JO) A(JNO) A(JB) A(JNB) A(JZ) A(JNZ) A(JBE)
-        A(JNBE) A(JS) A(JNS) A(JP) A(JNP) A(JL) A(JNL) A(JLE) A(JNLE)
+        A(JNBE) A(JRCXZ) A(JECXZ) A(JS) A(JNS) A(JP) A(JNP) A(JL) A(JNL) A(JLE) A(JNLE)
         return true;
     default: return false;
     }

@@ -221,7 +221,9 @@ void exit_to(struct tr *t);
 void check_target(struct tr *t, const struct insn *i);
 /* Where instruction n begins: false if nothing leads there. */
 bool label_reach(struct tr *t, unsigned n);
-tr_fn tr_push, tr_push_i, tr_pop, tr_leave, tr_jmp, tr_jcc, tr_call, tr_ret, tr_jmp_e, tr_call_e;
+enum loop_kind { LOOP_COUNT, LOOP_ZERO /* JCXZ */ };
+tr_fn tr_push, tr_push_i, tr_pop, tr_leave, tr_jmp, tr_jcc, tr_loop, tr_call, tr_ret, tr_jmp_e,
+    tr_call_e;
 
 void stack_move(struct tr *t, int32_t by);
 

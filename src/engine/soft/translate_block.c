@@ -45,6 +45,7 @@ static struct translation *translations; /* by row; made once */
     X(op_cbw, tr_cbw, 0) X(op_cwd, tr_cwd, 0) X(op_bswap_Z, tr_bswap, 0) X(op_sahf, tr_sahf, 0)   \
     X(op_cmpxchg_EG, tr_cmpxchg, 0) X(op_nop, tr_nop, 0) X(op_push_E, tr_push, 0)                 \
     X(op_push_I, tr_push_i, 0) X(op_pop_E, tr_pop, 0) X(op_leave, tr_leave, 0)                    \
+    X(op_loop, tr_loop, LOOP_COUNT) X(op_jrcxz, tr_loop, LOOP_ZERO)                              \
     X(op_jmp_J, tr_jmp, 0) X(op_call_J, tr_call, 0) X(op_ret, tr_ret, 0) X(op_ret_I, tr_ret, 1)   \
     X(op_jmp_E, tr_jmp_e, 0) X(op_call_E, tr_call_e, 0)                                           \
     X(op_sti, tr_sti, 0) X(op_cli, tr_cli, 0) X(op_cld, tr_direction, 0)                          \
@@ -191,6 +192,8 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
         fn == tr_sti || fn == tr_direction || fn == tr_ac || fn == tr_swapgs || fn == tr_carry ||
         fn == tr_fence)
         return 0;
+    if (fn == tr_loop)
+        return how->param == LOOP_ZERO ? 0 : 1u << R_CX;
     if (fn == tr_bswap)
         return rm;
     if (fn == tr_lea || fn == tr_cmov)
@@ -433,12 +436,14 @@ int jump_inside(const struct tr *t, const struct insn *i)
     return low < b->count && b->insns[low].start == i->imm ? (int)low : -1;
 }
 
+static bool is_branch(tr_fn *fn) { return fn == tr_jcc || fn == tr_jmp || fn == tr_loop; }
+
 static void labels_find(struct tr *t)
 {
     for (unsigned n = 0; n < t->block->count; n++) {
         const struct insn *i = &t->block->insns[n];
         tr_fn *fn = translations[i->row].fn;
-        int to = fn == tr_jcc || fn == tr_jmp ? jump_inside(t, i) : -1;
+        int to = is_branch(fn) ? jump_inside(t, i) : -1;
         if (to >= 0 && own_handler(i) && i->size == word_of(t))
             t->labels[to].sources |= to > (int)n ? FROM_ABOVE : FROM_BELOW;
     }
@@ -451,7 +456,7 @@ static void pins_find(struct tr *t)
     for (unsigned n = 0; n < t->block->count; n++) {
         const struct insn *i = &t->block->insns[n];
         tr_fn *fn = translations[i->row].fn;
-        int to = fn == tr_jcc || fn == tr_jmp ? jump_inside(t, i) : -1;
+        int to = is_branch(fn) ? jump_inside(t, i) : -1;
         if (to >= 0 && to <= (int)n)
             end = n;
     }

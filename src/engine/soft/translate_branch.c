@@ -311,6 +311,54 @@ bool tr_jcc(struct tr *t, const struct insn *i, unsigned cc)
     return true;
 }
 
+/* A jump to be taken if the count in guest RCX is zero, or is not. No flags; those of a count of 16
+ * bits go elsewhere. Answers the place of its displacement. */
+static uint8_t *jump_if_count(struct tr *t, unsigned asize, bool zero)
+{
+    enum { SHORT_JMP = 2, NEAR_JMP = 5 };
+    struct emit *e = &t->e;
+    if (asize == 2) {
+        flags_spill(t);
+        emit_op(e, 0, 2, 0x85, H_CX, in_reg(H_CX), 0);
+        return emit_jcc_forward(e, zero ? CC_E : CC_NE);
+    }
+    if (asize == 4)
+        e8(e, 0x67);
+    e8(e, 0xe3), e8(e, zero ? SHORT_JMP : NEAR_JMP); /* jecxz, jrcxz */
+    if (zero)
+        e8(e, 0xeb), e8(e, NEAR_JMP);
+    return jmp_forward(e);
+}
+
+/* param: enum loop_kind */
+bool tr_loop(struct tr *t, const struct insn *i, unsigned kind)
+{
+    if (i->size != word_of(t) || !is_near(i->imm))
+        return false;
+    int label = jump_inside(t, i);
+    const bool zero = kind == LOOP_ZERO;
+    if (!zero) {
+        if (producer_regs(&t->producer) >> R_CX & 1)
+            t->producer.kind = PRODUCER_NONE; /* the flags are made already: insn_translate */
+        emit_lea(&t->e, i->asize, H_CX, H_CX, H_NONE, 0, -1);
+    }
+    if (label < 0 || label > (int)t->n || !t->labels[label].at) {
+        uint8_t *site = jump_if_count(t, i->asize, zero);
+        exit_new(t, site, i->imm, label > (int)t->n ? label : -1);
+        return true;
+    }
+    uint8_t *over = jump_if_count(t, i->asize, !zero);
+    struct producer producer = t->producer;
+    struct fp_state fp = t->fp;
+    enum flags_where flags = t->flags;
+    loop_turn(t, i->imm, label);
+    emit_land(&t->e, over);
+    t->producer = producer;
+    t->fp = fp;
+    t->flags = flags;
+    return true;
+}
+
 void side_exits_write(struct tr *t)
 {
     for (unsigned n = 0; n < t->exit_count; n++) {
