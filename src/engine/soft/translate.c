@@ -54,7 +54,7 @@ enum { PINNED_FIRST = 12, PINNED_END = 16 };
 
 void pins_choose(struct tr *t, unsigned used, const unsigned *uses)
 {
-    /* No instruction's implicit operands outside handlers. */
+    /* Outside handlers only those of string instructions are implicit: regs_named knows. */
     static const uint8_t places[] = { 11, 10, 9, 8, R_DI, R_SI, R_BX };
     unsigned left = 0;
     for (unsigned n = 0; n < ARRAY_LEN(places); n++)

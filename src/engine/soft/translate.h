@@ -229,8 +229,14 @@ void stack_move(struct tr *t, int32_t by);
 
 /* ---- translate_system.c ---- */
 
-tr_fn tr_direction, tr_cli, tr_sti, tr_ac, tr_swapgs, tr_carry, tr_fence, tr_pushf, tr_rdtsc,
-    tr_syscall, tr_sysret;
+tr_fn tr_direction, tr_cli, tr_sti, tr_ac, tr_swapgs, tr_carry, tr_fence, tr_pushf, tr_popf,
+    tr_rdtsc, tr_syscall, tr_sysret;
+
+/* ---- translate_string.c ---- */
+
+enum string_kind { STRING_MOVS, STRING_CMPS, STRING_STOS, STRING_LODS, STRING_SCAS };
+unsigned string_regs_written(unsigned kind);
+tr_fn tr_string;
 
 /* ---- translate_mem.c ---- */
 
@@ -243,6 +249,8 @@ bool mem_operand(struct tr *t, const struct insn *i, unsigned size, bool write);
 /* The same for eight bytes at the guest's RSP + offset, and at RBP. */
 void stack_operand(struct tr *t, const struct insn *i, int32_t offset, bool write);
 void frame_operand(struct tr *t, const struct insn *i);
+/* rax = checked host address of the string operand at ES:rDI. */
+void string_destination(struct tr *t, const struct insn *i, bool write);
 bool window_operand(struct tr *t, const struct insn *i, unsigned base, int64_t disp, unsigned size,
                     bool write);
 /* The instruction has been written: is the window still of use? */

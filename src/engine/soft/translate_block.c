@@ -53,8 +53,11 @@ static struct translation *translations; /* by row; made once */
     X(op_swapgs, tr_swapgs, 0) X(op_clc, tr_carry, 0xf8) X(op_stc, tr_carry, 0xf9)                \
     X(op_cmc, tr_carry, 0xf5) X(op_lfence, tr_fence, 0xe8) X(op_mfence, tr_fence, 0xf0)           \
     X(op_sfence, tr_fence, 0xf8) X(op_pushf, tr_pushf, 0)                                         \
-    X(op_syscall, tr_syscall, 0) X(op_sysret, tr_sysret, 0)                                       \
-    X(op_rdtsc, tr_rdtsc, 0) X(op_rdtscp, tr_rdtsc, 1) X(op_cmpxchg8b, tr_cmpxchg16b, 0)                                                             \
+    X(op_syscall, tr_syscall, 0) X(op_sysret, tr_sysret, 0) X(op_popf, tr_popf, 0)                \
+    X(op_movs, tr_string, STRING_MOVS) X(op_cmps, tr_string, STRING_CMPS)                         \
+    X(op_stos, tr_string, STRING_STOS) X(op_lods, tr_string, STRING_LODS)                         \
+    X(op_scas, tr_string, STRING_SCAS)                                                            \
+    X(op_rdtsc, tr_rdtsc, 0) X(op_rdtscp, tr_rdtsc, 1) X(op_cmpxchg8b, tr_cmpxchg16b, 0)          \
     X(op_x87_load, tr_x87, X87_LOAD) X(op_x87_store, tr_x87, X87_STORE)                           \
     X(op_x87_sti, tr_x87, X87_REG) X(op_x87_d9, tr_x87, X87_REG) X(op_x87_comi, tr_x87, X87_COMI) \
     X(op_x87_cmov, tr_x87, X87_CMOV) X(op_fldcw, tr_x87, X87_LDCW)                                \
@@ -194,6 +197,8 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
         return 0;
     if (fn == tr_loop)
         return how->param == LOOP_ZERO ? 0 : 1u << R_CX;
+    if (fn == tr_string)
+        return string_regs_written(how->param);
     if (fn == tr_bswap)
         return rm;
     if (fn == tr_lea || fn == tr_cmov)
@@ -217,7 +222,7 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
         return how->param == MMX_GN ? reg : how->param == MMX_EP ? rm : 0;
     if (fn == tr_avx)
         return how->param == AVX_GX ? reg : how->param == AVX_XV ? rm : 0;
-    if (fn == tr_push || fn == tr_push_i || fn == tr_pushf)
+    if (fn == tr_push || fn == tr_push_i || fn == tr_pushf || fn == tr_popf)
         return 1u << R_SP;
     if (fn == tr_pop)
         return 1u << R_SP | rm;
@@ -234,6 +239,8 @@ static unsigned regs_named(const struct insn *i)
     unsigned reg = i->size == 1 ? i->reg_off / 8u : i->reg;
     unsigned rm = is_mem(i) ? 0 : 1u << (i->size == 1 ? i->rm_off / 8u : i->rm);
     bool form = how->fn == tr_form || how->fn == tr_mov_ei;
+    if (how->fn == tr_string)
+        return regs | 1u << R_SI | 1u << R_DI;
     return regs | (form && !forms[how->param].reg ? 0 : 1u << reg) | rm;
 }
 
@@ -265,6 +272,10 @@ bool register_moves(const struct insn *i, unsigned slot, int64_t *by)
         *by = 8;
         return direct && i->rm != R_SP;
     }
+    if (slot == R_SP && how->fn == tr_popf) {
+        *by = 8;
+        return i->size == 8;
+    }
     if (form_adds(i, slot, by))
         return is_small(*by);
     *by = 0;
@@ -286,13 +297,13 @@ struct access access_of(const struct insn *i)
     if ((fn == tr_push && !is_mem(i)) || fn == tr_push_i || fn == tr_pushf || fn == tr_call ||
         fn == tr_call_e)
         return (struct access){ R_SP, true, 8, -8 };
-    if (fn == tr_ret || (fn == tr_pop && !is_mem(i)))
+    if (fn == tr_ret || fn == tr_popf || (fn == tr_pop && !is_mem(i)))
         return (struct access){ R_SP, false, 8, 0 };
     if (fn == tr_leave)
         return (struct access){ R_BP, false, 8, 0 };
     if (!is_mem(i) || i->flags & IF_SLOWEA || i->seg == S_FS || i->seg == S_GS ||
         i->index != REG_NONE || i->base == REG_NONE || !is_near(i->disp) || fn == tr_x87 ||
-        fn == tr_nop || fn == tr_lea)
+        fn == tr_nop || fn == tr_lea || fn == tr_string)
         return a;
     bool write = ((fn == tr_form || fn == tr_mov_ei) && forms[how->param].rm >= USE_WRITE) ||
                  fn == tr_cmpxchg || fn == tr_cmpxchg16b ||
@@ -312,9 +323,9 @@ static void insn_translate(struct tr *t, const struct insn *i)
      */
     bool spoils = regs_written(how, i) & producer_regs(&t->producer);
     bool checks = is_mem(i) || how->fn == tr_push || how->fn == tr_push_i || how->fn == tr_pop ||
-                  how->fn == tr_pushf || how->fn == tr_sti || how->fn == tr_rdtsc ||
-                  how->fn == tr_leave || how->fn == tr_x87 || how->fn == tr_sse ||
-                  how->fn == tr_avx || how->fn == tr_mmx;
+                  how->fn == tr_pushf || how->fn == tr_popf || how->fn == tr_sti ||
+                  how->fn == tr_rdtsc || how->fn == tr_leave || how->fn == tr_x87 ||
+                  how->fn == tr_sse || how->fn == tr_avx || how->fn == tr_mmx;
     if (spoils && !sets_all_flags(i) && (checks || t->flags == IN_PRODUCER))
         flags_commit(t);
 

@@ -95,6 +95,12 @@ static struct slow *check(struct tr *t, const struct insn *i, unsigned reg, unsi
     return slow;
 }
 
+void string_destination(struct tr *t, const struct insn *i, bool write)
+{
+    emit_lea(&t->e, word_of(t), H_AX, host_of[R_DI], H_NONE, 0, 0);
+    check(t, i, H_AX, i->size, write);
+}
+
 bool address(struct tr *t, const struct insn *i, unsigned size, bool write)
 {
     if (!plain_address(t, i))

@@ -122,6 +122,45 @@ bool tr_pushf(struct tr *t, const struct insn *i, unsigned param)
     return true;
 }
 
+/*
+ * What CPL 0 loads into the status flags, IF and DF; RF is cleared. Other bits that change, and an
+ * interrupt that waits for IF, are left to the handler; a later one finds the next block's look at
+ * the requests.
+ */
+bool tr_popf(struct tr *t, const struct insn *i, unsigned param)
+{
+    enum { OTHERS = FL_TF | FL_IOPL | FL_NT | FL_AC | FL_ID };
+    struct emit *e = &t->e;
+    const unsigned word = word_of(t);
+    if (i->size != word || !kernel(t))
+        return false;
+    flags_commit(t);
+    held_drop(t);
+    emit_alu_imm(e, 0, 1, 7, in_vcpu(offsetof(struct soft_vcpu, held_back)), 0, 0);
+    slow_if(t, CC_NE, i);
+    stack_operand(t, i, 0, false);
+    emit_op(e, 0, word, 0x8b, H_14, t->mem, 0);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), ~FL_RF, 0);
+    emit_load32(e, H_AX, in_vcpu(FLAGS_AT));
+    emit_op(e, 0, 4, 0x31, H_14, in_reg(H_AX), 0);
+    emit_op(e, 0, 4, 0xf7, 0, in_reg(H_AX), 0); /* test */
+    e32(e, OTHERS);
+    slow_if(t, CC_NE, i);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), FL_DF | FL_IF | FL_RF, 0);
+    emit_op(e, 0, 4, 0x31, H_AX, in_vcpu(FLAGS_AT), 0);
+    emit_op(e, 0, 4, 0x8b, H_AX, in_reg(H_14), 0); /* flags_to_cc (cpu.h) */
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), 0xd5, 0);
+    emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, 8);
+    emit_op(e, 0, 4, 0xc1, 5, in_reg(H_14), 0), e8(e, 11);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), 1, 0);
+    emit_op(e, 0, 4, 0x09, H_14, in_reg(H_AX), 0);
+    emit_alu_imm(e, 0, 4, 1, in_reg(H_AX), 0x200, 0);
+    emit_op(e, 0, 4, 0x89, H_AX, in_vcpu(CC_AT), 0);
+    t->producer.kind = PRODUCER_NONE;
+    stack_move(t, (int32_t)word);
+    return true;
+}
+
 /* param: RDTSCP? Behind what came before, and with the number of the CPU. */
 bool tr_rdtsc(struct tr *t, const struct insn *i, unsigned ordered)
 {
