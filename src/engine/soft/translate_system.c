@@ -136,8 +136,6 @@ bool tr_popf(struct tr *t, const struct insn *i, unsigned param)
         return false;
     flags_commit(t);
     held_drop(t);
-    emit_alu_imm(e, 0, 1, 7, in_vcpu(offsetof(struct soft_vcpu, held_back)), 0, 0);
-    slow_if(t, CC_NE, i);
     stack_operand(t, i, 0, false);
     emit_op(e, 0, word, 0x8b, H_14, t->mem, 0);
     emit_alu_imm(e, 0, 4, 4, in_reg(H_14), ~FL_RF, 0);
@@ -146,6 +144,12 @@ bool tr_popf(struct tr *t, const struct insn *i, unsigned param)
     emit_op(e, 0, 4, 0xf7, 0, in_reg(H_AX), 0); /* test */
     e32(e, OTHERS);
     slow_if(t, CC_NE, i);
+    emit_op(e, 0, 4, 0xf7, 0, in_reg(H_AX), 0);
+    e32(e, FL_IF);
+    uint8_t *same = emit_jcc_forward(e, CC_E);
+    emit_alu_imm(e, 0, 1, 7, in_vcpu(offsetof(struct soft_vcpu, held_back)), 0, 0);
+    slow_if(t, CC_NE, i);
+    emit_land(e, same);
     emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), FL_DF | FL_IF | FL_RF, 0);
     emit_op(e, 0, 4, 0x31, H_AX, in_vcpu(FLAGS_AT), 0);
     emit_op(e, 0, 4, 0x8b, H_AX, in_reg(H_14), 0); /* flags_to_cc (cpu.h) */
