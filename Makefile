@@ -6,6 +6,7 @@ RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
+ROUNDS ?= 60
 
 all: build
 
@@ -16,6 +17,7 @@ help:
 	@echo 'make test           run every test; TEST_ARGS="NAME ..." for some'
 	@echo 'make test-long      those that take minutes too'
 	@echo 'make test-sanitize  the unit tests under the sanitizers of clang'
+	@echo 'make powercuts      cut the power of disk images a million times; ROUNDS=600: ten million'
 	@echo 'make fuzz           fuzz one parser: FUZZ=json FUZZ_SECONDS=60'
 	@echo 'make bench          compare speeds with QEMU (BENCH_ARGS="--run alu_mix,fork_exec ...")'
 	@echo 'make install        install (DESTDIR=... for packagers)'
@@ -57,6 +59,9 @@ test-sanitize: packages
 	    -Db_sanitize=address,undefined -Db_lundef=false
 	@tests/run --build build-sanitize --unit $(TEST_ARGS)
 
+powercuts: build
+	@$(BUILD)/src/block/powercut_test $(ROUNDS) $$(date +%s)
+
 fuzz: packages
 	@[ -n "$(FUZZ)" ] || { echo 'which? FUZZ=json'; exit 2; }
 	@tools/fuzz.sh $(FUZZ) $(FUZZ_SECONDS)
@@ -73,4 +78,4 @@ format:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all help packages build programs run boot test test-long test-sanitize fuzz bench install format clean
+.PHONY: all help packages build programs run boot test test-long test-sanitize powercuts fuzz bench install format clean

@@ -602,7 +602,7 @@ int image_create_part(const struct image_create *create, const char *name, struc
     if (!path)
         return err_set(err, ENOMEM, "out of memory");
     int r = image_create_file(path, create->no_overwrite, out, &regular, err);
-    return r < 0 ? err_prefix(err, "extent %s", path) : 0;
+    return r < 0 ? err_prefix(err, "%s", path) : 0;
 }
 
 static int image_create_path(const struct image_create *create, struct err *err)

@@ -190,12 +190,14 @@ static int create_write(const struct create_options *o, const struct image_creat
 static int create_data_file(const struct create_options *o, const struct image_create *create,
                             struct err *err)
 {
-    AUTO(free) char *path = image_child_path(create->path, o->data_file);
-    if (!path)
-        return err_set(err, ENOMEM, "out of memory");
-    struct image_create data = { .path = path, .format = "raw", .size = create->size };
-    int r = image_create(&data, err);
-    return r < 0 ? err_prefix(err, "data file") : 0;
+    AUTO(store_close) struct store *store = NULL;
+    int r = image_create_part(create, o->data_file, &store, err);
+    if (r < 0)
+        return err_prefix(err, "data file");
+    r = store_truncate(store, create->size);
+    if (r == 0)
+        r = store_flush(store);
+    return r < 0 ? err_errno(err, -r, "data file %s: cannot set the size", o->data_file) : 0;
 }
 
 struct borrowed_store { /* lets an image use a store that stays its owner's */

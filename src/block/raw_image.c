@@ -22,11 +22,17 @@ int image_disk_flush(struct image *image) { return store_flush(image->store); }
 
 int image_disk_resize(struct image *image, uint64_t size, bool zero, struct err *err)
 {
+    bool grows = size > image->size;
     int r = store_truncate(image->disk, size);
-    if (r == 0 && zero && size > image->size)
+    /* Zeros that reached the disk before the length did would leave a length between the two. */
+    if (r == 0 && zero && grows)
+        r = store_flush(image->store);
+    if (r == 0 && zero && grows)
         r = store_zero(image->disk, image->size, size - image->size, true);
     if (r == 0)
         r = store_flush(image->store);
+    if (r < 0 && grows)
+        store_truncate(image->disk, image->size);
     if (r < 0)
         return err_errno(err, -r, "cannot set the size");
     image->size = size;

@@ -42,6 +42,8 @@ static void recorder_add(struct recorder *r, bool flush, const void *data, size_
     }
     struct store_event *e = &r->events[r->count++];
     *e = (struct store_event){ .flush = flush, .offset = offset, .len = len };
+    if (r->clock)
+        e->when = (*r->clock)++;
     if (len) {
         e->data = malloc(len);
         memcpy(e->data, data, len);
@@ -124,6 +126,8 @@ static int recorder_truncate(struct store *store, uint64_t size)
 {
     struct recorder *r = recorder_of(store);
     LOCKED(&r->lock);
+    if (recorder_fails(r, 8))
+        return -r->fail_code;
     recorder_add(r, false, NULL, 0, size);
     if (!r->off)
         r->events[r->count - 1].cut = true;
@@ -193,7 +197,15 @@ static void cut_event(const struct store_event *e, bool torn, bool random, uint6
     }
 }
 
-void recorder_cut(const struct recorder *recorder, size_t count, struct buf *durable, size_t *from,
+size_t recorder_count_at(const struct recorder *recorder, size_t when)
+{
+    size_t count = 0;
+    while (count < recorder->count && recorder->events[count].when < when)
+        count++;
+    return count;
+}
+
+bool recorder_cut(const struct recorder *recorder, size_t count, struct buf *durable, size_t *from,
                   unsigned choice, uint64_t *seed, struct buf *out)
 {
     size_t last_flush = *from;
@@ -207,4 +219,5 @@ void recorder_cut(const struct recorder *recorder, size_t count, struct buf *dur
         buf_add(out, durable->data, durable->len);
     for (size_t i = last_flush; i < count; i++)
         cut_event(&recorder->events[i], choice == 1 && i == count - 1, choice > 1, seed, out);
+    return last_flush < count;
 }

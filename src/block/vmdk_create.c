@@ -232,7 +232,7 @@ static int write_part(struct plan *p, const struct image_create *create, unsigne
         return err_set(err, EINVAL, "a VMDK with extents cannot have quotes in its name");
     int r = image_create_part(create, name, &store, err);
     if (r < 0)
-        return r;
+        return err_prefix(err, "extent");
     r = p->kind->flat ? store_truncate(store, size) : write_sparse(p, size, NULL, store);
     if (r == 0)
         r = store_flush(store);
