@@ -632,19 +632,51 @@ static int vhd_resize_dynamic(struct vhd *vhd, uint64_t size, uint8_t *footer)
 }
 
 /* The footer is the last sector. A cut before the old one's place is cleared leaves that where the
- * disk was never written. */
-static int vhd_resize_fixed(struct vhd *vhd, uint64_t size, uint8_t *footer)
+ * disk was never written. What fails is undone, as far as the file can still be written. */
+static int fixed_grow(struct vhd *vhd, uint64_t size, const uint8_t *footer)
 {
     struct image *image = &vhd->flat.image;
-    footer_resize(footer, size);
     int r = store_write(image->store, footer, FOOTER_LEN, size);
     if (r == 0)
         r = store_flush(image->store);
     if (r == 0)
-        r = size < image->size ? store_truncate(image->store, size + FOOTER_LEN)
-                               : store_zero(image->store, image->size, FOOTER_LEN, false);
+        r = store_zero(image->store, image->size, FOOTER_LEN, false);
     if (r == 0)
         r = store_flush(image->store);
+    if (r < 0) {
+        store_write(image->store, vhd->footer, FOOTER_LEN, image->size);
+        store_truncate(image->store, image->size + FOOTER_LEN);
+    }
+    return r;
+}
+
+static int fixed_shrink(struct vhd *vhd, uint64_t size, const uint8_t *footer)
+{
+    struct store *store = vhd->flat.image.store;
+    uint8_t under[FOOTER_LEN]; /* the disk's, where the footer will be */
+    int r = store_read(store, under, FOOTER_LEN, size);
+    if (r < 0)
+        return r;
+    r = store_write(store, footer, FOOTER_LEN, size);
+    if (r == 0)
+        r = store_flush(store);
+    if (r == 0)
+        r = store_truncate(store, size + FOOTER_LEN);
+    if (r < 0) {
+        store_write(store, under, FOOTER_LEN, size);
+        return r;
+    }
+    vhd->flat.image.size = size; /* from here on there is no way back */
+    memcpy(vhd->footer, footer, FOOTER_LEN);
+    return store_flush(store);
+}
+
+static int vhd_resize_fixed(struct vhd *vhd, uint64_t size, uint8_t *footer)
+{
+    footer_resize(footer, size);
+    if (size < vhd->flat.image.size)
+        return fixed_shrink(vhd, size, footer);
+    int r = fixed_grow(vhd, size, footer);
     if (r == 0)
         memcpy(vhd->footer, footer, FOOTER_LEN);
     return r;
