@@ -103,7 +103,7 @@ int chain_resize(struct chain *chain, uint64_t size, enum image_preallocation pr
     if (size < old && !shrink)
         return err_set(err, EINVAL,
                        "that would cut off the disk's end; shrink what is on it first, then allow "
-                       "it with: shrink");
+                       "it with --shrink (\"shrink\": true)");
     chain_hold(chain);
     journal_clear(chain);
     int r = image_flush(top);

@@ -618,7 +618,7 @@ done
 
 def power_cuts(b):
     """Images that were cut off while written to, looked at by others."""
-    b.run(b.powercut, "2", str(b.random.randrange(1, 1 << 60)), b.dir)
+    b.run(b.powercut, "2", str(b.random.randrange(1, 1 << 60)), b.dir, timeout=900)
     names = [n for n in os.listdir(b.dir) if n.startswith("cut-") and n.endswith((".vhdx", ".vmdk"))]
     if len(names) < 6:
         raise Failed(f"only {len(names)} samples")

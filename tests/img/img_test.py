@@ -35,9 +35,9 @@ class Bench:
     def path(self, name):
         return os.path.join(self.dir, name)
 
-    def run(self, *command, status=(0,)):
+    def run(self, *command, status=(0,), timeout=100):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              timeout=100, check=False)
+                              timeout=timeout, check=False)
         if done.returncode not in status:
             raise Failed(f"{' '.join(command)}: status {done.returncode}: {done.stdout[-400:]}")
         return done.stdout
@@ -305,7 +305,7 @@ def mistakes(b):
 
 def power_cuts(b):
     """Images that were cut off while written to: qemu-img finds nothing worse than leaks."""
-    b.run(b.powercut, "2", str(b.random.randrange(1, 1 << 60)), b.dir)
+    b.run(b.powercut, "2", str(b.random.randrange(1, 1 << 60)), b.dir, timeout=900)
     samples = [name for name in os.listdir(b.dir) if name.endswith(".qcow2")]
     if len(samples) < 20:
         raise Failed(f"only {len(samples)} samples")
