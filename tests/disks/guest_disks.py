@@ -176,8 +176,11 @@ class Disk:
                                       text=True, check=False)
                 check(done.returncode in (0, 3), f"qemu-img check {self.path}: {done.stdout}")
 
-    def check_content(self, synced, folder):
-        """A copy, so that the guest's own fsck still finds what the kill left."""
+    def check_content(self, synced, folder, removed_by=6):
+        """A copy, so that the guest's own fsck still finds what the kill left.
+
+        removed_by: the guest removes a file when so many behind it have been synced; 0: never.
+        """
         copy = os.path.join(folder, "copy.raw")
         self.run("convert", "-f", self.format, "-O", "raw", self.path, copy)
         done = subprocess.run(["e2fsck", "-p", copy], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -192,8 +195,9 @@ class Disk:
         for number, wanted in synced.items():
             dump = debugfs(f"cat /load{number}")
             found = hashlib.sha256(dump).hexdigest()
-            # What the guest last said may never have come here: it removes a file when the sixth behind it has been synced.
-            check(found == wanted or (not dump and number + 6 <= newest),
+            # What the guest last said may never have come here, so that a file went is told by the newest.
+            gone = removed_by and not dump and number + removed_by <= newest
+            check(found == wanted or gone,
                   f"{self.name}: load{number} was synced and is {len(dump)} bytes of something else")
         os.unlink(copy)
 
