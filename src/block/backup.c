@@ -29,6 +29,7 @@ struct backup {
     struct tap tap;
     struct image *target;             /* borrowed */
     struct granules pending, written; /* written: since the moment that is copied */
+    bool compare;                     /* the target has some of it, nobody knows what */
     struct ranges ranges;
     atomic_int failed; /* errno */
 };
@@ -46,7 +47,7 @@ static int backup_copy(struct backup *b, uint64_t offset, uint64_t len, uint8_t 
         if (r < 0 || ((here.flags & IMAGE_ZERO) && here.len == len))
             return r;
     }
-    return r < 0 ? r : tap_copy(b->tap.below, b->target, offset, len, data);
+    return r < 0 ? r : tap_copy(b->tap.below, b->target, offset, len, data, b->compare);
 }
 
 /* Copies what is pending in the range, whose locks are held. */
@@ -119,7 +120,7 @@ static const struct image_format backup_kind = {
 static int backup_run(struct backup *b, struct job *job, struct journal *journal, uint8_t *data)
 {
     uint64_t offset, len;
-    job_stage(job, "copying", granules_bytes(&b->pending));
+    job_stage(job, b->compare ? "comparing" : "copying", granules_bytes(&b->pending));
     while (granules_next(&b->pending, COPY_PIECE, &offset, &len)) {
         struct range range;
         ranges_take(&b->ranges, &range, offset, len, true);
@@ -173,7 +174,9 @@ static int backup_begin(struct backup *b, struct chain *chain, const struct back
                  options->bitmap);
     journal_init(journal, chain, kind, b->target);
     int r = 0;
-    if (options->resume)
+    bool known = options->resume && journal_found(journal);
+    b->compare = options->resume && !known;
+    if (known)
         r = journal_load(journal, &b->pending, err);
     else if (options->incremental)
         r = backup_changed(b, chain, options->bitmap, err);

@@ -155,11 +155,13 @@ static int commit_begin(struct commit *c, const struct commit_options *options, 
     snprintf(kind, sizeof kind, "commit %s", image_path(c->layer));
     chain_hold(chain);
     journal_init(&c->mirror.journal, chain, kind, c->base);
-    int r = options->resume ? journal_load(&c->mirror.journal, &c->mirror.dirty, err) : 0;
+    bool known = options->resume && journal_found(&c->mirror.journal);
+    int r = known ? journal_load(&c->mirror.journal, &c->mirror.dirty, err) : 0;
+    c->mirror.compare = options->resume && !known;
     if (r == 0 && !c->above)
         chain->view = &c->mirror.tap.image;
     chain_release(chain);
-    if (r == 0 && !options->resume)
+    if (r == 0 && !known)
         r = commit_note(c, err);
     chain_hold(chain);
     if (r == 0)
@@ -182,7 +184,8 @@ static void commit_over(struct commit *c, int r)
 static int commit_middle(struct commit *c, uint8_t *data, struct err *err)
 {
     struct image *gone = NULL;
-    job_stage(c->mirror.job, "copying", granules_bytes(&c->mirror.dirty));
+    job_stage(c->mirror.job, c->mirror.compare ? "comparing" : "copying",
+              granules_bytes(&c->mirror.dirty));
     int r = mirror_copy(&c->mirror, data, false);
     /* A short layer hides what the base has behind its end. */
     if (r == 0 && c->base->size > c->layer->size)

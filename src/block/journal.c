@@ -31,11 +31,6 @@ bool journal_found(const struct journal *j)
 int journal_load(const struct journal *j, struct granules *todo, struct err *err)
 {
     struct bitmap_bits bits;
-    if (!journal_found(j))
-        return err_set(err, ENODATA,
-                       "no such job left off here, or other programs wrote to %s since; start it "
-                       "without 'resume'",
-                       j->chain->top->path);
     int r = qcow2_bitmap_read(j->top, j->name, &bits, err);
     if (r < 0)
         return r;

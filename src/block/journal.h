@@ -2,7 +2,8 @@
 /*
  * Where a job was, for after its process died: a dirty bitmap in the image on top, named
  * "bedplate-job KIND PATH", that has what is still to be copied and, because it records, what was
- * written since. Only qcow2 (version 3) has bitmaps; over other images a job begins anew.
+ * written since. Only qcow2 (version 3) has bitmaps; a job that goes on without one compares all
+ * that it would copy, and copies what differs.
  *
  * On the job's thread. What takes a struct chain's images is for while it is held.
  */
@@ -24,7 +25,7 @@ struct journal {
 void journal_init(struct journal *j, struct chain *chain, const char *kind, struct image *target);
 /* Held: is there one that is complete? */
 bool journal_found(const struct journal *j);
-/* Held: adds what is still to be done. 0 or -errno. */
+/* Held, where one was found: adds what is still to be done. 0 or -errno. */
 int journal_load(const struct journal *j, struct granules *todo, struct err *err);
 /* Held. From now on what is in `todo`, or `also` (which may be NULL), would be done again. Journals
  * of other jobs end. */

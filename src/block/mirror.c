@@ -103,7 +103,7 @@ static int mirror_copy_run(struct mirror *m, uint64_t offset, uint64_t len, uint
     int r = 0;
     for (uint64_t at = 0, part; r == 0 && at < len; at += part) {
         part = len - at < COPY_PIECE ? len - at : COPY_PIECE;
-        r = tap_copy(m->tap.below, m->target, offset + at, part, data);
+        r = tap_copy(m->tap.below, m->target, offset + at, part, data, m->compare);
     }
     if (r < 0)
         granules_add(&m->dirty, offset, len);
@@ -170,7 +170,7 @@ int mirror_run(struct mirror *m, uint8_t *data, bool complete_itself)
 {
     /* One pass: a guest that writes faster than the job may copy would never let it end. */
     uint64_t all = granules_bytes(&m->dirty);
-    job_stage(m->job, "copying", all);
+    job_stage(m->job, m->compare ? "comparing" : "copying", all);
     int r = mirror_copy_most(m, data, false, all);
     atomic_store(&m->active, true);
     job_stage(m->job, "catching up", granules_bytes(&m->dirty));
@@ -192,10 +192,12 @@ static int mirror_begin(struct mirror *m, struct chain *chain, bool resume, stru
 {
     chain_hold(chain);
     journal_init(&m->journal, chain, "mirror", m->target);
-    int r = resume ? journal_load(&m->journal, &m->dirty, err) : 0;
+    bool known = resume && journal_found(&m->journal);
+    int r = known ? journal_load(&m->journal, &m->dirty, err) : 0;
+    m->compare = resume && !known;
     chain->view = &m->tap.image;
     chain_release(chain);
-    if (r == 0 && !resume) {
+    if (r == 0 && !known) {
         r = mirror_note_all(m);
         if (r < 0)
             err_errno(err, -r, "%s: cannot mirror", m->target->path);

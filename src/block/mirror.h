@@ -23,6 +23,7 @@ struct mirror {
     struct image *target; /* borrowed */
     struct job *job;      /* borrowed: woken when there is something to copy */
     struct granules dirty;
+    bool compare; /* the target has some of it, nobody knows what; fixed when the job begins */
     struct ranges ranges;
     atomic_bool active;
     struct journal journal; /* of who runs the job, begun by it; the job's thread */

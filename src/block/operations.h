@@ -53,7 +53,7 @@ int chain_commit(struct job *job, struct chain *chain, const struct commit_optio
 struct mirror_options {
     struct image *take_target;
     bool stay;   /* do not switch */
-    bool resume; /* go on where a mirror to this target left off; -ENODATA: unknown */
+    bool resume; /* go on where a mirror to this target left off */
 };
 int chain_mirror(struct job *job, struct chain *chain, const struct mirror_options *options,
                  struct err *err);

@@ -3,6 +3,8 @@
 
 #include "base/text.h"
 
+#include <string.h>
+
 void tap_init(struct tap *tap, const struct image_format *kind, struct image *below)
 {
     tap->below = below;
@@ -31,20 +33,39 @@ int tap_status(struct image *image, uint64_t offset, uint64_t len, struct image_
     return r;
 }
 
-int tap_copy(struct image *from, struct image *to, uint64_t offset, uint64_t len, uint8_t *data)
+/* `want` NULL: zeros. `there` has room for len. */
+static int tap_compare(struct image *image, uint64_t offset, uint64_t len, const uint8_t *want,
+                       uint8_t *there, bool *same)
 {
+    struct image_extent extent;
+    unsigned depth;
+    int r = image_map(image, offset, len, &extent, &depth);
+    *same = r == 0 && !want && extent.flags & IMAGE_ZERO && extent.len == len;
+    if (r < 0 || *same)
+        return r;
+    r = image_read(image, there, len, offset);
+    *same = r == 0 && (want ? !memcmp(want, there, len) : memory_is_zero(there, len));
+    return r;
+}
+
+int tap_copy(struct image *from, struct image *to, uint64_t offset, uint64_t len, uint8_t *data,
+             bool compare)
+{
+    uint64_t most = compare ? COPY_PIECE / 2 : COPY_PIECE;
     for (uint64_t end = offset + len; offset < end;) {
         struct image_extent extent;
         unsigned depth;
-        int r = image_map(from, offset, end - offset, &extent, &depth);
+        int r = image_map(from, offset, end - offset < most ? end - offset : most, &extent, &depth);
         if (r < 0)
             return r;
-        bool zero = extent.flags & IMAGE_ZERO;
+        bool zero = extent.flags & IMAGE_ZERO, same = false;
         if (!zero) {
             r = image_read(from, data, extent.len, offset);
             zero = r == 0 && memory_is_zero(data, extent.len);
         }
-        if (r == 0)
+        if (r == 0 && compare)
+            r = tap_compare(to, offset, extent.len, zero ? NULL : data, data + most, &same);
+        if (r == 0 && !same)
             r = zero ? image_zero(to, offset, extent.len, IMAGE_UNMAP)
                      : image_write(to, data, extent.len, offset);
         if (r < 0)

@@ -25,8 +25,9 @@ int tap_flush(struct image *image);
 int tap_status(struct image *image, uint64_t offset, uint64_t len, struct image_extent *out);
 
 /* Copies a range of one image to another, with holes as holes; `data` has room for COPY_PIECE, len
- * is at most that. */
+ * is at most that. `compare`: only what differs is written. */
 enum { COPY_PIECE = 1 << 20 };
-int tap_copy(struct image *from, struct image *to, uint64_t offset, uint64_t len, uint8_t *data);
+int tap_copy(struct image *from, struct image *to, uint64_t offset, uint64_t len, uint8_t *data,
+             bool compare);
 
 #endif
