@@ -3,6 +3,7 @@
 #include "base/confine.h"
 
 #include "base/checked.h"
+#include "base/helper.h"
 #include "base/text.h"
 
 #include <assert.h>
@@ -52,22 +53,19 @@ static bool root_write(const struct confine_file *file, const struct buf *conten
     return good;
 }
 
-/* Whether the host lets us. */
-static bool confine_root(const struct confine_plan *plan, const struct buf *contents)
+/* Into a new, empty directory that is going to be the root. Whether the host lets us. */
+static bool root_begin(const char *name)
 {
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
-        return false;
     /* Directories are bound from where they are now, before anything covers them. */
-    if (mount(plan->name, "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
-              "mode=755,size=4m,nr_inodes=64") < 0 ||
-        chdir("/proc") < 0)
-        return false;
-    for (unsigned i = 0; i < plan->file_count; i++) {
-        const struct confine_file *file = &plan->files[i];
-        root_make_parents(file->name);
-        if (file->directory ? !root_bind(file) : !root_write(file, &contents[i]))
-            return false;
-    }
+    return mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+           mount(name, "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                 "mode=755,size=4m,nr_inodes=64") == 0 &&
+           chdir("/proc") == 0;
+}
+
+/* The working directory becomes the root, and nothing else is left. */
+static bool root_enter(void)
+{
     /* A root that is no mount (an initramfs, a chroot) cannot be pivoted. */
     if (!syscall(SYS_pivot_root, ".", "."))
         umount2(".", MNT_DETACH);
@@ -78,29 +76,45 @@ static bool confine_root(const struct confine_plan *plan, const struct buf *cont
     return chdir("/") == 0;
 }
 
-static void write_file(const char *path, const char *text)
+bool confine_empty_root(const char *name) { return root_begin(name) && root_enter(); }
+
+static bool confine_root(const struct confine_plan *plan, const struct buf *contents)
 {
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd >= 0)
-        (void)write_full(fd, text, strlen(text));
-    fd_close(fd);
+    if (!root_begin(plan->name))
+        return false;
+    for (unsigned i = 0; i < plan->file_count; i++) {
+        const struct confine_file *file = &plan->files[i];
+        root_make_parents(file->name);
+        if (file->directory ? !root_bind(file) : !root_write(file, &contents[i]))
+            return false;
+    }
+    return root_enter();
+}
+
+bool confine_map_self(const char *pid, uid_t uid, uid_t host_uid, gid_t gid, gid_t host_gid)
+{
+    char path[64], map[64];
+    snprintf(path, sizeof path, "/proc/%s/setgroups", pid);
+    (void)file_write(path, "deny");
+    snprintf(path, sizeof path, "/proc/%s/uid_map", pid);
+    snprintf(map, sizeof map, "%u %u 1", uid, host_uid);
+    if (file_write(path, map) < 0)
+        return false;
+    snprintf(path, sizeof path, "/proc/%s/gid_map", pid);
+    snprintf(map, sizeof map, "%u %u 1", gid, host_gid);
+    return file_write(path, map) == 0;
 }
 
 /* Name spaces: as root directly, otherwise behind a user name space that maps us to ourselves. */
 static bool confine_namespaces(void)
 {
-    char map[64];
     uid_t uid = geteuid();
     gid_t gid = getegid();
     if (!uid && !unshare(CLONE_NEWNS | CLONE_NEWIPC))
         return true;
     if (unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC) < 0)
         return false;
-    write_file("/proc/self/setgroups", "deny");
-    snprintf(map, sizeof map, "%u %u 1", uid, uid);
-    write_file("/proc/self/uid_map", map);
-    snprintf(map, sizeof map, "%u %u 1", gid, gid);
-    write_file("/proc/self/gid_map", map);
+    confine_map_self("self", uid, uid, gid, gid);
     return true;
 }
 
@@ -138,17 +152,28 @@ static bool confine_landlock(const struct confine_plan *plan, bool own_root)
 
 /* ---- the rest ---- */
 
-static void confine_ids(bool change)
+bool confine_ids(uid_t uid, gid_t gid)
 {
-    if (change && !geteuid()) {
-        /* Refused in a user name space without that id: then seccomp has to do. */
-        (void)!setgroups(0, NULL);
-        (void)!setresgid(NOBODY, NOBODY, NOBODY);
-        (void)!setresuid(NOBODY, NOBODY, NOBODY);
-    }
+    (void)!setgroups(0, NULL); /* not in a user name space of somebody without privileges */
+    return setresgid(gid, gid, gid) == 0 && setresuid(uid, uid, uid) == 0;
+}
+
+bool confine_capabilities(void)
+{
     struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
     struct __user_cap_data_struct none[2] = { 0 };
-    syscall(SYS_capset, &head, none);
+    return syscall(SYS_capset, &head, none) == 0;
+}
+
+/* Those of the VM, where whoever starts us says so. */
+static void confine_helper_ids(void)
+{
+    unsigned uid = NOBODY, gid = NOBODY;
+    const char *ids = getenv(HELPER_IDS);
+    if (ids && sscanf(ids, "%u:%u", &uid, &gid) != 2)
+        uid = gid = NOBODY;
+    /* Refused in a user name space without that id: then seccomp has to do. */
+    (void)confine_ids(uid, gid);
 }
 
 static void confine_limits(const struct confine_plan *plan)
@@ -234,7 +259,9 @@ int confine(const struct confine_plan *plan, bool *own_root, char *summary, size
         buf_fini(&contents[i]);
     }
     confine_limits(plan);
-    confine_ids(!plan->keep_ids && (root || !plan->files_are_ours));
+    if (!plan->keep_ids && (root || !plan->files_are_ours) && !geteuid())
+        confine_helper_ids();
+    (void)confine_capabilities();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return err_errno(err, errno, "cannot renounce new privileges");
     bool landlock = confine_landlock(plan, root);

@@ -4,7 +4,8 @@
  * root of its own with nothing in it but copies of the files named (or Landlock, where name spaces
  * are refused), no capabilities, limits, a seccomp filter. It keeps the host's network.
  *
- * Called once, while the process has one thread. Needs libseccomp: its users link confine_dep.
+ * confine() is called once, while the process has one thread. Needs libseccomp: its users link
+ * confine_dep.
  */
 #ifndef BASE_CONFINE_H
 #define BASE_CONFINE_H
@@ -48,5 +49,17 @@ struct confine_plan {
  * Fails only where seccomp does, and when the parent is gone. */
 int confine(const struct confine_plan *plan, bool *own_root, char *summary, size_t len,
             struct err *err);
+
+/* ---- single layers, for processes that confine themselves in steps ---- */
+
+/* The root becomes an empty directory that cannot be written, for all threads and for the mount
+ * name space, which must be ours: nothing else is left in it. */
+bool confine_empty_root(const char *name);
+/* One id in the user name space of process `pid` ("self"), as anybody may map it. */
+bool confine_map_self(const char *pid, uid_t uid, uid_t host_uid, gid_t gid, gid_t host_gid);
+/* For good, on all threads. */
+bool confine_ids(uid_t uid, gid_t gid);
+/* Gives up all of them, on this thread. */
+bool confine_capabilities(void);
 
 #endif

@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/loop.h"
+#include "base/text.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -16,7 +17,10 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-enum { HELPER_ARGS_MAX = 256, HELPER_END_TRIES = 100 };
+enum { HELPER_ARGS_MAX = 256, HELPER_END_TRIES = 100, ORDER_MAX = 64 << 10 };
+
+static char helper_ids[64];    /* for the environment of helpers; "": none */
+static int helper_broker = -1; /* borrowed */
 
 static bool program_try(char *path, size_t len, const char *dir, size_t dir_len, const char *below,
                         const char *program)
@@ -63,15 +67,20 @@ static int helper_spawn(const char *path, char *const *argv, int socket, pid_t *
                                         POSIX_SPAWN_SETSIGDEF);
     posix_spawnattr_setsigmask(&attr, &none);
     posix_spawnattr_setsigdefault(&attr, &all);
-    char *const environment[] = { NULL };
+    char *const environment[] = { *helper_ids ? helper_ids : NULL, NULL };
     int r = posix_spawn(pid, path, &actions, &attr, argv, environment);
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attr);
     return -r;
 }
 
-int helper_start(const char *program, const char *room, const char *const *argv, bool ours, int *fd,
-                 pid_t *pid, struct err *err)
+void helper_run_as(uid_t uid, gid_t gid)
+{
+    snprintf(helper_ids, sizeof helper_ids, HELPER_IDS "=%u:%u", (unsigned)uid, (unsigned)gid);
+}
+
+static int helper_start_here(const char *program, const char *room, const char *const *argv,
+                             bool ours, int *fd, pid_t *pid, struct err *err)
 {
     char path[PATH_MAX], parent[24];
     int r = program_find(program, room, path, sizeof path, err);
@@ -97,6 +106,112 @@ int helper_start(const char *program, const char *room, const char *const *argv,
     *fd = pair[0];
     return 0;
 }
+
+/* ---- by another process ---- */
+
+/* An order is the program, its room, its arguments, each with a zero byte behind it. */
+struct answer {
+    int result;
+    pid_t pid;
+    char text[512]; /* result < 0: why */
+};
+
+static bool answer_send(int socket, const struct answer *answer, int fd)
+{
+    char control[CMSG_SPACE(sizeof(int))] = { 0 };
+    struct iovec iov = { (void *)answer, sizeof *answer };
+    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+    if (fd >= 0) {
+        msg.msg_control = control;
+        msg.msg_controllen = sizeof control;
+        struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+        *c = (struct cmsghdr){ CMSG_LEN(sizeof fd), SOL_SOCKET, SCM_RIGHTS };
+        memcpy(CMSG_DATA(c), &fd, sizeof fd);
+    }
+    return sendmsg(socket, &msg, MSG_NOSIGNAL) == (ssize_t)sizeof *answer;
+}
+
+static bool answer_receive(int socket, struct answer *answer, int *fd)
+{
+    char control[CMSG_SPACE(sizeof(int))] = { 0 };
+    struct iovec iov = { answer, sizeof *answer };
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control
+    };
+    ssize_t n;
+    while ((n = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR) {
+    }
+    struct cmsghdr *c = n < 0 ? NULL : CMSG_FIRSTHDR(&msg);
+    *fd = -1;
+    if (c && c->cmsg_type == SCM_RIGHTS)
+        memcpy(fd, CMSG_DATA(c), sizeof *fd);
+    return n == (ssize_t)sizeof *answer;
+}
+
+void helper_ask(int socket) { helper_broker = socket; }
+
+static int helper_start_there(const char *program, const char *room, const char *const *argv,
+                              int *fd, pid_t *pid, struct err *err)
+{
+    AUTO(buf_fini) struct buf order = { 0 };
+    struct answer answer;
+    buf_add(&order, program, strlen(program) + 1);
+    buf_add(&order, room, strlen(room) + 1);
+    for (; *argv; argv++)
+        buf_add(&order, *argv, strlen(*argv) + 1);
+    if (order.len > ORDER_MAX)
+        return err_set(err, E2BIG, "too many arguments for %s", program);
+    if (send(helper_broker, order.data, order.len, MSG_NOSIGNAL) != (ssize_t)order.len ||
+        !answer_receive(helper_broker, &answer, fd))
+        return err_set(err, EPIPE, "cannot start %s: who would start it is gone", program);
+    answer.text[sizeof answer.text - 1] = 0;
+    if (answer.result < 0)
+        return err_set(err, -answer.result, "%s", answer.text);
+    *pid = answer.pid;
+    return 0;
+}
+
+/* Only programs of ours: who asks could not run others where we are. */
+static int order_carry_out(char *text, size_t len, int *fd, pid_t *pid, struct err *err)
+{
+    const char *words[HELPER_ARGS_MAX];
+    unsigned count = 0;
+    for (char *at = text; at < text + len && count < HELPER_ARGS_MAX - 1; at += strlen(at) + 1)
+        words[count++] = at;
+    words[count] = NULL;
+    if (count < 2 || strncmp(words[0], "bedplate-", 9) != 0 || strchr(words[0], '/') ||
+        strchr(words[1], '/') || strchr(words[1], '.'))
+        return err_set(err, EINVAL, "the order names no helper");
+    return helper_start_here(words[0], words[1], words + 2, true, fd, pid, err);
+}
+
+bool helper_serve(int socket)
+{
+    AUTO(free) char *text = malloc(ORDER_MAX + 1);
+    struct answer answer = { 0 };
+    struct err err = { 0 };
+    int fd = -1;
+    ssize_t n = -1;
+    while (text && (n = recv(socket, text, ORDER_MAX, 0)) < 0 && errno == EINTR) {
+    }
+    if (n <= 0)
+        return false;
+    text[n] = 0;
+    answer.result = order_carry_out(text, (size_t)n, &fd, &answer.pid, &err);
+    snprintf(answer.text, sizeof answer.text, "%s", err.text);
+    bool sent = answer_send(socket, &answer, fd);
+    fd_close(fd);
+    return sent;
+}
+
+int helper_start(const char *program, const char *room, const char *const *argv, bool ours, int *fd,
+                 pid_t *pid, struct err *err)
+{
+    return helper_broker >= 0 ? helper_start_there(program, room, argv, fd, pid, err)
+                              : helper_start_here(program, room, argv, ours, fd, pid, err);
+}
+
+/* ---- its life ---- */
 
 /* Byte by byte: other things follow the line. */
 int helper_wait(const char *program, int fd, unsigned timeout_ms, char *hello, size_t len,
@@ -131,6 +246,8 @@ int helper_end(pid_t *pid)
     int status = 0;
     for (unsigned i = 0; *pid; i++) {
         pid_t r = waitpid(*pid, &status, WNOHANG);
+        if (r < 0 && errno == ECHILD)
+            status = -1;
         if (r == *pid || (r < 0 && errno != EINTR))
             *pid = 0;
         else if (i == HELPER_END_TRIES && kill(*pid, SIGKILL) < 0)

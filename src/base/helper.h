@@ -17,7 +17,8 @@
 #include <sys/types.h>
 
 enum { HELPER_FD = 3 };
-#define HELPER_HELLO "ok: " /* how the helper's first line begins; otherwise it is an error */
+#define HELPER_IDS "BEDPLATE_IDS" /* in a helper's environment: "UID:GID", see helper_run_as */
+#define HELPER_HELLO "ok: "       /* how the helper's first line begins; otherwise it is an error */
 
 /* A program of ours: beside the one that runs, in the folder `room` of the same build, in libexec,
  * or in BEDPLATE_LIBEXEC. */
@@ -31,7 +32,20 @@ int helper_start(const char *program, const char *room, const char *const *argv,
 int helper_wait(const char *program, int fd, unsigned timeout_ms, char *hello, size_t len,
                 struct err *err);
 /* After its socket was shut: waits for its end, kills it when that takes long, and sets *pid to 0.
- * Answers the status of waitpid. */
+ * Answers the status of waitpid; -1: it was started by another process, which knows. */
 int helper_end(pid_t *pid);
+
+/* Helpers started from now on become these ids as far as they would become nobody. */
+void helper_run_as(uid_t uid, gid_t gid);
+
+/*
+ * A VM's process in an empty network name space has its helpers, which need the host's, started by
+ * the process that put it there. `socket`: one end of a pair of SOCK_SEQPACKET.
+ */
+
+/* helper_start() asks there from now on; -1: no longer. */
+void helper_ask(int socket);
+/* The other end: waits for an order and carries it out; false: there will be no more. */
+bool helper_serve(int socket);
 
 #endif

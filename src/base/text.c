@@ -271,3 +271,13 @@ bool memory_is_zero(const void *data, size_t len)
     const char *p = data;
     return !len || (!p[0] && !memcmp(p, p + 1, len - 1));
 }
+
+int file_write(const char *path, const char *text)
+{
+    AUTO(fd_close) int fd = open(path, O_WRONLY | O_CLOEXEC);
+    size_t len = strlen(text);
+    if (fd < 0)
+        return -errno;
+    ssize_t n = write(fd, text, len);
+    return n < 0 ? -errno : (size_t)n < len ? -EIO : 0;
+}

@@ -49,5 +49,8 @@ bool memory_is_zero(const void *data, size_t len);
 
 /* Reads a whole file of at most max_len bytes into buf. */
 int file_read(const char *path, size_t max_len, struct buf *buf, struct err *err);
+/* Writes into a file that is there, at once: what the kernel's own files want. Returns 0 or -errno.
+ */
+int file_write(const char *path, const char *text);
 
 #endif

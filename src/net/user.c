@@ -71,7 +71,9 @@ static void user_lost(struct port *port, char *why, size_t len)
     struct user *user = CONTAINER_OF(port, struct user, port);
     shutdown(port->fd, SHUT_RDWR); /* if it is alive, it now ends */
     int status = helper_end(&user->pid);
-    if (WIFSIGNALED(status))
+    if (status < 0)
+        snprintf(why, len, USER_HELPER " ended");
+    else if (WIFSIGNALED(status))
         snprintf(why, len, USER_HELPER " was killed by signal %d", WTERMSIG(status));
     else
         snprintf(why, len, USER_HELPER " ended with status %d", WEXITSTATUS(status));
