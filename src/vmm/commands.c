@@ -44,8 +44,8 @@ COMMAND(do_status)
 {
     struct vmm *vmm = arg;
     struct machine *m = vmm->machine;
-    char sandbox[128];
-    sandbox_print(&vmm->sandbox, sandbox, sizeof sandbox);
+    char sandbox[SANDBOX_TEXT];
+    sandbox_print(&vmm->sandbox, sandbox);
     json_t *disks = json_array(), *nets = json_array();
     for (unsigned i = 0; i < vmm->options.disk_count; i++)
         json_array_append_new(disks, disk_status(vmm, i));

@@ -8,8 +8,10 @@
 
 #include "base/text.h"
 
+#include <cap-ng.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -72,11 +74,27 @@ static void keeper_close_others(const struct keeper_config *config, int fd)
     syscall(SYS_close_range, next, ~0u, 0);
 }
 
+/* What it had may have let it open the directories of others; for that it stays. */
+static void keeper_give_up(void)
+{
+    bool opens =
+        capng_get_caps_process() == 0 && capng_have_capability(CAPNG_PERMITTED, CAP_DAC_OVERRIDE);
+    capng_clear(CAPNG_SELECT_BOTH);
+    if (opens)
+        capng_update(CAPNG_ADD, (capng_type_t)(CAPNG_EFFECTIVE | CAPNG_PERMITTED),
+                     CAP_DAC_OVERRIDE);
+    capng_apply(CAPNG_SELECT_CAPS);
+}
+
 static void keeper_main(const struct keeper_config *config, int fd)
 {
     prctl(PR_SET_NAME, "vmm-keeper");
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     keeper_close_others(config, fd);
+    int ready = config->own_mounts && unshare(CLONE_NEWNS) < 0 ? errno : 0;
+    keeper_give_up();
+    if (write_full(fd, &ready, sizeof ready) < 0 || ready)
+        _exit(1);
     uint8_t file;
     while (read_full(fd, &file, 1) == 0) {
         int result = keeper_do_rename(config, file);
@@ -85,6 +103,16 @@ static void keeper_main(const struct keeper_config *config, int fd)
     }
     keeper_tidy(config);
     _exit(0);
+}
+
+void keeper_end(struct keeper *keeper)
+{
+    if (keeper->fd < 0)
+        return;
+    close(keeper->fd);
+    keeper->fd = -1;
+    while (waitpid(keeper->pid, NULL, 0) < 0 && errno == EINTR) {
+    }
 }
 
 int keeper_start(const struct keeper_config *config, struct keeper *out, struct err *err)
@@ -111,6 +139,11 @@ int keeper_start(const struct keeper_config *config, struct keeper *out, struct 
         return err_errno(err, code, "cannot start the keeper process");
     }
     *out = (struct keeper){ .fd = pair[0], .pid = pid, .config = config };
+    code = EPIPE;
+    if (read_full(pair[0], &code, sizeof code) < 0 || code) {
+        keeper_end(out);
+        return err_errno(err, code, "the keeper process cannot keep its root");
+    }
     return 0;
 }
 
@@ -124,14 +157,4 @@ int keeper_rename(struct keeper *keeper, enum keeper_file file, struct err *err)
              read_full(keeper->fd, &result, sizeof result) < 0)
         return err_set(err, EPIPE, "the keeper process is gone; somebody killed it");
     return result ? err_errno(err, result, "cannot put the finished file in place") : 0;
-}
-
-void keeper_end(struct keeper *keeper)
-{
-    if (keeper->fd < 0)
-        return;
-    close(keeper->fd);
-    keeper->fd = -1;
-    while (waitpid(keeper->pid, NULL, 0) < 0 && errno == EINTR) {
-    }
 }

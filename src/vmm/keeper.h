@@ -22,6 +22,7 @@ enum { KEEPER_MAX_PATHS = 8 };
 enum keeper_file { KEEPER_EXIT_RECORD, KEEPER_SAVE, KEEPER_RESTORED, KEEPER_FILES };
 
 struct keeper_config {
+    bool own_mounts; /* the VMM's root is going to be empty: the keeper holds on to this one */
     bool has_terminal;
     int terminal_fd;
     struct termios terminal;

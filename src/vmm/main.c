@@ -243,12 +243,13 @@ static void thread_lock(void *arg)
 static void vmm_lock(struct vmm *vmm)
 {
     struct err err = { 0 };
-    char text[128];
+    char text[SANDBOX_TEXT];
+    jail_lock(&vmm->sandbox.jail);
     sandbox_lock_thread(&vmm->sandbox);
     machine_io_each(vmm->machine, thread_lock, NULL);
     if (sandbox_filter(vmm->engine->name, &vmm->sandbox, &err) < 0)
         log_warning("sandbox: %s", err.text);
-    sandbox_print(&vmm->sandbox, text, sizeof text);
+    sandbox_print(&vmm->sandbox, text);
     log_info("sandbox: %s", text);
 }
 
@@ -342,6 +343,7 @@ static int vmm_start(struct vmm *vmm, struct err *err)
         vmm->status = (int)status;
         return r;
     }
+    vmm->keep.own_mounts = jail_has_mounts(&vmm->sandbox.jail);
     r = keeper_start(&vmm->keep, &vmm->keeper, err);
     if (r < 0)
         return r;
@@ -439,7 +441,7 @@ int main(int argc, char **argv)
                               .signal_fd = -1 };
     struct err err = { 0 };
     vmm.keeper.config = &vmm.keep;
-    sandbox_begin();
+    sandbox_begin(&vmm.sandbox);
     int status;
     if (options_parse(argc, argv, &vmm.options, &err) < 0) {
         fprintf(stderr, "bedplate-vmm: %s\n", err.text);

@@ -28,18 +28,23 @@
 
 /* ---- capabilities ---- */
 
-void sandbox_begin(void)
+void sandbox_begin(struct sandbox *out)
 {
+    jail_begin(&out->jail);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (capng_get_caps_process() < 0 || capng_have_capabilities(CAPNG_SELECT_CAPS) == CAPNG_NONE)
         return;
     /* Opening somebody else's image, making a tap interface, and naming the process that holds an
-     * image: the descriptors of a root with more capabilities are shown to nobody with fewer. */
+     * image: the descriptors of a root with more capabilities are shown to nobody with fewer. The
+     * rest is for jail_lock() and for the keeper and helpers in a jail, whose root goes. */
     static const unsigned keep[] = { CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_ADMIN,
-                                     CAP_SYS_PTRACE };
+                                     CAP_SYS_PTRACE,   CAP_SYS_ADMIN,       CAP_SYS_CHROOT,
+                                     CAP_SETUID,       CAP_SETGID };
+    enum { WITHOUT_JAIL = 4 };
     bool had[ARRAY_LEN(keep)];
     for (size_t i = 0; i < ARRAY_LEN(keep); i++)
-        had[i] = capng_have_capability(CAPNG_PERMITTED, keep[i]);
+        had[i] =
+            capng_have_capability(CAPNG_PERMITTED, keep[i]) && (out->jail.in || i < WITHOUT_JAIL);
     capng_clear(CAPNG_SELECT_BOTH);
     for (size_t i = 0; i < ARRAY_LEN(keep); i++)
         if (had[i])
@@ -178,7 +183,7 @@ int sandbox_filter(const char *engine, struct sandbox *out, struct err *err)
     return r < 0 ? err_errno(err, -r, "seccomp") : 0;
 }
 
-void sandbox_print(const struct sandbox *s, char *out, unsigned room)
+void sandbox_print(const struct sandbox *s, char out[SANDBOX_TEXT])
 {
     const struct {
         bool on;
@@ -186,11 +191,17 @@ void sandbox_print(const struct sandbox *s, char *out, unsigned room)
     } layers[] = { { s->seccomp, "seccomp" },
                    { s->landlock, "Landlock" },
                    { s->capabilities, "no capabilities" },
-                   { s->no_new_privs, "no new privileges" } };
-    unsigned at = 0;
-    for (size_t i = 0; i < ARRAY_LEN(layers) && at < room; i++)
-        at += (unsigned)snprintf(out + at, room - at, "%s%s%s", i ? ", " : "",
-                                 layers[i].on ? "" : "without: ", layers[i].name);
+                   { s->no_new_privs, "no new privileges" },
+                   { s->jail.own_ids, "a user of its own" },
+                   { s->jail.empty_root, "an empty root" } };
+    enum { WITHOUT_JAIL = 4 };
+    size_t count = s->jail.in ? ARRAY_LEN(layers) : WITHOUT_JAIL, at = 0;
+    for (size_t i = 0; i < count; i++)
+        at += (size_t)snprintf(out + at, SANDBOX_TEXT - at, "%s%s%s", i ? ", " : "",
+                               layers[i].on ? "" : "without: ", layers[i].name);
+    if (s->jail.in)
+        snprintf(out + at, SANDBOX_TEXT - at, ", %s%s",
+                 *s->jail.spaces ? "name spaces: " : "without: name spaces", s->jail.spaces);
 }
 
 /* ---- self-test ---- */

@@ -13,21 +13,25 @@
 #define VMM_SANDBOX_H
 
 #include "base/err.h"
+#include "vmm/jail.h"
 
 #include <stdbool.h>
 
+enum { SANDBOX_TEXT = 256 };
+
 struct sandbox {
     bool no_new_privs, capabilities, landlock, seccomp; /* what is in force */
+    struct jail jail;
 };
 
 /* First thing in main: gives up the capabilities that not even opening files needs. */
-void sandbox_begin(void);
+void sandbox_begin(struct sandbox *out);
 /* On a thread, before sandbox_filter. Never fails; *out says what was possible. */
 void sandbox_lock_thread(struct sandbox *out);
 /* On the main thread: the filter, on all threads. `engine`: "kvm", "soft". */
 int sandbox_filter(const char *engine, struct sandbox *out, struct err *err);
-/* "no new privileges, no capabilities, seccomp (no Landlock)" */
-void sandbox_print(const struct sandbox *sandbox, char *out, unsigned room);
+/* "seccomp, without: Landlock, no capabilities, no new privileges" */
+void sandbox_print(const struct sandbox *sandbox, char out[SANDBOX_TEXT]);
 
 /* Tries what must be refused and prints a line for each try; returns how many were not. On any
  * thread. */
