@@ -86,6 +86,12 @@ static const struct api_field now_fields[] = {
     { "disks", API_LIST, API_SERVER, "disks and drives", .element = API_OBJECT, .fields = now_disk_fields },
     { "nets", API_LIST, API_SERVER, "network cards", .element = API_OBJECT, .fields = now_net_fields },
     { "agent", API_BOOLEAN, API_SERVER, "something in the guest, its agent, listens at the agent's port" },
+    { "cpu_limit", API_INTEGER, API_SERVER, "in percent of one CPU; 0: none" },
+    { "cpu_weight", API_INTEGER, API_SERVER, "share of the CPUs" },
+    { "io_weight", API_INTEGER, API_SERVER, "share of the disks" },
+    { "limits", API_STRING, API_SERVER, "by what control groups the host limits it, and to how much memory and how many threads" },
+    { "confinement", API_STRING, API_SERVER, "what keeps its process from the host, and what does not" },
+    { "warning", API_STRING, API_SERVER, "what this host cannot limit" },
     END
 };
 
@@ -101,6 +107,12 @@ static const struct api_field vm_fields[] = {
       .choices = WORDS("stopped", "running", "paused", "saved", "deleted") },
     { "cpus", API_INTEGER, 0, "vCPUs", .min = 1, .max = 255, .initial = "1" },
     { "memory", API_SIZE, 0, "of the guest", .min = 2 << 20, .max = 508ll << 30, .initial = "536870912" },
+    { "cpu_limit", API_INTEGER, API_LIVE, "time of the host's CPUs at most, in percent of one; 0: no limit", .min = 0, .max = 100000,
+      .initial = "0" },
+    { "cpu_weight", API_INTEGER, API_LIVE, "share of the host's CPUs when they are short; others have 100", .min = 1, .max = 10000,
+      .initial = "100" },
+    { "io_weight", API_INTEGER, API_LIVE, "share of the host's disks when they are short; others have 100", .min = 1, .max = 10000,
+      .initial = "100" },
     { "cpu", API_STRING, 0, "CPU model; absent: the engine's default", .max = 63 },
     { "engine", API_STRING, 0, "what runs the vCPUs", API_ENUM, .choices = WORDS("auto", "kvm", "soft"), .initial = "\"auto\"" },
     { "profile", API_STRING, API_FIXED, "the board", API_ENUM, .choices = WORDS("pc-1", "micro-1"), .initial = "\"pc-1\"" },

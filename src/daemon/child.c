@@ -33,7 +33,8 @@ struct child {
     char said[LINE_MAX_BYTES + 1];
 };
 
-int process_spawn(char *const argv[], int out, int errors, pid_t *pid, struct err *err)
+int process_spawn(char *const argv[], int out, int errors, const int *fds, unsigned fd_count,
+                  pid_t *pid, struct err *err)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
@@ -42,6 +43,8 @@ int process_spawn(char *const argv[], int out, int errors, pid_t *pid, struct er
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0);
     posix_spawn_file_actions_adddup2(&actions, out < 0 ? 0 : out, 1);
     posix_spawn_file_actions_adddup2(&actions, errors < 0 ? 0 : errors, 2);
+    for (unsigned i = 0; i < fd_count; i++)
+        posix_spawn_file_actions_adddup2(&actions, fds[i], CHILD_FD + (int)i);
     sigemptyset(&none);
     sigfillset(&all);
     posix_spawnattr_init(&attr);
@@ -151,7 +154,7 @@ int child_start(struct loop *loop, char *const argv[], const struct child_calls 
     if (r == 0)
         r = lines_open(&child->errors, loop, &errors_end, err);
     if (r == 0)
-        r = process_spawn(argv, out_end, errors_end, &child->pid, err);
+        r = process_spawn(argv, out_end, errors_end, NULL, 0, &child->pid, err);
     if (r < 0)
         return r;
     child->pid_fd = (int)syscall(SYS_pidfd_open, child->pid, 0);

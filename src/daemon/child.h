@@ -11,8 +11,11 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* Standard output and errors go to these descriptors (borrowed); -1: to nowhere. */
-int process_spawn(char *const argv[], int out, int errors, pid_t *pid, struct err *err);
+/* Standard output and errors go to these descriptors (borrowed); -1: to nowhere. fds become
+ * CHILD_FD and the next ones there. */
+enum { CHILD_FD = 100 };
+int process_spawn(char *const argv[], int out, int errors, const int *fds, unsigned fd_count,
+                  pid_t *pid, struct err *err);
 
 struct child;
 

@@ -7,6 +7,7 @@
  *   objects.c     objects in memory over the store
  *   vms.c, vm_*.c virtual machines, see vms.h
  *   streams.c     WebSockets
+ *   cgroup.c      what VMs may take of the host
  *   jobs.c        long work and what became of it
  *   guard.c       one daemon a store
  *   metrics.c     for Prometheus
@@ -22,6 +23,11 @@
 #include <limits.h>
 #include <time.h>
 
+/* Ids of the host for VMs: `count` from these on. */
+struct vm_ids {
+    unsigned uid, gid, count;
+};
+
 struct daemon {
     struct loop *loop;
     struct store *store;
@@ -30,7 +36,8 @@ struct daemon {
     bool user;                  /* for one user, without privileges */
     char state_dir[PATH_MAX];   /* survives: store, VMs' own disks */
     char run_dir[PATH_MAX];     /* does not: sockets, VMs' run directories */
-    char vmm[PATH_MAX], img[PATH_MAX], make_image[PATH_MAX]; /* the programs */
+    char vmm[PATH_MAX], jail[PATH_MAX], img[PATH_MAX], make_image[PATH_MAX]; /* the programs */
+    struct vm_ids ids;
     const char *store_url; /* of etcd; NULL: a file in state_dir */
     uint64_t started_ns;
     uint64_t requests, refused; /* HTTP; for /metrics */
@@ -53,6 +60,10 @@ void reply_object(struct http_request *request, unsigned status, const struct ob
 
 /* Who asks, as jobs and objects keep it. */
 void request_user(const struct http_request *request, char *out, size_t len);
+
+/* ---- vm_jail.c ---- */
+
+void vm_ids_begin(struct daemon *daemon); /* unless they were given: finds out which there are */
 
 /* ---- vms.c ---- */
 

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "daemon/audit.h"
+#include "daemon/cgroup.h"
 #include "daemon/daemon.h"
 #include "daemon/images.h"
 #include "daemon/listen.h"
@@ -108,6 +109,8 @@ static int lock_state(const char *state_dir, int *out, struct err *err)
 static int find_programs(struct daemon *daemon, struct err *err)
 {
     int r = program_find("bedplate-vmm", "vmm", daemon->vmm, PATH_MAX, err);
+    if (r == 0)
+        r = program_find("bedplate-jail", "jail", daemon->jail, PATH_MAX, err);
     if (r == 0)
         r = program_find("bedplate-img", "img", daemon->img, PATH_MAX, err);
     if (r == 0)
@@ -220,8 +223,12 @@ static int run(struct daemon *daemon, const char *state_dir, const char *run_dir
         r = loop_create(&daemon->loop, err);
     if (r == 0)
         r = watch_signals(daemon, err);
-    if (r == 0)
+    if (r == 0) {
+        vm_ids_begin(daemon);
+        cgroups_begin(daemon->loop, daemon->user);
         r = serve(daemon, remote, err);
+        cgroups_end();
+    }
     loop_destroy(daemon->loop);
     return r;
 }
@@ -241,6 +248,9 @@ static const char usage[] =
     "  --tls-cert FILE, --tls-key FILE\n"
     "                   certificate (with its chain) and key for that, PEM\n"
     "  --tls-ca FILE    whose client certificates are believed\n"
+    "  --vm-ids FIRST-LAST\n"
+    "                   user ids, and group ids, of VMs' processes, for root's daemon (default "
+    "2130706432-2130771967)\n"
     "  --openapi        print the OpenAPI document and exit\n"
     "  --reference      print the API's reference page and exit\n"
     "  --version        print the version and exit\n"
@@ -260,22 +270,27 @@ static int print_reference(void)
     return fwrite(page.data, 1, page.len, stdout) != page.len;
 }
 
+static int ids_parse(const char *text, struct vm_ids *out, struct err *err)
+{
+    unsigned first = 0, last = 0;
+    char more;
+    if (sscanf(text, "%u-%u%c", &first, &last, &more) != 2 || !first || last < first ||
+        last > INT32_MAX)
+        return err_set(err, EINVAL, "'%.40s' is no range; write it like 200000-265535", text);
+    *out = (struct vm_ids){ first, first, last - first + 1 };
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        { "user", no_argument, NULL, 'u' },
-        { "state-dir", required_argument, NULL, 's' },
-        { "run-dir", required_argument, NULL, 'r' },
-        { "openapi", no_argument, NULL, 'o' },
-        { "store", required_argument, NULL, 'S' },
-        { "reference", no_argument, NULL, 'R' },
-        { "version", no_argument, NULL, 'v' },
-        { "listen", required_argument, NULL, 'l' },
-        { "tls-cert", required_argument, NULL, 'c' },
-        { "tls-key", required_argument, NULL, 'k' },
-        { "tls-ca", required_argument, NULL, 'a' },
-        { "help", no_argument, NULL, 'h' },
-        { NULL, 0, NULL, 0 },
+        { "user", no_argument, NULL, 'u' },           { "state-dir", required_argument, NULL, 's' },
+        { "run-dir", required_argument, NULL, 'r' },  { "openapi", no_argument, NULL, 'o' },
+        { "store", required_argument, NULL, 'S' },    { "reference", no_argument, NULL, 'R' },
+        { "version", no_argument, NULL, 'v' },        { "listen", required_argument, NULL, 'l' },
+        { "tls-cert", required_argument, NULL, 'c' }, { "tls-key", required_argument, NULL, 'k' },
+        { "tls-ca", required_argument, NULL, 'a' },   { "vm-ids", required_argument, NULL, 'i' },
+        { "help", no_argument, NULL, 'h' },           { NULL, 0, NULL, 0 },
     };
     static struct daemon daemon;
     const char *state_dir = NULL, *run_dir = NULL;
@@ -291,6 +306,12 @@ int main(int argc, char **argv)
         case 'c': remote.certificate = optarg; break;
         case 'k': remote.key = optarg; break;
         case 'a': remote.ca = optarg; break;
+        case 'i':
+            if (ids_parse(optarg, &daemon.ids, &err) < 0) {
+                fprintf(stderr, "bedplated: --vm-ids: %s\n", err.text);
+                return 2;
+            }
+            break;
         case 'o': return print_openapi();
         case 'R': return print_reference();
         case 'v': return printf("bedplated %s\n", BEDPLATE_VERSION) < 0;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The far ends of network cards that are plugged into a running VM, whose process can open none by
- * then: a tap, or a bedplate-net of its own (docs/architecture.md), which lives as long as the VM
- * keeps its descriptor.
+ * The far ends of network cards that a VM's process cannot open: taps, because it has no power over
+ * the host's network, and all of those that are plugged in while it runs. "user" is a bedplate-net
+ * of its own (docs/architecture.md), which lives as long as the VM keeps its descriptor.
  */
 #include "base/helper.h"
 #include "base/log.h"
+#include "daemon/child.h"
 #include "daemon/vms.h"
 
 #include <fcntl.h>
@@ -63,8 +64,9 @@ static void child_reap(struct loop *loop, pid_t pid)
         log_warning("the end of " NET_HELPER " %d will not be noticed", (int)pid);
 }
 
-static int user_open(struct loop *loop, const json_t *forwards, int *out, struct err *err)
+static int user_open(const struct vm *vm, const json_t *forwards, int *out, struct err *err)
 {
+    const struct vm_ids *ids = &vm->daemon->ids;
     const char *argv[2 * FORWARDS_MAX + 1];
     char hello[256];
     unsigned n = 0;
@@ -75,10 +77,13 @@ static int user_open(struct loop *loop, const json_t *forwards, int *out, struct
         argv[n++] = json_string_value(json_array_get(forwards, i));
     }
     argv[n] = NULL;
+    if (vm->own_id >= 0 && geteuid() == 0)
+        helper_run_as(ids->uid + (unsigned)vm->own_id, ids->gid + (unsigned)vm->own_id);
     int r = helper_start(NET_HELPER, "net", argv, false, &fd, &pid, err);
     if (r < 0)
         return r;
-    child_reap(loop, pid);
+    cgroup_add(vm->id, pid);
+    child_reap(vm->daemon->loop, pid);
     r = helper_wait(NET_HELPER, fd, HELPER_MS, hello, sizeof hello, err);
     if (r < 0)
         return r;
@@ -86,10 +91,30 @@ static int user_open(struct loop *loop, const json_t *forwards, int *out, struct
     return 0;
 }
 
-int net_backend_open(struct daemon *daemon, const json_t *net, int *fd, struct err *err)
+static const char *tap_name(const json_t *net) /* NULL: it is none */
 {
     const char *backend = json_string_value(json_object_get(net, "backend"));
-    return strncmp(backend, "tap:", 4) == 0
-               ? tap_open(backend + 4, fd, err)
-               : user_open(daemon->loop, json_object_get(net, "hostfwd"), fd, err);
+    return strncmp(backend, "tap:", 4) == 0 ? backend + 4 : NULL;
+}
+
+int net_backend_open(const struct vm *vm, const json_t *net, int *fd, struct err *err)
+{
+    const char *tap = tap_name(net);
+    return tap ? tap_open(tap, fd, err) : user_open(vm, json_object_get(net, "hostfwd"), fd, err);
+}
+
+int net_taps_open(json_t *config, int *fds, unsigned room, unsigned *count, struct err *err)
+{
+    json_t *nets = json_object_get(config, "net");
+    for (size_t i = 0; i < json_array_size(nets) && *count < room; i++) {
+        json_t *net = json_array_get(nets, i);
+        const char *tap = tap_name(net);
+        int r = tap ? tap_open(tap, &fds[*count], err) : 0;
+        if (r < 0)
+            return r;
+        if (tap)
+            json_object_set_new(net, "backend",
+                                json_sprintf("fd:%u", CHILD_FD + (unsigned)(*count)++));
+    }
+    return 0;
 }

@@ -160,6 +160,7 @@ static json_t *now_json(const struct vm *vm)
     json_object_set_new(now, "disks", now_list(vm, "disks", "disk", "path", disk, limits));
     json_object_set_new(now, "nets", now_list(vm, "nets", "net", "mac", net, backend));
     json_object_set_new(now, "agent", json_boolean(vm->agent_open));
+    vm_limits_tell(vm, now);
     return now;
 }
 
@@ -215,6 +216,7 @@ static json_t *pending_json(const struct vm *vm, const json_t *object)
         if (!same)
             json_array_append_new(pending, json_string(all[i].field));
     }
+    vm_limits_pending(vm, object, pending);
     return pending;
 }
 
@@ -469,7 +471,7 @@ static bool nets_step(struct vm *vm, const json_t *wanted)
         snprintf(key, sizeof key, "add %s", mac);
         if (list_find(told, "mac", mac) || json_object_get(net, "model") || !may_try(vm, key))
             continue;
-        if (net_backend_open(vm->daemon, net, &fd, &err) < 0) {
+        if (net_backend_open(vm, net, &fd, &err) < 0) {
             step_failed(vm, key, err.text);
             continue;
         }
@@ -494,8 +496,35 @@ static bool memory_step(struct vm *vm, const json_t *wanted)
     return step_take(vm, key, "balloon", json_pack("{s:I}", "target", (json_int_t)bytes), -1, NULL);
 }
 
+void vm_limits_done(struct vm *vm, const char *wrong)
+{
+    if (vm->real != UP)
+        return;
+    if (*wrong)
+        step_failed(vm, "limits", wrong);
+    vm->live_busy = false;
+    vm_live_drive(vm);
+}
+
+/* Control groups are the daemon's: the process is not asked. */
+static bool limits_step(struct vm *vm)
+{
+    struct err err;
+    if (!may_try(vm, "limits"))
+        return false;
+    int r = vm_limits_step(vm, &err);
+    if (r < 0)
+        step_failed(vm, "limits", err.text);
+    if (r > 0)
+        vm_event(vm, "vm.changed", json_pack("{s:s}", "step", "limits"));
+    vm->live_busy = r == 2;
+    return vm->live_busy;
+}
+
 static bool step_next(struct vm *vm)
 {
+    if (limits_step(vm))
+        return true;
     AUTO(json_decref) json_t *wanted = vm_config(vm, vm_object(vm)->json);
     bool slots = strcmp(text_of(vm->config, "profile"), "pc-1") == 0;
     return (slots && disks_step(vm, json_object_get(wanted, "disk"))) ||

@@ -33,6 +33,7 @@ enum {
     KILL_GRACE_MS = 5000, /* between "quit" and SIGKILL */
     BACKOFF_MIN_MS = 1000,
     BACKOFF_MAX_MS = 60000,
+    NETS_MAX = 16,
     PROGRESS_MS = 500, /* between what is kept of a save's progress */
     SETTLED_S = 60,    /* a VM that ran so long begins with the shortest back-off again */
 };
@@ -64,17 +65,18 @@ static void pid_forget(struct vm *vm)
 static void pid_ended(void *arg, unsigned events)
 {
     struct vm *vm = arg;
-    waitpid(vm->pid, NULL, WNOHANG); /* when it was our child */
+    siginfo_t info;
+    waitid(P_PIDFD, (id_t)vm->pid_fd, &info, WEXITED | WNOHANG); /* when it was our child */
     process_gone(vm);
 }
 
-/* Its end is noticed from now on. */
+/* Its end is noticed from now on: that of bedplate-jail where we started it, which ends when all is
+ * over, of the VM's own process where a former daemon did. */
 static void pid_follow(struct vm *vm, pid_t pid)
 {
-    if (vm->pid == pid && vm->pid_watch)
-        return;
-    pid_forget(vm);
     vm->pid = pid;
+    if (vm->pid_watch)
+        return;
     vm->pid_fd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (vm->pid_fd < 0 || loop_watch_create(vm->daemon->loop, vm->pid_fd, LOOP_READ, pid_ended, vm,
                                             &vm->pid_watch, NULL) < 0)
@@ -82,7 +84,7 @@ static void pid_follow(struct vm *vm, pid_t pid)
 }
 
 /* What it says to standard error before it has a log is kept beside it. */
-static int spawn(struct vm *vm, pid_t *pid, struct err *err)
+static int spawn(struct vm *vm, const int *fds, unsigned fd_count, pid_t *pid, struct err *err)
 {
     char config[PATH_MAX], path[PATH_MAX];
     vm_run_path(vm, "start.json", config);
@@ -90,8 +92,7 @@ static int spawn(struct vm *vm, pid_t *pid, struct err *err)
     AUTO(fd_close) int errors = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (errors < 0)
         return err_errno(err, errno, "cannot write %s", path);
-    char *const argv[] = { vm->daemon->vmm, (char *)"--config", config, NULL };
-    return process_spawn(argv, -1, errors, pid, err);
+    return vm_jail_start(vm, config, errors, fds, fd_count, pid, err);
 }
 
 /* A saved state that was not used stays one. */
@@ -141,19 +142,27 @@ static void process_start(struct vm *vm)
 {
     struct err err;
     pid_t pid;
+    int fds[NETS_MAX];
+    unsigned fd_count = 0;
     AUTO(json_decref) json_t *config = start_config(vm);
-    if (vm_config_write(vm, "config.json", vm->config, &err) < 0 ||
-        vm_config_write(vm, "start.json", config, &err) < 0) {
-        start_failed(vm, err.text);
-        return;
+    int r = net_taps_open(config, fds, NETS_MAX, &fd_count, &err);
+    if (r == 0)
+        r = vm_config_write(vm, "config.json", vm->config, &err);
+    if (r == 0)
+        r = vm_config_write(vm, "start.json", config, &err);
+    if (r == 0) {
+        vm_exit_forget(vm);
+        r = spawn(vm, fds, fd_count, &pid, &err);
     }
-    vm_exit_forget(vm);
-    if (spawn(vm, &pid, &err) < 0) {
+    while (fd_count)
+        close(fds[--fd_count]);
+    if (r < 0) {
         start_failed(vm, err.text);
         return;
     }
     vm->asked_to_stop = vm->killing = vm->asked_to_pause = vm->asked_to_save = false;
     vm->ended = false;
+    pid_forget(vm);
     pid_follow(vm, pid);
     await(vm, CONNECT_MS);
     vm_stage(vm, json_object_get(config, "restore") ? "loading the saved state" : "starting", -1);
@@ -443,6 +452,7 @@ static void process_forget(struct vm *vm)
     vm->ended = true;
     vm->paused = false;
     vm_live_forget(vm);
+    vm_jail_end(vm);
     timer_set(vm, TIMER_NONE, 0);
 }
 
@@ -607,9 +617,11 @@ void vm_adopt(struct vm *vm)
     }
     if (vm_lock_held(vm)) {
         vm->config = vm_config_read(vm);
+        vm_id_adopt(vm);
         await(vm, 0);
         return;
     }
+    cgroup_remove(vm->id); /* a daemon before us was killed over it */
     bool was_up = strcmp(state, "running") == 0 || strcmp(state, "paused") == 0 ||
                   strcmp(state, "stopping") == 0 || strcmp(state, "saving") == 0;
     if (strcmp(wanted, "stopped") == 0 && !was_up) /* thrown away, and the daemon killed over it */

@@ -29,7 +29,7 @@ struct vm *vm_new(struct daemon *daemon, const char *id)
     if (!vm || loop_timer_create(daemon->loop, vm_timer, vm, &vm->timer, NULL) < 0)
         abort();
     vm->daemon = daemon;
-    vm->pid_fd = -1;
+    vm->pid_fd = vm->own_id = -1;
     vm->updates_end = &vm->updates;
     snprintf(vm->id, sizeof vm->id, "%s", id);
     vm->next = vms;
@@ -37,12 +37,20 @@ struct vm *vm_new(struct daemon *daemon, const char *id)
     return vm;
 }
 
+const struct vm *vms_first(void) { return vms; }
+
+struct vm *vm_find(const char *id)
+{
+    struct vm *vm = vms;
+    while (vm && strcmp(vm->id, id) != 0)
+        vm = vm->next;
+    return vm;
+}
+
 struct vm *vm_of(struct daemon *daemon, const char *id)
 {
-    for (struct vm *vm = vms; vm; vm = vm->next)
-        if (strcmp(vm->id, id) == 0)
-            return vm;
-    return vm_new(daemon, id);
+    struct vm *vm = vm_find(id);
+    return vm ? vm : vm_new(daemon, id);
 }
 
 void vm_forget(struct vm *vm)

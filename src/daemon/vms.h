@@ -6,6 +6,7 @@
  *   vm_requests.c  what clients ask for
  *   vm_process.c   a VM's process, and the next step towards what was asked
  *   vm_files.c     its directories
+ *   vm_jail.c      what keeps it from the host
  *   vm_clone.c     VMs like others
  *   vm_config.c    its configuration, in the words of its process
  *   vm_live.c      changes while it runs
@@ -16,6 +17,7 @@
 #ifndef DAEMON_VMS_H
 #define DAEMON_VMS_H
 
+#include "daemon/cgroup.h"
 #include "daemon/daemon.h"
 #include "daemon/vmm_client.h"
 
@@ -35,8 +37,10 @@ struct vm {
     bool agent_open;              /* UP: something in the guest has the agent's port open */
     struct agent *agent;          /* NULL: nothing was asked yet */
     struct operation *operations; /* under way in the guest */
-    pid_t pid;
-    int pid_fd; /* -1: none */
+    pid_t pid;                    /* of its process */
+    int own_id;                   /* number of its user id in the daemon's range; -1: none */
+    struct cgroup_limits limits;  /* in force; all zero: none that we know of */
+    int pid_fd; /* of what we follow: the process, or who waits for it; -1: none */
     struct loop_watch *pid_watch;
     struct vmm_client *client;
     struct child *maker;      /* STARTING: what makes its disk */
@@ -75,6 +79,8 @@ struct update {
 
 struct vm *vm_of(struct daemon *daemon, const char *id); /* made when it is not there */
 struct vm *vm_new(struct daemon *daemon, const char *id);
+struct vm *vm_find(const char *id);            /* NULL: there is none */
+const struct vm *vms_first(void);              /* the others by `next` */
 void vm_forget(struct vm *vm);                 /* its object is gone */
 struct object *vm_object(const struct vm *vm); /* NULL: it is gone */
 const char *vm_wanted(const struct vm *vm);    /* "deleted" when it is gone */
@@ -138,6 +144,19 @@ int64_t vm_saved_size(const struct vm *vm);   /* -1: there is none */
 bool vm_saved_used(const struct vm *vm);      /* one went on, and is not forgotten yet */
 void vm_saved_forget(const struct vm *vm);
 
+/* ---- vm_jail.c ---- */
+
+/* Starts its process with this configuration; fds as process_spawn() has them. */
+int vm_jail_start(struct vm *vm, const char *config, int errors, const int *fds, unsigned fd_count,
+                  pid_t *pid, struct err *err);
+void vm_jail_end(struct vm *vm); /* its process is gone */
+void vm_id_adopt(struct vm *vm); /* its process was started by a former daemon */
+/* Brings the limits in force to those asked for. 1: done; 2: vm_limits_done() tells the outcome; 0:
+ * nothing was to be done. */
+int vm_limits_step(struct vm *vm, struct err *err);
+void vm_limits_tell(const struct vm *vm, json_t *now);
+void vm_limits_pending(const struct vm *vm, const json_t *object, json_t *pending);
+
 /* ---- vm_clone.c ---- */
 
 /* The object of a clone, with what must be copied for it. */
@@ -175,12 +194,16 @@ void vm_live_drive(struct vm *vm);
 json_t *vm_live_tell(const struct vm *vm);
 /* Answers the request with the object when nothing more can be done for now. */
 void vm_live_wait(struct vm *vm, struct http_request *request);
-void vm_live_forget(struct vm *vm); /* its process is gone */
+void vm_live_forget(struct vm *vm);                    /* its process is gone */
+void vm_limits_done(struct vm *vm, const char *wrong); /* ""; what went wrong */
 
 /* ---- net_backend.c ---- */
 
 /* For an entry of "net" of a configuration. */
-int net_backend_open(struct daemon *daemon, const json_t *net, int *fd, struct err *err);
+int net_backend_open(const struct vm *vm, const json_t *net, int *fd, struct err *err);
+/* Opens the taps of a configuration, which then names them as descriptors: fds[0] is CHILD_FD. The
+ * caller closes them, also after a failure. */
+int net_taps_open(json_t *config, int *fds, unsigned room, unsigned *count, struct err *err);
 
 /* ---- vm_process.c ---- */
 
