@@ -2,11 +2,11 @@
 /*
  * A viewer made with libvncclient, as other programs make theirs:
  *
- *     vnc_client ADDRESS ENCODINGS picture FILE       all of the screen, as lines of red, green,
- * blue vnc_client ADDRESS ENCODINGS watch SECONDS      asks for what changes, and counts it
+ *     vnc_client ADDRESS ENCODINGS picture FILE    all of the screen, as lines of red, green, blue
+ *     vnc_client ADDRESS ENCODINGS watch SECONDS   asks for what changes, and counts it
  *
  * ADDRESS is HOST:PORT or a socket's path; ENCODINGS are libvncclient's words ("tight", "zrle
- * raw"). Both print the size, updates, pixels in them, and bytes that came, for a script.
+ * raw"). Both print the size, updates, and pixels in them, for a script.
  */
 #include <rfb/rfbclient.h>
 #include <stdio.h>
