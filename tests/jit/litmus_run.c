@@ -1,23 +1,66 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A guest with four vCPUs and much code on the soft engine, in conditions that its protocols have
+ * A guest with several vCPUs on the soft engine, in conditions that its protocols have
  * to stand:
  *
  *   litmus_run flush OPTIONS FILE   a code cache that is flushed all the time (code=SIZE)
  *   litmus_run storm OPTIONS FILE   dirty log rounds, rendezvous, pauses and state read and
  *                                   written back, one after the other, while it runs
+ *   litmus_run loop OPTIONS FILE    nothing else: the guest changes what another vCPU runs
+ *   litmus_run deaf OPTIONS FILE    the same, but nobody is asked to leave a loop that has changed:
+ *                                   the guest must hang, and go on when they are asked after all
  *
  * The guest checks its sums; the verifier reads each cache before it is forgotten.
  */
 #include "base/checked.h"
 #include "engine/soft/engine.h"
+#include "engine/soft/run.h"
 #include "guests/guests_machine.h"
 #include "verify.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { FLUSHES_MIN = 100, ROUNDS_MIN = 50, LIMIT_SECONDS = 120 };
+enum {
+    FLUSHES_MIN = 100,
+    ROUNDS_MIN = 50,
+    LIMIT_SECONDS = 120,
+    HANG_SECONDS = 3,
+    GUEST_ROUNDS = 0x100100
+};
+
+/* ---- The requests that "deaf" keeps back ---- */
+
+static _Atomic bool deaf;
+void __real_vcpu_request(struct soft_vcpu *v, uint32_t requests);
+void __wrap_vcpu_request(struct soft_vcpu *v, uint32_t requests);
+void __wrap_vcpu_request(struct soft_vcpu *v, uint32_t requests)
+{
+    if (atomic_load(&deaf))
+        requests &= ~(uint32_t)REQ_SAFE_POINT;
+    __real_vcpu_request(v, requests);
+}
+
+/* The guest comes no further until this asks for what was kept back. */
+static bool hear_again(struct guests_machine *gm)
+{
+    const _Atomic uint32_t *at = (_Atomic uint32_t *)(void *)(gm->m->main_ram->hva + GUEST_ROUNDS);
+    uint32_t before = ~0u, now = 0;
+    bool answered = false;
+    for (unsigned n = 0; !answered && n < HANG_SECONDS && now != before; n++) {
+        before = now;
+        answered = guests_machine_wait(gm, monotonic_ns() + HANG_SECONDS * 1000000000ull);
+        now = atomic_load(at);
+    }
+    atomic_store(&deaf, false);
+    for (unsigned i = 0; i < gm->m->cpus; i++)
+        vcpu_request(soft_vcpu_of(gm->m->vcpus[i]), REQ_SAFE_POINT);
+    bool hung = !answered && now == before;
+    printf("%s in round %u, ", hung ? "hangs" : "does not hang", now);
+    return hung;
+}
+
+/* ---- The runs ---- */
 
 static uint64_t flushes;
 static void counter_add(void *arg, const char *name, uint64_t value)
@@ -61,13 +104,16 @@ static bool trouble(struct guests_machine *gm, unsigned round)
     }
 }
 
-static bool run(struct guests_machine *gm, bool storm)
+static bool run(struct guests_machine *gm, const char *how)
 {
     struct err err = { 0 };
     uint64_t deadline = monotonic_ns() + LIMIT_SECONDS * 1000000000ull;
     unsigned rounds = 0;
-    bool fine = true, answered = false;
+    bool fine = true, answered = false, storm = !strcmp(how, "storm");
+    atomic_store(&deaf, !strcmp(how, "deaf"));
     machine_start(gm->m);
+    if (atomic_load(&deaf))
+        fine = hear_again(gm);
     if (!storm) {
         answered = guests_machine_wait(gm, deadline);
     } else if (dirty_log_start(gm->m, &err) < 0) {
@@ -80,10 +126,13 @@ static bool run(struct guests_machine *gm, bool storm)
     }
     machine_pause(gm->m);
     gm->m->engine->type->counters(gm->m->engine, counter_add, NULL);
-    printf("%u rounds, %llu flushes: ", rounds, (unsigned long long)flushes);
+    uint64_t translated = soft_engine_of(soft_vcpu_of(gm->m->vcpus[0]))->code.jit.blocks;
+    printf("%u rounds, %llu flushes, %llu blocks translated: ", rounds, (unsigned long long)flushes,
+           (unsigned long long)translated);
     answer_print(&gm->answer, answered);
     return fine && answered && gm->answer.given && !gm->answer.code &&
-           (storm ? rounds >= ROUNDS_MIN : flushes >= FLUSHES_MIN);
+           (!storm || rounds >= ROUNDS_MIN) && (strcmp(how, "flush") || flushes >= FLUSHES_MIN) &&
+           (strcmp(how, "loop") || translated >= LOOPS_MIN);
 }
 
 int main(int argc, char **argv)
@@ -91,12 +140,12 @@ int main(int argc, char **argv)
     static struct guest g;
     static struct guests_machine gm;
     if (argc != 4 || !guest_load(argv[3], &g)) {
-        fprintf(stderr, "usage: litmus_run flush|storm OPTIONS FILE\n");
+        fprintf(stderr, "usage: litmus_run flush|storm|loop|deaf OPTIONS FILE\n");
         return 2;
     }
     jit_inspect = verify_or_die;
     guests_machine_open(&gm, &g, &engine_soft, argv[2], cpu_model_find("x86-64-v2"));
-    bool right = run(&gm, !strcmp(argv[1], "storm"));
+    bool right = run(&gm, argv[1]);
     guests_machine_close(&gm);
     verify_print_total();
     printf("%s\n", right ? "passed" : "FAILED");

@@ -161,11 +161,15 @@ struct code_page *code_page_find(struct soft_engine *e, const struct ram *ram, u
     return page_find(&e->code, ram, offset);
 }
 
-/* Asks all others to drop their write tags. lock held. */
+/* Asks all others to drop their write tags. The vCPU's own are no matter of asking; so nobody will
+ * ask it for this epoch, and who waits for all to acknowledge it must not wait for that. lock held.
+ */
 static void page_epoch_new(struct soft_vcpu *v, struct code_page *p)
 {
     struct soft_engine *e = soft_engine_of(v);
     p->epoch = atomic_fetch_add(&e->code.epoch, 1) + 1;
+    if (atomic_load(&v->run->acked) == p->epoch - 1)
+        atomic_store(&v->run->acked, p->epoch);
     for (unsigned n = 0; n < e->vcpu_count; n++)
         if (e->vcpus[n] != v)
             vcpu_request(e->vcpus[n], REQ_DROP_WRITES);
