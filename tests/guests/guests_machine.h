@@ -48,7 +48,8 @@ void guests_machine_close(struct guests_machine *gm);
 /* Runs the machine's loop until an answer or the deadline (CLOCK_MONOTONIC); false: the latter. */
 bool guests_machine_wait(struct guests_machine *gm, uint64_t deadline_ns);
 
-/* All of it; false: no answer within so many seconds. */
+/* All of it; false: no answer within so many seconds of CPU time, or five times as many on the
+ * clock. */
 bool guest_run(const struct guest *g, const struct engine_type *engine, const char *options,
                unsigned seconds, struct answer *out);
 void answer_print(const struct answer *a, bool ended);

@@ -26,7 +26,8 @@ enum {
     ROUNDS_MIN = 50,
     LIMIT_SECONDS = 120,
     HANG_SECONDS = 3,
-    GUEST_ROUNDS = 0x100100
+    GUEST_ROUNDS = 0x100100,
+    LOOPS_MIN = 120
 };
 
 /* ---- The requests that "deaf" keeps back ---- */
