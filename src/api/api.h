@@ -147,6 +147,9 @@ int api_filter(const struct api_field *fields, const json_t *object, const char 
 /* ---- documents ---- */
 
 json_t *api_openapi(const char *version); /* OpenAPI 3.1 */
-void api_reference(struct buf *out);      /* a page in Markdown */
+/* Each role with what it may ask for: {"name": "viewer", "requests": ["GET /v1/vms", ...]}. */
+json_t *api_roles(void);
+extern const char *const api_role_names[]; /* by enum api_role; ends with NULL */
+void api_reference(struct buf *out);       /* a page in Markdown */
 
 #endif

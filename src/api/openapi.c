@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const role_names[] = { "viewer", "operator", "admin" };
-
 /* ---- schemas ---- */
 
 static json_t *object_schema(const struct api_field *fields, bool request);
@@ -19,7 +17,7 @@ static json_t *string_schema(const struct api_field *f)
         [API_NAME] = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
         [API_UUID] = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
         [API_PATH] = "^/",
-        [API_IMAGE] = "^(/|nbds?(\\+[a-z]+)?://)",
+        [API_IMAGE] = "^(/|nbds?(\\+[a-z]+)?://|disk:)",
         [API_MAC] = "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$",
         [API_ENUM] = NULL,
     };
@@ -167,7 +165,7 @@ static json_t *operation(const struct api_resource *r, const char *verb, const c
     for (char *c = id; *c; c++)
         if (*c == '-')
             *c = '_';
-    snprintf(description, sizeof description, "Needs the role %s.", role_names[role]);
+    snprintf(description, sizeof description, "Needs the role %s.", api_role_names[role]);
     return json_pack("{s:s, s:s, s:s, s:[s], s:{s:o, s:o}, s:[]}", "operationId", id, "summary",
                      about, "description", description, "tags", r->name, "responses", "4XX",
                      reference("responses", "error"), "5XX", reference("responses", "error"),
@@ -409,7 +407,7 @@ void api_reference(struct buf *out)
         page_fields(out, r->fields, "");
         for (const struct api_action *a = r->actions; a && a->name; a++) {
             buf_printf(out, "\n### POST `/v1/%s/{id}/%s`\n\n%s; role %s%s.\n", r->name, a->name,
-                       a->about, role_names[a->role], a->job ? "; answers with a job" : "");
+                       a->about, api_role_names[a->role], a->job ? "; answers with a job" : "");
             if (a->args) {
                 buf_printf(out, "\n%s", head);
                 page_fields(out, a->args, "");

@@ -9,7 +9,7 @@
 /* ---- virtual machines ---- */
 
 static const struct api_field disk_fields[] = {
-    { "path", API_STRING, API_REQUIRED, "image file, or nbd:// address", API_IMAGE, .max = 4096 },
+    { "path", API_STRING, API_REQUIRED, "image file, nbd:// address, or disk:NAME", API_IMAGE, .max = 4096 },
     { "format", API_STRING, 0, "image format; absent: found out by its magic", API_ENUM,
       .choices = WORDS("raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi") },
     { "readonly", API_BOOLEAN, 0, "the guest cannot write", .initial = "false" },
@@ -286,6 +286,51 @@ static const struct api_field image_fields[] = {
     END
 };
 
+/* ---- disks ---- */
+
+static const struct api_field kept_disk_fields[] = {
+    { "id", API_STRING, API_SERVER, "UUID", API_UUID },
+    { "name", API_STRING, API_REQUIRED | API_FILTER, "unique on this host; VMs have it as disk:NAME", API_NAME },
+    { "description", API_STRING, 0, "for people", .max = 4096 },
+    { "format", API_STRING, API_FILTER, "of its file", API_ENUM, .choices = WORDS("raw", "qcow2", "vmdk", "vhd", "vhdx"),
+      .initial = "\"qcow2\"" },
+    { "size", API_SIZE, 0, "that guests see; without a source", .min = 512, .max = 1ll << 60 },
+    { "source", API_STRING, 0, "the path of an image on this host to copy, of any format that bedplate-img reads; absent: empty", API_PATH,
+      .max = 4096 },
+    { "state", API_STRING, API_SERVER | API_FILTER, "what it is now", API_ENUM, .choices = WORDS("creating", "ready") },
+    { "path", API_STRING, API_SERVER, "its file", API_PATH },
+    { "created", API_TIME, API_SERVER, "when it was made" },
+    { "revision", API_INTEGER, API_SERVER, "the ETag" },
+    END
+};
+
+static const struct api_field disk_resize_args[] = {
+    { "size", API_SIZE, API_REQUIRED, "that guests see", .min = 512, .max = 1ll << 60 },
+    { "shrink", API_BOOLEAN, 0, "it may lose its end", .initial = "false" },
+    END
+};
+static const struct api_field snapshot_args[] = {
+    { "name", API_STRING, API_REQUIRED, "of the snapshot", API_NAME },
+    END
+};
+static const struct api_field info_answer[] = {
+    { "format", API_STRING, API_SERVER, "of its file" },
+    { "virtual-size", API_SIZE, API_SERVER, "that guests see" },
+    { "actual-size", API_SIZE, API_SERVER, "what it takes here" },
+    { "snapshots", API_ANY, API_SERVER, "inside of it" },
+    END
+};
+
+static const struct api_action disk_actions[] = {
+    { "info", "what its file is, as bedplate-img info --json tells", NULL, info_answer, API_VIEWER, false },
+    { "resize", "give it another size; a VM that runs with it tells its guest", disk_resize_args, NULL, API_OPERATOR, true },
+    { "check", "look for damage; the job's result is what bedplate-img check --json tells", NULL, NULL, API_OPERATOR, true },
+    { "snapshot", "keep what it holds, inside of it (qcow2)", snapshot_args, NULL, API_OPERATOR, true },
+    { "revert", "go back to a snapshot; what was written since is lost", snapshot_args, NULL, API_OPERATOR, true },
+    { "delete-snapshot", "forget a snapshot", snapshot_args, NULL, API_OPERATOR, true },
+    END
+};
+
 /* ---- jobs, events ---- */
 
 static const struct api_field job_fields[] = {
@@ -325,6 +370,15 @@ static const struct api_field event_fields[] = {
 /* ---- access ---- */
 
 #define ROLES WORDS("viewer", "operator", "admin")
+const char *const api_role_names[] = { "viewer", "operator", "admin", NULL };
+
+static const struct api_field role_fields[] = {
+    { "id", API_STRING, API_SERVER, "the name" },
+    { "name", API_STRING, API_SERVER, "what users and tokens have as their role" },
+    { "requests", API_LIST, API_SERVER, "what it may ask for; each has what those before it may, and who made a VM is an operator there",
+      .element = API_STRING },
+    END
+};
 
 static const struct api_field user_fields[] = {
     { "id", API_STRING, API_SERVER, "UUID", API_UUID },
@@ -402,11 +456,14 @@ enum {
 const struct api_resource api_resources[] = {
     { "vms", "vm", "virtual machines", vm_fields, vm_actions, ALL, API_VIEWER, API_OPERATOR, API_OPERATOR, true, true },
     { "images", "image", "disks that VMs begin with", image_fields, NULL, IMAGES, API_VIEWER, API_OPERATOR, API_OPERATOR, true, false },
+    { "disks", "disk", "disk files that the daemon keeps", kept_disk_fields, disk_actions, IMAGES, API_VIEWER, API_OPERATOR, API_OPERATOR,
+      true, false },
     { "jobs", "job", "long work: what goes on and what became of it", job_fields, job_actions, READ, API_VIEWER, API_OPERATOR,
       API_ADMIN, false, false },
     { "events", "event", "what happened", event_fields, NULL, API_CAN_LIST, API_VIEWER, API_ADMIN, API_ADMIN,
       false, false },
     { "users", "user", "who may use the API from elsewhere", user_fields, NULL, ALL, API_ADMIN, API_ADMIN, API_ADMIN, false, false },
+    { "roles", "role", "what the roles may", role_fields, NULL, API_CAN_LIST, API_VIEWER, API_ADMIN, API_ADMIN, false, false },
     { "tokens", "token", "bearer tokens, for logins and scripts", token_fields, NULL, READ | API_CAN_CREATE | API_CAN_DELETE, API_VIEWER,
       API_VIEWER, API_VIEWER, false, false },
     { "audit", "record", "every change and every refusal", audit_fields, NULL, API_CAN_LIST, API_ADMIN, API_ADMIN, API_ADMIN, false, false },

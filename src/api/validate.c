@@ -195,10 +195,13 @@ static int check_string(const struct api_field *f, const char *path, const json_
                                     : invalid(error, path, "must be an absolute path without '..'");
     case API_IMAGE:
         return path_good(text, len) ||
-                       (strncmp(text, "nbd", 3) == 0 && strstr(text, "://") && text_good(text, len))
+                       (strncmp(text, "nbd", 3) == 0 && strstr(text, "://") &&
+                        text_good(text, len)) ||
+                       (strncmp(text, "disk:", 5) == 0 && name_good(text + 5, len - 5))
                    ? 0
                    : invalid(error, path,
-                             "must be an absolute path without '..', or an nbd:// address");
+                             "must be an absolute path without '..', an nbd:// address, or the "
+                             "disk:NAME of a disk");
     case API_MAC:
         return mac_parse(text, bytes, &err) < 0 ? invalid(error, path, "%s", err.text) : 0;
     case API_ENUM: return check_choice(f, path, text, error);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Users, tokens, and the audit log. */
+/* Users, tokens, roles, and the audit log. */
 #include "api/digest.h"
 #include "cli/cli.h"
 
@@ -86,6 +86,27 @@ int do_token(struct cli *cli, const struct command *command, int argc, char **ar
 {
     static const char *const columns[] = { "name", "user", "role", "vm", "expires", NULL };
     return kind_run(cli, &(struct kind){ "tokens", columns }, command, argc, argv);
+}
+
+/* ---- roles ---- */
+
+int do_role(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    AUTO(json_decref) json_t *page = NULL;
+    if (argc > 1 || (argc && strcmp(argv[0], "list") != 0))
+        return want_words(command, argc, 0, 0);
+    int r = client_call(cli, "GET", "/v1/roles", NULL, &page);
+    const json_t *roles = json_object_get(page, "items");
+    if (r == CLI_OK && cli->json)
+        output_json(roles);
+    for (size_t i = 0; r == CLI_OK && !cli->json && i < json_array_size(roles); i++) {
+        const json_t *role = json_array_get(roles, i),
+                     *requests = json_object_get(role, "requests");
+        puts(json_string_value(json_object_get(role, "name")));
+        for (size_t j = 0; !cli->quiet && j < json_array_size(requests); j++)
+            printf("  %s\n", json_string_value(json_array_get(requests, j)));
+    }
+    return r;
 }
 
 /* ---- audit ---- */

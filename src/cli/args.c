@@ -41,7 +41,8 @@ static json_t *parts(const struct api_field *fields, char *text, const char *opt
 json_t *args_path(const char *text)
 {
     char here[PATH_MAX];
-    if (*text == '/' || strstr(text, "://") || !getcwd(here, sizeof here))
+    if (*text == '/' || strstr(text, "://") || strncmp(text, "disk:", 5) == 0 ||
+        !getcwd(here, sizeof here))
         return json_string(text);
     return json_sprintf("%s/%s", here, text);
 }

@@ -12,6 +12,7 @@
  *   edit.c     changing a VM, by options or in an editor
  *   top.c      what VMs use
  *   document.c man page and completion out of the commands' table
+ *   disks.c    disks that the daemon keeps, and disk files
  *   guest.c    inside a guest: exec, cp
  *   images.c   the catalog of images, and VMs out of them: image, run, ssh
  */
@@ -20,6 +21,7 @@
 
 #include "api/api.h"
 
+#include <limits.h>
 #include <stdio.h>
 
 enum cli_status { CLI_OK, CLI_FAILED, CLI_USAGE, CLI_NOT_FOUND, CLI_UNREACHABLE };
@@ -80,6 +82,11 @@ int do_ssh(struct cli *cli, const struct command *command, int argc, char **argv
 int do_exec(struct cli *cli, const struct command *command, int argc, char **argv);
 int do_cp(struct cli *cli, const struct command *command, int argc, char **argv);
 
+/* ---- disks.c ---- */
+
+int do_disk(struct cli *cli, const struct command *command, int argc, char **argv);
+extern const struct api_field disk_options[];
+
 /* ---- doctor.c ---- */
 
 int do_doctor(struct cli *cli, const struct command *command, int argc, char **argv);
@@ -88,6 +95,7 @@ int do_doctor(struct cli *cli, const struct command *command, int argc, char **a
 
 int do_user(struct cli *cli, const struct command *command, int argc, char **argv);
 int do_token(struct cli *cli, const struct command *command, int argc, char **argv);
+int do_role(struct cli *cli, const struct command *command, int argc, char **argv);
 int do_audit(struct cli *cli, const struct command *command, int argc, char **argv);
 
 /* ---- client.c ---- */
@@ -106,6 +114,8 @@ int client_call(struct cli *cli, const char *method, const char *path, json_t *t
 int client_refused(const json_t *answer, long status);
 /* Waits for the job in `answer` (an answer to a request) with progress on a terminal. */
 int client_job(struct cli *cli, const json_t *answer);
+/* A program that is installed beside this one, or built in another room. */
+bool program_find(const char *name, const char *room, char out[PATH_MAX]);
 void cli_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* ---- args.c ---- */

@@ -53,22 +53,25 @@ static void user_socket(char *out, size_t len)
         snprintf(out, len, "/tmp/bedplate-%u/api.sock", (unsigned)geteuid());
 }
 
+bool program_find(const char *name, const char *room, char out[PATH_MAX])
+{
+    char here[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", here, sizeof here - 1);
+    if (n <= 0)
+        return false;
+    here[n] = 0;
+    *strrchr(here, '/') = 0;
+    snprintf(out, PATH_MAX, "%.4000s/%s", here, name);
+    if (access(out, X_OK) == 0)
+        return true;
+    snprintf(out, PATH_MAX, "%.3900s/../%s/%s", here, room, name);
+    return access(out, X_OK) == 0;
+}
+
 static int start_daemon(const char *path)
 {
-    char program[PATH_MAX];
-    static const char *const below[] = { "", "/../daemon" };
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    if (n <= 0)
-        return -1;
-    program[n] = 0;
-    *strrchr(program, '/') = 0;
-    char found[PATH_MAX] = "";
-    for (unsigned i = 0; !*found && i < 2; i++) {
-        snprintf(found, sizeof found, "%.4000s%s/bedplated", program, below[i]);
-        if (access(found, X_OK) < 0)
-            *found = 0;
-    }
-    if (!*found)
+    char found[PATH_MAX];
+    if (!program_find("bedplated", "daemon", found))
         return -1;
     char *const argv[] = { found, (char *)"--user", NULL };
     posix_spawn_file_actions_t actions;

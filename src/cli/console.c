@@ -21,7 +21,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { CTRL_A = 1, SIZE_MS = 500, END_MS = 5000, POLL_MS = 50 };
+enum { CTRL_A = 1, NOBODY = 9, SIZE_MS = 500, SIZE_MAX_MS = 4000, END_MS = 5000, POLL_MS = 50 };
 
 struct terminal {
     bool is, raw;
@@ -101,33 +101,37 @@ static bool agent_there(struct cli *cli, const char *path)
            json_is_true(json_object_get(json_object_get(vm, "now"), "agent"));
 }
 
+/* False: nobody in the guest has its end of the line open yet, and what is set would be lost. */
 static bool size_set(struct cli *cli, const char *path, const struct winsize *size)
 {
+    static const char script[] = "[ \"$(stty -F /dev/ttyS0 size)\" != '0 0' ] || exit 9\n"
+                                 "exec stty -F /dev/ttyS0 rows $1 cols $2";
     AUTO(json_decref) json_t *answer = NULL;
     char action[300];
     long status;
     snprintf(action, sizeof action, "%.280s/exec", path);
-    json_t *words =
-        json_pack("[s, s, s, s, o, s, o]", "stty", "-F", "/dev/ttyS0", "rows",
-                  json_sprintf("%u", size->ws_row), "cols", json_sprintf("%u", size->ws_col));
+    json_t *words = json_pack("[s, s, s, s, o, o]", "/bin/sh", "-c", script, "sh",
+                              json_sprintf("%u", size->ws_row), json_sprintf("%u", size->ws_col));
     return client_status(cli, "POST", action,
                          json_pack("{s:o, s:i}", "command", words, "timeout", 5), &answer,
-                         &status) == CLI_OK &&
-           status == 200;
+                         &status) != CLI_OK ||
+           json_integer_value(json_object_get(answer, "status")) != NOBODY;
 }
 
-/* Until it is killed, which also happens when its parent ends. A guest without stty is asked once
+/* Until it is killed, which also happens when its parent ends. A guest that cannot is asked once
  * for each size. */
 static void size_tell(struct cli *cli, const char *path)
 {
     struct winsize told = { 0 }, is;
-    for (;; poll(NULL, 0, SIZE_MS)) {
+    for (int ms = SIZE_MS;; poll(NULL, 0, ms)) {
         if (ioctl(STDIN_FILENO, TIOCGWINSZ, &is) < 0 || !is.ws_row || !is.ws_col)
             return;
         if ((is.ws_row == told.ws_row && is.ws_col == told.ws_col) || !agent_there(cli, path))
             continue;
-        size_set(cli, path, &is);
-        told = is;
+        if (size_set(cli, path, &is))
+            told = is;
+        else if (ms < SIZE_MAX_MS)
+            ms *= 2;
     }
 }
 

@@ -27,12 +27,10 @@ enum { FREE_TRIES = 3, WAIT_MIN_S = 1, WAIT_MAX_S = 300, GUESSED_MAX = 256 };
 enum { SECRET_BYTES = 32, LOGIN_S = 12 * 3600, TOKEN_S = 90 * 24 * 3600 };
 #define TOKEN_PREFIX "bedplate_"
 
-static const char *const role_names[] = { "viewer", "operator", "admin" };
-
 static enum api_role role_of(const char *name)
 {
-    for (unsigned i = 0; i < sizeof role_names / sizeof *role_names; i++)
-        if (strcmp(role_names[i], name) == 0)
+    for (unsigned i = 0; api_role_names[i]; i++)
+        if (strcmp(api_role_names[i], name) == 0)
             return (enum api_role)i;
     return API_VIEWER;
 }
@@ -158,7 +156,7 @@ static int refuse(const struct http_request *request, const char *needed, struct
 {
     const struct http_identity *who = http_identity_of(request);
     api_fail(error, 403, "forbidden", "", "this needs the role %s, and '%s' is %s here", needed,
-             who->user, role_names[who->role]);
+             who->user, api_role_names[who->role]);
     return -1;
 }
 
@@ -173,7 +171,7 @@ int access_check(const struct http_request *request, const struct api_resource *
     if (vms && object && role == API_VIEWER && !who->limited &&
         strcmp(object_text(object, "owner"), who->user) == 0)
         role = API_OPERATOR;
-    return role >= needed ? 0 : refuse(request, role_names[needed], error);
+    return role >= needed ? 0 : refuse(request, api_role_names[needed], error);
 }
 
 bool access_sees(const struct http_request *request, const struct object *object)

@@ -101,6 +101,8 @@ bool job_repeated(struct daemon *daemon, struct http_request *request);
 /* ---- vm_files.c ---- */
 
 void dir_remove(const char *path); /* with all that is in it */
+/* A daemon that was killed may have left folders in STATE/KIND of objects that are deleted. */
+void orphans_remove(struct daemon *daemon, const char *kind);
 
 /* ---- metrics.c ---- */
 

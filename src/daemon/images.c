@@ -5,7 +5,6 @@
 #include "daemon/child.h"
 #include "daemon/vms.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,33 +49,7 @@ static void making_free(struct making *m)
     free(m);
 }
 
-/* ---- keeping what became of it ---- */
-
-static void kept(void *arg, struct object *object, const struct api_error *error)
-{
-    if (error)
-        log_error("an image's change could not be kept: %s", error->message);
-}
-
-/* Nobody else changes a job that is under way. */
-static void job_tell(struct making *m, json_t *take_patch, const struct objects_change *image)
-{
-    AUTO(json_decref) json_t *patch = take_patch;
-    struct objects_change changes[2];
-    unsigned count = 0;
-    struct object *job = objects_get(m->daemon->objects, "jobs", m->job);
-    if (image)
-        changes[count++] = *image;
-    if (job) {
-        json_t *json = object_edit(job);
-        json_object_update(json, patch);
-        changes[count++] = (struct objects_change){
-            .kind = "jobs", .id = m->job, .take_json = json, .expect = STORE_ANY
-        };
-    }
-    if (count)
-        objects_change(m->daemon->objects, changes, count, kept, NULL);
-}
+/* ---- what becomes of it ---- */
 
 static void made(struct making *m)
 {
@@ -94,7 +67,7 @@ static void made(struct making *m)
         .kind = "images", .id = m->id, .take_json = json, .expect = STORE_ANY
     };
     event_add("image.ready", "images", m->id, object_text(image_object(m), "name"), NULL);
-    job_tell(m,
+    job_tell(m->daemon, m->job,
              json_pack("{s:s, s:f, s:i, s:n, s:{s:s}}", "state", "done", "ended", time_now(),
                        "progress", 100, "stage", "result", "id", m->id),
              &change);
@@ -111,7 +84,7 @@ static void failed(struct making *m, const char *why)
                               "ended", time_now(), "stage");
     if (!m->cancelled)
         json_object_update_new(patch, job_error("image-failed", why, NULL));
-    job_tell(m, patch, &change);
+    job_tell(m->daemon, m->job, patch, &change);
 }
 
 /* ---- the program ---- */
@@ -128,7 +101,7 @@ static void said(void *arg, const char *line)
         return;
     }
     const char *stage = known ? end + 2 : line;
-    job_tell(m,
+    job_tell(m->daemon, m->job,
              json_pack("{s:s%, s:o}", "stage", stage, strnlen(stage, 120), "progress",
                        known ? json_integer(percent) : json_null()),
              NULL);
@@ -303,20 +276,6 @@ void image_job_cancel(struct daemon *daemon, struct object *job, struct api_erro
 
 /* ---- start and end of the daemon ---- */
 
-/* A daemon that was killed may have left the folder of an image that is deleted. */
-static void orphans_remove(struct daemon *daemon, const char *images)
-{
-    char path[PATH_MAX];
-    DIR *dir = opendir(images);
-    for (struct dirent *entry; dir && (entry = readdir(dir));)
-        if (entry->d_name[0] != '.' && !objects_get(daemon->objects, "images", entry->d_name)) {
-            image_path(daemon, entry->d_name, "", path);
-            dir_remove(path);
-        }
-    if (dir)
-        closedir(dir);
-}
-
 int images_start(struct daemon *daemon, struct err *err)
 {
     char dir[PATH_MAX];
@@ -324,7 +283,7 @@ int images_start(struct daemon *daemon, struct err *err)
     snprintf(dir, sizeof dir, "%.4000s/images", daemon->state_dir);
     if (mkdir(dir, 0700) < 0 && errno != EEXIST)
         return err_errno(err, errno, "cannot make %s", dir);
-    orphans_remove(daemon, dir);
+    orphans_remove(daemon, "images");
     struct object **jobs = objects_list(daemon->objects, "jobs", &count);
     for (size_t i = 0; i < count; i++) {
         const char *object = object_text(jobs[i], "object");

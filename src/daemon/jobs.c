@@ -6,6 +6,7 @@
  * JOBS_KEPT_S, and the oldest when there are more than JOBS_KEPT.
  */
 #include "base/log.h"
+#include "daemon/disks.h"
 #include "daemon/images.h"
 #include "daemon/vms.h"
 
@@ -68,6 +69,30 @@ json_t *job_error(const char *code, const char *message, const char *hint)
     if (hint)
         json_object_set_new(error, "hint", json_string(hint));
     return json_pack("{s:o}", "error", error);
+}
+
+static void told(void *arg, struct object *object, const struct api_error *error)
+{
+    if (error)
+        log_error("what became of a job could not be kept: %s", error->message);
+}
+
+void job_tell(struct daemon *daemon, const char *id, json_t *take_patch,
+              const struct objects_change *object)
+{
+    AUTO(json_decref) json_t *patch = take_patch;
+    struct objects_change changes[2];
+    unsigned count = 0;
+    struct object *job = objects_get(daemon->objects, "jobs", id);
+    if (object)
+        changes[count++] = *object;
+    if (job) {
+        changes[count++] = (struct objects_change){
+            .kind = "jobs", .id = id, .take_json = object_patched(job, patch), .expect = STORE_ANY
+        };
+    }
+    if (count)
+        objects_change(daemon->objects, changes, count, told, NULL);
 }
 
 /* ---- idempotency ---- */
@@ -208,6 +233,8 @@ static void job_cancel(struct daemon *daemon, struct object *job, struct api_err
 {
     if (strncmp(object_text(job, "object"), "images/", 7) == 0)
         image_job_cancel(daemon, job, error);
+    else if (strncmp(object_text(job, "object"), "disks/", 6) == 0)
+        disk_job_cancel(daemon, job, error);
     else
         vm_job_cancel(daemon, job, error);
 }

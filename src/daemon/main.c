@@ -14,6 +14,7 @@
 #include "daemon/audit.h"
 #include "daemon/cgroup.h"
 #include "daemon/daemon.h"
+#include "daemon/disks.h"
 #include "daemon/images.h"
 #include "daemon/listen.h"
 
@@ -33,7 +34,7 @@ enum { LOCK_TRIES = 500 };
 enum { STATE_LIMIT = PATH_MAX - 200 };
 enum { PATH_LIMIT = 60 /* a VM's sockets lie below it, and a socket's path has 107 bytes */ };
 
-static const char *const kinds[] = { "images", "vms", "jobs", "users", "tokens", NULL };
+static const char *const kinds[] = { "images", "disks", "vms", "jobs", "users", "tokens", NULL };
 
 /* ---- directories ---- */
 
@@ -176,6 +177,8 @@ static int serve(struct daemon *daemon, const struct remote *remote, struct err 
     if (r == 0)
         r = images_start(daemon, err);
     if (r == 0)
+        r = disks_start(daemon, err);
+    if (r == 0)
         r = jobs_start(daemon, err);
     if (r == 0)
         r = listen_start(daemon, remote, err);
@@ -184,6 +187,7 @@ static int serve(struct daemon *daemon, const struct remote *remote, struct err 
     if (r == 0 && loop_run(daemon->loop) != 0)
         r = err_set(err, EIO, "the store was lost");
     jobs_stop();
+    disks_stop();
     images_stop();
     vms_stop(daemon);
     listen_stop(daemon);

@@ -240,6 +240,20 @@ json_t *object_edit(const struct object *object)
     return copy;
 }
 
+json_t *object_patched(const struct object *object, const json_t *patch)
+{
+    json_t *json = object_edit(object), *value;
+    const char *key;
+    json_object_foreach((json_t *)patch, key, value)
+    {
+        if (json_is_null(value))
+            json_object_del(json, key);
+        else
+            json_object_set(json, key, value);
+    }
+    return json;
+}
+
 void object_new_id(char out[UUID_TEXT])
 {
     uint8_t uuid[16];

@@ -68,6 +68,8 @@ int objects_name_free(struct objects *objects, const char *kind, const char *nam
 
 /* A copy of the object's JSON to change, without its revision. */
 json_t *object_edit(const struct object *object);
+/* The same with these members; null ones go. */
+json_t *object_patched(const struct object *object, const json_t *patch);
 
 void object_new_id(char out[UUID_TEXT]); /* a random UUID */
 

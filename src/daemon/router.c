@@ -7,6 +7,7 @@
 #include "daemon/access.h"
 #include "daemon/audit.h"
 #include "daemon/daemon.h"
+#include "daemon/disks.h"
 #include "daemon/images.h"
 #include "daemon/streams.h"
 
@@ -247,9 +248,8 @@ static const struct kind {
     void (*create)(struct daemon *daemon, struct http_request *request, json_t *take_json);
     void (*delete)(struct daemon *daemon, struct http_request *request, struct object *object);
 } kinds[] = {
-    { "vms", vms_create, vms_delete },
-    { "images", images_create, images_delete },
-    { "users", users_create, users_delete },
+    { "vms", vms_create, vms_delete },          { "images", images_create, images_delete },
+    { "disks", disks_create, disks_delete },    { "users", users_create, users_delete },
     { "tokens", tokens_create, tokens_delete },
 };
 
@@ -314,6 +314,8 @@ static void act(struct daemon *daemon, struct http_request *request,
         reply_error(request, &error);
     } else if (strcmp(resource->name, "jobs") == 0) {
         jobs_action(daemon, request, object, action->name);
+    } else if (strcmp(resource->name, "disks") == 0) {
+        disks_action(daemon, request, object, action, args);
     } else {
         vms_action(daemon, request, object, action->name, args);
     }
@@ -428,6 +430,8 @@ static void on_resource(struct daemon *daemon, struct http_request *request,
             list_events(request);
         else if (strcmp(resource->name, "audit") == 0)
             list_audit(request);
+        else if (strcmp(resource->name, "roles") == 0)
+            http_reply_json(request, 200, json_pack("{s:o}", "items", api_roles()));
         else
             http_reply_json(request, 200, json_pack("{s:[o]}", "items", host_json(daemon)));
     } else if (!rest[0] && get) {

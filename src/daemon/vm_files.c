@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "daemon/vms.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
@@ -61,6 +62,21 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
 void dir_remove(const char *path)
 {
     nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+}
+
+void orphans_remove(struct daemon *daemon, const char *kind)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%.4000s/%s", daemon->state_dir, kind);
+    DIR *dir = opendir(path);
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        if (entry->d_name[0] == '.' || objects_get(daemon->objects, kind, entry->d_name))
+            continue;
+        snprintf(path, sizeof path, "%.3800s/%s/%s", daemon->state_dir, kind, entry->d_name);
+        dir_remove(path);
+    }
+    if (dir)
+        closedir(dir);
 }
 
 void vm_dirs_remove(const struct vm *vm)

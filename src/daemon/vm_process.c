@@ -343,13 +343,19 @@ static void save_asked(struct vm *vm)
         vmm_client_ask(vm->client, "save", NULL, -1, save_answered, vm);
 }
 
+void vm_look(struct vm *vm)
+{
+    if (vm->client)
+        vmm_client_ask(vm->client, "status", NULL, -1, status_known, vm);
+}
+
 /* ---- events ---- */
 
 static void client_ready(void *arg, pid_t pid)
 {
     struct vm *vm = arg;
     pid_follow(vm, pid);
-    vmm_client_ask(vm->client, "status", NULL, -1, status_known, vm);
+    vm_look(vm);
 }
 
 static void client_event(void *arg, const char *what, const json_t *event)
@@ -380,7 +386,7 @@ static void client_event(void *arg, const char *what, const json_t *event)
         return; /* it is paused for that */
     else if (strcmp(what, "running") == 0 || strcmp(what, "paused") == 0 ||
              strcmp(what, "device-removed") == 0)
-        vmm_client_ask(vm->client, "status", NULL, -1, status_known, vm);
+        vm_look(vm);
 }
 
 /* The socket closes before the process is gone; that is noticed by its pid. */

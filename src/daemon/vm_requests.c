@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What clients ask of virtual machines. */
+#include "daemon/disks.h"
 #include "daemon/images.h"
 #include "daemon/vms.h"
 
@@ -187,7 +188,7 @@ void vms_create(struct daemon *daemon, struct http_request *request, json_t *tak
     object_new_id(id);
     if (objects_name_free(daemon->objects, "vms", name, NULL, &error) < 0 ||
         macs_fill(daemon, json_object_get(json, "nets"), NULL, &error) < 0 ||
-        image_use(daemon, json, &error) < 0) {
+        disks_resolve(daemon, json, &error) < 0 || image_use(daemon, json, &error) < 0) {
         reply_error(request, &error);
         return;
     }
@@ -245,7 +246,8 @@ void vms_patch(struct daemon *daemon, struct http_request *request, struct objec
     const char *name = json_string_value(json_object_get(take_json, "name"));
     if (objects_name_free(daemon->objects, "vms", name, object->id, &error) < 0 ||
         macs_fill(daemon, json_object_get(take_json, "nets"), json_object_get(object->json, "nets"),
-                  &error) < 0) {
+                  &error) < 0 ||
+        disks_resolve(daemon, take_json, &error) < 0) {
         json_decref(take_json);
         reply_error(request, &error);
         return;

@@ -46,20 +46,6 @@ static void update_done(void *arg, struct object *object, const struct api_error
         update_over(u, error);
 }
 
-static json_t *patched(const struct object *object, json_t *patch)
-{
-    json_t *json = object_edit(object), *value;
-    const char *key;
-    json_object_foreach(patch, key, value)
-    {
-        if (json_is_null(value))
-            json_object_del(json, key);
-        else
-            json_object_set(json, key, value);
-    }
-    return json;
-}
-
 static void nothing_to_keep(void *arg) { update_over(arg, NULL); }
 
 static void update_try(struct update *u)
@@ -77,7 +63,7 @@ static void update_try(struct update *u)
         changes[count++] = (struct objects_change){
             .kind = "vms",
             .id = vm->id,
-            .take_json = u->delete_vm ? NULL : patched(vm, u->vm_patch),
+            .take_json = u->delete_vm ? NULL : object_patched(vm, u->vm_patch),
             .expect = vm->revision,
         };
     if (u->job_new)
@@ -87,7 +73,7 @@ static void update_try(struct update *u)
     else if (job && u->job_patch)
         changes[count++] = (struct objects_change){ .kind = "jobs",
                                                     .id = job->id,
-                                                    .take_json = patched(job, u->job_patch),
+                                                    .take_json = object_patched(job, u->job_patch),
                                                     .expect = job->revision };
     if (count)
         objects_change(objects, changes, count, update_done, u);

@@ -107,6 +107,10 @@ json_t *job_error(const char *code, const char *message, const char *hint);
 /* A new job's object; its number becomes *id. */
 json_t *job_new(struct http_request *request, const char *kind, const char *object_kind,
                 const char *object_id, const char *name, char id[24]);
+/* Patches a job that nobody else changes (null members go), and with it, where that is not NULL,
+ * another object. */
+void job_tell(struct daemon *daemon, const char *id, json_t *take_patch,
+              const struct objects_change *object);
 void job_seen(const char *id); /* numbers go on behind it */
 /* The idempotency key of a request whose job is going to be kept, until job_key_end(): meanwhile
  * no other request with it is taken. NULL: it has none. */
@@ -209,6 +213,8 @@ int net_taps_open(json_t *config, int *fds, unsigned room, unsigned *count, stru
 
 /* Takes the next step from what is to what is wanted. Call it whenever either may have changed. */
 void vm_drive(struct vm *vm);
+/* Asks its process how it is. */
+void vm_look(struct vm *vm);
 /* For a daemon that starts: finds the process, or what became of it, and goes on from there. */
 void vm_adopt(struct vm *vm);
 void vm_timer(void *arg);
