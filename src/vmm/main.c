@@ -10,17 +10,17 @@
 #include "devices/pci.h"
 #include "devices/virtio/console.h"
 #include "engine/x86.h"
+#include "vmm/hostile.h"
 #include "vmm/vmm.h"
 
 #include <inttypes.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 
-enum { FLUSH_MS = 500, SKIPPED = 77 };
+enum { FLUSH_MS = 500 };
 
 /* ---- what happens to the VM ---- */
 
@@ -244,41 +244,14 @@ static void vmm_lock(struct vmm *vmm)
 {
     struct err err = { 0 };
     char text[SANDBOX_TEXT];
-    jail_lock(&vmm->sandbox.jail);
+    if (!hostile_without("jail"))
+        jail_lock(&vmm->sandbox.jail);
     sandbox_lock_thread(&vmm->sandbox);
     machine_io_each(vmm->machine, thread_lock, NULL);
     if (sandbox_filter(vmm->engine->name, &vmm->sandbox, &err) < 0)
         log_warning("sandbox: %s", err.text);
     sandbox_print(&vmm->sandbox, text);
     log_info("sandbox: %s", text);
-}
-
-static void *test_thread(void *arg)
-{
-    *(int *)arg += sandbox_self_test("new thread");
-    return NULL;
-}
-
-static void test_io(void *arg) { *(int *)arg += sandbox_self_test("io"); }
-
-/* --self-test sandbox: on the threads that face the guest. */
-static int sandbox_test(struct vmm *vmm)
-{
-    if (!vmm->sandbox.seccomp) {
-        printf("skip: this host has no seccomp\n");
-        return SKIPPED;
-    }
-    int failures = sandbox_self_test("main");
-    machine_io_each(vmm->machine, test_io, &failures);
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, test_thread, &failures) != 0) {
-        printf("a thread could not be created\n");
-        return EXIT_INTERNAL;
-    }
-    pthread_join(thread, NULL);
-    printf("%d not refused\n", failures);
-    fflush(stdout);
-    return failures ? EXIT_INTERNAL : 0;
 }
 
 /* ---- run and end ---- */
@@ -348,10 +321,11 @@ static int vmm_start(struct vmm *vmm, struct err *err)
     if (r < 0)
         return r;
     vmm_lock(vmm);
-    if (vmm->options.self_test_sandbox) {
-        vmm->status = sandbox_test(vmm);
-        return 0;
-    }
+#ifdef HOSTILE_ACTIONS
+    hostile_run(vmm->machine);
+    vmm->status = 0;
+    return 0;
+#endif
     vmm->terminal.key = terminal_key;
     vmm->terminal.arg = vmm;
     if (vmm->keep.has_terminal)

@@ -728,14 +728,6 @@ static int man_set(struct options *o, const char *value, struct err *err)
     return 0;
 }
 
-static int self_test_set(struct options *o, const char *value, struct err *err)
-{
-    if (strcmp(value, "sandbox") != 0)
-        return err_set(err, EINVAL, "'%.60s' is no self-test; there is 'sandbox'", value);
-    o->self_test_sandbox = true;
-    return 0;
-}
-
 /* ---- the table ---- */
 
 /* clang-format off */
@@ -835,8 +827,6 @@ static const struct option option_table[] = {
     { "version", NULL, OPTION_CLI_ONLY, "print the version and exit", NULL, version_set },
     { "help", NULL, OPTION_CLI_ONLY, "print this help and exit", NULL, help_set },
     { "help-man", NULL, OPTION_CLI_ONLY | OPTION_HIDDEN, "print the man page and exit", NULL, man_set },
-    { "self-test", "NAME", OPTION_CLI_ONLY | OPTION_HIDDEN, "lock down, then test the lock from inside", NULL,
-      self_test_set },
 };
 /* clang-format on */
 
@@ -1121,7 +1111,7 @@ static int options_check(const struct options *o, struct err *err)
             err, EINVAL,
             "--restore goes on where the saved VM stood; leave out --%s, or give --kernel too",
             o->initrd ? "initrd" : "cmdline");
-    if (!o->restore && !o->kernel && !o->firmware && !o->self_test_sandbox)
+    if (!o->restore && !o->kernel && !o->firmware)
         return err_set(err, EINVAL,
                        "nothing to boot; give --disk FILE, --kernel FILE, --firmware or --restore "
                        "FILE");

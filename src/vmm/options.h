@@ -138,7 +138,6 @@ struct options {
     char *debug_exit; /* hidden: see the table */
     bool restore_once;
     bool check, no_reboot, version, help, man;
-    bool self_test_sandbox; /* hidden: --self-test sandbox */
     uint64_t given; /* bit of each entry of the table that the user gave, see options_given() */
 };
 

@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "vmm/hostile.h"
 
 #include <asm/prctl.h>
 #include <cap-ng.h>
@@ -89,8 +90,8 @@ static bool landlock_lock(void)
 void sandbox_lock_thread(struct sandbox *out)
 {
     out->no_new_privs = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
-    out->landlock = landlock_lock();
-    out->capabilities = capabilities_drop();
+    out->landlock = !hostile_without("landlock") && landlock_lock();
+    out->capabilities = !hostile_without("capabilities") && capabilities_drop();
 }
 
 /* ---- seccomp ---- */
@@ -167,6 +168,8 @@ static int filter_fill(scmp_filter_ctx ctx, const char *engine)
 
 int sandbox_filter(const char *engine, struct sandbox *out, struct err *err)
 {
+    if (hostile_without("seccomp"))
+        return 0;
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     if (!ctx)
         return err_set(err, ENOMEM, "seccomp: out of memory");
@@ -202,99 +205,4 @@ void sandbox_print(const struct sandbox *s, char out[SANDBOX_TEXT])
     if (s->jail.in)
         snprintf(out + at, SANDBOX_TEXT - at, ", %s%s",
                  *s->jail.spaces ? "name spaces: " : "without: name spaces", s->jail.spaces);
-}
-
-/* ---- self-test ---- */
-
-static int try_open(void) { return open("/etc/passwd", O_RDONLY | O_CLOEXEC); }
-static int try_create(void)
-{
-    return open("/tmp/.bedplate-sandbox-test", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-}
-static int try_openat2(void)
-{
-    uint64_t how[3] = { 0 };
-    return (int)syscall(SYS_openat2, AT_FDCWD, "/etc/passwd", how, sizeof how);
-}
-static int try_unlink(void) { return unlink("/tmp/.bedplate-sandbox-none"); }
-static int try_socket(void) { return socket(AF_INET, SOCK_STREAM, 0); }
-static int try_unix_socket(void) { return socket(AF_UNIX, SOCK_STREAM, 0); }
-static int try_connect(void)
-{
-    struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    return connect(0, (struct sockaddr *)&addr, sizeof addr);
-}
-static int try_exec(void) { return execl("/bin/true", "true", (char *)NULL); }
-static int try_fork(void)
-{
-    long pid = syscall(SYS_fork);
-    if (pid == 0)
-        _exit(0);
-    return (int)pid;
-}
-static int try_clone_process(void)
-{
-    long pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
-    if (pid == 0)
-        _exit(0);
-    return (int)pid;
-}
-static int map_result(void *map) { return map == MAP_FAILED ? -1 : 0; }
-static int try_map_exec(void)
-{
-    return map_result(mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-}
-static int try_protect_exec(void)
-{
-    void *map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (map == MAP_FAILED)
-        return 0; /* plain memory must be had: this counts as a failure of the test */
-    int r = mprotect(map, 4096, PROT_READ | PROT_EXEC);
-    int code = errno;
-    munmap(map, 4096);
-    errno = code;
-    return r;
-}
-static int try_ptrace(void) { return (int)ptrace(PTRACE_TRACEME, 0, NULL, NULL); }
-static int try_kill(void) { return kill(getppid(), 0); }
-static int try_uring(void) { return (int)syscall(SYS_io_uring_setup, 8, NULL); }
-static int try_userns(void) { return unshare(CLONE_NEWUSER); }
-static int try_tiocsti(void) { return ioctl(0, TIOCSTI, ""); }
-
-static const struct {
-    const char *name;
-    int (*run)(void);
-} tries[] = {
-    { "open", try_open },
-    { "create", try_create },
-    { "openat2", try_openat2 },
-    { "unlink", try_unlink },
-    { "socket", try_socket },
-    { "unix socket", try_unix_socket },
-    { "connect", try_connect },
-    { "execve", try_exec },
-    { "fork", try_fork },
-    { "clone without CLONE_THREAD", try_clone_process },
-    { "mmap with PROT_EXEC", try_map_exec },
-    { "mprotect with PROT_EXEC", try_protect_exec },
-    { "ptrace", try_ptrace },
-    { "kill", try_kill },
-    { "io_uring_setup", try_uring },
-    { "unshare", try_userns },
-    { "TIOCSTI", try_tiocsti },
-};
-
-int sandbox_self_test(const char *thread)
-{
-    int open_doors = 0;
-    for (size_t i = 0; i < ARRAY_LEN(tries); i++) {
-        errno = 0;
-        int r = tries[i].run();
-        /* Another error would mean that the call was let through and failed for its arguments. */
-        bool refused = r < 0 && errno == EPERM;
-        printf("%s: %s: %s\n", thread, tries[i].name, refused ? "refused" : "NOT REFUSED");
-        open_doors += !refused;
-    }
-    fflush(stdout);
-    return open_doors;
 }

@@ -33,8 +33,4 @@ int sandbox_filter(const char *engine, struct sandbox *out, struct err *err);
 /* "seccomp, without: Landlock, no capabilities, no new privileges" */
 void sandbox_print(const struct sandbox *sandbox, char out[SANDBOX_TEXT]);
 
-/* Tries what must be refused and prints a line for each try; returns how many were not. On any
- * thread. */
-int sandbox_self_test(const char *thread);
-
 #endif
