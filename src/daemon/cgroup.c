@@ -97,7 +97,7 @@ static bool base_make(const char *point, const char *root, const char *hierarchy
     if (strcmp(below, "/") == 0)
         below = "";
     return (size_t)snprintf(out, DIR_LEN, "%s%s/bedplate", point, below) < DIR_LEN &&
-           (mkdir(out, 0755) == 0 || errno == EEXIST);
+           (mkdir(out, 0755) == 0 || (errno == EEXIST && access(out, W_OK) == 0));
 }
 
 static bool file_has(const char *dir, const char *name, const char *word)

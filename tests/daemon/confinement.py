@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What keeps VMs of a daemon from the host and from each other:  confinement.py CASE --build BUILD --guest G
+
+  ids     users, roots, name spaces and groups of two VMs and their helpers; nothing is left of them
+  limits  a guest that spins is held to its CPU limit, which changes while it runs
+  killed  nothing is left of VMs whose processes, and whose daemon, were killed
+  user    a daemon of a user without privileges
+"""
+import glob
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import daemon_test
+from daemon_test import Daemon, check, equal
+
+SKIP, NOBODY, FIRST = 77, 65534, 2000000000
+
+
+def skip(why):
+    print(f"skip: {why}")
+    sys.exit(SKIP)
+
+
+def only_root():
+    if os.geteuid() != 0:
+        skip("only root has ids to give")
+
+
+def status(pid, name):
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        return next(line.split()[1:] for line in file if line.startswith(name + ":"))
+
+
+def spaces(pid):
+    return {kind: os.readlink(f"/proc/{pid}/ns/{kind}") for kind in ("user", "mnt", "pid", "ipc", "uts", "cgroup", "net")}
+
+
+def groups(vm):
+    """The directories of a VM's control groups, wherever the host has them."""
+    return glob.glob(f"/sys/fs/cgroup/**/{vm['id']}", recursive=True)
+
+
+def members(vm):
+    """Processes in its groups."""
+    return {int(line) for directory in groups(vm) for line in open(os.path.join(directory, "cgroup.procs"), encoding="ascii")}
+
+
+def until(what, true, limit=20):
+    deadline = time.monotonic() + limit
+    while not true():
+        check(time.monotonic() < deadline, what)
+        time.sleep(0.05)
+
+
+def gone(vm, pids):
+    until(f"{groups(vm)} and {[p for p in pids if os.path.exists(f'/proc/{p}')]} are left",
+          lambda: not groups(vm) and not any(os.path.exists(f"/proc/{p}") for p in pids))
+
+
+def need_groups(vm):
+    if not groups(vm):
+        skip(f"this host has no control groups for us: {vm['now'].get('warning')}")
+
+
+def ids(folder):
+    only_root()
+    with Daemon(folder, "--vm-ids", f"{FIRST}-{FIRST + 9}") as d:
+        for name in ("a", "b"):
+            d.create(name, nets=[{"backend": "user"}])
+            d.done(name, "start")
+        vms = [d.vm(name) for name in ("a", "b")]
+        if "without: name spaces" in vms[0]["now"]["confinement"]:
+            skip(vms[0]["now"]["confinement"])
+        check("without" not in vms[0]["now"]["confinement"], vms[0]["now"])
+        uids = [{int(status(pid, "Uid")[1]) for pid in members(vm) if status(pid, "Uid")[1] != "0"} for vm in vms]
+        equal(uids, [{FIRST}, {FIRST + 1}], "users, with helpers")
+        ours, theirs, others = spaces("self"), spaces(vms[0]["pid"]), spaces(vms[1]["pid"])
+        for kind in ours:
+            check(len({ours[kind], theirs[kind], others[kind]}) == 3, f"name space {kind} is shared")
+        for task in os.listdir(f"/proc/{vms[0]['pid']}/task"):
+            equal(os.listdir(f"/proc/{vms[0]['pid']}/task/{task}/root"), [], "its root")
+            equal(status(f"{vms[0]['pid']}/task/{task}", "CapEff"), ["0" * 16], "its capabilities")
+            equal(status(f"{vms[0]['pid']}/task/{task}", "Seccomp"), ["2"], "its filter")
+        # A daemon that comes later knows which id is taken.
+        d.kill()
+        d.start()
+        d.create("c")
+        d.becomes("a", "running")
+        d.done("c", "start")
+        equal(status(d.vm("c")["pid"], "Uid")[1], str(FIRST + 2))
+        pids = [p for vm in vms for p in members(vm)]
+        for name in ("a", "b", "c"):
+            d.done(name, "kill")
+        for vm in vms:
+            gone(vm, pids)
+
+
+def accounting(vm):
+    """What the kernel says about its groups' CPU time, by version 1 or 2 or both."""
+    found = {}
+    for path in [os.path.join(directory, "cpu.stat") for directory in groups(vm)]:
+        if os.path.exists(path):
+            with open(path, encoding="ascii") as file:
+                found.update((line.split()[0], int(line.split()[1])) for line in file)
+    return found
+
+
+def share(vm, seconds=2):
+    started, before = time.monotonic(), accounting(vm)
+    if "usage_usec" not in before:
+        skip("this host does not count a group's CPU time")
+    time.sleep(seconds)
+    return (accounting(vm)["usage_usec"] - before["usage_usec"]) / 1e6 / (time.monotonic() - started)
+
+
+def limits(folder):
+    with Daemon(folder) as d:
+        d.create("a", cpu_limit=50)
+        d.done("a", "start")
+        vm = d.vm("a")
+        need_groups(vm)
+        equal((vm["now"]["cpu_limit"], vm["pending"]), (50, []))
+        check("memory" in vm["now"]["limits"], vm["now"])
+        # Its guest waits for letters by looking for them all the time.
+        half = share(vm)
+        check(0.05 < half < 0.6, f"held to half a CPU it takes {half:.2f}")
+        check(accounting(vm).get("nr_throttled") or half < 0.45, "the host was not busy, and yet it was never held")
+        d.ok("PATCH", "/v1/vms/a", {"cpu_limit": 10, "cpu_weight": 50, "io_weight": 200})
+        now = d.vm("a")["now"]
+        equal((now["cpu_limit"], now["cpu_weight"], now.get("io_weight", 200)), (10, 50, 200))
+        tenth = share(vm)
+        check(0.01 < tenth < 0.15, f"held to a tenth it takes {tenth:.2f}")
+        d.kill()
+        d.start()
+        d.becomes("a", "running")
+        # A daemon that comes later finds its VM again before it changes it.
+        d.ok("PATCH", "/v1/vms/a", {"cpu_limit": 0})
+        until("the limit stays", lambda: d.vm("a")["now"]["cpu_limit"] == 0 and not d.vm("a")["pending"])
+        before = accounting(vm).get("nr_throttled")
+        free = share(vm)
+        equal(accounting(vm).get("nr_throttled"), before, "held although there is no limit")
+        print(f"50 %: {half:.3f}, 10 %: {tenth:.3f}, none: {free:.3f}")
+        d.refused("PATCH", "/v1/vms/a", 422, "from 1 to 10000", {"cpu_weight": 0}, field="cpu_weight")
+        d.done("a", "kill")
+        gone(vm, [vm["pid"]])
+
+
+def killed(folder):
+    """Also of those that had helpers, and whose daemon was away."""
+    with Daemon(folder) as d:
+        d.create("a", nets=[{"backend": "user"}])
+        d.done("a", "start")
+        vm = d.vm("a")
+        pids = members(vm) or {vm["pid"]}
+        os.kill(vm["pid"], signal.SIGKILL)
+        d.becomes("a", "failed")
+        gone(vm, pids)
+        d.done("a", "start")
+        vm = d.vm("a")
+        pids = members(vm) or {vm["pid"]}
+        d.kill()
+        os.kill(vm["pid"], signal.SIGKILL)
+        until("its processes live on", lambda: not any(os.path.exists(f"/proc/{p}") for p in pids))
+        d.start()
+        d.becomes("a", "failed")
+        gone(vm, pids)
+        # Who waits for it takes all of it along.
+        d.done("a", "start")
+        vm = d.vm("a")
+        pids = members(vm) or {vm["pid"]}
+        with open(f"/proc/{vm['pid']}/stat", encoding="ascii") as file:
+            init = int(file.read().rsplit(")", 1)[1].split()[1])
+        os.kill(init, signal.SIGKILL)
+        d.becomes("a", "failed")
+        gone(vm, pids)
+        d.done("a", "start")
+        d.done("a", "kill")
+
+
+def user(folder):
+    """With a copy of the programs: that user may not read the tree."""
+    only_root()
+    name, programs = pwd.getpwuid(NOBODY).pw_name, os.path.join(folder, "bin")
+    os.chmod(folder, 0o755)
+    os.mkdir(programs)
+    args = daemon_test.ARGS
+    for path in ("daemon/bedplated", "cli/bedplate", "vmm/bedplate-vmm", "jail/bedplate-jail", "img/bedplate-img", "net/bedplate-net",
+                 "images/bedplate-make-image"):
+        shutil.copy(os.path.join(args.build, "src", path), programs)
+    shutil.copy(args.guest, programs)
+    ranges, home = os.path.join(folder, "ranges"), os.path.join(folder, "home")
+    os.mkdir(home)
+    os.chown(home, NOBODY, NOBODY)
+    with open(ranges, "w", encoding="ascii") as file:
+        file.write(f"{name}:300000:65536\n")
+    for with_range in (True, False):
+        if with_range and not (shutil.which("newuidmap") and os.path.exists("/etc/subuid")):
+            continue
+        bind = " && ".join(f"mount --bind {ranges if with_range else '/dev/null'} /etc/{f}" for f in ("subuid", "subgid"))
+        words = ["unshare", "-m", "sh", "-c", f'{bind}; exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups "$@"', "sh"]
+        env = dict(os.environ, HOME=home, XDG_STATE_HOME=home + "/s", XDG_RUNTIME_DIR=home + "/r")
+        cli = [*words, os.path.join(programs, "bedplate")]
+        daemon = subprocess.Popen([*words, os.path.join(programs, "bedplated"), "--user"], env=env)
+        try:
+            until("the daemon does not answer", lambda: os.path.exists(home + "/r/bedplate/api.sock"))
+
+            def run(*more):
+                result = subprocess.run([*cli, *more], env=env, capture_output=True, text=True, timeout=60, check=False)
+                equal(result.returncode, 0, f"{more}: {result.stderr}")
+                return result.stdout
+
+            run("create", "a", "--kernel", os.path.join(programs, os.path.basename(args.guest)), "--memory", "32M", "--engine", "soft")
+            run("start", "a")
+            vm = daemon_test.json.loads(run("info", "a", "--json"))
+            confinement, uid = vm["now"]["confinement"], int(status(vm["pid"], "Uid")[1])
+            print(confinement, uid, vm["now"].get("warning"))
+            if "name spaces: user" not in confinement:
+                skip(f"this host refuses name spaces: {confinement}")
+            equal(uid, 300000 if with_range else NOBODY, "whom it runs as")
+            equal("without: a user of its own" in confinement, not with_range, confinement)
+            check("without: an empty root" not in confinement, confinement)
+            equal(os.listdir(f"/proc/{vm['pid']}/root"), [], "its root")
+            check("limits" in vm["now"] or "are not limited" in vm["now"]["warning"], vm["now"])
+            run("kill", "a")
+            until("its process lives on", lambda pid=vm["pid"]: not os.path.exists(f"/proc/{pid}"))
+            run("delete", "a")
+        finally:
+            daemon.terminate()
+            daemon.wait()
+
+
+CASES = {f.__name__: f for f in (ids, limits, killed, user)}
+
+
+def main():
+    parser = daemon_test.argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("case", choices=sorted(CASES))
+    parser.add_argument("--build", required=True)
+    parser.add_argument("--guest", required=True)
+    daemon_test.ARGS = parser.parse_args()
+    daemon_test.ARGS.guest = os.path.abspath(daemon_test.ARGS.guest)
+    with tempfile.TemporaryDirectory(prefix="bp") as folder:
+        CASES[daemon_test.ARGS.case](folder)
+
+
+if __name__ == "__main__":
+    main()
