@@ -4,7 +4,7 @@
  *
  *   bedplate-jail [--cgroup DIRECTORY]... [--ids UID:GID] -- PROGRAM ARGUMENT...
  *
- *   --cgroup  go into this control group first, with all that follows
+ *   --cgroup  put the program and its helpers into this control group, before they do anything
  *   --ids     ids of this host that the program shall become once it has opened its files
  *
  * Three processes: this one stays in the host's name spaces, makes those of the others, waits and
@@ -41,7 +41,7 @@
 enum {
     CGROUPS_MAX = 8,
     TIDY_S = 5, /* for what the program leaves behind, before it is killed */
-    SPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP,
+    SPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
     FAILED = 125, /* status: the program could not be run */
 };
 
@@ -78,8 +78,7 @@ program_run(const struct jail *jail, unsigned long had, struct ids ids, int brok
         unsigned long flag;
         const char *name;
     } all[] = { { CLONE_NEWUSER, "user" }, { CLONE_NEWNS, "mount" }, { CLONE_NEWPID, "pid" },
-                { CLONE_NEWIPC, "ipc" },   { CLONE_NEWUTS, "uts" },  { CLONE_NEWCGROUP, "cgroup" },
-                { CLONE_NEWNET, "net" } };
+                { CLONE_NEWIPC, "ipc" },   { CLONE_NEWUTS, "uts" },  { CLONE_NEWNET, "net" } };
     char spaces[64] = "", text[160];
     for (unsigned i = 0; i < ARRAY_LEN(all); i++)
         if (had & all[i].flag)
@@ -99,6 +98,23 @@ static int status_of(int status)
 }
 
 /* ---- init ---- */
+
+/* The process `pid`; 0: this one. */
+static bool cgroups_join(const struct jail *jail, pid_t pid)
+{
+    char path[4200], text[16];
+    snprintf(text, sizeof text, "%d", (int)pid);
+    for (unsigned i = 0; i < jail->cgroup_count; i++) {
+        snprintf(path, sizeof path, "%s/cgroup.procs", jail->cgroups[i]);
+        int r = file_write(path, text);
+        if (r < 0) {
+            errno = -r;
+            say(path);
+            return false;
+        }
+    }
+    return true;
+}
 
 static void too_long(int number) {}
 
@@ -152,11 +168,16 @@ init_run(const struct jail *jail, unsigned long spaces, int go)
         program_run(jail, spaces | with_net, ids, pair[1]);
     }
     prctl(PR_SET_NAME, "vm-init");
+    /* This takes the kernel 10 ms and more, in which the program is loaded. */
+    if (program < 0 || !cgroups_join(jail, 0) || !cgroups_join(jail, program) ||
+        write(pair[0], "", 1) != 1)
+        _exit(FAILED);
+    (void)!unshare(CLONE_NEWCGROUP);
     close_others(pair[0]);
     fcntl(pair[0], F_SETFD, FD_CLOEXEC);
     if (ids.given)
         helper_run_as(ids.uid, ids.gid);
-    while (program > 0 && helper_serve(pair[0])) {
+    while (helper_serve(pair[0])) {
     }
     close(pair[0]);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -250,8 +271,11 @@ static int jail_run(const struct jail *jail)
     int status;
     bool root = geteuid() == 0;
     if (!init_start(jail, SPACES | CLONE_NEWUSER, &pid) &&
-        !(root && init_start(jail, SPACES, &pid)))
+        !(root && init_start(jail, SPACES, &pid))) {
+        if (!cgroups_join(jail, 0))
+            return FAILED;
         program_run(jail, 0, root ? jail->ids : (struct ids){ 0 }, -1);
+    }
     prctl(PR_SET_NAME, "vm-jail");
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     (void)confine_capabilities();
@@ -262,21 +286,6 @@ static int jail_run(const struct jail *jail)
 }
 
 /* ---- start ---- */
-
-static bool cgroups_join(const struct jail *jail)
-{
-    for (unsigned i = 0; i < jail->cgroup_count; i++) {
-        char path[4200];
-        snprintf(path, sizeof path, "%s/cgroup.procs", jail->cgroups[i]);
-        int r = file_write(path, "0");
-        if (r < 0) {
-            errno = -r;
-            say(path);
-            return false;
-        }
-    }
-    return true;
-}
 
 static bool arguments_take(int argc, char **argv, struct jail *jail)
 {
@@ -311,7 +320,5 @@ int main(int argc, char **argv)
         return 2;
     }
     setrlimit(RLIMIT_CORE, &none); /* a guest's memory */
-    if (!cgroups_join(&jail))
-        return FAILED;
     return jail_run(&jail);
 }

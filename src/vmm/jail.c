@@ -6,9 +6,11 @@
 #include "base/cleanup.h"
 #include "base/confine.h"
 #include "base/helper.h"
+#include "base/text.h"
 #include "jail/jail.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 
 void jail_begin(struct jail *out)
@@ -22,10 +24,15 @@ void jail_begin(struct jail *out)
     out->in = true;
     if (strcmp(out->spaces, "-") == 0)
         out->spaces[0] = 0;
-    if (out->broker >= 0) {
-        fcntl(out->broker, F_SETFD, FD_CLOEXEC);
-        helper_ask(out->broker);
-    }
+    if (out->broker < 0)
+        return;
+    fcntl(out->broker, F_SETFD, FD_CLOEXEC);
+    char byte;
+    if (read_full(out->broker, &byte, 1) < 0)
+        _exit(EXIT_FAILURE); /* who waits for us has said why */
+    if (unshare(CLONE_NEWCGROUP) == 0)
+        strcat(out->spaces, ",cgroup"); /* there is room: the others have 27 letters */
+    helper_ask(out->broker);
 }
 
 bool jail_has_mounts(const struct jail *jail) { return strstr(jail->spaces, "mount") != NULL; }

@@ -122,7 +122,7 @@ def share(vm, seconds=2):
 
 def limits(folder):
     with Daemon(folder) as d:
-        d.create("a", cpu_limit=50)
+        d.create("a", cpu_limit=50, cpu_weight=10000)
         d.done("a", "start")
         vm = d.vm("a")
         need_groups(vm)
@@ -132,9 +132,9 @@ def limits(folder):
         half = share(vm)
         check(0.05 < half < 0.6, f"held to half a CPU it takes {half:.2f}")
         check(accounting(vm).get("nr_throttled") or half < 0.45, "the host was not busy, and yet it was never held")
-        d.ok("PATCH", "/v1/vms/a", {"cpu_limit": 10, "cpu_weight": 50, "io_weight": 200})
+        d.ok("PATCH", "/v1/vms/a", {"cpu_limit": 10, "cpu_weight": 9000, "io_weight": 200})
         now = d.vm("a")["now"]
-        equal((now["cpu_limit"], now["cpu_weight"], now.get("io_weight", 200)), (10, 50, 200))
+        equal((now["cpu_limit"], now["cpu_weight"], now.get("io_weight", 200)), (10, 9000, 200))
         tenth = share(vm)
         check(0.01 < tenth < 0.15, f"held to a tenth it takes {tenth:.2f}")
         d.kill()

@@ -29,7 +29,7 @@ FILES = ["open", "openat2", "create", "unlink", "see another process"]
 OUTSIDE = [*FILES, "connect to a unix socket", "connect by TCP", "ptrace", "kill"]
 DEEDS = [*OUTSIDE, "socket", "unix socket", "connect", "execve", "fork", "clone without CLONE_THREAD", "user name space",
          "mmap with PROT_EXEC", "mprotect with PROT_EXEC", "io_uring_setup"]
-ALL_SPACES = "name spaces: user,mount,pid,ipc,uts,cgroup,net"
+ALL_SPACES = "name spaces: user,mount,pid,ipc,uts,net,cgroup"
 
 
 def skip(why):
