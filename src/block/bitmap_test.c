@@ -82,7 +82,7 @@ static void step(struct image **image, struct recorder *file, bool *touched)
             *image = disk_open(file, false);
             break;
         }
-        /* fall through */
+        __attribute__((fallthrough));
     default:
         for (unsigned n = (unsigned)(test_random(&seed) % 3) + 1; n && unit < UNITS; n--, unit++) {
             touched[unit] = true;

@@ -276,7 +276,7 @@ def kill_during(args, folder, initrd, what):
         coming = (int(synced[-1][0]) + 1) % 12
         last.pop(str(coming), None)
         copy = guest_disks.Disk.__new__(guest_disks.Disk)
-        copy.img, copy.name, copy.format, copy.path = args.img, what, "qcow2", top
+        copy.img, copy.name, copy.format, copy.path, copy.key = args.img, what, "qcow2", top, []
         copy.check_content({int(n): digest for n, digest in last.items()}, own, removed_by=0)
         print(f"  killed during {what}: {len(last)} synced files are whole", flush=True)
         if what in ("commit", "commit-keep", "mirror", "backup"):
