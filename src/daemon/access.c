@@ -3,6 +3,7 @@
 
 #include "api/digest.h"
 #include "base/log.h"
+#include "daemon/aside.h"
 
 #include <argon2.h>
 #include <pwd.h>
@@ -13,14 +14,14 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-/* Passwords: RFC 9106's second choice of parameters made smaller (OWASP's 19 MiB, 2 passes), since
- * the loop waits for it. */
+/* Passwords: OWASP's choice of parameters for argon2id, 19 MiB and 2 passes: some 30 ms. */
 enum {
     ARGON_PASSES = 2,
     ARGON_KIB = 19 << 10,
     SALT_BYTES = 16,
     HASH_BYTES = 32,
-    ENCODED_MAX = 160
+    ENCODED_MAX = 160,
+    PASSWORD_MAX = 256 /* the table's */
 };
 /* Wrong passwords: after FREE_TRIES for a user each further try waits twice as long as the last. */
 enum { FREE_TRIES = 3, WAIT_MIN_S = 1, WAIT_MAX_S = 300, GUESSED_MAX = 256 };
@@ -196,27 +197,11 @@ static void secret_make(uint8_t *out, size_t len)
         abort();
 }
 
-/* Replaces the password by what is kept of it. */
-static void password_keep(json_t *user)
-{
-    const char *password = json_string_value(json_object_get(user, "password"));
-    uint8_t salt[SALT_BYTES];
-    char encoded[ENCODED_MAX];
-    if (!password)
-        return;
-    secret_make(salt, sizeof salt);
-    if (argon2id_hash_encoded(ARGON_PASSES, ARGON_KIB, 1, password, strlen(password), salt,
-                              sizeof salt, HASH_BYTES, encoded, sizeof encoded) != ARGON2_OK)
-        abort(); /* out of memory */
-    json_object_set_new(user, "password_hash", json_string(encoded));
-    json_object_del(user, "password");
-}
-
 /* Names that passwords were guessed for, the oldest goes first. Also names that nobody has: they
  * must not be told from others by their speed. */
 static struct guessed {
     char name[64];
-    unsigned wrong;
+    unsigned wrong, trying;
     uint64_t until_ns, last_ns;
 } guessed[GUESSED_MAX];
 
@@ -234,34 +219,86 @@ static struct guessed *guessed_of(const char *name)
     return oldest;
 }
 
-/* 0, or 401 and 429. */
-static int password_check(struct daemon *daemon, const char *name, const char *password,
-                          struct api_error *error)
+/* May a password be tried for this name now? Those that are looked at count as wrong. */
+static int guess_begin(const char *name, struct api_error *error)
 {
-    /* Of no password: a user without one is looked at as long as one with. */
-    static const char nobody[] = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA"
-                                 "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     struct guessed *g = guessed_of(name);
     uint64_t now = monotonic_ns();
     if (g->until_ns > now)
         return api_fail(error, 429, "too-often", "password",
                         "too many wrong passwords; try again in %llu s",
                         (unsigned long long)(g->until_ns - now) / 1000000000 + 1);
-    struct object *user = user_named(daemon, name);
-    const char *hash = user ? object_text(user, "password_hash") : "";
-    bool right =
-        argon2id_verify(*hash ? hash : nobody, password, strlen(password)) == ARGON2_OK && *hash;
+    if (g->trying && g->wrong + g->trying > FREE_TRIES)
+        return api_fail(error, 429, "too-often", "password",
+                        "other tries for this user are being looked at; try again");
     g->last_ns = now;
-    if (right && !json_is_true(json_object_get(user->json, "disabled"))) {
+    g->trying++;
+    return 0;
+}
+
+static void guess_end(const char *name, bool right)
+{
+    struct guessed *g = guessed_of(name);
+    g->trying -= g->trying > 0;
+    g->last_ns = monotonic_ns();
+    if (right) {
         g->wrong = 0;
-        return 0;
-    }
-    if (++g->wrong > FREE_TRIES) {
+    } else if (++g->wrong > FREE_TRIES) {
         unsigned shift = g->wrong - FREE_TRIES - 1;
         uint64_t wait = shift > 8 ? WAIT_MAX_S : (uint64_t)WAIT_MIN_S << shift;
-        g->until_ns = now + (wait > WAIT_MAX_S ? WAIT_MAX_S : wait) * 1000000000ull;
+        g->until_ns = g->last_ns + (wait > WAIT_MAX_S ? WAIT_MAX_S : wait) * 1000000000ull;
     }
-    return api_fail(error, 401, "password", "", "no such user, or a wrong password");
+}
+
+/* A password that is hashed, or compared with a hash, on another thread. */
+struct secret {
+    struct daemon *daemon;
+    struct http_request *request;
+    json_t *json; /* of the request: of a user, or a token */
+    char id[UUID_TEXT];
+    uint64_t expect;
+    char password[PASSWORD_MAX + 1];
+    uint8_t salt[SALT_BYTES];
+    char encoded[ENCODED_MAX];
+    bool right;
+};
+
+/* Takes the password out of the JSON, which it takes. */
+static struct secret *secret_new(struct daemon *daemon, struct http_request *request,
+                                 json_t *take_json)
+{
+    struct secret *s = calloc(1, sizeof *s);
+    if (!s)
+        abort();
+    s->daemon = daemon;
+    s->request = request;
+    s->json = take_json;
+    snprintf(s->password, sizeof s->password, "%s",
+             json_string_value(json_object_get(take_json, "password")));
+    json_object_del(take_json, "password");
+    return s;
+}
+
+static void secret_free(struct secret *s)
+{
+    json_decref(s->json);
+    explicit_bzero(s, sizeof *s);
+    free(s);
+}
+
+static void secret_hash(void *arg)
+{
+    struct secret *s = arg;
+    if (argon2id_hash_encoded(ARGON_PASSES, ARGON_KIB, 1, s->password, strlen(s->password), s->salt,
+                              sizeof s->salt, HASH_BYTES, s->encoded,
+                              sizeof s->encoded) != ARGON2_OK)
+        abort(); /* out of memory */
+}
+
+static void secret_compare(void *arg)
+{
+    struct secret *s = arg;
+    s->right = argon2id_verify(s->encoded, s->password, strlen(s->password)) == ARGON2_OK;
 }
 
 /* ---- users ---- */
@@ -329,36 +366,57 @@ static int user_fits(struct daemon *daemon, const json_t *json, const char *id,
     return 0;
 }
 
-void users_create(struct daemon *daemon, struct http_request *request, json_t *take_json)
+static void user_keep(struct daemon *daemon, struct http_request *request, const char *id,
+                      json_t *take_json, uint64_t expect)
 {
-    AUTO(json_decref) json_t *json = take_json;
     struct api_error error = { 0 };
-    char id[UUID_TEXT];
-    object_new_id(id);
-    const char *name = json_string_value(json_object_get(json, "name"));
-    if (objects_name_free(daemon->objects, "users", name, NULL, &error) < 0 ||
-        user_fits(daemon, json, id, &error) < 0) {
+    const char *name = json_string_value(json_object_get(take_json, "name"));
+    if (objects_name_free(daemon->objects, "users", name, expect ? id : NULL, &error) < 0 ||
+        user_fits(daemon, take_json, id, &error) < 0) {
+        json_decref(take_json);
         reply_error(request, &error);
         return;
     }
-    password_keep(json);
-    json_object_set_new(json, "id", json_string(id));
-    json_object_set_new(json, "created", json_real(time_now()));
-    keep(daemon, request, "users", id, TAKE(json), 0);
+    keep(daemon, request, "users", id, take_json, expect);
+}
+
+static void secret_hashed(void *arg)
+{
+    struct secret *s = arg;
+    json_object_set_new(s->json, "password_hash", json_string(s->encoded));
+    user_keep(s->daemon, s->request, s->id, TAKE(s->json), s->expect);
+    secret_free(s);
+}
+
+/* With what is kept of its password in the place of that. */
+static void user_change(struct daemon *daemon, struct http_request *request, const char *id,
+                        json_t *take_json, uint64_t expect)
+{
+    if (!json_object_get(take_json, "password")) {
+        user_keep(daemon, request, id, take_json, expect);
+        return;
+    }
+    struct secret *s = secret_new(daemon, request, take_json);
+    snprintf(s->id, sizeof s->id, "%s", id);
+    s->expect = expect;
+    secret_make(s->salt, sizeof s->salt);
+    aside_run(daemon->loop, secret_hash, secret_hashed, s);
+}
+
+void users_create(struct daemon *daemon, struct http_request *request, json_t *take_json)
+{
+    char id[UUID_TEXT];
+    object_new_id(id);
+    json_object_set_new(take_json, "id", json_string(id));
+    json_object_set_new(take_json, "created", json_real(time_now()));
+    user_change(daemon, request, id, take_json, 0);
 }
 
 void users_patch(struct daemon *daemon, struct http_request *request, struct object *user,
                  json_t *take_json, uint64_t expect)
 {
-    struct api_error error = { 0 };
-    if (user_fits(daemon, take_json, user->id, &error) < 0) {
-        json_decref(take_json);
-        reply_error(request, &error);
-        return;
-    }
-    password_keep(take_json);
     json_object_del(take_json, "revision");
-    keep(daemon, request, "users", user->id, take_json, expect);
+    user_change(daemon, request, user->id, take_json, expect);
 }
 
 void users_delete(struct daemon *daemon, struct http_request *request, struct object *user)
@@ -387,52 +445,52 @@ static void tokens_prune(struct daemon *daemon)
         objects_change(daemon->objects, changes, changed, pruned, NULL);
 }
 
-/* For whom: themselves, or as an admin says. Also checks that it gives no more than they have. */
-static struct object *token_user(struct daemon *daemon, struct http_request *request,
-                                 const json_t *json, struct api_error *error)
+/* For whom, without a password: themselves, or as an admin says. */
+static int token_allowed(struct daemon *daemon, struct http_request *request, const char *name,
+                         struct api_error *error)
 {
     const struct http_identity *who = http_identity(request);
-    const char *name = json_string_value(json_object_get(json, "user"));
-    const char *password = json_string_value(json_object_get(json, "password"));
-    if (password && !name) {
-        api_fail(error, 422, "invalid", "user", "is needed with a password");
-        return NULL;
-    }
-    if (password && password_check(daemon, name, password, error) < 0)
-        return NULL;
-    if (!password && !who->user[0]) {
+    if (!who->user[0]) {
         access_identify(daemon, request, error); /* it says why not */
-        return NULL;
+        return -1;
     }
-    if (!password && (who->vm[0] || who->limited)) {
-        api_fail(error, 403, "forbidden", "", "a token that is limited makes no others");
-        return NULL;
-    }
-    if (!password && name && strcmp(name, who->user) != 0 && who->role != API_ADMIN) {
-        api_fail(error, 403, "forbidden", "user", "only admins make tokens for others");
-        return NULL;
-    }
-    struct object *user = user_named(daemon, name ? name : who->user);
-    if (!user) {
-        api_fail(error, 422, "invalid", "user", "there is no user '%.63s'",
-                 name ? name : who->user);
-        api_hint(error, "create it: bedplate user create NAME --role viewer");
-    }
-    return user;
+    if (who->vm[0] || who->limited)
+        return api_fail(error, 403, "forbidden", "", "a token that is limited makes no others");
+    if (name && strcmp(name, who->user) != 0 && who->role != API_ADMIN)
+        return api_fail(error, 403, "forbidden", "user", "only admins make tokens for others");
+    return 0;
 }
 
-void tokens_create(struct daemon *daemon, struct http_request *request, json_t *take_json)
+/* The secret's text, of which the digest is kept. */
+static void token_secret(const char *id, char text[160], char digest[DIGEST_TEXT])
+{
+    uint8_t secret[SECRET_BYTES];
+    secret_make(secret, sizeof secret);
+    int at = snprintf(text, 160, TOKEN_PREFIX "%s_", id);
+    for (unsigned i = 0; i < SECRET_BYTES; i++)
+        snprintf(text + at + 2 * i, 3, "%02x", secret[i]);
+    digest_text(text + at, SECRET_BYTES * 2, digest);
+    explicit_bzero(secret, sizeof secret);
+}
+
+/* For somebody who may have it. */
+static void token_make(struct daemon *daemon, struct http_request *request, json_t *take_json,
+                       bool login)
 {
     AUTO(json_decref) json_t *json = take_json;
     struct api_error error = { 0 };
     char id[UUID_TEXT], digest[DIGEST_TEXT];
-    uint8_t secret[SECRET_BYTES];
-    const struct object *user = token_user(daemon, request, json, &error);
-    bool login = json_object_get(json, "password");
+    const char *name = json_string_value(json_object_get(json, "user"));
     const char *vm = json_string_value(json_object_get(json, "vm"));
+    const json_t *expires = json_object_get(json, "expires");
+    name = name ? name : http_identity(request)->user;
+    const struct object *user = user_named(daemon, name);
+    if (!user) {
+        api_fail(&error, 422, "invalid", "user", "there is no user '%.63s'", name);
+        api_hint(&error, "create it: bedplate user create NAME --role viewer");
+    }
     const struct object *only =
         user && vm ? objects_find(daemon->objects, "vms", vm, &error) : NULL;
-    const json_t *expires = json_object_get(json, "expires");
     if (!error.status && expires && json_number_value(expires) < time_now())
         api_fail(&error, 422, "invalid", "expires", "is over already");
     if (error.status) {
@@ -440,15 +498,8 @@ void tokens_create(struct daemon *daemon, struct http_request *request, json_t *
         return;
     }
     object_new_id(id);
-    secret_make(secret, sizeof secret);
     struct asked *a = asked_new(daemon, request);
-    int at = snprintf(a->secret, sizeof a->secret, TOKEN_PREFIX "%s_", id);
-    for (unsigned i = 0; i < SECRET_BYTES; i++)
-        snprintf(a->secret + at + 2 * i, 3, "%02x", secret[i]);
-    digest_text(a->secret + at, SECRET_BYTES * 2, digest);
-    explicit_bzero(secret, sizeof secret);
-
-    json_object_del(json, "password");
+    token_secret(id, a->secret, digest);
     json_object_set_new(json, "id", json_string(id));
     json_object_set_new(json, "user", json_string(object_text(user, "name")));
     json_object_set_new(json, "user_id", json_string(user->id));
@@ -466,6 +517,56 @@ void tokens_create(struct daemon *daemon, struct http_request *request, json_t *
     const struct objects_change change = { .kind = "tokens", .id = id, .take_json = TAKE(json) };
     objects_change(daemon->objects, &change, 1, asked_kept, a);
     tokens_prune(daemon);
+}
+
+static void secret_compared(void *arg)
+{
+    struct secret *s = arg;
+    struct api_error error = { 0 };
+    const char *name = json_string_value(json_object_get(s->json, "user"));
+    const struct object *user = user_named(s->daemon, name); /* it may have gone meanwhile */
+    bool right = s->right && user && strcmp(object_text(user, "password_hash"), s->encoded) == 0 &&
+                 !json_is_true(json_object_get(user->json, "disabled"));
+    guess_end(name, right);
+    if (right) {
+        token_make(s->daemon, s->request, TAKE(s->json), true);
+    } else {
+        api_fail(&error, 401, "password", "", "no such user, or a wrong password");
+        reply_error(s->request, &error);
+    }
+    secret_free(s);
+}
+
+static void login(struct daemon *daemon, struct http_request *request, const char *name,
+                  json_t *take_json)
+{
+    /* Of no password: a user without one is looked at as long as one with. */
+    static const char nobody[] = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA"
+                                 "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    const struct object *user = user_named(daemon, name);
+    const char *hash = user ? object_text(user, "password_hash") : "";
+    struct secret *s = secret_new(daemon, request, take_json);
+    snprintf(s->encoded, sizeof s->encoded, "%s", *hash ? hash : nobody);
+    aside_run(daemon->loop, secret_compare, secret_compared, s);
+}
+
+void tokens_create(struct daemon *daemon, struct http_request *request, json_t *take_json)
+{
+    struct api_error error = { 0 };
+    const char *name = json_string_value(json_object_get(take_json, "user"));
+    bool password = json_object_get(take_json, "password");
+    int r = password && !name
+                ? api_fail(&error, 422, "invalid", "user", "is needed with a password")
+            : password ? guess_begin(name, &error)
+                       : token_allowed(daemon, request, name, &error);
+    if (r < 0) {
+        json_decref(take_json);
+        reply_error(request, &error);
+    } else if (password) {
+        login(daemon, request, name, take_json);
+    } else {
+        token_make(daemon, request, take_json, false);
+    }
 }
 
 void tokens_delete(struct daemon *daemon, struct http_request *request, struct object *token)

@@ -4,6 +4,7 @@
 #include "api/digest.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "daemon/aside.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -17,7 +18,9 @@ enum { STRIDE = 256 };
 /* Where every STRIDE-th record begins, so that a page is found without reading all before it. */
 static struct {
     int fd;
-    uint64_t last; /* id */
+    struct loop *loop;
+    bool syncing, unsynced; /* a sync is under way; and does not have all */
+    uint64_t last;          /* id */
     off_t end;
     char hash[DIGEST_TEXT];
     off_t *marks;
@@ -58,6 +61,7 @@ static bool known(const char *line, size_t len, off_t at)
 int audit_start(struct daemon *daemon, struct err *err)
 {
     char path[PATH_MAX];
+    audit.loop = daemon->loop;
     snprintf(path, sizeof path, "%.4000s/audit.log", daemon->state_dir);
     audit.fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (audit.fd < 0)
@@ -97,6 +101,31 @@ void audit_stop(void)
     audit.fd = -1;
 }
 
+/* ---- keeping over a power cut ---- */
+
+static void sync_run(void *arg)
+{
+    if (fdatasync(audit.fd) < 0) /* the thread is waited for before it is closed */
+        log_error("the audit log cannot be synced: %s", strerror(errno));
+}
+
+/* Records that come while one sync is under way share the next. */
+static void sync_done(void *arg)
+{
+    audit.syncing = audit.unsynced;
+    audit.unsynced = false;
+    if (audit.syncing)
+        aside_run(audit.loop, sync_run, sync_done, NULL);
+}
+
+static void sync_begin(void)
+{
+    audit.unsynced = audit.syncing;
+    if (!audit.syncing)
+        aside_run(audit.loop, sync_run, sync_done, NULL);
+    audit.syncing = true;
+}
+
 /* ---- adding ---- */
 
 void audit_request(void *arg, const struct http_request *request, unsigned status)
@@ -132,6 +161,7 @@ void audit_request(void *arg, const struct http_request *request, unsigned statu
     mark(audit.end);
     audit.end += (off_t)line.len;
     strcpy(audit.hash, hash);
+    sync_begin();
 }
 
 /* ---- reading ---- */

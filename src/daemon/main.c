@@ -11,6 +11,7 @@
 #include "base/helper.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "daemon/aside.h"
 #include "daemon/audit.h"
 #include "daemon/cgroup.h"
 #include "daemon/daemon.h"
@@ -187,6 +188,7 @@ static int serve(struct daemon *daemon, const struct remote *remote, struct err 
     if (r == 0 && loop_run(daemon->loop) != 0)
         r = err_set(err, EIO, "the store was lost");
     jobs_stop();
+    aside_stop();
     disks_stop();
     images_stop();
     vms_stop(daemon);

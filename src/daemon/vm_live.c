@@ -242,6 +242,7 @@ void vm_live_forget(struct vm *vm)
     json_decref(TAKE(vm->status));
     json_decref(TAKE(vm->live_failed));
     json_decref(TAKE(vm->removing));
+    net_opening_cancel(TAKE(vm->opening));
     vm->live_busy = false;
     waiters_answer(vm);
 }
@@ -457,6 +458,36 @@ static bool medium_step(struct vm *vm, const char *wanted)
                      json_pack("{s:s, s:s}", "drive", "cdrom0", "name", wanted), wanted, O_RDONLY);
 }
 
+static void net_plug(struct vm *vm, int take_fd)
+{
+    char key[KEY_ROOM], name[16];
+    snprintf(key, sizeof key, "add %s", vm->opening_mac);
+    device_name(vm, name);
+    step_take(vm, key, "device-add",
+              json_pack("{s:s, s:s, s:s}", "kind", "net", "device", name, "mac", vm->opening_mac),
+              take_fd, NULL);
+}
+
+/* vm_live_forget() cancels it: the VM runs. */
+static void net_there(void *arg, int take_fd, const struct err *err)
+{
+    struct vm *vm = arg;
+    char key[KEY_ROOM];
+    vm->opening = NULL;
+    if (!vm->client) { /* its process is about to end */
+        fd_close(take_fd);
+        return;
+    }
+    if (take_fd >= 0) {
+        net_plug(vm, take_fd);
+        return;
+    }
+    snprintf(key, sizeof key, "add %s", vm->opening_mac);
+    vm->live_busy = false;
+    step_failed(vm, key, err->text);
+    vm_live_drive(vm);
+}
+
 static bool nets_step(struct vm *vm, const json_t *wanted)
 {
     const json_t *told = json_object_get(vm->status, "nets");
@@ -465,20 +496,22 @@ static bool nets_step(struct vm *vm, const json_t *wanted)
     for (size_t i = 0; i < json_array_size(wanted); i++) {
         const json_t *net = json_array_get(wanted, i);
         const char *mac = text_of(net, "mac");
-        char key[KEY_ROOM], name[16];
+        char key[KEY_ROOM];
         struct err err;
         int fd;
         snprintf(key, sizeof key, "add %s", mac);
         if (list_find(told, "mac", mac) || json_object_get(net, "model") || !may_try(vm, key))
             continue;
-        if (net_backend_open(vm, net, &fd, &err) < 0) {
+        if (net_backend_open(vm, net, net_there, vm, &fd, &vm->opening, &err) < 0) {
             step_failed(vm, key, err.text);
             continue;
         }
-        device_name(vm, name);
-        return step_take(vm, key, "device-add",
-                         json_pack("{s:s, s:s, s:s}", "kind", "net", "device", name, "mac", mac),
-                         fd, NULL);
+        snprintf(vm->opening_mac, sizeof vm->opening_mac, "%s", mac);
+        if (fd >= 0)
+            net_plug(vm, fd);
+        else
+            vm->live_busy = true;
+        return true;
     }
     return false;
 }

@@ -33,6 +33,8 @@ struct vm {
     bool live_busy;               /* a step of a live change is under way */
     json_t *live_failed;          /* steps that failed since the last change, and why */
     json_t *removing;             /* devices that the guest was asked to let go of */
+    struct net_opening *opening;  /* the far end of a card that is going to be plugged in ... */
+    char opening_mac[24];         /* ... and that card's address */
     struct waiting *waiting;      /* for the outcome of a change */
     bool agent_open;              /* UP: something in the guest has the agent's port open */
     struct agent *agent;          /* NULL: nothing was asked yet */
@@ -203,8 +205,14 @@ void vm_limits_done(struct vm *vm, const char *wrong); /* ""; what went wrong */
 
 /* ---- net_backend.c ---- */
 
-/* For an entry of "net" of a configuration. */
-int net_backend_open(const struct vm *vm, const json_t *net, int *fd, struct err *err);
+/* The far end's descriptor, which is the callee's; or -1 and why. */
+typedef void (*net_opened)(void *arg, int take_fd, const struct err *err);
+struct net_opening;
+/* For an entry of "net" of a configuration. *fd: it is open; -1: `opened` tells later, unless
+ * *opening is cancelled. */
+int net_backend_open(const struct vm *vm, const json_t *net, net_opened opened, void *arg, int *fd,
+                     struct net_opening **opening, struct err *err);
+void net_opening_cancel(struct net_opening *opening); /* may be NULL */
 /* Opens the taps of a configuration, which then names them as descriptors: fds[0] is CHILD_FD. The
  * caller closes them, also after a failure. */
 int net_taps_open(json_t *config, int *fds, unsigned room, unsigned *count, struct err *err);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Who may do what, over TLS:  access_test.py CASE --build BUILD --guest G"""
+import concurrent.futures
 import hashlib
 import http.client
 import json
@@ -210,6 +211,11 @@ def tokens(folder):
         for name in ("ann", "nobody"):
             statuses = [d.ask("POST", "/v1/tokens", {"user": name, "password": "wrong"})[0] for _ in range(6)]
             equal((statuses[0], statuses[-1]), (401, 429), name)
+        # Also when the guesses come all at once.
+        d.ok("POST", "/v1/users", {"name": "many", "password": PASSWORD})
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            statuses = list(pool.map(lambda _: d.ask("POST", "/v1/tokens", {"user": "many", "password": "wrong"})[0], range(12)))
+        check(set(statuses) == {401, 429} and statuses.count(401) <= 5, statuses)
 
 
 @case
