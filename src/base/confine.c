@@ -203,7 +203,7 @@ static const struct confine_call every_program_conditional[] = {
 };
 /* clang-format on */
 
-static int seccomp_allow(scmp_filter_ctx filter, const int *calls, unsigned count)
+int confine_allow(scmp_filter_ctx filter, const int *calls, unsigned count)
 {
     int r = 0;
     for (unsigned i = 0; r == 0 && i < count; i++)
@@ -211,8 +211,7 @@ static int seccomp_allow(scmp_filter_ctx filter, const int *calls, unsigned coun
     return r;
 }
 
-static int seccomp_allow_some(scmp_filter_ctx filter, const struct confine_call *calls,
-                              unsigned count)
+int confine_allow_some(scmp_filter_ctx filter, const struct confine_call *calls, unsigned count)
 {
     int r = 0;
     for (unsigned i = 0; r == 0 && i < count; i++)
@@ -226,14 +225,14 @@ static bool confine_seccomp(const struct confine_plan *plan)
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
     if (!filter)
         return false;
-    int r = seccomp_allow(filter, every_program, ARRAY_LEN(every_program));
+    int r = confine_allow(filter, every_program, ARRAY_LEN(every_program));
     if (r == 0)
-        r = seccomp_allow(filter, plan->calls, plan->call_count);
+        r = confine_allow(filter, plan->calls, plan->call_count);
     if (r == 0)
-        r = seccomp_allow_some(filter, every_program_conditional,
+        r = confine_allow_some(filter, every_program_conditional,
                                ARRAY_LEN(every_program_conditional));
     if (r == 0)
-        r = seccomp_allow_some(filter, plan->conditional, plan->conditional_count);
+        r = confine_allow_some(filter, plan->conditional, plan->conditional_count);
     if (r == 0)
         r = seccomp_load(filter);
     seccomp_release(filter);

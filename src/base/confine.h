@@ -55,6 +55,9 @@ int confine(const struct confine_plan *plan, bool *own_root, char *summary, size
 /* The root becomes an empty directory that cannot be written, for all threads and for the mount
  * name space, which must be ours: nothing else is left in it. */
 bool confine_empty_root(const char *name);
+/* Into a filter. Return 0 or -errno. */
+int confine_allow(scmp_filter_ctx filter, const int *calls, unsigned count);
+int confine_allow_some(scmp_filter_ctx filter, const struct confine_call *calls, unsigned count);
 /* One id in the user name space of process `pid` ("self"), as anybody may map it. */
 bool confine_map_self(const char *pid, uid_t uid, uid_t host_uid, gid_t gid, gid_t host_gid);
 /* For good, on all threads. */

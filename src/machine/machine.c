@@ -140,6 +140,8 @@ static void *vcpu_thread(void *arg)
     struct machine_priv *priv = m->priv;
     struct vcpu *vcpu = m->vcpus[t->index];
 
+    if (priv->config.on_vcpu_thread)
+        priv->config.on_vcpu_thread();
     pthread_mutex_lock(&priv->run_lock);
     while (!priv->quit) {
         if (!priv->run || t->held || t->place == VCPU_PARKED) {

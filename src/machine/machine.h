@@ -47,6 +47,7 @@ struct machine_config {
     /* Main loop. The vCPUs may still be running: the handler pauses, resets or stops as the user
      * asked. */
     void (*on_event)(void *arg, enum machine_event event, unsigned vcpu, const char *detail);
+    void (*on_vcpu_thread)(void); /* first on each of them; NULL: nothing */
     void *arg;
 };
 

@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "machine/machine.h"
+#include "vmm/sandbox.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -192,6 +193,15 @@ static int do_uring(void)
 /* Most hosts refuse this one to all. */
 static int do_tiocsti(void) { return ioctl(0, TIOCSTI, ""); }
 
+static int do_duplicate(void) { return closed(fcntl(0, F_DUPFD_CLOEXEC, 0)); }
+
+static int do_receive(void)
+{
+    char byte;
+    int r = (int)recv(atoi(told("HOSTILE_DATAGRAMS")), &byte, 1, MSG_DONTWAIT);
+    return r < 0 && errno == EAGAIN ? 0 : r;
+}
+
 static const struct {
     const char *name;
     int (*run)(void);
@@ -216,6 +226,9 @@ static const struct {
     { "mprotect with PROT_EXEC", do_protect_exec },
     { "io_uring_setup", do_uring },
     { "TIOCSTI", do_tiocsti },
+    /* What the others need. */
+    { "duplicate", do_duplicate },
+    { "receive", do_receive },
 };
 
 static void do_all(const char *thread)
@@ -233,6 +246,8 @@ static void on_io(void *arg) { do_all("io"); }
 static void *on_new_thread(void *arg)
 {
     do_all("new thread");
+    sandbox_lock_vcpu(); /* as the machine's do */
+    do_all("vcpu");
     return NULL;
 }
 

@@ -7,13 +7,16 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/confine.h"
 #include "base/log.h"
 #include "vmm/hostile.h"
 
 #include <asm/prctl.h>
 #include <cap-ng.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/landlock.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -21,11 +24,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 
 /* ---- capabilities ---- */
 
@@ -97,15 +97,12 @@ void sandbox_lock_thread(struct sandbox *out)
 /* ---- seccomp ---- */
 
 /* clang-format off */
+/* For every thread. */
 static const int allowed[] = {
     /* data on open descriptors */
     SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64), SCMP_SYS(pwrite64),
     SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(preadv2), SCMP_SYS(pwritev2), SCMP_SYS(lseek), SCMP_SYS(fstat),
-    SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fstatfs), SCMP_SYS(close),
-    SCMP_SYS(io_uring_enter),
-    /* sockets that are there, or that connect to us */
-    SCMP_SYS(accept4), SCMP_SYS(recvmsg), SCMP_SYS(recvfrom), SCMP_SYS(sendmsg), SCMP_SYS(sendto),
-    SCMP_SYS(recvmmsg), SCMP_SYS(sendmmsg), SCMP_SYS(shutdown), SCMP_SYS(getsockopt),
+    SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(close),
     /* waiting, time, threads */
     SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl), SCMP_SYS(poll), SCMP_SYS(ppoll),
     SCMP_SYS(futex), SCMP_SYS(timerfd_settime), SCMP_SYS(timerfd_create), SCMP_SYS(eventfd2),
@@ -118,8 +115,16 @@ static const int allowed[] = {
     SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
 };
 
+/* For those that run no guest. */
+static const int allowed_others[] = {
+    SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fstatfs), SCMP_SYS(io_uring_enter),
+    /* sockets that are there, or that connect to us */
+    SCMP_SYS(accept4), SCMP_SYS(recvmsg), SCMP_SYS(recvfrom), SCMP_SYS(sendmsg), SCMP_SYS(sendto),
+    SCMP_SYS(recvmmsg), SCMP_SYS(sendmmsg), SCMP_SYS(shutdown), SCMP_SYS(getsockopt),
+};
+
 /* Calls with an argument that is looked at: (arg & mask) == value. Several rows of one call: any of them. */
-static const struct { int call; struct scmp_arg_cmp arg; } conditional[] = {
+static const struct confine_call conditional[] = {
     { SCMP_SYS(mmap), SCMP_A2_64(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0) },
     { SCMP_SYS(mprotect), SCMP_A2_64(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0) },
     { SCMP_SYS(clone), SCMP_A0_64(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD) },
@@ -127,6 +132,10 @@ static const struct { int call; struct scmp_arg_cmp arg; } conditional[] = {
     { SCMP_SYS(prctl), SCMP_A0_64(SCMP_CMP_EQ, PR_SET_NAME) },
     { SCMP_SYS(arch_prctl), SCMP_A0_64(SCMP_CMP_EQ, ARCH_SET_GS) }, /* soft, without FSGSBASE */
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_GETFL) },
+    { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, 0x400454d0) },       /* TUNSETOFFLOAD */
+};
+static const struct confine_call conditional_others[] = {
+    { SCMP_SYS(seccomp), SCMP_A0_64(SCMP_CMP_EQ, SECCOMP_SET_MODE_FILTER) }, /* sandbox_lock_vcpu */
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_SETFL) },
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_SETFD) }, /* of a descriptor that device-add brings */
     { SCMP_SYS(fcntl), SCMP_A1_64(SCMP_CMP_EQ, F_DUPFD_CLOEXEC) }, /* images that come as descriptors */
@@ -139,20 +148,20 @@ static const struct { int call; struct scmp_arg_cmp arg; } conditional[] = {
     { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, 0x80081272) },       /* BLKGETSIZE64 */
     { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, 0x1277) },           /* BLKDISCARD */
     { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, 0x127f) },           /* BLKZEROOUT */
-    { SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_EQ, 0x400454d0) },       /* TUNSETOFFLOAD */
 };
 /* clang-format on */
 
 enum { KVM_IOCTL_TYPE = 0xae }; /* linux/kvm.h: KVMIO, bits 8 to 15 of each of its requests */
 
-static int filter_fill(scmp_filter_ctx ctx, const char *engine)
+static int filter_fill(scmp_filter_ctx ctx, const char *engine, bool others)
 {
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < ARRAY_LEN(allowed); i++)
-        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
-    for (size_t i = 0; r == 0 && i < ARRAY_LEN(conditional); i++)
-        r = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, conditional[i].call, 1,
-                                   &conditional[i].arg);
+    int r = confine_allow(ctx, allowed, ARRAY_LEN(allowed));
+    if (r == 0)
+        r = confine_allow_some(ctx, conditional, ARRAY_LEN(conditional));
+    if (r == 0 && others)
+        r = confine_allow(ctx, allowed_others, ARRAY_LEN(allowed_others));
+    if (r == 0 && others)
+        r = confine_allow_some(ctx, conditional_others, ARRAY_LEN(conditional_others));
     /* Its flags lie in memory, where a filter cannot look; the C library takes clone then. */
     if (r == 0)
         r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
@@ -166,24 +175,57 @@ static int filter_fill(scmp_filter_ctx ctx, const char *engine)
     return r;
 }
 
-int sandbox_filter(const char *engine, struct sandbox *out, struct err *err)
+/* vCPU threads come later, when libseccomp could not do what it wants to: they load this. */
+static struct sock_fprog vcpu_filter; /* fixed at the lock; .len 0: there is none */
+
+static int vcpu_filter_keep(scmp_filter_ctx ctx)
 {
-    if (hostile_without("seccomp"))
-        return 0;
+    enum { FILTER_MAX = BPF_MAXINSNS * sizeof(struct sock_filter) };
+    AUTO(fd_close) int fd = memfd_create("vcpu-filter", MFD_CLOEXEC);
+    struct sock_filter *program = malloc(FILTER_MAX);
+    int r = fd < 0 || !program ? -ENOMEM : seccomp_export_bpf(ctx, fd);
+    ssize_t n = r == 0 ? pread(fd, program, FILTER_MAX, 0) : 0;
+    if (n <= 0) {
+        free(program);
+        return r < 0 ? r : -EIO;
+    }
+    vcpu_filter.filter = program; /* for the life of the process */
+    vcpu_filter.len = (unsigned short)((size_t)n / sizeof *program);
+    return 0;
+}
+
+static int filter_make(const char *engine, bool others)
+{
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     if (!ctx)
-        return err_set(err, ENOMEM, "seccomp: out of memory");
-    int r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
+        return -ENOMEM;
+    int r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, others);
     if (r == 0)
         r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE,
                              2); /* a binary tree: the filter runs on every call */
     if (r == 0)
-        r = filter_fill(ctx, engine);
+        r = filter_fill(ctx, engine, others);
     if (r == 0)
-        r = seccomp_load(ctx);
+        r = others ? seccomp_load(ctx) : vcpu_filter_keep(ctx);
     seccomp_release(ctx);
+    return r;
+}
+
+int sandbox_filter(const char *engine, struct sandbox *out, struct err *err)
+{
+    if (hostile_without("seccomp"))
+        return 0;
+    int r = filter_make(engine, false);
+    if (r == 0)
+        r = filter_make(engine, true);
     out->seccomp = r == 0;
     return r < 0 ? err_errno(err, -r, "seccomp") : 0;
+}
+
+void sandbox_lock_vcpu(void)
+{
+    if (vcpu_filter.len && syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &vcpu_filter) < 0)
+        log_warning("sandbox: a vCPU's thread has the filter of the others");
 }
 
 void sandbox_print(const struct sandbox *s, char out[SANDBOX_TEXT])

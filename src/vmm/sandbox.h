@@ -30,6 +30,8 @@ void sandbox_begin(struct sandbox *out);
 void sandbox_lock_thread(struct sandbox *out);
 /* On the main thread: the filter, on all threads. `engine`: "kvm", "soft". */
 int sandbox_filter(const char *engine, struct sandbox *out, struct err *err);
+/* On a vCPU's thread, after sandbox_filter: less than the others may. */
+void sandbox_lock_vcpu(void);
 /* "seccomp, without: Landlock, no capabilities, no new privileges" */
 void sandbox_print(const struct sandbox *sandbox, char out[SANDBOX_TEXT]);
 

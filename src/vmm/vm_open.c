@@ -612,6 +612,7 @@ static int machine_open(struct vmm *vmm, const struct cpu_model *model, struct e
         .memory = o->memory,
         .loop = vmm->loop,
         .on_event = machine_event,
+        .on_vcpu_thread = sandbox_lock_vcpu,
         .arg = vmm,
     };
     return machine_create(&config, &vmm->machine, err);

@@ -88,6 +88,9 @@ def ids(folder):
             equal(os.listdir(f"/proc/{vms[0]['pid']}/task/{task}/root"), [], "its root")
             equal(status(f"{vms[0]['pid']}/task/{task}", "CapEff"), ["0" * 16], "its capabilities")
             equal(status(f"{vms[0]['pid']}/task/{task}", "Seccomp"), ["2"], "its filter")
+            with open(f"/proc/{vms[0]['pid']}/task/{task}/comm", encoding="ascii") as file:
+                kind = file.read()
+            equal(status(f"{vms[0]['pid']}/task/{task}", "Seccomp_filters"), ["2" if kind.startswith("vcpu/") else "1"], kind)
         # A daemon that comes later knows which id is taken.
         d.kill()
         d.start()

@@ -24,7 +24,8 @@ import tempfile
 
 SKIP, LIMIT = 77, 60
 NOBODY, GIVEN, RANGE = 65534, 2130706440, 300000
-THREADS = ("main", "io", "new thread")
+THREADS, OTHERS = ("main", "io", "new thread", "vcpu"), ("main", "io", "new thread")
+NEEDED = ["duplicate", "receive"]
 FILES = ["open", "openat2", "create", "unlink", "see another process"]
 OUTSIDE = [*FILES, "connect to a unix socket", "connect by TCP", "ptrace", "kill"]
 DEEDS = [*OUTSIDE, "socket", "unix socket", "connect", "execve", "fork", "clone without CLONE_THREAD", "user name space",
@@ -97,13 +98,13 @@ class Ground:
         found = re.findall(r"^([a-z ]+): (.+): (\S+)$", result.stdout, re.M)
         outcome = {(thread, deed): how for thread, deed, how in found}
         for thread in THREADS:
-            for deed in DEEDS:
+            for deed in [*DEEDS, *NEEDED]:
                 check((thread, deed) in outcome, f"{thread} did not try to {deed}: {result.stdout}")
         return outcome, re.search(r"sandbox: (.*)", log)[1]
 
 
-def all_are(outcome, deeds, how):
-    for thread in THREADS:
+def all_are(outcome, deeds, how, threads=THREADS):
+    for thread in threads:
         for deed in deeds:
             got = outcome[thread, deed]
             check(got == how or (how is None and got != "done"), f"{thread}: {deed}: {got}")
@@ -111,6 +112,8 @@ def all_are(outcome, deeds, how):
 
 def locked(outcome):
     all_are(outcome, [*DEEDS, "TIOCSTI"], "EPERM")
+    all_are(outcome, NEEDED, "done", OTHERS)
+    all_are(outcome, NEEDED, "EPERM", ["vcpu"])
 
 
 def only_root():
@@ -120,7 +123,7 @@ def only_root():
 
 def bare(ground):
     outcome, _ = ground.run([], "jail landlock capabilities seccomp")
-    all_are(outcome, DEEDS, "done")
+    all_are(outcome, [*DEEDS, *NEEDED], "done")
 
 
 def direct(ground):
@@ -183,7 +186,7 @@ def subuid(ground):
 def refused(ground):
     outcome, said = ground.run([ground.program(ARGS.confine), "--filter", ground.program(ARGS.jail), "--ids", f"{GIVEN}:{GIVEN}", "--"])
     check("without: name spaces" in said and "without: an empty root" in said, said)
-    all_are(outcome, DEEDS, "EPERM")
+    locked(outcome)
 
 
 CASES = {f.__name__: f for f in (bare, direct, landlock, jail, user, subuid, refused)}
