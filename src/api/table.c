@@ -435,6 +435,9 @@ static const struct api_field host_fields[] = {
     { "disk_free", API_SIZE, API_SERVER, "where images lie" },
     { "vms", API_INTEGER, API_SERVER, "defined" },
     { "running", API_INTEGER, API_SERVER, "of them running" },
+    { "vm_ids", API_INTEGER, API_SERVER, "user ids that VMs' processes can have" },
+    { "limits_by", API_STRING, API_SERVER, "what holds VMs to their limits: systemd, or control groups and which; empty: nothing" },
+    { "warning", API_STRING, API_SERVER, "what this host cannot limit" },
     END
 };
 

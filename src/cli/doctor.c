@@ -150,18 +150,23 @@ static void check_firmware(struct doctor *d)
           uefi ? "is there" : "is missing");
 }
 
+/* Those that bedplate-jail makes. */
 static void check_namespaces(struct doctor *d)
 {
     int status = -1;
     pid_t pid = fork();
     if (pid == 0)
-        _exit(unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET) < 0);
+        _exit(unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
+                      CLONE_NEWCGROUP | CLONE_NEWNET) < 0);
     if (pid > 0)
         waitpid(pid, &status, 0);
     found(d, "namespaces", status == 0 ? GOOD : NOTE,
-          "sysctl kernel.unprivileged_userns_clone=1, or a container with fewer limits", "%s",
-          status == 0 ? "helpers get roots of their own"
-                      : "are refused: helpers are confined by Landlock and seccomp alone");
+          "sysctl kernel.unprivileged_userns_clone=1 and user.max_user_namespaces, or a container "
+          "with fewer limits",
+          "%s",
+          status == 0 ? "VMs' processes and helpers get users, roots and networks of their own"
+                      : "are refused: VMs' processes and helpers are confined by Landlock and "
+                        "seccomp alone");
 }
 
 static void check_ids(struct doctor *d)
@@ -180,7 +185,8 @@ static void check_ids(struct doctor *d)
     found(d, "subuid", have ? GOOD : NOTE,
           "as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER", "%s",
           have ? "/etc/subuid has a range for you"
-               : "/etc/subuid has no range for you: debian-12 cannot be made");
+               : "/etc/subuid has no range for you: debian-12 cannot be made, and VMs "
+                 "run as you");
 }
 
 static void check_kernel(struct doctor *d)
@@ -197,18 +203,27 @@ static void check_kernel(struct doctor *d)
           landlock);
 }
 
-static void check_cgroups(struct doctor *d)
+/* The daemon has tried. */
+static void check_limits(struct doctor *d, struct cli *cli)
 {
-    char text[300] = "";
-    FILE *file = fopen("/sys/fs/cgroup/cgroup.controllers", "re");
-    bool v2 = file && fgets(text, sizeof text, file) && strstr(text, "memory");
-    bool v1 = access("/sys/fs/cgroup/memory/tasks", F_OK) == 0;
-    if (file)
-        fclose(file);
-    found(d, "cgroups", v2 || v1 ? GOOD : NOTE, "mount cgroup2 at /sys/fs/cgroup",
-          v2   ? "version 2"
-          : v1 ? "version 1"
-               : "have no controllers: VMs cannot be limited");
+    AUTO(json_decref) json_t *page = NULL;
+    if (client_call(cli, "GET", "/v1/hosts", NULL, &page) != CLI_OK)
+        return;
+    const json_t *host = json_array_get(json_object_get(page, "items"), 0);
+    const char *by = json_string_value(json_object_get(host, "limits_by"));
+    const char *warning = json_string_value(json_object_get(host, "warning"));
+    json_int_t ids = json_integer_value(json_object_get(host, "vm_ids"));
+    found(d, "limits", warning ? NOTE : GOOD,
+          "run the daemon as a service of systemd, or as root, or give its user a control group",
+          "%s",
+          warning ? warning
+          : by    ? by
+                  : "");
+    found(d, "vm-ids", ids ? GOOD : NOTE,
+          "apt-get install uidmap; as root: usermod --add-subuids 100000-165535 --add-subgids "
+          "100000-165535 USER; then start the daemon anew",
+          ids ? "each VM runs as a user of its own, of %lld" : "%lld: VMs run as the daemon's user",
+          (long long)ids);
 }
 
 static void check_time(struct doctor *d)
@@ -263,12 +278,12 @@ int do_doctor(struct cli *cli, const struct command *command, int argc, char **a
     check_disk(&d);
     check_kernel(&d);
     check_namespaces(&d);
-    check_cgroups(&d);
     check_ids(&d);
     check_firmware(&d);
     check_programs(&d);
     check_time(&d);
     check_daemon(&d, cli);
+    check_limits(&d, cli);
     if (cli->json)
         output_json(d.findings);
     else

@@ -264,6 +264,9 @@ void cgroups_end(void)
     }
     if (host.timer)
         loop_timer_destroy(TAKE(host.timer));
+    for (unsigned c = 0; c < CONTROLLERS; c++)
+        if (host.version[c] != NONE)
+            rmdir(host.base[c]); /* stays where VMs run on */
 }
 
 const char *cgroups_about(void) { return host.about; }
@@ -463,6 +466,16 @@ static bool group_dir(const char *id, unsigned c, char out[DIR_LEN + 48])
     return true;
 }
 
+/* Another daemon that ended may have removed what we both are in. */
+static void base_again(unsigned c)
+{
+    if (mkdir(host.base[c], 0755) < 0 || host.version[c] != V2)
+        return;
+    for (unsigned other = 0; other < TREE; other++)
+        if (host.version[other] == V2)
+            controller_enable(host.base[other], controllers[other].name);
+}
+
 int cgroup_make(const char *id, const struct cgroup_limits *limits, char *words[CGROUP_WORDS],
                 unsigned *before, struct err *err)
 {
@@ -479,6 +492,7 @@ int cgroup_make(const char *id, const struct cgroup_limits *limits, char *words[
     for (unsigned c = 0; c < CONTROLLERS; c++) {
         if (!group_dir(id, c, dir))
             continue;
+        base_again(c);
         if (mkdir(dir, 0755) < 0 && errno != EEXIST) {
             err_errno(err, errno, "cannot make the control group %s", dir);
             while (count)

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "daemon/access.h"
 #include "daemon/audit.h"
+#include "daemon/cgroup.h"
 #include "daemon/daemon.h"
 #include "daemon/disks.h"
 #include "daemon/images.h"
@@ -193,6 +194,10 @@ static json_t *host_json(struct daemon *daemon)
     if (statvfs(daemon->state_dir, &disk) == 0)
         json_object_set_new(host, "disk_free",
                             json_integer((json_int_t)disk.f_bavail * (json_int_t)disk.f_frsize));
+    json_object_set_new(host, "vm_ids", json_integer((json_int_t)daemon->ids.count));
+    json_object_set_new(host, "limits_by", json_string(cgroups_about()));
+    if (*cgroups_missing())
+        json_object_set_new(host, "warning", json_string(cgroups_missing()));
     return host;
 }
 

@@ -6,6 +6,7 @@
   limits  a guest that spins is held to its CPU limit, which changes while it runs
   killed  nothing is left of VMs whose processes, and whose daemon, were killed
   user    a daemon of a user without privileges
+  systemd scopes of systemd: the host's, or else one that is started for the test, with nothing to do, in name spaces of its own
 """
 import glob
 import os
@@ -44,7 +45,7 @@ def spaces(pid):
 
 def groups(vm):
     """The directories of a VM's control groups, wherever the host has them."""
-    return glob.glob(f"/sys/fs/cgroup/**/{vm['id']}", recursive=True)
+    return glob.glob(f"/sys/fs/cgroup/**/*{vm['id']}*", recursive=True)
 
 
 def members(vm):
@@ -239,7 +240,93 @@ def user(folder):
             daemon.wait()
 
 
-CASES = {f.__name__: f for f in (ids, limits, killed, user)}
+def scopes(folder):
+    """Where systemd runs."""
+    with Daemon(folder) as d:
+        equal(d.ok("GET", "/v1/hosts")["items"][0]["limits_by"], "systemd")
+        d.create("a", cpu_limit=50)
+        d.done("a", "start")
+        vm = d.vm("a")
+        check(vm["now"]["limits"].startswith("systemd") and vm["now"]["cpu_limit"] == 50, vm["now"])
+
+        def quota():
+            for directory in groups(vm):
+                for name in ("cpu.cfs_quota_us", "cpu.max"):
+                    path = os.path.join(directory, name)
+                    if os.path.exists(path):
+                        with open(path, encoding="ascii") as file:
+                            return file.read().split()[0]
+            return "no group"
+
+        check(all("/bedplate.slice/" in directory for directory in groups(vm)) and vm["pid"] in members(vm), groups(vm))
+        equal(quota(), "50000")
+        d.ok("PATCH", "/v1/vms/a", {"cpu_limit": 20})
+        equal((d.vm("a")["now"]["cpu_limit"], quota()), (20, "20000"))
+        d.kill()
+        d.start()
+        d.ok("PATCH", "/v1/vms/a", {"cpu_limit": 0})
+        until(f"the limit stays {quota()}", lambda: quota() in ("-1", "max"))
+        pids = members(vm)
+        d.done("a", "restart", {"timeout": 0})
+        check(not pids & members(vm), "the former processes")
+        pids = members(vm)
+        os.kill(d.vm("a")["pid"], signal.SIGKILL)
+        d.becomes("a", "failed")
+        gone(vm, pids)
+
+
+def systemd(folder):
+    only_root()
+    if os.path.exists("/run/systemd/system"):
+        scopes(folder)
+        return
+    program, script = "/lib/systemd/systemd", os.path.join(folder, "init.sh")
+    if not os.path.exists(program):
+        skip("systemd is not installed")
+    with open(script, "w", encoding="ascii") as file:
+        file.write("""#!/bin/sh -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /etc/systemd/system
+mount -t tmpfs tmpfs /usr/lib/systemd/system-generators
+printf '[Unit]\\nDefaultDependencies=no\\nAllowIsolate=yes\\n' >/etc/systemd/system/nothing.target
+mkdir /run/lock
+container=test exec /lib/systemd/systemd --system --unit=nothing.target --log-target=console --show-status=no
+""")
+    os.chmod(script, 0o755)
+    before = set(glob.glob("/sys/fs/cgroup/*/*/"))
+    spaces_of = ["unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "--kill-child", "--mount-proc", script]
+    with open(os.path.join(folder, "systemd.log"), "wb") as log:
+        outer = subprocess.Popen(spaces_of, stdout=log, stderr=log)
+    try:
+        children = f"/proc/{outer.pid}/task/{outer.pid}/children"
+
+        def enter():
+            with open(children, encoding="ascii") as file:
+                pid = file.read().split()
+            return ["nsenter", "--target", pid[0], "--mount", "--pid", "--uts", "--ipc"] if pid else None
+
+        def ready():
+            check(outer.poll() is None, open(log.name, encoding="utf-8").read())
+            words = enter()
+            return words and subprocess.run([*words, "systemctl", "is-system-running"], capture_output=True, check=False).stdout == b"running\n"
+
+        until("systemd does not start", ready, 60)
+        below = os.path.join(folder, "t")
+        os.mkdir(below)
+        args = daemon_test.ARGS
+        subprocess.run([*enter(), sys.executable, os.path.abspath(__file__), "scopes", "--build", os.path.abspath(args.build), "--guest",
+                        args.guest], check=True, timeout=100)
+    finally:
+        outer.kill()
+        outer.wait()
+        time.sleep(0.2)
+        for top in set(glob.glob("/sys/fs/cgroup/*/*/")) - before:
+            for directory, _, _ in os.walk(top, topdown=False):
+                os.rmdir(directory)
+
+
+CASES = {f.__name__: f for f in (ids, limits, killed, user, scopes, systemd)}
 
 
 def main():
