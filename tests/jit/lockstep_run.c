@@ -5,9 +5,11 @@
  *   lockstep_run [--options OPT] [--cpu MODEL] [--steps N] guest FILE
  *   lockstep_run [...] [--until TEXT] linux KERNEL INITRD CMDLINE
  *
- * Two machines with one vCPU each start from the same state and memory. The leader interprets, the
- * follower translates (OPT; blocks are not joined, so that each begins with the dispatcher). At the
- * start of every block the leader writes its registers down, and the follower compares. The first
+ * Two machines with one vCPU each start from the same state and memory. The leader translates (OPT;
+ * blocks are not joined, so that each exit leads to the dispatcher, but loops run on in their
+ * block). Whenever it comes to the dispatcher it writes its registers down. The follower interprets
+ * and compares before each instruction: as long as it is inside the block that the leader was in it
+ * may go on until it has the leader's state; behind that block it must have it. The first
  * difference ends the run with both states and the block that made it; so does different memory in
  * the end.
  *
@@ -16,7 +18,8 @@
  * --spoil N changes a register of the follower at step N, which must be noticed.
  *
  * What is not the CPU's own doing is the leader's: the time it read, what devices answered and the
- * interrupts that other threads sent are recorded, and given to the follower at the same place.
+ * interrupts that other threads sent are recorded, and given to the follower at the same place. A
+ * loop that only an interrupt ends is left by a request that means nothing.
  * What the follower writes to devices must be the same. Devices may not write memory (no DMA).
  *
  * The engine is the ordinary one: the functions between its files are wrapped by the linker.
@@ -41,7 +44,7 @@
 enum kind { STEP, REQUEST, POST, NOW, EPOCH, RANDOM, READ, WRITE };
 static const char *const kind_names[] = { "block", "request",       "interrupt", "time",
                                           "epoch", "random number", "read",      "write" };
-enum { REGS = 18 };
+enum { REGS = 18, STUCK_NS = 20000000 };
 
 struct record {
     uint8_t kind;
@@ -61,7 +64,7 @@ static struct soft_vcpu *leader, *follower;
 static __thread struct soft_vcpu *self; /* whose thread this is, from its first block on */
 static __thread unsigned in_bus;        /* what devices do is not recorded */
 static uint64_t steps, previous_rip;    /* follower's */
-static struct block *previous;
+static struct block previous;           /* its head; no bytes: none */
 
 static struct record *log_new(enum kind kind)
 {
@@ -104,7 +107,7 @@ static void block_print(uint64_t rip, const struct block *b)
     ZydisFormatter formatter;
     ZydisDecoderInit(&decoder, machine[b->key & CODE_MODE], stack[b->key & CODE_MODE]);
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    printf("the block before, key %#x, %s:\n", b->key, b->code ? "translated" : "interpreted");
+    printf("the block before, key %#x:\n", b->key);
     for (unsigned at = 0; at < b->bytes;) {
         ZydisDecodedInstruction z;
         ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
@@ -123,11 +126,11 @@ static _Noreturn void diverged(const char *what, const struct record *theirs, co
 {
     printf("step %llu: %s differs\n", (unsigned long long)steps, what);
     if (theirs) {
-        registers_print("interpreter", theirs->r);
-        registers_print("translator", ours);
+        registers_print("translator", theirs->r);
+        registers_print("interpreter", ours);
     }
-    if (previous)
-        block_print(previous_rip, previous);
+    if (previous.bytes)
+        block_print(previous_rip, &previous);
     fflush(stdout);
     _exit(1);
 }
@@ -144,7 +147,7 @@ static const struct record *log_next(enum kind kind)
     const struct record *r = log_peek();
     if (r->kind == kind)
         return r;
-    printf("the translator comes to a %s, the interpreter came to a %s\n", kind_names[kind],
+    printf("the interpreter comes to a %s, the translator came to a %s\n", kind_names[kind],
            kind_names[r->kind]);
     diverged("what happens", NULL, NULL);
 }
@@ -173,12 +176,18 @@ static void event_apply(struct soft_vcpu *v, enum kind kind, uint64_t a, uint64_
         __real_lapic_post(&v->lapic, (uint8_t)a, b);
 }
 
+/* It stands in HLT, and the follower knows all that it did before. */
+static bool leader_halted(void)
+{
+    return atomic_load(&leader->run->parked) && !atomic_load(&leader->request) &&
+           atomic_load(&written) == atomic_load(&read_count);
+}
+
 /* Both stand in HLT at the same place. */
 static bool both_parked(void)
 {
-    return atomic_load(&leader->run->parked) && atomic_load(&follower->run->parked) &&
-           !(atomic_load(&leader->request) | atomic_load(&follower->request)) &&
-           atomic_load(&written) == atomic_load(&read_count);
+    return leader_halted() && atomic_load(&follower->run->parked) &&
+           !atomic_load(&follower->request);
 }
 
 static void event_post(enum kind kind, uint64_t a, uint64_t b)
@@ -189,8 +198,16 @@ static void event_post(enum kind kind, uint64_t a, uint64_t b)
     event_queue[0] = (struct event){ kind, a, b };
     atomic_store(&event_count, 1);
     pthread_mutex_unlock(&event_lock);
+    uint64_t seen = atomic_load(&written), since = monotonic_ns();
     while (atomic_load(&event_count) && !atomic_load(&finished)) {
         usleep(20);
+        if (seen != atomic_load(&written) || atomic_load(&leader->run->parked)) {
+            seen = atomic_load(&written);
+            since = monotonic_ns();
+        } else if (monotonic_ns() - since > STUCK_NS) {
+            __real_vcpu_request(leader, REQ_SAFE_POINT);
+            since = monotonic_ns();
+        }
         if (!both_parked())
             continue;
         LOCKED(&event_lock);
@@ -277,7 +294,9 @@ static _Noreturn void hold(void)
 static bool leader_ended; /* it wrote its answer; its own thread */
 static uint64_t end_port; /* where to; 0: nowhere */
 
-static void leader_step(struct soft_vcpu *v)
+/* Answers whether something happened to it, which it is to attend to behind one instruction, as the
+ * follower will. */
+static bool leader_step(struct soft_vcpu *v)
 {
     static uint64_t count;
     struct record *r = log_new(STEP);
@@ -299,6 +318,7 @@ static void leader_step(struct soft_vcpu *v)
         pthread_mutex_unlock(&event_lock);
         hold();
     }
+    return events;
 }
 
 static void memory_compare(void)
@@ -314,41 +334,33 @@ static void memory_compare(void)
         }
 }
 
-/* What the block before has left undefined, in all its parts: the interpreter's choice counts. */
-static uint16_t undefined_before;
-static void undefined_add(void)
-{
-    for (unsigned n = 0; previous && n < previous->count; n++)
-        undefined_before |= insn_rows[previous->insns[n].row].undefined;
-}
-static void flags_agree(struct soft_vcpu *v, const struct record *r)
-{
-    uint16_t undefined = undefined_before;
-    if (!((rflags_get(v) ^ r->r[17]) & ~(uint64_t)undefined))
-        status_set(v, (uint32_t)r->r[17]);
-}
+/* What the instructions since the last step have left undefined: the translator's choice counts. */
+static uint16_t undefined_since;
 
-static void follower_step(struct soft_vcpu *v)
+static bool state_equal(struct soft_vcpu *v, const struct record *r)
 {
     uint64_t ours[REGS];
-    const struct record *r = log_next(STEP);
-    if (rflags_get(v) != r->r[17])
-        flags_agree(v, r);
-    if (steps == spoil_at)
-        v->gpr[R_DI] ^= 1;
     registers_take(v, ours);
-    if (memcmp(ours, r->r, sizeof ours) != 0)
-        diverged("a register", r, ours);
-    if (rest_digest(v) != r->a)
+    return memcmp(ours, r->r, (REGS - 1) * sizeof *ours) == 0 &&
+           !((ours[REGS - 1] ^ r->r[REGS - 1]) & ~(uint64_t)undefined_since);
+}
+
+/* The leader came here with this state. */
+static void follower_step(struct soft_vcpu *v, const struct record *r)
+{
+    status_set(v, (uint32_t)r->r[REGS - 1]);
+    undefined_since = 0;
+    if (rest_digest(v) != r->a) {
+        uint64_t ours[REGS];
+        registers_take(v, ours);
         diverged("x87, SSE, a segment or a control register", r, ours);
+    }
     unsigned events = r->events;
     bool end = r->end;
     log_read();
     steps++;
     for (; events; events--) {
-        r = &log_ring[atomic_load(&read_count) % LOG];
-        while (atomic_load(&written) == atomic_load(&read_count))
-            sched_yield();
+        r = log_peek();
         event_apply(v, r->kind, r->a, r->b);
         log_read();
     }
@@ -359,31 +371,45 @@ static void follower_step(struct soft_vcpu *v)
     }
 }
 
-/* The follower may leave a block in its middle, because a window could not be opened. How many
- * instructions are left then; it comes to the leader's place behind them. */
-static unsigned block_left(const struct soft_vcpu *v)
+/* May the leader have passed here without the dispatcher? */
+static bool inside_previous(const struct soft_vcpu *v)
 {
-    uint64_t at = v->rip - previous_rip;
-    const struct record *r = log_peek();
-    if (!previous || !previous->window_faults || (r->kind == STEP && r->r[16] == v->rip))
-        return 0;
-    for (unsigned n = 1; n < previous->count; n++)
-        if (previous->insns[n].start == at)
-            return previous->count - n;
-    return 0;
+    return v->rip - previous_rip < previous.bytes;
 }
 
-/* The first instructions of a block, for the interpreter: stale blocks are not translated. */
-static struct block *block_cut(const struct block *b, unsigned count)
+static bool follower_compare(struct soft_vcpu *v)
 {
-    static union {
+    bool inside = inside_previous(v);
+    while (atomic_load(&written) == atomic_load(&read_count)) {
+        if (inside && leader_halted()) /* it came by here */
+            return false;
+        sched_yield();
+    }
+    const struct record *r = log_peek();
+    if (steps == spoil_at && r->kind == STEP && r->r[REGS - 2] == v->rip)
+        v->gpr[R_DI] ^= 1, spoil_at = ~0ull;
+    if (r->kind == STEP && state_equal(v, r)) {
+        follower_step(v, r);
+        return true;
+    }
+    if (inside)
+        return false;
+    uint64_t ours[REGS];
+    registers_take(v, ours);
+    diverged(r->kind == STEP ? "a register" : "what happens", r->kind == STEP ? r : NULL, ours);
+}
+
+/* The first instruction of a block, for the interpreter: stale blocks are not translated. */
+static struct block *block_first(const struct block *b)
+{
+    static __thread union {
         struct block b;
-        uint8_t room[sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn)];
+        uint8_t room[sizeof(struct block) + 2 * sizeof(struct insn)];
     } part;
-    memcpy(&part.b, b, sizeof *b + count * sizeof *b->insns);
-    part.b.insns[count] = b->insns[b->count];
-    part.b.insns[count].start = (uint16_t)insn_end(&b->insns[count - 1]);
-    part.b.count = (uint16_t)count;
+    memcpy(&part.b, b, sizeof *b + sizeof *b->insns);
+    part.b.insns[1] = b->insns[b->count];
+    part.b.insns[1].start = (uint16_t)insn_end(b->insns);
+    part.b.count = 1;
     part.b.code = NULL;
     part.b.stale = true;
     return &part.b;
@@ -391,26 +417,25 @@ static struct block *block_cut(const struct block *b, unsigned count)
 
 struct block *__wrap_code_lookup(struct soft_vcpu *v)
 {
-    unsigned left = 0;
     self = v;
-    if (v == leader) {
-        leader_step(v);
-    } else if (v == follower) {
-        undefined_add();
-        left = block_left(v);
-        if (!left) {
-            follower_step(v);
-            undefined_before = 0;
-        }
+    bool alone = v == leader && leader_step(v);
+    if (v != follower) {
+        struct block *b = __real_code_lookup(v);
+        return b && alone ? block_first(b) : b;
     }
+    bool stepped = follower_compare(v);
     struct block *b = __real_code_lookup(v);
-    if (b && left)
-        b = block_cut(b, left < b->count ? left : b->count);
-    if (v == follower) {
-        previous = b;
+    if (stepped) {
+        previous = b ? *b : (struct block){ 0 };
         previous_rip = v->rip;
     }
-    return b;
+    if (!b)
+        return NULL;
+    undefined_since |= insn_rows[b->insns->row].undefined;
+    if (b->insns->flags &
+        (IF_REP | IF_REPNE)) /* the leader's may have given way behind any piece */
+        __real_vcpu_request(v, REQ_SAFE_POINT);
+    return block_first(b);
 }
 
 /* ---- Time and devices ---- */
@@ -511,14 +536,14 @@ static int pair_run(struct machine *a, struct machine *b, unsigned seconds)
         printf("%s\n", err.text);
         return 1;
     }
-    leader = soft_vcpu_of(a->vcpus[0]);
+    leader = soft_vcpu_of(a->vcpus[0]); /* a translates */
     follower = soft_vcpu_of(b->vcpus[0]);
     machine_start(a);
     machine_start(b);
     uint64_t deadline = monotonic_ns() + seconds * 1000000000ull;
     while (!atomic_load(&finished) && monotonic_ns() < deadline)
         usleep(10000);
-    const struct soft_engine *e = soft_engine_of(follower);
+    const struct soft_engine *e = soft_engine_of(leader);
     bool right = atomic_load(&finished);
     right &= !until;
     printf("%llu blocks compared, %llu translated: %s\n", (unsigned long long)steps,
@@ -591,8 +616,8 @@ static int guest_pair(const char *path)
         return 2;
     }
     const struct cpu_model *model = cpu_model_find(cpu);
-    guests_machine_open(&gm[0], &g, &engine_soft, "jit=off,tsc=off", model);
-    guests_machine_open(&gm[1], &g, &engine_soft, engine_options, model);
+    guests_machine_open(&gm[0], &g, &engine_soft, engine_options, model);
+    guests_machine_open(&gm[1], &g, &engine_soft, "jit=off,tsc=off", model);
     end_port = PORT_EXIT;
     return pair_run(gm[0].m, gm[1].m, 60);
 }
@@ -613,8 +638,7 @@ int main(int argc, char **argv)
         else if (!strcmp(*argv, "--until"))
             until = argv[1];
     }
-    snprintf(engine_options, sizeof engine_options, "%s,link=off,lookup=off,loops=off,tsc=off",
-             options);
+    snprintf(engine_options, sizeof engine_options, "%s,link=off,lookup=off,tsc=off", options);
     if (argv[0] && !strcmp(argv[0], "guest") && argv[1])
         return guest_pair(argv[1]);
     struct machine *m[2];
@@ -623,8 +647,8 @@ int main(int argc, char **argv)
         return 77;
     }
     if (argv[0] && !strcmp(argv[0], "linux") && argv[1] && argv[2] && argv[3]) {
-        if (linux_open(argv + 1, "jit=off,tsc=off", true, &m[0]) < 0 ||
-            linux_open(argv + 1, engine_options, false, &m[1]) < 0)
+        if (linux_open(argv + 1, engine_options, true, &m[0]) < 0 ||
+            linux_open(argv + 1, "jit=off,tsc=off", false, &m[1]) < 0)
             return 1;
         return pair_run(m[0], m[1], 1500);
     }
