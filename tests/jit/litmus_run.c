@@ -67,7 +67,7 @@ static uint64_t flushes;
 static void counter_add(void *arg, const char *name, uint64_t value)
 {
     (void)arg;
-    if (!strcmp(name, "soft_code_flushes_total"))
+    if (!strcmp(name, "soft_code_flushes_total") || !strcmp(name, "soft_code_cold_drops_total"))
         flushes += value;
 }
 

@@ -111,12 +111,24 @@ void jump_cache_clear(struct soft_vcpu *v)
         memset(v->run->jump, 0, sizeof v->run->jump);
         v->run->jump_epoch = 1;
     }
+    memset(v->run->jump_seen, 0, sizeof v->run->jump_seen);
     v->jump_key = v->jump_key_global = ~0ull; /* until the next block is looked up */
+}
+
+/* Most pages that are flushed hold data: answers whether this one can have entries. */
+static bool jump_seen(struct soft_vcpu *v, uint64_t va, bool now)
+{
+    uint64_t bit = (va >> PAGE_SHIFT ^ va >> (PAGE_SHIFT + 12)) & (JUMP_SEEN - 1);
+    uint64_t *word = &v->run->jump_seen[bit / 64];
+    *word |= (uint64_t)now << bit % 64;
+    return *word >> bit % 64 & 1;
 }
 
 void jump_cache_clear_page(struct soft_vcpu *v, uint64_t va)
 {
     struct jump_entry *e = &v->run->jump[jump_page(va) << JUMP_PAGE_BITS];
+    if (!jump_seen(v, va, false))
+        return;
     for (unsigned n = 0; n < 1u << JUMP_PAGE_BITS; n++)
         if (!((e[n].va ^ va) >> PAGE_SHIFT))
             e[n] = (struct jump_entry){ 0 };
@@ -372,6 +384,7 @@ void code_flush(struct soft_engine *e)
     for (unsigned n = 0; n < e->vcpu_count; n++)
         jump_cache_clear(e->vcpus[n]);
     cache_free_retired(e);
+    c->flushes++;
     c->bytes = 0;
     bool inside = false; /* a vCPU that waits in a bus access comes back into translated code */
     for (unsigned n = 0; n < e->vcpu_count; n++)
@@ -381,19 +394,40 @@ void code_flush(struct soft_engine *e)
     atomic_store(&c->want_flush, false);
 }
 
+/* Large programs run most of their code a few times: what was not worth a translation goes first.
+ */
+static void cache_drop_cold(struct code_cache *c)
+{
+    for (unsigned r = 0; r < ARRAY_LEN(c->pages); r++)
+        for (uint64_t n = 0; c->pages[r] && n < c->page_count[r]; n++)
+            for (struct block *b = c->pages[r][n] ? c->pages[r][n]->blocks : NULL, *next; b;
+                 b = next) {
+                next = b->page_next;
+                if (!b->code)
+                    block_retire(c, b);
+            }
+    c->cold_drops++;
+}
+
 static void reclaim(void *arg)
 {
     struct soft_engine *e = arg;
-    e->code.generation++;
-    if (e->code.bytes > e->code.limit || (e->code.jit_on && e->code.jit.full)) {
+    struct code_cache *c = &e->code;
+    c->generation++;
+    pthread_mutex_lock(&c->lock);
+    if (c->bytes > c->limit)
+        cache_drop_cold(c);
+    bool full = c->bytes > c->limit - c->limit / 4 || (c->jit_on && c->jit.full);
+    pthread_mutex_unlock(&c->lock);
+    if (full) {
         code_flush(e);
         return;
     }
-    LOCKED(&e->code.lock);
+    LOCKED(&c->lock);
     for (unsigned n = 0; n < e->vcpu_count; n++)
         jump_cache_clear(e->vcpus[n]);
     cache_free_retired(e);
-    atomic_store(&e->code.want_flush, false);
+    atomic_store(&c->want_flush, false);
 }
 
 /* ---- Decoding ---- */
@@ -716,6 +750,7 @@ struct block *code_lookup(struct soft_vcpu *v)
                           *other = &v->run->jump[jump_index(va) ^ 1];
         if (j->va != va && jump_epoch(j->key) == v->run->jump_epoch)
             *other = *j;
+        jump_seen(v, va, true);
         *j = (struct jump_entry){
             .va = va, .key = src.global ? v->jump_key_global : tag, .block = b, .code = b->code
         };

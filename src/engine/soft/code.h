@@ -83,6 +83,7 @@ struct code_cache {
     bool granules;            /* pages that are written often go by them; fixed at create */
     unsigned translate_after; /* times a block is interpreted before; fixed at create */
     uint32_t generation; /* counts what has freed blocks or code; changes in a rendezvous only */
+    uint64_t flushes, cold_drops; /* of all that, and of blocks without translation; lock */
     _Atomic bool want_flush; /* over the limit: the next block look-up flushes in a rendezvous */
 };
 
@@ -95,7 +96,8 @@ enum {
     JUMP_MIX = 6,
     JUMP_PAGE_BITS = 7,
     JUMP_PAGES = 256,
-    JUMP_SIZE = JUMP_PAGES << JUMP_PAGE_BITS
+    JUMP_SIZE = JUMP_PAGES << JUMP_PAGE_BITS,
+    JUMP_SEEN = 4096
 };
 enum { JUMP_KEY_SHIFT = 32 }; /* in a key: CODE_* of the block; below: epoch, address space */
 struct jump_entry {
