@@ -242,8 +242,10 @@ static void describe_boot(struct device *fw_cfg, const struct firmware_items *it
         file_number(fw_cfg, "etc/boot-menu-wait", items->menu.timeout_ms, 2);
     /* Nothing to boot: the person at the console shall read why, so no automatic reboot. */
     file_number(fw_cfg, "etc/boot-fail-wait", UINT32_MAX, 4);
+    /* seabios runs a file of such a name as that function's ROM and tells it which one it is; a ROM
+     * in vgaroms/ is not told, and would report the frame buffer where it was on the ISA bus. */
     if (items->vga_bios)
-        fw_cfg_add_file(fw_cfg, "vgaroms/vgabios.bin", items->vga_bios->data, items->vga_bios->len);
+        fw_cfg_add_file(fw_cfg, "pci1234,1111.rom", items->vga_bios->data, items->vga_bios->len);
     if (items->serial_console)
         file_number(fw_cfg, "etc/sercon-port", 0x3f8, 2);
 }

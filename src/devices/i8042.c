@@ -278,6 +278,14 @@ static void i8042_key(void *arg, unsigned code, bool down)
     i8042_update(kbc);
 }
 
+static bool i8042_keys_wait(void *arg)
+{
+    struct i8042 *kbc = arg;
+    LOCKED(&kbc->dev.lock);
+    const struct ps2_port *port = &kbc->regs.keyboard.port;
+    return !kbc->paused && port->enabled && (port->event_count || kbc->regs.status & STATUS_FULL);
+}
+
 static void i8042_motion(void *arg, int dx, int dy)
 {
     struct i8042 *kbc = arg;
@@ -424,9 +432,11 @@ int i8042_create(struct machine *m, struct input *input, struct err *err)
                        &kbc->maps[REGION_FAST], err);
     if (r < 0)
         return err_prefix(err, "PS/2 controller");
-    kbc->keyboard_handler = (struct input_handler){
-        .name = "PS/2 keyboard", .kinds = INPUT_KEYBOARD, .key = i8042_key, .arg = kbc
-    };
+    kbc->keyboard_handler = (struct input_handler){ .name = "PS/2 keyboard",
+                                                    .kinds = INPUT_KEYBOARD,
+                                                    .key = i8042_key,
+                                                    .keys_wait = i8042_keys_wait,
+                                                    .arg = kbc };
     kbc->mouse_handler = (struct input_handler){ .name = "PS/2 mouse",
                                                  .kinds = INPUT_MOUSE,
                                                  .motion = i8042_motion,

@@ -172,6 +172,17 @@ static void full_queue_drops_whole_keys(void **state)
     assert_true(bytes >= 40);
 }
 
+static void keys_that_the_guest_has_not_fetched_are_known(void **state)
+{
+    assert_false(input_keys_wait(input));
+    press(KEY_A);
+    assert_true(input_keys_wait(input));
+    next();
+    assert_true(input_keys_wait(input));
+    next();
+    assert_false(input_keys_wait(input));
+}
+
 static void mouse_write(uint8_t byte)
 {
     outb(0x64, 0xd4);
@@ -299,6 +310,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(letters_are_their_codes, setup, teardown),
         cmocka_unit_test_setup_teardown(each_byte_is_an_edge, setup, teardown),
         cmocka_unit_test_setup_teardown(full_queue_drops_whole_keys, setup, teardown),
+        cmocka_unit_test_setup_teardown(keys_that_the_guest_has_not_fetched_are_known, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(mouse_moves_and_clicks, setup, teardown),
         cmocka_unit_test_setup_teardown(mouse_has_a_wheel, setup, teardown),
         cmocka_unit_test_setup_teardown(motion_adds_up_while_nobody_reads, setup, teardown),

@@ -126,6 +126,12 @@ bool input_key(struct input *input, unsigned code, bool down)
     return true;
 }
 
+bool input_keys_wait(const struct input *input)
+{
+    const struct input_handler *keyboard = target(input, INPUT_KEYBOARD);
+    return keyboard && keyboard->keys_wait && keyboard->keys_wait(keyboard->arg);
+}
+
 static unsigned scaled(unsigned at, unsigned size)
 {
     return size < 2 ? 0 : (unsigned)((uint64_t)at * INPUT_POSITION_MAX / (size - 1));

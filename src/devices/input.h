@@ -45,6 +45,7 @@ struct input_handler {
     void (*buttons)(void *arg, unsigned held);           /* all INPUT_BUTTON_* held now */
     void (*wheel)(void *arg, int notches);               /* away from the user is positive */
     void *arg;
+    bool (*keys_wait)(void *arg); /* has the guest keys to fetch still? NULL: it is not known */
 };
 
 int input_create(struct input **out, struct err *err);
@@ -63,6 +64,9 @@ void input_set_active(struct input *input, const struct input_handler *handler, 
 
 /* False: no device takes it. Unknown codes are ignored. */
 bool input_key(struct input *input, unsigned code, bool down);
+/* Who sends many keys waits meanwhile: a keyboard's queue is short, and what does not fit is lost.
+ */
+bool input_keys_wait(const struct input *input);
 /* Absolute pointer on a screen of width x height; becomes relative motion where the guest has only
  * a mouse. Positions beyond the edge count as the edge. */
 bool input_pointer(struct input *input, unsigned x, unsigned y, unsigned width, unsigned height,

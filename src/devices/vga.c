@@ -656,6 +656,9 @@ int vga_create(struct machine *m, const struct vga_options *options, struct pci_
     AUTO(device_destroy) struct device *dev = &vga->pci.dev;
     pci_bar_add(&vga->pci, BAR_LFB, memory, PCI_BAR_PREFETCH);
     pci_bar_add(&vga->pci, BAR_MMIO, MMIO_SIZE, 0);
+    /* It has ports, though no BAR for them: seabios takes only a function for the VGA whose I/O is
+     * on. */
+    vga->pci.writable[PCI_COMMAND] |= PCI_COMMAND_IO;
     vga_power_on(&vga->regs);
     vga->screen = options->screen;
     edid_make(options->width ? options->width : 1280, options->height ? options->height : 800,

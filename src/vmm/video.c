@@ -148,7 +148,7 @@ int video_screenshot(struct vmm *vmm, struct control_request *request, const jso
 
 /* ---- keys ---- */
 
-enum { STEP_MS = 12, STEPS_MAX = 4096 };
+enum { STEP_MS = 12, STEPS_MAX = 4096, WAITS_MAX = 2000 / STEP_MS };
 
 struct key_step {
     uint16_t code;
@@ -161,6 +161,7 @@ struct typing {
     struct loop_timer *timer;
     struct key_step steps[STEPS_MAX];
     unsigned count, next;
+    unsigned waits; /* for the guest to fetch what came before */
 };
 
 static void typing_end(struct typing *typing, const struct err *err)
@@ -175,8 +176,13 @@ static void typing_step(void *arg)
 {
     struct typing *typing = arg;
     struct err err;
-    const struct key_step *step = &typing->steps[typing->next++];
 
+    if (input_keys_wait(typing->vmm->input) && typing->waits++ < WAITS_MAX) {
+        loop_timer_arm(typing->timer, monotonic_ns() + STEP_MS * 1000000ull);
+        return;
+    }
+    typing->waits = 0;
+    const struct key_step *step = &typing->steps[typing->next++];
     if (!input_key(typing->vmm->input, step->code, step->down)) {
         err_set(&err, ENODEV, "the VM has no keyboard that its system uses");
         typing_end(typing, &err);

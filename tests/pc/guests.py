@@ -9,6 +9,7 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(os.path.dirname(HERE), name) for name in ("vmm", "display")]
+import glyphs  # noqa: E402
 import screen  # noqa: E402
 import vmm_test  # noqa: E402
 from vmm_test import check  # noqa: E402
@@ -62,18 +63,26 @@ def grub_floppy(folder):
         seen.shows(r"\(fd0\)")
 
 
-@case(GRUB)
+@case(GRUB, glyphs.GRUB_FONT)
 def vesa(folder):
-    """GRUB asks the VGA BIOS for its VESA modes, and sets one of them."""
+    """GRUB asks the VGA BIOS for its VESA modes, sets one of them, and writes where the BIOS says that its frame buffer is."""
     with Guest(folder, "--cdrom", os.path.join(GRUB, "grub-rescue-cdrom.iso")) as seen:
         seen.shows("GNU GRUB")
         seen.keys("c")
         seen.shows("grub>")
-        seen.type("insmod vbe; videoinfo\n")
-        seen.shows(r" 1024 x +768 x 32 ")  # the screen ends with the modes of 32 bits
+        seen.type("insmod vbe; videoinfo 1024x768x32\n")
+        seen.shows(r" 1024 x +768 x 32 [^>]*\ngrub>\s*$")
         seen.type("clear\n")
+        seen.shows(r"^\s*grub>\s*$")
         seen.type("set gfxmode=1024x768x32; insmod gfxterm; loadfont unicode; terminal_output gfxterm\n")
         seen.wait("picture of 1024 x 768", lambda: seen.picture()[:2] == (1024, 768), 60)
+        seen.type("echo Drawn, not typed: $gfxmode\n")
+        font = glyphs.grub_font()
+
+        def drawn():
+            return glyphs.text(*seen.picture(), font, glyphs.GRUB_BORDER)
+
+        seen.wait("text in the graphics mode", lambda: "\nDrawn, not typed: 1024x768x32\ngrub>" in drawn(), 60)
 
 
 @case(IPXE)
