@@ -31,6 +31,8 @@ static int opener_explain(const char *path, int flags, int code, struct err *err
 {
     switch (code) {
     case ENOENT:
+        if ((flags & O_ACCMODE) == O_RDONLY)
+            return err_set(err, code, "no such file; name an image that is there");
         return err_set(err, code, "no such file; create one with: truncate -s 10G %s", path);
     case EISDIR: return err_set(err, code, "is a directory; name an image or a block device");
     case EROFS: return err_set(err, code, "is on a read-only file system; add readonly or copy it");
@@ -118,6 +120,8 @@ static int block_open_file(const struct block_options *options, int *fd, const c
     r = block_file_size(guarded, &size, err);
     if (r < 0)
         return r;
+    if (!size && options->readonly)
+        return err_set(err, EINVAL, "is empty; name an image with something in it");
     if (!size)
         return err_set(err, EINVAL, "is empty; give it a size with: truncate -s 10G %s",
                        options->path);
@@ -166,15 +170,13 @@ static int block_open_format(const struct block_options *options, struct block_n
         r = format_node_open(options, name, store, &new, err);
     if (r < 0)
         return r;
-    if (!options->format && !guess) {
+    if (!options->format && !guess && !options->readonly) {
         log_warning("%s: no known magic, so it is used as raw, and the guest may not write another "
                     "format's magic into it; format=raw says that it is raw",
                     options->path);
-        if (!options->readonly) {
-            r = guard_open(new, &new, err);
-            if (r < 0)
-                return r;
-        }
+        r = guard_open(new, &new, err);
+        if (r < 0)
+            return r;
     }
     *out = new;
     return 0;

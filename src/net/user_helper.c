@@ -315,6 +315,9 @@ static int slirp_start(struct helper *helper, const struct settings *settings, s
             char address[INET_ADDRSTRLEN];
             int code = errno;
             inet_ntop(AF_INET, &f->host_addr, address, sizeof address);
+            if (code == EADDRINUSE)
+                return err_set(err, code, "cannot forward %s port %s:%u: it is taken; name another",
+                               f->udp ? "UDP" : "TCP", address, f->host_port);
             return err_errno(err, code, "cannot forward %s port %s:%u", f->udp ? "UDP" : "TCP",
                              address, f->host_port);
         }

@@ -85,6 +85,25 @@ def vesa(folder):
         seen.wait("text in the graphics mode", lambda: "\nDrawn, not typed: 1024x768x32\ngrub>" in drawn(), 60)
 
 
+@case(GRUB)
+def cd_vanishes(folder):
+    """A CD whose file is removed is read on; one whose file has lost its content cannot be read, and the VM says why."""
+    iso = os.path.join(folder, "cd.iso")
+    shutil.copy(os.path.join(GRUB, "grub-rescue-cdrom.iso"), iso)
+    with Guest(folder, "--cdrom", iso) as seen:
+        seen.shows("GNU GRUB")
+        seen.keys("c")
+        seen.shows("grub>")
+        with open(iso, "r+b") as file:
+            os.unlink(iso)
+            seen.type("ls (cd)/boot/grub/\n")
+            seen.shows(r"i386-pc/")
+            os.ftruncate(file.fileno(), 0)
+            seen.type("clear\nls (cd)/boot/grub/i386-pc/\n")
+            seen.shows("error: ")
+        check(f"{iso}: the image is shorter than when it was opened; reads there fail" in seen.vm.said(), seen.vm.said())
+
+
 @case(IPXE)
 def ipxe(folder):
     """iPXE finds the network card, gets an address, and takes commands."""
