@@ -5,6 +5,7 @@
   ids     users, roots, name spaces and groups of two VMs and their helpers; nothing is left of them
   limits  a guest that spins is held to its CPU limit, which changes while it runs
   killed  nothing is left of VMs whose processes, and whose daemon, were killed
+  tap     a VM whose process has no power over the host's network gets a tap of the host
   user    a daemon of a user without privileges
   systemd scopes of systemd: the host's, or else one that is started for the test, with nothing to do, in name spaces of its own
 """
@@ -188,6 +189,36 @@ def killed(folder):
         d.done("a", "kill")
 
 
+def tap(folder):
+    only_root()
+    name = f"bptest{os.getpid() % 100000}"
+    made = subprocess.run(["ip", "tuntap", "add", name, "mode", "tap"], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        skip(f"a tap interface cannot be made: {made.stderr.strip()}")
+
+    def carrier():
+        with open(f"/sys/class/net/{name}/carrier", encoding="ascii") as file:
+            return file.read().strip()
+
+    try:
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        equal(carrier(), "0", "before")
+        with Daemon(folder) as d:
+            d.create("a", nets=[{"backend": "tap", "tap": name}])
+            d.done("a", "start")
+            equal(carrier(), "1", "with the VM")
+            equal(d.vm("a")["pending"], [])
+            d.done("a", "kill")
+            equal(carrier(), "0", "after it")
+            d.done("a", "start")
+            d.create("c", nets=[{"backend": "tap", "tap": name}])
+            job = d.act("c", "start")
+            equal(job["state"], "failed")
+            check("cannot attach to the tap interface" in job["error"]["message"], job)
+    finally:
+        subprocess.run(["ip", "link", "delete", name], check=True)
+
+
 def user(folder):
     """With a copy of the programs: that user may not read the tree."""
     only_root()
@@ -326,7 +357,7 @@ container=test exec /lib/systemd/systemd --system --unit=nothing.target --log-ta
                 os.rmdir(directory)
 
 
-CASES = {f.__name__: f for f in (ids, limits, killed, user, scopes, systemd)}
+CASES = {f.__name__: f for f in (ids, limits, killed, tap, user, scopes, systemd)}
 
 
 def main():
