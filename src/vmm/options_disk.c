@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/text.h"
 #include "block/nbd_client.h"
+#include "vmm/options_words.h"
 
 #include <ctype.h>
 #include <string.h>
