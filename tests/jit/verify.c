@@ -24,9 +24,13 @@ enum kind {
     INSIDE,  /* the same, and at most that */
     HOST,    /* host address of `size` checked bytes */
     MASKED,  /* an x87 control word that masks all exceptions */
-    CODE,    /* rax: what `find` found */
-    PAGE,    /* r14: the page of it */
-    READY,   /* rax: the same, and jit_page was set just before */
+    QSLOT,   /* rax: QUICK_SIZE entries times 16 at most: an offset into the quick table */
+    QENTRY,  /* rax: an entry of it */
+    QASKED,  /* rax: the same, and its address was just compared with r14 */
+    FOUND,   /* rax: the entry of the address that r14 has */
+    TARGET,  /* r14: that address */
+    PAGE,    /* r14: its page */
+    READY,   /* rax: as FOUND, and jit_page was set just before */
 };
 struct value {
     enum kind kind;
@@ -36,12 +40,13 @@ struct value {
 
 struct insn_at {
     const uint8_t *at, *target; /* target: of a jump, or NULL */
-    unsigned landings;          /* jumps of this block that lead here, but from code_store */
+    unsigned landings;          /* jumps of this block that lead here, but from second chances */
     const struct insn_at *from; /* the last of them */
     bool call, jump;            /* jump: unconditional */
     bool looked;         /* nothing was requested just before what follows; see rounds_check */
     uint8_t mark;        /* of rounds_check */
     bool write_check;    /* JNBE of the check of a store */
+    bool quick_check;    /* JNE of an entry of the quick table that is for another address */
     bool reached;        /* a jump further up leads here: window is what it had in r15 */
     bool no_window;      /* jumps lead here with different windows */
     struct value window; /* r15, once the instruction has been looked at what it has */
@@ -59,7 +64,6 @@ struct reader {
                                       it leaves */
     struct value ax, r14, r15;
     bool again;      /* something less is known than was believed */
-    bool found;      /* the call just before was that of `find` */
     uint8_t *starts; /* a bit for each 16 bytes of the cache */
     struct insn_at *insns;
     unsigned *stack; /* of rounds_check: as many */
@@ -231,7 +235,7 @@ static struct value *value_in(struct reader *r, const ZydisDecodedOperand *o)
 /* mov gs:[jit_page], r14 */
 static bool page_store(struct reader *r)
 {
-    return r->z.mnemonic == ZYDIS_MNEMONIC_MOV && r->r14.kind == PAGE && r->ax.kind == CODE &&
+    return r->z.mnemonic == ZYDIS_MNEMONIC_MOV && r->r14.kind == PAGE && r->ax.kind == FOUND &&
            r->o[0].mem.segment == ZYDIS_REGISTER_GS &&
            is_mem(&r->o[0], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, jit_page)) &&
            is_reg(&r->o[1], ZYDIS_REGISTER_R14);
@@ -243,6 +247,18 @@ static bool control_word_store(struct reader *r)
     return r->z.mnemonic == ZYDIS_MNEMONIC_MOV && r->r14.kind == MASKED &&
            is_mem(&r->o[0], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, fpu.fcw)) &&
            is_reg(&r->o[1], ZYDIS_REGISTER_R14W);
+}
+
+/* cmp [rax], r14 and jmp [rax + 8] of a quick entry */
+static bool quick_field(const struct reader *r, const ZydisDecodedOperand *o)
+{
+    if (o->size != 64)
+        return false;
+    if (r->z.mnemonic == ZYDIS_MNEMONIC_CMP)
+        return r->ax.kind == QENTRY &&
+               is_mem(o, ZYDIS_REGISTER_RAX, offsetof(struct quick_entry, va));
+    return r->z.mnemonic == ZYDIS_MNEMONIC_JMP && r->ax.kind == READY &&
+           is_mem(o, ZYDIS_REGISTER_RAX, offsetof(struct quick_entry, code));
 }
 
 static void memory_check(struct reader *r, const ZydisDecodedOperand *o)
@@ -267,6 +283,8 @@ static void memory_check(struct reader *r, const ZydisDecodedOperand *o)
             fault(r, "neither gs: nor a checked address");
         else if (base->kind == ENTRY && !write && disp >= 0 &&
                  (size_t)disp + size <= sizeof(struct tlb_entry))
+            return;
+        else if (quick_field(r, o) && !write)
             return;
         else if (base->kind != HOST)
             fault(r, "the address is not checked");
@@ -326,6 +344,16 @@ static bool check_step(struct reader *r)
     uint64_t imm;
     switch (r->z.mnemonic) {
     case ZYDIS_MNEMONIC_AND:
+        if (is_reg(&o[0], ZYDIS_REGISTER_EAX) && is_imm(&o[1], &imm) &&
+            imm == (QUICK_SIZE - 1) << QUICK_SHIFT) {
+            r->ax = (struct value){ QSLOT };
+            return true;
+        }
+        if (is_reg(&o[0], ZYDIS_REGISTER_R14) && r->r14.kind == TARGET && is_imm(&o[1], &imm) &&
+            imm == ~(uint64_t)(PAGE_SIZE - 1)) {
+            r->r14 = (struct value){ PAGE };
+            return true;
+        }
         if (!is_reg(&o[0], ZYDIS_REGISTER_R14D) || !is_imm(&o[1], &imm) ||
             (imm & ~(uint64_t)((TLB_SIZE - 1) * sizeof(struct tlb_entry))))
             return false;
@@ -341,6 +369,12 @@ static bool check_step(struct reader *r)
             o[1].mem.segment == ZYDIS_REGISTER_GS &&
             is_mem(&o[1], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, tlb))) {
             r->r14 = (struct value){ ENTRY };
+            return true;
+        }
+        if (is_reg(&o[0], ZYDIS_REGISTER_RAX) && r->ax.kind == QSLOT &&
+            o[1].mem.segment == ZYDIS_REGISTER_GS &&
+            is_mem(&o[1], ZYDIS_REGISTER_NONE, offsetof(struct soft_vcpu, quick.entries))) {
+            r->ax = (struct value){ QENTRY };
             return true;
         }
         if (v && v->kind == INSIDE && r->r14.kind == ENTRY && o[0].size == 64 &&
@@ -360,6 +394,10 @@ static bool check_step(struct reader *r)
             return false;
         return true;
     case ZYDIS_MNEMONIC_CMP:
+        if (quick_field(r, &o[0]) && is_reg(&o[1], ZYDIS_REGISTER_R14)) {
+            r->ax = (struct value){ QASKED };
+            return true;
+        }
         if (!v || o[0].size != 64 || v->kind != OFFSET || !is_imm(&o[1], &imm) || imm >= PAGE_SIZE)
             return false;
         v->kind = LIMITED;
@@ -370,11 +408,11 @@ static bool check_step(struct reader *r)
             return false;
         (r->ax.kind == LIMITED ? &r->ax : &r->r15)->kind = INSIDE;
         return true;
-    case ZYDIS_MNEMONIC_JB:
-        if (!r->found)
+    case ZYDIS_MNEMONIC_JNZ:
+        if (r->ax.kind != QASKED)
             return false;
-        r->ax = (struct value){ CODE };
-        r->r14 = (struct value){ PAGE };
+        r->ax = (struct value){ FOUND };
+        r->r14 = (struct value){ TARGET };
         return true;
     case ZYDIS_MNEMONIC_MOV:
         if (page_store(r)) {
@@ -392,13 +430,11 @@ static bool check_step(struct reader *r)
 static void values_step(struct reader *r)
 {
     /* The comparison counts only for the jump right behind it; so do others. */
-    struct value *brief = r->ax.kind == LIMITED || r->ax.kind == READY ? &r->ax
-                          : r->r15.kind == LIMITED                     ? &r->r15
-                                                                       : NULL;
-    bool stepped = check_step(r);
-    r->found =
-        r->z.mnemonic == ZYDIS_MNEMONIC_CALL && r->at + 5 + r->o[0].imm.value.s == r->j->find;
-    if (stepped)
+    struct value *brief = r->ax.kind == LIMITED || r->ax.kind == QASKED || r->ax.kind == READY
+                              ? &r->ax
+                          : r->r15.kind == LIMITED ? &r->r15
+                                                   : NULL;
+    if (check_step(r))
         return;
     if (brief)
         *brief = (struct value){ UNKNOWN };
@@ -414,7 +450,7 @@ static void values_step(struct reader *r)
     }
     if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL)
         r->ax = r->r14 = (struct value){ UNKNOWN };
-    if (r->found)
+    if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL && r->at + 5 + r->o[0].imm.value.s == r->j->find)
         r->r15 = (struct value){ UNKNOWN };
 }
 
@@ -477,21 +513,28 @@ static const uint8_t *block_begin(struct reader *r, const uint8_t *at, const uin
     return at + r->z.length;
 }
 
-/* Is it the jump behind a call of code_store? */
-static bool from_code_store(const struct reader *r, unsigned n)
+static bool is_second(const struct reader *r, const uint8_t *target)
 {
-    return n > 0 && r->insns[n - 1].call && r->insns[n - 1].target == r->j->code_store;
+    return target && (target == r->j->code_store || target == r->j->find);
+}
+
+/* Is it the jump behind a call of code_store or find? */
+static bool from_second(const struct reader *r, unsigned n)
+{
+    return n > 0 && r->insns[n - 1].call && is_second(r, r->insns[n - 1].target);
 }
 
 /*
- * code_store takes over where a store's check failed, and its success (carry clear) is that of the
- * check: so it must be reached by that check's jump only, and come back right behind it.
+ * code_store takes over where a store's check failed, find where the quick table's did, and their
+ * success (carry clear) is that of the check: so they must be reached by that check's jump only,
+ * and come back right behind it.
  */
-static void code_store_check(struct reader *r, unsigned n)
+static void second_check(struct reader *r, unsigned n)
 {
     const struct insn_at *i = &r->insns[n], *check = i->from;
-    if (n == 0 || !r->insns[n - 1].jump || i->landings != 1 || !check->write_check)
-        fault(r, "not where a store's check failed");
+    if (n == 0 || !r->insns[n - 1].jump || i->landings != 1 ||
+        !(i->target == r->j->find ? check->quick_check : check->write_check))
+        fault(r, "not where a check failed that it is for");
     else if (n + 1 >= r->count || i[1].at[0] != 0x0f || i[1].at[1] != 0x83 || i[1].landings ||
              i[1].target != check[1].at)
         fault(r, "does not come back behind the check");
@@ -574,7 +617,7 @@ static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint
         fault(r, "falls out of the block");
     for (unsigned n = 0; n < r->count; n++) {
         struct insn_at *to = r->insns[n].target ? insn_find(r, r->insns[n].target) : NULL;
-        if (to && !from_code_store(r, n)) {
+        if (to && !from_second(r, n)) {
             to->landings++;
             to->from = &r->insns[n];
         }
@@ -610,8 +653,7 @@ static void jump_check(struct reader *r, const uint8_t *target)
 {
     const struct jit *j = r->j;
     if (!target) {
-        if (r->z.mnemonic != ZYDIS_MNEMONIC_JMP || !is_reg(&r->o[0], ZYDIS_REGISTER_RAX) ||
-            r->ax.kind != READY)
+        if (r->z.mnemonic != ZYDIS_MNEMONIC_JMP || !quick_field(r, &r->o[0]))
             fault(r, "an indirect jump");
     } else if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL) {
         if (!may_call(j, target))
@@ -674,10 +716,8 @@ static void block_read(struct reader *r, const uint8_t *end)
         struct insn_at *i = &r->insns[n];
         if (!decode(r, i->at, end))
             return;
-        if (i->landings) {
+        if (i->landings)
             r->ax = r->r14 = (struct value){ UNKNOWN };
-            r->found = false;
-        }
         window_land(r, n);
         if (!base_allowed(r->z.mnemonic) && !vector_allowed(&r->z) && !x87_allowed(&r->z))
             fault(r, "not in the allow-list");
@@ -688,8 +728,9 @@ static void block_read(struct reader *r, const uint8_t *end)
         control_check(r);
         if (is_jump(&r->z))
             jump_check(r, i->target);
-        if (i->call && i->target == r->j->code_store)
-            code_store_check(r, n);
+        if (i->call && is_second(r, i->target))
+            second_check(r, n);
+        i->quick_check = r->z.mnemonic == ZYDIS_MNEMONIC_JNZ && r->ax.kind == QASKED;
         i->write_check = r->z.mnemonic == ZYDIS_MNEMONIC_JNBE && r->ax.kind == LIMITED &&
                          r->ax.write && r->r14.kind == ENTRY;
         values_step(r);

@@ -105,14 +105,71 @@ enum { JUMP_GLOBAL = 1 << 16, EPOCH_SHIFT = 17, EPOCHS = 1 << 15 };
 
 static uint32_t jump_epoch(uint64_t key) { return key >> EPOCH_SHIFT & (EPOCHS - 1); }
 
+static unsigned quick_index(uint64_t va)
+{
+    return (unsigned)(va ^ va >> QUICK_MIX) & (QUICK_SIZE - 1);
+}
+
+static void quick_entry_clear(struct quick_entry *entries, unsigned n)
+{
+    entries[n] = (struct quick_entry){ .va = n ? 0 : 1 };
+}
+
+static void quick_table_clear(struct quick_table *t, uint64_t key)
+{
+    memset(t, 0, sizeof *t);
+    quick_entry_clear(t->entries, 0);
+    t->key = key;
+}
+
+static struct quick_jumps quick_claim(struct quick_table *t, uint64_t key)
+{
+    if (t->key != key)
+        quick_table_clear(t, key);
+    return (struct quick_jumps){ t->entries, key };
+}
+
+/* The tables for the keys just set. In 64-bit code for both levels, as a system call only goes from
+ * one to the other. */
+static void quick_select(struct soft_vcpu *v)
+{
+    const uint64_t kernel = (uint64_t)CODE_CPL0 << JUMP_KEY_SHIFT;
+    struct quick_table *tables = v->run->quick;
+    if (!v->cpl || v->mode == MODE_64)
+        v->quick_levels[0] = quick_claim(&tables[0], v->jump_key_global | kernel);
+    if (v->cpl || v->mode == MODE_64)
+        v->quick_levels[1] = quick_claim(&tables[1 + v->run->context], v->jump_key & ~kernel);
+    v->quick = v->quick_levels[v->cpl != 0];
+}
+
+static void quick_drop(struct quick_entry *entries, uint64_t va)
+{
+    unsigned n = quick_index(va);
+    if (entries[n].va == va)
+        quick_entry_clear(entries, n);
+}
+static void quick_drop_all(struct soft_vcpu *v, uint64_t va)
+{
+    for (unsigned n = 0; n < ARRAY_LEN(v->run->quick); n++)
+        quick_drop(v->run->quick[n].entries, va);
+}
+
 void jump_cache_clear(struct soft_vcpu *v)
 {
     if (++v->run->jump_epoch == EPOCHS) {
         memset(v->run->jump, 0, sizeof v->run->jump);
+        for (unsigned n = 0; n < ARRAY_LEN(v->run->quick); n++)
+            v->run->quick[n].key = ~0ull;
         v->run->jump_epoch = 1;
     }
     memset(v->run->jump_seen, 0, sizeof v->run->jump_seen);
     v->jump_key = v->jump_key_global = ~0ull; /* until the next block is looked up */
+    for (unsigned n = 0; n < ARRAY_LEN(v->quick_levels); n++) {
+        struct quick_jumps *q = &v->quick_levels[n];
+        quick_table_clear(CONTAINER_OF(q->entries, struct quick_table, entries[0]), ~0ull);
+        q->key = ~0ull;
+    }
+    v->quick.key = ~0ull;
 }
 
 /* Most pages that are flushed hold data: answers whether this one can have entries. */
@@ -130,8 +187,10 @@ void jump_cache_clear_page(struct soft_vcpu *v, uint64_t va)
     if (!jump_seen(v, va, false))
         return;
     for (unsigned n = 0; n < 1u << JUMP_PAGE_BITS; n++)
-        if (!((e[n].va ^ va) >> PAGE_SHIFT))
+        if (!((e[n].va ^ va) >> PAGE_SHIFT)) {
+            quick_drop_all(v, e[n].va);
             e[n] = (struct jump_entry){ 0 };
+        }
 }
 
 /* ---- Pages ---- */
@@ -699,8 +758,12 @@ static bool jump_hit(const struct jump_entry *j, uint64_t va, uint64_t key, uint
 static uint64_t jump_keys_set(struct soft_vcpu *v, uint16_t key)
 {
     uint64_t any = (uint64_t)key << JUMP_KEY_SHIFT | (uint64_t)v->run->jump_epoch << EPOCH_SHIFT;
-    v->jump_key = any | v->asid;
-    v->jump_key_global = any | JUMP_GLOBAL;
+    if (v->jump_key != (any | v->asid)) {
+        v->jump_key = any | v->asid;
+        v->jump_key_global = any | JUMP_GLOBAL;
+        if (soft_engine_of(v)->code.quick)
+            quick_select(v);
+    }
     return v->mode == MODE_64 ? v->rip : (v->rip + v->seg[S_CS].base) & 0xffffffff;
 }
 
@@ -748,8 +811,13 @@ struct block *code_lookup(struct soft_vcpu *v)
     if (b && keep && v->jump_key == tag) { /* not cleared meanwhile */
         struct jump_entry *j = &v->run->jump[jump_index(va)],
                           *other = &v->run->jump[jump_index(va) ^ 1];
-        if (j->va != va && jump_epoch(j->key) == v->run->jump_epoch)
+        quick_drop(v->quick.entries, va); /* it may be the code of a block that was retired */
+        if (j->va != va && jump_epoch(j->key) == v->run->jump_epoch) {
+            quick_drop_all(v, other->va);
             *other = *j;
+        } else if (j->va != va) {
+            quick_drop_all(v, j->va);
+        }
         jump_seen(v, va, true);
         *j = (struct jump_entry){
             .va = va, .key = src.global ? v->jump_key_global : tag, .block = b, .code = b->code

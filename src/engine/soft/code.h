@@ -18,6 +18,9 @@
  *  5. A granule's bit in its page is set while any kept block lies in it. Setting one is like
  * marking the page: a new epoch, and blocks are kept only when all vCPUs have acknowledged it. So a
  * store that finds the bits of its bytes clear need not look any further.
+ *  6. v->quick goes with the jump keys: its key is one of them, or none that an entry has. Only
+ * entries of the jump cache with that key get into its table, and whatever takes an address out of
+ * the jump cache takes it out of all tables.
  */
 #ifndef ENGINE_SOFT_CODE_H
 #define ENGINE_SOFT_CODE_H
@@ -80,6 +83,7 @@ struct code_cache {
     uint64_t limit;
     struct jit jit;           /* lock */
     bool jit_on;              /* fixed at create */
+    bool quick;               /* quick tables are used; fixed at create */
     bool granules;            /* pages that are written often go by them; fixed at create */
     unsigned translate_after; /* times a block is interpreted before; fixed at create */
     uint32_t generation; /* counts what has freed blocks or code; changes in a rendezvous only */
@@ -101,9 +105,25 @@ enum {
 };
 enum { JUMP_KEY_SHIFT = 32 }; /* in a key: CODE_* of the block; below: epoch, address space */
 struct jump_entry {
-    uint64_t va, key;
-    struct block *block;
+    uint64_t va;
     const uint8_t *code; /* the block's translation, for translated code */
+    uint64_t key;
+    struct block *block;
+};
+
+/*
+ * Before it, for translated code alone: a table for each address space and mode, so that an address
+ * is all that has to be compared. What is in one is also in the jump cache, and goes with it. The
+ * kernel's has global pages only and is the same for all address spaces.
+ */
+enum { QUICK_BITS = 10, QUICK_SIZE = 1 << QUICK_BITS, QUICK_MIX = 9, QUICK_SHIFT = 4 };
+struct quick_entry {
+    uint64_t va;         /* an empty one has an address that does not look here */
+    const uint8_t *code; /* as in jump_entry, which can stand for it */
+};
+struct quick_table {
+    uint64_t key; /* of the jump entries that belong here */
+    struct quick_entry entries[QUICK_SIZE];
 };
 
 /* Everything besides the bytes that decoding and translation depend on. */

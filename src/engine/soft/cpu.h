@@ -151,16 +151,20 @@ struct soft_vcpu {
     struct soft_vcpu *self;             /* for translated code, which has only gs: */
     struct jump_entry *jump;            /* run->jump */
     uint64_t jump_key, jump_key_global; /* of the current address space and mode */
-    int jit_answer;                     /* STEP_*: with what translated code was left */
-    const uint8_t *jit_link;      /* left by an exit that may be joined: its displacement... */
-    struct block *jit_link_block; /* ... and its block */
-    uint64_t jit_page;            /* linear address of the page of the running translated block */
-    uint64_t jit_window_va;       /* of a window (translate.h) that could not be opened... */
-    uint32_t jit_window;          /* ... its size * 2, + 1 for stores */
-    uint64_t jit_value;           /* of an instruction with two operands in memory */
-    struct block *jit_again;      /* to be translated without windows, or NULL */
-    struct tsc_line tsc;          /* a copy */
-    uint64_t seg_base[S_COUNT];   /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
+    struct quick_jumps {
+        struct quick_entry *entries; /* in a table of run->quick... */
+        uint64_t key;                /* ... and its key */
+    } quick, quick_levels[2];        /* of jump_key; for the kernel and for users */
+    int jit_answer;                  /* STEP_*: with what translated code was left */
+    const uint8_t *jit_link;         /* left by an exit that may be joined: its displacement... */
+    struct block *jit_link_block;    /* ... and its block */
+    uint64_t jit_page;          /* linear address of the page of the running translated block */
+    uint64_t jit_window_va;     /* of a window (translate.h) that could not be opened... */
+    uint32_t jit_window;        /* ... its size * 2, + 1 for stores */
+    uint64_t jit_value;         /* of an instruction with two operands in memory */
+    struct block *jit_again;    /* to be translated without windows, or NULL */
+    struct tsc_line tsc;        /* a copy */
+    uint64_t seg_base[S_COUNT]; /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
 
     struct soft_fpu fpu;
 

@@ -111,7 +111,7 @@ static int soft_probe(bool *slow, struct err *err)
 }
 
 struct soft_options {
-    bool jit, link, lookup, sse, x87, windows, loops, pins, granules, tsc, perf;
+    bool jit, link, lookup, quick, sse, x87, windows, loops, pins, granules, tsc, perf;
     uint64_t translate_after;
     uint64_t code; /* bytes of translated code; decoded blocks may take half as much again */
     char trace[256];
@@ -119,7 +119,7 @@ struct soft_options {
 
 static const char OPTIONS_HELP[] = "there are jit=off|block, hot=N, code=SIZE, link=off, "
                                    "lookup=off, sse=off, x87=off, windows=off, loops=off, "
-                                   "pins=off, granules=off, tsc=off, trace=FILE and "
+                                   "pins=off, quick=off, granules=off, tsc=off, trace=FILE and "
                                    "perf=on";
 
 static bool option_switch(const char *word, struct soft_options *o)
@@ -134,6 +134,7 @@ static bool option_switch(const char *word, struct soft_options *o)
         { "perf=on", &o->perf, true },           { "windows=off", &o->windows, false },
         { "loops=off", &o->loops, false },       { "pins=off", &o->pins, false },
         { "granules=off", &o->granules, false }, { "tsc=off", &o->tsc, false },
+        { "quick=off", &o->quick, false },
     };
     for (unsigned n = 0; n < ARRAY_LEN(switches); n++) {
         if (strcmp(word, switches[n].word) == 0) {
@@ -147,10 +148,11 @@ static bool option_switch(const char *word, struct soft_options *o)
 /*
  * Separated by commas: jit=off|block; hot=N: a block is interpreted N times before it is
  * translated; code=SIZE; trace=FILE: executed blocks, each by way of the dispatcher; perf=on: a map
- * for perf. link=off (blocks joined within a page), lookup=off (jump cache in translated code) and
- * sse=off, x87=off, windows=off (one check for several accesses), loops=off (jumps inside a block)
- * and pins=off (R12 to R15 in host registers in loops), granules=off (code is known by 64 bytes)
- * and tsc=off (RDTSC from the host's TSC) do without one optimisation each.
+ * for perf. These do without one optimisation each: link=off (blocks joined within a page),
+ * lookup=off (jump cache in translated code), quick=off (a table for each address space before it),
+ * sse=off, x87=off, windows=off (one check for several accesses), loops=off (jumps inside a block),
+ * pins=off (R12 to R15 in host registers in loops), granules=off (code is known by 64 bytes) and
+ * tsc=off (RDTSC from the host's TSC).
  */
 static int options_parse(const char *text, struct soft_options *o, struct err *err)
 {
@@ -195,6 +197,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     struct soft_options options = { .jit = true,
                                     .link = true,
                                     .lookup = true,
+                                    .quick = true,
                                     .sse = true,
                                     .x87 = true,
                                     .windows = true,
@@ -238,6 +241,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     e->code.jit.sse = options.sse;
     e->code.jit.windows = options.windows;
     e->code.granules = options.granules;
+    e->code.quick = options.quick;
     tsc_clock_init(&e->tsc, options.tsc);
     e->code.jit.loops = options.loops && !traced;
     e->code.jit.pins = options.pins;
@@ -403,6 +407,8 @@ static int soft_vcpu_create(struct engine *engine, unsigned index, uint32_t apic
     v->run = run;
     v->self = v;
     v->jump = run->jump;
+    v->quick = v->quick_levels[0] = (struct quick_jumps){ run->quick[0].entries, ~0ull };
+    v->quick_levels[1] = (struct quick_jumps){ run->quick[1].entries, ~0ull };
     run->scratch = scratch;
     run->tlbs = tlbs;
     run->host_hit = -1;

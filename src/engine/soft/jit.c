@@ -209,10 +209,20 @@ static void emit_open_window(struct emit *e)
     e8(e, 0xc3);
 }
 
-/* r14: where to go. The jump cache as code_lookup has it (code.c). Uses r15. */
-static void emit_find(struct emit *e)
+void jit_quick_entry(struct emit *e)
 {
-    uint8_t *miss[2], *next[2] = { NULL, NULL };
+    emit_op(e, 0, 4, 0x89, H_14, in_reg(H_AX), 0);
+    emit_op(e, 0, 4, 0xc1, 5, in_reg(H_AX), 0), e8(e, QUICK_MIX);
+    emit_op(e, 0, 4, 0x31, H_14, in_reg(H_AX), 0);
+    emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, QUICK_SHIFT);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), (QUICK_SIZE - 1) << QUICK_SHIFT, 0);
+    emit_op(e, 0, 8, 0x03, H_AX, in_vcpu(offsetof(struct soft_vcpu, quick.entries)), 0);
+}
+
+/* rax = the first place of the address in r14 in the jump cache, as code_lookup has it. Uses r15.
+ */
+static void emit_jump_entry(struct emit *e)
+{
     emit_store(e, in_reg(H_AX), H_14); /* both parts of the index */
     emit_op(e, 0, 8, 0xc1, 5, in_reg(H_AX), 0), e8(e, JUMP_MIX);
     emit_op(e, 0, 4, 0x31, H_14, in_reg(H_AX), 0);
@@ -224,6 +234,19 @@ static void emit_find(struct emit *e)
     emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, 5);
     emit_op(e, 0, 8, 0x01, H_15, in_reg(H_AX), 0);
     emit_op(e, 0, 8, 0x03, H_AX, in_vcpu(offsetof(struct soft_vcpu, jump)), 0);
+}
+
+/* r14: where to go, which the quick table does not have. Carry clear: rax is a quick entry with it,
+ * in the table from now on, or a jump entry that has no place there. Uses r15. */
+static void emit_find(struct emit *e)
+{
+    _Static_assert(offsetof(struct jump_entry, va) == offsetof(struct quick_entry, va) &&
+                       offsetof(struct jump_entry, code) == offsetof(struct quick_entry, code) &&
+                       sizeof(struct quick_entry) == 1 << QUICK_SHIFT,
+                   "one stands for the other");
+    uint8_t *miss[2], *next[2] = { NULL, NULL }, *quick[2];
+    const struct place_of code = at_offset(H_AX, offsetof(struct quick_entry, code));
+    emit_jump_entry(e);
     for (unsigned way = 0; way < 2; way++) {
         if (way) {
             emit_land(e, next[0]);
@@ -238,12 +261,19 @@ static void emit_find(struct emit *e)
         emit_op(e, 0, 8, 0x3b, H_15, in_vcpu(offsetof(struct soft_vcpu, jump_key_global)), 0);
         next[1] = emit_jcc_forward(e, CC_NE);
         emit_land(e, hit);
-        emit_load(e, H_AX, at_offset(H_AX, offsetof(struct jump_entry, code)));
-        emit_op(e, 0, 8, 0x85, H_AX, in_reg(H_AX), 0);
+        emit_alu_imm(e, 0, 8, 7, code, 0, 0);
         miss[way] = emit_jcc_forward(e, CC_E);
-        emit_alu_imm(e, 0, 8, 4, in_reg(H_14), -(int32_t)PAGE_SIZE, 0); /* clears the carry */
-        e8(e, 0xc3);
+        emit_op(e, 0, 8, 0x3b, H_15, in_vcpu(offsetof(struct soft_vcpu, quick.key)), 0);
+        quick[way] = emit_jcc_forward(e, CC_E);
+        e8(e, 0xf8), e8(e, 0xc3); /* clc; ret */
     }
+    emit_land(e, quick[0]);
+    emit_land(e, quick[1]);
+    emit_load(e, H_15, code);
+    jit_quick_entry(e);
+    emit_store(e, at_offset(H_AX, offsetof(struct quick_entry, va)), H_14);
+    emit_store(e, code, H_15);
+    e8(e, 0xf8), e8(e, 0xc3); /* clc; ret */
     emit_land(e, next[0]);
     emit_land(e, next[1]);
     emit_land(e, miss[0]);
@@ -338,7 +368,7 @@ static void segment_set(struct emit *e, unsigned seg, uint16_t attr)
 }
 
 /* The selector of CS is in ax, SS follows at `ss`; the jump cache's keys become those of the other
- * level. */
+ * level. Uses rax. */
 static void level_set(struct emit *e, unsigned cpl, int ss)
 {
     const uint16_t dpl = (uint16_t)(SEG_P | SEG_S | SEG_G | cpl << SEG_DPL_SHIFT);
@@ -351,6 +381,12 @@ static void level_set(struct emit *e, unsigned cpl, int ss)
     emit_alu_imm(e, 0, 4, 6, in_vcpu(offsetof(struct soft_vcpu, jump_key) + 4), CODE_CPL0, 0);
     emit_alu_imm(e, 0, 4, 6, in_vcpu(offsetof(struct soft_vcpu, jump_key_global) + 4), CODE_CPL0,
                  0);
+    const size_t level =
+        offsetof(struct soft_vcpu, quick_levels) + (cpl ? sizeof(struct quick_jumps) : 0);
+    emit_load(e, H_AX, in_vcpu(level + offsetof(struct quick_jumps, entries)));
+    emit_store(e, in_vcpu(offsetof(struct soft_vcpu, quick.entries)), H_AX);
+    emit_load(e, H_AX, in_vcpu(level + offsetof(struct quick_jumps, key)));
+    emit_store(e, in_vcpu(offsetof(struct soft_vcpu, quick.key)), H_AX);
 }
 
 /* r14: the address behind it. Answers LSTAR there. */

@@ -49,8 +49,8 @@ struct jit {
     int (*enter)(const uint8_t *code); /* answers STEP_* (run.h) */
     /* Written once, before all blocks. leave_at: rax is the offset in the page where to go on;
      * leave_to: r14 is the address; leave_answered: v->rip is. find: r14 is an address; carry
-     * clear: rax is its code and r14 its page. syscall, sysret: what the instruction does to the
-     * vCPU; r14 is the address behind SYSCALL, and where to go on then. */
+     * clear: rax is a quick entry (code.h) with it. syscall, sysret: what the instruction does to
+     * the vCPU; r14 is the address behind SYSCALL, and where to go on then. */
     const uint8_t *leave_at, *leave_to, *leave_answered, *call_handler, *x87_enter, *vec_enter[3],
         *mxcsr_enter, *find, *find_nothing, *code_store, *open_window, *ac[2], *read_tsc, *syscall,
         *sysret;
@@ -74,6 +74,10 @@ void jit_retire(struct jit *j, struct block *b);
 void jit_replace(struct jit *j, const uint8_t *old, const struct block *b);
 /* Joins the exit at `slot` (executable address of a displacement) to `to`. Lock held. */
 void jit_link(struct jit *j, const uint8_t *slot, const struct block *to);
+
+struct emit;
+/* Writes: rax = where the quick table would have the address in r14. */
+void jit_quick_entry(struct emit *e);
 
 /* Which operations are translated how; once, before the first jit_translate. */
 void jit_table_init(void);

@@ -75,11 +75,12 @@ struct vcpu_run {
     /* Aligned: the two places of an address lie in one line */
     _Alignas(64) struct jump_entry jump[JUMP_SIZE];
     uint32_t jump_epoch;
-    uint64_t jump_seen[JUMP_SEEN / 64]; /* a bit for each page (hashed) with entries */
-    struct block *scratch;              /* for blocks that may not be kept */
-    bool translate;                     /* translated code may run on this thread */
-    bool in_jit;                        /* inside translated code, or called from it */
-    struct block *current;              /* the block being executed: not to be freed */
+    uint64_t jump_seen[JUMP_SEEN / 64];         /* a bit for each page (hashed) with entries */
+    struct quick_table quick[1 + TLB_CONTEXTS]; /* the kernel's, and of each context's user mode */
+    struct block *scratch;                      /* for blocks that may not be kept */
+    bool translate;                             /* translated code may run on this thread */
+    bool in_jit;                                /* inside translated code, or called from it */
+    struct block *current;                      /* the block being executed: not to be freed */
 
     /* Host's debugger and guest's debug registers */
     struct debug_point points[16];

@@ -53,10 +53,11 @@ struct window {
 enum { MAX_SLOW = BLOCK_MAX * 4 };
 struct slow { /* a check that failed: run the handler, come back behind the instruction */
     uint8_t *site;
-    const struct insn *insn; /* NULL: no handler, only fp_back is to be had */
+    const struct insn *insn; /* NULL: no handler, only fp_back is to be had, or to leave for r14 */
     struct window window;    /* size 0: no window was opened here */
     const uint8_t *again;    /* where opening it begins */
-    const uint8_t *checked;  /* behind the check of a store: where code_store comes back to */
+    const uint8_t *second;   /* first asks this, code_store or find: if carry is clear, on at... */
+    const uint8_t *checked;  /* ... where the check ends */
     uint8_t *back;           /* NULL: a branch, whose handler never comes back */
     enum flags_where flags_at, flags; /* at the check; what the code behind expects */
     struct producer producer;         /* at the check */

@@ -377,9 +377,13 @@ static void slow_paths_write(struct tr *t)
     for (unsigned n = 0; n < t->slow_count; n++) {
         const struct slow *s = &t->slow[n];
         emit_land(&t->e, s->site);
-        if (s->checked) { /* perhaps only code elsewhere in the page is in its way */
-            emit_call(&t->e, t->jit->code_store);
+        if (s->second) {
+            emit_call(&t->e, s->second);
             emit_jcc(&t->e, CC_AE, s->checked);
+        }
+        if (!s->insn && s->second) {
+            emit_jmp(&t->e, t->jit->leave_to);
+            continue;
         }
         if (!s->insn) {
             fp_enter(t, &s->fp_back);

@@ -11,17 +11,29 @@ void address_here(struct tr *t, int64_t delta)
     emit_lea(&t->e, word_of(t), H_14, H_14, H_NONE, 0, (int32_t)(block_place(t->block) + delta));
 }
 
-/* On, at the code that `find` found: rax and r14. */
-static void jump_found(struct tr *t)
+/* rax = the quick entry of the address in r14. What the jump cache does not have either is left to
+ * the instruction's handler; NULL: to the dispatcher. */
+static void find(struct tr *t, const struct insn *i)
 {
-    emit_store(&t->e, in_vcpu(offsetof(struct soft_vcpu, jit_page)), H_14);
-    emit_op(&t->e, 0, 4, 0xff, 4, in_reg(H_AX), 0);
+    jit_quick_entry(&t->e);
+    emit_op(&t->e, 0, 8, 0x39, H_14, at_offset(H_AX, offsetof(struct quick_entry, va)), 0);
+    slow_if(t, CC_NE, i);
+    t->slow[t->slow_count - 1].second = t->jit->find;
+    t->slow[t->slow_count - 1].checked = emit_exec(&t->e);
 }
 
+/* On, to what `find` found: rax and r14. */
+static void jump_found(struct tr *t)
+{
+    emit_alu_imm(&t->e, 0, 8, 4, in_reg(H_14), -(int32_t)PAGE_SIZE, 0);
+    emit_store(&t->e, in_vcpu(offsetof(struct soft_vcpu, jit_page)), H_14);
+    emit_op(&t->e, 0, 4, 0xff, 4, at_offset(H_AX, offsetof(struct quick_entry, code)), 0);
+}
+
+/* To the address in r14. */
 void exit_to(struct tr *t)
 {
-    emit_call(&t->e, t->jit->find);
-    emit_jcc(&t->e, CC_B, t->jit->leave_to);
+    find(t, NULL);
     jump_found(t);
 }
 
@@ -423,8 +435,7 @@ bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
     flags_commit(t);
     stack_operand(t, i, 0, false);
     emit_op(&t->e, 0, i->size, 0x8b, H_14, t->mem, 0);
-    emit_call(&t->e, t->jit->find);
-    slow_if(t, CC_B, i);
+    find(t, i);
     stack_move(t, i->size + (with_release ? (uint16_t)i->imm : 0));
     pins_undo(t);
     jump_found(t);
@@ -440,8 +451,7 @@ bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
     flags_commit(t);
     if (!rm_load(t, i))
         return false;
-    emit_call(&t->e, t->jit->find);
-    slow_if(t, CC_B, i);
+    find(t, i);
     pins_undo(t);
     jump_found(t);
     t->ended = true;

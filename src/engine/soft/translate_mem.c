@@ -89,8 +89,10 @@ static struct slow *check(struct tr *t, const struct insn *i, unsigned reg, unsi
     emit_alu_imm(e, 0, 8, 7, in_reg(reg), (int32_t)(PAGE_SIZE - size), 0);
     slow_if(t, CC_A, i);
     struct slow *slow = &t->slow[t->slow_count - 1];
-    if (write && reg == H_AX)
+    if (write && reg == H_AX) { /* perhaps only code elsewhere in the page is in its way */
+        slow->second = t->jit->code_store;
         slow->checked = emit_exec(e);
+    }
     emit_op(e, 0, 8, 0x03, reg, at_offset(H_14, offsetof(struct tlb_entry, host)), 0);
     return slow;
 }
