@@ -56,7 +56,7 @@ void router_request(void *arg, struct http_request *request); /* arg: the daemon
 /* Answers with the error. */
 void reply_error(struct http_request *request, const struct api_error *error);
 /* The object, with its ETag. */
-void reply_object(struct http_request *request, unsigned status, const struct object *object);
+void reply_object(struct http_request *request, unsigned status, struct object *object);
 
 /* Who asks, as jobs and objects keep it. */
 void request_user(const struct http_request *request, char *out, size_t len);

@@ -105,6 +105,13 @@ static struct node *node_find(struct kind *kind, const char *id)
     return n;
 }
 
+static void node_free(struct node *n)
+{
+    json_decref(n->object.json);
+    free(n->object.shown);
+    free(n);
+}
+
 /* ---- the store's news ---- */
 
 static struct object *object_set(struct objects *objects, struct kind *kind, const char *id,
@@ -125,6 +132,7 @@ static struct object *object_set(struct objects *objects, struct kind *kind, con
         n->by_id = kind->buckets[bucket(id)];
         kind->buckets[bucket(id)] = n;
     }
+    free(TAKE(n->object.shown));
     n->object.json = take_json;
     n->object.revision = revision;
     list_insert(kind, &n->object);
@@ -146,8 +154,7 @@ static void object_gone(struct objects *objects, struct kind *kind, const char *
         objects->changed(objects->arg, &n->object, n->object.json, NULL);
     list_remove(kind, &n->object);
     *p = n->by_id;
-    json_decref(n->object.json);
-    free(n);
+    node_free(n);
 }
 
 struct loading {
@@ -411,8 +418,7 @@ void objects_destroy(struct objects *objects)
         for (unsigned b = 0; b < BUCKETS; b++)
             for (struct node *n = kind->buckets[b], *next; n; n = next) {
                 next = n->by_id;
-                json_decref(n->object.json);
-                free(n);
+                node_free(n);
             }
         free(kind->list);
     }

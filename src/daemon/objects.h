@@ -19,6 +19,7 @@ struct object {
     const char *kind, *id;
     json_t *json; /* with "revision"; replaced at each change, never edited */
     uint64_t revision;
+    char *shown;   /* its text for clients, once somebody has asked; goes with `json` */
     void *runtime; /* of who looks after this kind; not kept */
 };
 

@@ -4,6 +4,7 @@
  * body must look like, what an answer may show.
  */
 #include "base/log.h"
+#include "base/text.h"
 #include "daemon/access.h"
 #include "daemon/audit.h"
 #include "daemon/cgroup.h"
@@ -38,10 +39,17 @@ static void fail(struct http_request *request, unsigned status, const char *code
     reply_error(request, &error);
 }
 
-static json_t *show(const struct object *object)
+/* Listing ten thousand objects takes most of its time with making these. */
+static const char *show(struct object *object)
 {
     struct api_error error;
-    return api_show(api_resource_find(object->kind)->fields, object->json, NULL, &error);
+    if (!object->shown) {
+        AUTO(json_decref)
+        json_t *json =
+            api_show(api_resource_find(object->kind)->fields, object->json, NULL, &error);
+        object->shown = json_print(json);
+    }
+    return object->shown;
 }
 
 static void add_etag(struct http_request *request, const struct object *object)
@@ -51,14 +59,16 @@ static void add_etag(struct http_request *request, const struct object *object)
     http_reply_header(request, "ETag", etag);
 }
 
-void reply_object(struct http_request *request, unsigned status, const struct object *object)
+void reply_object(struct http_request *request, unsigned status, struct object *object)
 {
+    AUTO(buf_fini) struct buf body = { 0 };
     char location[100];
     snprintf(location, sizeof location, "/v1/%s/%s", object->kind, object->id);
     add_etag(request, object);
     if (status != 200)
         http_reply_header(request, "Location", location);
-    http_reply_json(request, status, show(object));
+    buf_printf(&body, "%s\n", show(object));
+    http_reply(request, status, "application/json", body.data, body.len);
 }
 
 /* ---- who asks ---- */
@@ -102,13 +112,43 @@ static int list_limit(struct http_request *request, size_t *limit, struct api_er
     return 0;
 }
 
+/* An item of a list, as a text; false: there is no such field. */
+static bool list_add(struct buf *items, const struct api_resource *resource, struct object *object,
+                     const char *only, struct api_error *error)
+{
+    AUTO(json_decref)
+    json_t *item = only ? api_show(resource->fields, object->json, only, error) : NULL;
+    if (only && !item)
+        return false;
+    AUTO(free) char *text = item ? json_print(item) : NULL;
+    const char *shown = text ? text : show(object);
+    if (items->len)
+        buf_add(items, ",", 1);
+    buf_add(items, shown, strlen(shown));
+    return true;
+}
+
+static void list_reply(struct http_request *request, const struct buf *items, const char *next)
+{
+    AUTO(buf_fini) struct buf body = { 0 };
+    AUTO(json_decref) json_t *word = next ? json_string(next) : NULL;
+    AUTO(free) char *text = word ? json_print(word) : NULL;
+    buf_printf(&body, "{\"items\":[");
+    buf_add(&body, items->len ? (const void *)items->data : "", items->len);
+    if (text)
+        buf_printf(&body, "],\"next\":%s}\n", text);
+    else
+        buf_printf(&body, "]}\n");
+    http_reply(request, 200, "application/json", body.data, body.len);
+}
+
 static void list_objects(struct daemon *daemon, struct http_request *request,
                          const struct api_resource *resource)
 {
     struct api_error error = { 0 };
-    size_t limit, count;
+    size_t limit, count, listed = 0;
     const char *after = http_query(request, "after"), *only = http_query(request, "fields");
-    AUTO(json_decref) json_t *items = json_array();
+    AUTO(buf_fini) struct buf items = { 0 };
     AUTO(json_decref) json_t *nothing = json_object();
     struct listing probe = { resource, nothing, true, 0, &error };
     http_query_each(request, each_filter, &probe); /* wrong filters fail on empty lists, too */
@@ -127,19 +167,14 @@ static void list_objects(struct daemon *daemon, struct http_request *request,
         http_query_each(request, each_filter, &l);
         if (!l.fits)
             continue;
-        json_t *item = api_show(resource->fields, list[i]->json, only, &error);
-        if (!item) {
+        if (!list_add(&items, resource, list[i], only, &error)) {
             reply_error(request, &error);
             return;
         }
-        json_array_append_new(items, item);
-        if (json_array_size(items) == limit && i + 1 < count)
+        if (++listed == limit && i + 1 < count)
             next = object_key(list[i]);
     }
-    json_t *page = json_pack("{s:O}", "items", items);
-    if (next)
-        json_object_set_new(page, "next", json_string(next));
-    http_reply_json(request, 200, page);
+    list_reply(request, &items, next);
 }
 
 static void list_events(struct http_request *request)
