@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A VM as the API has it, in the words of bedplate-vmm's options. */
+#include "base/text.h"
 #include "daemon/vms.h"
 
 #include <stdio.h>
@@ -22,20 +23,39 @@ static void copy_size(json_t *to, const char *option, const json_t *from, const 
         json_object_set_new(to, option, json_string(text));
 }
 
+/* A field's name with bedplate-vmm's dashes. */
+static void option_name(const char *field, char out[32])
+{
+    snprintf(out, 32, "%s", field);
+    for (char *c = out; *c; c++)
+        if (*c == '_')
+            *c = '-';
+}
+
 static json_t *disk_config(const json_t *disk)
 {
-    static const char *const same[] = { "path",  "format",  "bus", "serial",
-                                        "cache", "discard", "iops" };
+    static const char *const same[] = { "path",           "format",        "bus",
+                                        "serial",         "cache",         "discard",
+                                        "iops",           "iops_rd",       "iops_wr",
+                                        "throttle_group", "on_full",       "on_error",
+                                        "copy_on_read",   "detect_zeroes", "queues",
+                                        "io_thread",      "key_file",      "tls_certificates",
+                                        "tls_psk_file" },
+                             *const sizes[] = { "bps", "bps_rd", "bps_wr" };
+    char name[32];
     json_t *out = json_object();
     for (unsigned i = 0; i < sizeof same / sizeof *same; i++) {
         json_t *value = json_object_get(disk, same[i]);
+        option_name(same[i], name);
         if (value && !(json_is_integer(value) && json_integer_value(value) == 0))
-            json_object_set(out, same[i], value);
+            json_object_set(out, name, value);
     }
     if (json_is_true(json_object_get(disk, "readonly")))
         json_object_set_new(out, "readonly", json_true());
-    copy(out, "on-full", disk, "on_full");
-    copy_size(out, "bps", disk, "bps");
+    for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        option_name(sizes[i], name);
+        copy_size(out, name, disk, sizes[i]);
+    }
     return out;
 }
 
@@ -56,6 +76,8 @@ static json_t *net_config(const json_t *net)
     json_t *forwards = json_object_get(net, "forwards");
     if (json_array_size(forwards))
         json_object_set(out, "hostfwd", forwards);
+    copy(out, "tftp", net, "tftp");
+    copy(out, "bootfile", net, "bootfile");
     return out;
 }
 
@@ -88,18 +110,102 @@ static void add_drives(json_t *out, const struct vm *owner, const json_t *vm)
     json_object_set_new(out, "net", nets);
 }
 
+/* "ISO,bus=ide" */
+static json_t *cdrom_config(const char *path, const char *bus)
+{
+    return json_sprintf("%s%s%s", path && *path ? path : "none", bus ? ",bus=" : "",
+                        bus ? bus : "");
+}
+
+static void add_cdroms(json_t *out, const json_t *vm)
+{
+    const json_t *more = json_object_get(vm, "cdroms");
+    const char *path = json_string_value(json_object_get(vm, "cdrom")),
+               *bus = json_string_value(json_object_get(vm, "cdrom_bus"));
+    if (!json_array_size(more) && !bus) {
+        copy(out, "cdrom", vm, "cdrom");
+        return;
+    }
+    json_t *list = json_array();
+    json_array_append_new(list, cdrom_config(path, bus));
+    for (size_t i = 0; i < json_array_size(more); i++) {
+        const json_t *drive = json_array_get(more, i);
+        json_array_append_new(list, cdrom_config(json_string_value(json_object_get(drive, "path")),
+                                                 json_string_value(json_object_get(drive, "bus"))));
+    }
+    json_object_set_new(out, "cdrom", list);
+}
+
+static void add_boot(json_t *out, const json_t *vm)
+{
+    const char *order = json_string_value(json_object_get(vm, "boot"));
+    bool menu = json_is_true(json_object_get(vm, "boot_menu"));
+    json_int_t timeout = json_integer_value(json_object_get(vm, "boot_timeout"));
+    AUTO(buf_fini) struct buf text = { 0 };
+    if ((!order || !*order) && !menu && !timeout)
+        return;
+    buf_printf(&text, "order=%s%s", order && *order ? order : "cdn", menu ? ",menu=on" : "");
+    if (timeout)
+        buf_printf(&text, ",timeout=%lld", (long long)timeout);
+    json_object_set_new(out, "boot", json_stringn((char *)text.data, text.len));
+}
+
+/* Sockets and files in the VM's run directory. */
+static void add_sockets(json_t *out, const struct vm *vm, const json_t *json)
+{
+    static const struct {
+        const char *field, *option, *scheme, *file;
+    } sockets[] = { { "virtio_console", "console", "unix:", "hvc.sock" },
+                    { "debug_console", "debug-console", "file:", "debug.log" },
+                    { "gdb", "gdb", "unix:", "gdb.sock" } };
+    const json_t *names = json_object_get(json, "ports");
+    json_t *ports = json_array();
+    char path[PATH_MAX], file[100];
+    for (unsigned i = 0; i < sizeof sockets / sizeof *sockets; i++) {
+        vm_run_path(vm, sockets[i].file, path);
+        if (json_is_true(json_object_get(json, sockets[i].field)))
+            set_path(out, sockets[i].option, sockets[i].scheme, path);
+    }
+    if (!json_is_false(json_object_get(json, "agent"))) { /* VMs of earlier versions lack it */
+        vm_run_path(vm, "agent.sock", path);
+        json_array_append_new(ports, json_sprintf(AGENT_PORT "=unix:%s", path));
+    }
+    for (size_t i = 0; i < json_array_size(names); i++) {
+        const char *name = json_string_value(json_array_get(names, i));
+        snprintf(file, sizeof file, "port-%.63s.sock", name);
+        vm_run_path(vm, file, path);
+        json_array_append_new(ports, json_sprintf("%s=unix:%s", name, path));
+    }
+    if (json_array_size(ports)) /* one alone is written as it always was: VMs that run have it so */
+        json_object_set(out, "port", json_array_size(ports) > 1 ? ports : json_array_get(ports, 0));
+    json_decref(ports);
+}
+
 json_t *vm_config(const struct vm *vm, const json_t *json)
 {
-    static const char *const same[] = { "engine", "cpu",     "cpus",     "profile", "kernel",
-                                        "initrd", "cmdline", "firmware", "cdrom",   "watchdog" };
+    static const char *const same[] = { "engine", "cpu",     "cpus",     "profile",  "kernel",
+                                        "initrd", "cmdline", "firmware", "watchdog", "video" };
     json_t *out = json_pack("{s:s}", "uuid", vm->id);
     char path[PATH_MAX];
     for (unsigned i = 0; i < sizeof same / sizeof *same; i++)
         copy(out, same[i], json, same[i]);
     copy_size(out, "memory", json, "memory");
-    const char *boot = json_string_value(json_object_get(json, "boot"));
-    if (boot && *boot)
-        json_object_set_new(out, "boot", json_sprintf("order=%s", boot));
+    const char *options = json_string_value(json_object_get(json, "engine_options"));
+    if (options)
+        json_object_set_new(
+            out, "engine",
+            json_sprintf("%s,%s", json_string_value(json_object_get(json, "engine")), options));
+    copy(out, "firmware", json, "firmware_file");
+    add_boot(out, json);
+    add_cdroms(out, json);
+    if (json_array_size(json_object_get(json, "usbs")))
+        copy(out, "usb", json, "usbs");
+    if (json_array_size(json_object_get(json, "inputs")))
+        copy(out, "virtio-input", json, "inputs");
+    if (json_is_false(json_object_get(json, "balloon")))
+        json_object_set_new(out, "balloon", json_string("off"));
+    if (json_is_false(json_object_get(json, "reboot")))
+        json_object_set_new(out, "no-reboot", json_true());
     if (!json_object_get(out, "kernel") && !json_object_get(out, "firmware"))
         json_object_set_new(out, "firmware", json_string("bios"));
     const char *firmware = json_string_value(json_object_get(out, "firmware"));
@@ -112,10 +218,7 @@ json_t *vm_config(const struct vm *vm, const json_t *json)
     set_path(out, "run-dir", "", path);
     vm_run_path(vm, "serial.sock", path);
     set_path(out, "serial", "unix:", path);
-    if (!json_is_false(json_object_get(json, "agent"))) { /* VMs of earlier versions lack it */
-        vm_run_path(vm, "agent.sock", path);
-        set_path(out, "port", AGENT_PORT "=unix:", path);
-    }
+    add_sockets(out, vm, json);
     if (json_is_true(json_object_get(json, "display"))) {
         vm_run_path(vm, "vnc.sock", path);
         json_object_set_new(out, "display",

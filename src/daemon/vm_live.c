@@ -84,7 +84,7 @@ static void config_follow(struct vm *vm)
         vm->config = json_incref(wanted);
     list_follow(vm, wanted, "disk", "disks", "path");
     list_follow(vm, wanted, "net", "nets", "mac");
-    if (drive)
+    if (drive && !json_is_array(json_object_get(vm->config, "cdrom")))
         json_object_set_new(vm->config, "cdrom",
                             json_string(*text_of(drive, "path") ? text_of(drive, "path") : "none"));
     if ((!old || !json_equal(old, vm->config)) &&
@@ -198,11 +198,30 @@ static json_t *pending_json(const struct vm *vm, const json_t *object)
 {
     static const struct {
         const char *option, *field;
-    } all[] = { { "cpus", "cpus" },       { "memory", "memory" },   { "cpu", "cpu" },
-                { "engine", "engine" },   { "profile", "profile" }, { "firmware", "firmware" },
-                { "boot", "boot" },       { "kernel", "kernel" },   { "initrd", "initrd" },
-                { "cmdline", "cmdline" }, { "disk", "disks" },      { "cdrom", "cdrom" },
-                { "net", "nets" },        { "display", "display" }, { "watchdog", "watchdog" } };
+    } all[] = { { "cpus", "cpus" },
+                { "memory", "memory" },
+                { "cpu", "cpu" },
+                { "engine", "engine" },
+                { "profile", "profile" },
+                { "firmware", "firmware" },
+                { "boot", "boot" },
+                { "kernel", "kernel" },
+                { "initrd", "initrd" },
+                { "cmdline", "cmdline" },
+                { "disk", "disks" },
+                { "cdrom", "cdrom" },
+                { "net", "nets" },
+                { "display", "display" },
+                { "watchdog", "watchdog" },
+                { "video", "video" },
+                { "usb", "usbs" },
+                { "virtio-input", "inputs" },
+                { "port", "ports" },
+                { "console", "virtio_console" },
+                { "debug-console", "debug_console" },
+                { "gdb", "gdb" },
+                { "balloon", "balloon" },
+                { "no-reboot", "reboot" } };
     json_t *pending = json_array();
     if (!vm->config)
         return pending;
@@ -440,14 +459,16 @@ static bool disks_step(struct vm *vm, const json_t *wanted)
     return false;
 }
 
-static bool medium_step(struct vm *vm, const char *wanted)
+/* Several drives, or one on a bus of its own, are an array: their media change at the next start.
+ */
+static bool medium_step(struct vm *vm, const json_t *cdrom)
 {
     const json_t *drive = drive_find(vm);
-    const char *path = text_of(drive, "path");
+    const char *path = text_of(drive, "path"), *wanted = json_string_value(cdrom);
     char key[KEY_ROOM];
-    if (strcmp(wanted, "none") == 0)
+    if (!wanted || strcmp(wanted, "none") == 0)
         wanted = "";
-    if (!drive || strcmp(path, wanted) == 0)
+    if (!drive || json_is_array(cdrom) || strcmp(path, wanted) == 0)
         return false;
     snprintf(key, sizeof key, "%s %s", *path ? "eject" : "insert", *path ? path : wanted);
     if (!may_try(vm, key))
@@ -500,7 +521,8 @@ static bool nets_step(struct vm *vm, const json_t *wanted)
         struct err err;
         int fd;
         snprintf(key, sizeof key, "add %s", mac);
-        if (list_find(told, "mac", mac) || json_object_get(net, "model") || !may_try(vm, key))
+        if (list_find(told, "mac", mac) || json_object_get(net, "model") ||
+            json_object_get(net, "tftp") || !may_try(vm, key))
             continue;
         if (net_backend_open(vm, net, net_there, vm, &fd, &vm->opening, &err) < 0) {
             step_failed(vm, key, err.text);
@@ -562,7 +584,7 @@ static bool step_next(struct vm *vm)
     bool slots = strcmp(text_of(vm->config, "profile"), "pc-1") == 0;
     return (slots && disks_step(vm, json_object_get(wanted, "disk"))) ||
            (slots && nets_step(vm, json_object_get(wanted, "net"))) ||
-           medium_step(vm, text_of(wanted, "cdrom")) || memory_step(vm, wanted);
+           medium_step(vm, json_object_get(wanted, "cdrom")) || memory_step(vm, wanted);
 }
 
 void vm_live_drive(struct vm *vm)

@@ -13,7 +13,7 @@ import subprocess
 import time
 
 import daemon_test
-from daemon_test import LIMIT, Daemon, case, check, equal
+from daemon_test import LIMIT, Daemon, case, check, equal, free_port
 
 ROLES = ["viewer", "operator", "admin"]
 PASSWORD = "correct horse"
@@ -34,12 +34,6 @@ def certificates(folder):
             file.write("subjectAltName=IP:127.0.0.1\n")
         run("x509", "-req", "-in", name + ".csr", "-CA", ca + ".pem", "-CAkey", ca + ".key", "-CAcreateserial", "-out",
             name + ".pem", "-days", "2", "-extfile", "ext")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Remote(Daemon):

@@ -38,6 +38,12 @@ def equal(got, want, what=""):
     check(got == want, f"{what}: got {got!r}, want {want!r}")
 
 
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 class Http(http.client.HTTPConnection):
     def __init__(self, path):
         super().__init__("bedplate", timeout=LIMIT)
@@ -876,6 +882,61 @@ def crashes(folder):
 @case
 def crashes_long(folder):
     crash(folder, 50, 20, 3)
+
+
+# Of bedplate-vmm's options those that are the daemon's own: it finds, names and keeps these.
+OWN_OPTIONS = {"uuid", "uefi-vars", "run-dir", "control", "save", "restore", "restore-once", "config", "check", "version", "help", "serial"}
+
+
+@case
+def options(folder):
+    """Whatever bedplate-vmm can do a VM can have: its options and their parts are compared with what the daemon gives it."""
+    program = os.path.join(ARGS.build, "src/vmm/bedplate-vmm")
+    known = set(re.findall(r"^  --([a-z-]+)", subprocess.run([program, "--help"], capture_output=True, text=True, check=True).stdout, re.M))
+
+    def parts(option, first):
+        said = subprocess.run([program, "--" + option, first + ",wrong=1", "--check"], capture_output=True, text=True, check=False).stderr
+        return set(said.split("known are ")[1].strip().split(", "))
+
+    paths = {name: os.path.join(folder, name) for name in ("key", "tls", "psk", "tftp", "iso", "fw")}
+    os.mkdir(paths["tftp"])
+    for name in ("iso", "fw"):
+        with open(paths[name], "wb") as file:
+            file.write(bytes(65536))
+    disk = {**image(folder, "one.img"), "bus": "virtio", "serial": "S-1", "cache": "writeback", "discard": "ignore", "iops": 1000, "bps": "10M",
+            "throttle_group": "g", "on_full": "pause", "on_error": "pause",
+            "copy_on_read": "off", "detect_zeroes": "on", "queues": 1, "io_thread": "t"}
+    reader = {**image(folder, "two.img"), "readonly": True, "iops_rd": 500, "iops_wr": 500, "bps_rd": "1M", "bps_wr": "1M"}
+    with Daemon(folder) as d:
+        words = d.cli("create", "--help")
+        asked = d.ok("POST", "/v1/vms?dry_run=true", {"name": "x", "kernel": ARGS.guest, "disks": [
+            {**disk, "key_file": paths["key"], "tls_certificates": paths["tls"], "tls_psk_file": paths["psk"]}]})
+        check(asked["disks"][0]["key_file"] == paths["key"] and "--engine-options" in words, asked)
+        d.create("a", engine_options="jit=off", cpu="x86-64-v2", cmdline="x", disks=[disk, reader], cdrom=paths["iso"], cdrom_bus="sata",
+                 cdroms=[{"bus": "ide"}], nets=[{"backend": "user", "tftp": paths["tftp"], "bootfile": "x", "model": "e1000e",
+                                                 "forwards": [f"tcp:127.0.0.1:{free_port()}-:22"]}],
+                 video="virtio", display=True, usbs=["tablet", "keyboard"], inputs=["tablet"], ports=["org.example.0"], virtio_console=True,
+                 debug_console=True, gdb=True, balloon=False, reboot=False, watchdog="pause", initrd=paths["iso"])
+        d.create("b", kernel=None, firmware="bios", boot="dc", boot_menu=True, boot_timeout=100)
+        given, parts_given = set(), {"disk": {"key-file", "tls-certificates", "tls-psk-file"}, "net": set()}
+        for name in "ab":
+            d.done(name, "start")
+            vm = d.vm(name)
+            with open(os.path.join(folder, "r/bedplate/vms", vm["id"], "config.json"), encoding="utf-8") as file:
+                config = json.load(file)
+            given |= set(config)
+            for option, got in parts_given.items():
+                for entry in config.get(option, []):
+                    got |= set(entry)
+            equal(vm["pending"], [], f"{name} runs with something else")
+        equal(known - given - OWN_OPTIONS, set(), "what a VM cannot have")
+        equal(parts("disk", "a") - parts_given["disk"], set(), "parts of --disk that a VM's disk cannot have")
+        equal(parts("net", "user") - parts_given["net"], set(), "parts of --net that a VM's card cannot have")
+        folder_a = os.path.dirname(d.vm("a")["console"])
+        for name in ("hvc.sock", "port-org.example.0.sock", "gdb.sock", "agent.sock", "debug.log"):
+            check(os.path.exists(os.path.join(folder_a, name)), f"there is no {name}")
+        for name in "ab":
+            d.done(name, "kill")
 
 
 @case
