@@ -61,8 +61,8 @@ void vm_ids_begin(struct daemon *daemon)
     else
         ids->count = 0;
     if (!ids->count)
-        log_warning("VMs run as you: %s has no range for you, or the package uidmap is missing",
-                    "/etc/subuid or /etc/subgid");
+        log_warning("VMs run as you: /etc/subuid or /etc/subgid has no range for you, or the "
+                    "package uidmap is missing");
 }
 
 static bool id_used(const struct vm *except, unsigned number)
