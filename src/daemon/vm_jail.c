@@ -26,6 +26,7 @@ enum {
     OVERHEAD_MIB = 512,
     OVERHEAD_SHARE = 8, /* and this part of the guest's memory */
     TASKS = 256,        /* beside a thread for each vCPU */
+    WRITABLE_DISKS = 24,
 };
 
 /* ---- ids ---- */
@@ -207,10 +208,42 @@ void vm_limits_pending(const struct vm *vm, const json_t *object, json_t *pendin
 
 /* ---- starting and ending ---- */
 
+static void writable_add(char *argv[], unsigned *count, const char *path)
+{
+    char *copy = strdup(path);
+    if (!copy)
+        abort();
+    argv[(*count)++] = (char *)"--writable";
+    argv[(*count)++] = copy;
+}
+
+/* Its own directories, and those of its disks, whose files may be several. What is a device can be
+ * written anyway. */
+static void writable_words(const struct vm *vm, char *argv[], unsigned *count)
+{
+    const json_t *disks = json_object_get(vm->config, "disk");
+    char path[PATH_MAX];
+    vm_run_path(vm, "", path);
+    writable_add(argv, count, path);
+    vm_state_path(vm, "", path);
+    writable_add(argv, count, path);
+    for (size_t i = 0; i < json_array_size(disks) && i < WRITABLE_DISKS; i++) {
+        const json_t *disk = json_array_get(disks, i);
+        const char *name = json_string_value(json_object_get(disk, "path"));
+        if (!name || *name != '/' || json_is_true(json_object_get(disk, "readonly")) ||
+            !realpath(name, path) || strncmp(path, "/dev/", 5) == 0)
+            continue;
+        char *slash = strrchr(path, '/');
+        if (slash != path) /* in / itself: that file alone */
+            *slash = 0;
+        writable_add(argv, count, path);
+    }
+}
+
 int vm_jail_start(struct vm *vm, const char *config, int errors, const int *fds, unsigned fd_count,
                   pid_t *pid, struct err *err)
 {
-    char *groups[CGROUP_WORDS], ids[32], *argv[CGROUP_WORDS + 12];
+    char *groups[CGROUP_WORDS], ids[32], *argv[CGROUP_WORDS + 12 + 2 * (WRITABLE_DISKS + 2)];
     const struct vm_ids *range = &vm->daemon->ids;
     unsigned before, count = 0, n = 0;
     struct cgroup_limits limits = limits_of(vm_object(vm)->json);
@@ -230,6 +263,9 @@ int vm_jail_start(struct vm *vm, const char *config, int errors, const int *fds,
         argv[count++] = (char *)"--ids";
         argv[count++] = ids;
     }
+    unsigned first = count;
+    writable_words(vm, argv, &count);
+    unsigned last = count;
     argv[count++] = (char *)"--";
     argv[count++] = vm->daemon->vmm;
     argv[count++] = (char *)"--config";
@@ -239,6 +275,8 @@ int vm_jail_start(struct vm *vm, const char *config, int errors, const int *fds,
         r = process_spawn(argv, -1, errors, fds, fd_count, pid, err);
     while (n)
         free(groups[--n]);
+    for (; first < last; first += 2)
+        free(argv[first + 1]);
     if (r < 0) {
         vm_jail_end(vm);
         return r;

@@ -2,10 +2,11 @@
 /*
  * bedplate-jail: puts a VM's process where it can do no harm, as far as this host lets us.
  *
- *   bedplate-jail [--cgroup DIRECTORY]... [--ids UID:GID] -- PROGRAM ARGUMENT...
+ *   bedplate-jail [--cgroup DIRECTORY]... [--ids UID:GID] [--writable PATH]... -- PROGRAM ...
  *
  *   --cgroup  put the program and its helpers into this control group, before they do anything
  *   --ids     ids of this host that the program shall become once it has opened its files
+ *   --writable  until then it can write only what is at or below these paths; without any: all
  *
  * Three processes: this one stays in the host's name spaces, makes those of the others, waits and
  * ends as the program does. `init` is the first process of the new process name space: it starts
@@ -40,6 +41,7 @@
 
 enum {
     CGROUPS_MAX = 8,
+    WRITABLE_MAX = 32,
     TIDY_S = 5, /* for what the program leaves behind, before it is killed */
     SPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
     FAILED = 125, /* status: the program could not be run */
@@ -54,6 +56,8 @@ struct ids {
 struct jail {
     const char *cgroups[CGROUPS_MAX];
     unsigned cgroup_count;
+    const char *writable[WRITABLE_MAX];
+    unsigned writable_count;
     struct ids ids; /* of the host */
     char **command;
 };
@@ -99,21 +103,48 @@ static int status_of(int status)
 
 /* ---- init ---- */
 
-/* The process `pid`; 0: this one. */
-static bool cgroups_join(const struct jail *jail, pid_t pid)
+/* Their files, while they can be written. */
+static bool cgroups_open(const struct jail *jail, int fds[CGROUPS_MAX])
 {
-    char path[4200], text[16];
-    snprintf(text, sizeof text, "%d", (int)pid);
+    char path[4200];
     for (unsigned i = 0; i < jail->cgroup_count; i++) {
         snprintf(path, sizeof path, "%s/cgroup.procs", jail->cgroups[i]);
-        int r = file_write(path, text);
-        if (r < 0) {
-            errno = -r;
+        fds[i] = open(path, O_WRONLY | O_CLOEXEC);
+        if (fds[i] < 0) {
             say(path);
             return false;
         }
     }
     return true;
+}
+
+/* The process `pid`; 0: this one. */
+static bool cgroups_join(const struct jail *jail, const int fds[CGROUPS_MAX], pid_t pid)
+{
+    char text[16];
+    int len = snprintf(text, sizeof text, "%d", (int)pid);
+    for (unsigned i = 0; i < jail->cgroup_count; i++)
+        if (write(fds[i], text, (size_t)len) != len) {
+            say(jail->cgroups[i]);
+            return false;
+        }
+    return true;
+}
+
+/* Whoever fools a parser of images, while they are opened, shall at least write nothing else. */
+static void files_protect(const struct jail *jail)
+{
+    struct mount_attr readonly = { .attr_set = MOUNT_ATTR_RDONLY },
+                      writable = { .attr_clr = MOUNT_ATTR_RDONLY };
+    if (!jail->writable_count ||
+        mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, &readonly, sizeof readonly) < 0)
+        return;
+    for (unsigned i = 0; i < jail->writable_count; i++) {
+        const char *path = jail->writable[i];
+        if (mount(path, path, NULL, MS_BIND, NULL) < 0 ||
+            mount_setattr(AT_FDCWD, path, 0, &writable, sizeof writable) < 0)
+            say(path);
+    }
 }
 
 static void too_long(int number) {}
@@ -145,15 +176,16 @@ static void __attribute__((noreturn))
 init_run(const struct jail *jail, unsigned long spaces, int go)
 {
     struct ids ids;
-    int pair[2];
+    int pair[2], groups[CGROUPS_MAX];
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (read(go, &ids, sizeof ids) != sizeof ids) /* it gave up, or is dead */
         _exit(FAILED);
     close(go);
     if ((spaces & CLONE_NEWUSER) && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0))
         _exit(FAILED);
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+    if (!cgroups_open(jail, groups) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         _exit(FAILED);
+    files_protect(jail);
     /* Its own processes only; refused where the host hides parts of its own. */
     (void)!mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     (void)!sethostname("bedplate", 8);
@@ -169,7 +201,7 @@ init_run(const struct jail *jail, unsigned long spaces, int go)
     }
     prctl(PR_SET_NAME, "vm-init");
     /* This takes the kernel 10 ms and more, in which the program is loaded. */
-    if (program < 0 || !cgroups_join(jail, 0) || !cgroups_join(jail, program) ||
+    if (program < 0 || !cgroups_join(jail, groups, 0) || !cgroups_join(jail, groups, program) ||
         write(pair[0], "", 1) != 1)
         _exit(FAILED);
     (void)!unshare(CLONE_NEWCGROUP);
@@ -272,7 +304,8 @@ static int jail_run(const struct jail *jail)
     bool root = geteuid() == 0;
     if (!init_start(jail, SPACES | CLONE_NEWUSER, &pid) &&
         !(root && init_start(jail, SPACES, &pid))) {
-        if (!cgroups_join(jail, 0))
+        int groups[CGROUPS_MAX];
+        if (!cgroups_open(jail, groups) || !cgroups_join(jail, groups, 0))
             return FAILED;
         program_run(jail, 0, root ? jail->ids : (struct ids){ 0 }, -1);
     }
@@ -291,6 +324,7 @@ static bool arguments_take(int argc, char **argv, struct jail *jail)
 {
     static const struct option options[] = { { "cgroup", required_argument, NULL, 'c' },
                                              { "ids", required_argument, NULL, 'i' },
+                                             { "writable", required_argument, NULL, 'w' },
                                              { NULL, 0, NULL, 0 } };
     for (int c; (c = getopt_long(argc, argv, "+", options, NULL)) != -1;)
         switch (c) {
@@ -298,6 +332,11 @@ static bool arguments_take(int argc, char **argv, struct jail *jail)
             if (jail->cgroup_count == CGROUPS_MAX)
                 return false;
             jail->cgroups[jail->cgroup_count++] = optarg;
+            break;
+        case 'w':
+            if (jail->writable_count == WRITABLE_MAX)
+                return false;
+            jail->writable[jail->writable_count++] = optarg;
             break;
         case 'i':
             jail->ids.given = sscanf(optarg, "%u:%u", &jail->ids.uid, &jail->ids.gid) == 2;
@@ -315,8 +354,8 @@ int main(int argc, char **argv)
     struct jail jail = { 0 };
     struct rlimit none = { 0, 0 };
     if (!arguments_take(argc, argv, &jail)) {
-        fprintf(stderr, "usage: bedplate-jail [--cgroup DIRECTORY]... [--ids UID:GID] -- PROGRAM "
-                        "ARGUMENT...\n");
+        fprintf(stderr, "usage: bedplate-jail [--cgroup DIRECTORY]... [--ids UID:GID] [--writable "
+                        "PATH]... -- PROGRAM ARGUMENT...\n");
         return 2;
     }
     setrlimit(RLIMIT_CORE, &none); /* a guest's memory */

@@ -50,6 +50,11 @@ static int do_openat2(void)
     return closed((int)syscall(SYS_openat2, AT_FDCWD, told("HOSTILE_FILE"), how, sizeof how));
 }
 
+static int do_overwrite(void)
+{
+    return closed(open(told("HOSTILE_FILE"), O_WRONLY | O_APPEND | O_CLOEXEC));
+}
+
 static int do_create(void)
 {
     char path[256];
@@ -208,6 +213,7 @@ static const struct {
 } deeds[] = {
     { "open", do_open },
     { "openat2", do_openat2 },
+    { "overwrite", do_overwrite },
     { "create", do_create },
     { "unlink", do_unlink },
     { "socket", do_socket },

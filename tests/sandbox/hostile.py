@@ -8,6 +8,7 @@ bedplate-vmm-hostile (src/vmm/hostile.c) does what an attacker would, on each th
   direct    started by hand, all layers: every deed is refused by seccomp
   landlock  that layer alone: no file can be opened
   jail      as the daemon starts it: the jail alone leaves no file, socket or process of the host in reach; with all layers
+  opening   before the lock: of files, only what it is given can be written
   root      as jail, where root has no user name spaces
   user      as jail, for a user without privileges
   subuid    as user, with a range in /etc/subuid: another user id
@@ -27,7 +28,7 @@ SKIP, LIMIT = 77, 60
 NOBODY, GIVEN, RANGE = 65534, 2130706440, 300000
 THREADS, OTHERS = ("main", "io", "new thread", "vcpu"), ("main", "io", "new thread")
 NEEDED = ["duplicate", "receive"]
-FILES = ["open", "openat2", "create", "unlink", "see another process"]
+FILES = ["open", "openat2", "overwrite", "create", "unlink", "see another process"]
 OUTSIDE = [*FILES, "connect to a unix socket", "connect by TCP", "ptrace", "kill"]
 DEEDS = [*OUTSIDE, "socket", "unix socket", "connect", "execve", "fork", "clone without CLONE_THREAD", "user name space",
          "mmap with PROT_EXEC", "mprotect with PROT_EXEC", "io_uring_setup"]
@@ -161,6 +162,15 @@ def jail(ground):
     check("without" not in said, said)
 
 
+def opening(ground):
+    only_root()
+    own, everything = os.path.join(ground.folder, "own"), "jail landlock capabilities seccomp"
+    outcome, _ = ground.run([ground.program(ARGS.jail), "--writable", own, "--"], everything)
+    all_are(outcome, ["open", "create", "unlink"], "done")
+    all_are(outcome, ["overwrite"], "EROFS")
+    all_are(outcome, ["connect by TCP", "ptrace", "kill", "see another process"], None)
+
+
 def root(ground):
     only_root()
     script = 'echo 0 >/proc/sys/user/max_user_namespaces; exec "$@"'  # of the outer jail's user name space
@@ -197,7 +207,7 @@ def refused(ground):
     locked(outcome)
 
 
-CASES = {f.__name__: f for f in (bare, direct, landlock, jail, root, user, subuid, refused)}
+CASES = {f.__name__: f for f in (bare, direct, landlock, jail, opening, root, user, subuid, refused)}
 
 
 def main():
