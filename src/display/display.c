@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "devices/input.h"
 #include "devices/screen.h"
+#include "display/layouts.h"
 #include "display/wire.h"
 
 #include <arpa/inet.h>
@@ -278,6 +279,7 @@ static int start_helper(struct display *display, const struct display_options *o
     const struct {
         const char *option, *value;
     } given[] = { { "--name", o->name },
+                  { "--keymap", o->keymap },
                   { "--password-file", o->password_file },
                   { "--tls-cert", o->tls_cert },
                   { "--tls-key", o->tls_key },
@@ -305,6 +307,9 @@ static int check_options(const struct display_options *o, struct err *err)
     if (!o->unix_path && inet_pton(AF_INET, o->host, &any) != 1 &&
         inet_pton(AF_INET6, o->host, &any) != 1)
         return err_set(err, EINVAL, "\"%s\" is no IP address", o->host);
+    if (o->keymap && !layout_find(o->keymap))
+        return err_set(err, EINVAL, "keymap '%.60s' is unknown; there are " LAYOUT_NAMES,
+                       o->keymap);
     if (!o->tls_cert != !o->tls_key)
         return err_set(err, EINVAL, "tls-cert= and tls-key= go together");
     if (o->tls_ca && !o->tls_cert)

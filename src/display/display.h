@@ -24,6 +24,7 @@ struct display_options {
     const char *unix_path; /* or: */
     const char *host;      /* "127.0.0.1"; an IPv4 or IPv6 address */
     uint16_t port;         /* 0: one that is free */
+    const char *keymap;    /* the guest's layout, see layout_find(); NULL: us */
     /* Files that the helper reads; NULL: without */
     const char *password_file;
     const char *tls_cert, *tls_key, *tls_ca; /* ca: viewers must show a certificate of it */

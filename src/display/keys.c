@@ -41,17 +41,6 @@ unsigned key_of_scancode(unsigned scancode)
 
 /* ---- characters ---- */
 
-/* What is printed on the keys of a US keyboard, from the code on that each row begins with. */
-static const struct {
-    unsigned first;
-    const char *plain, *shifted;
-} rows[] = {
-    { KEY_1, "1234567890-=", "!@#$%^&*()_+" },
-    { KEY_Q, "qwertyuiop[]", "QWERTYUIOP{}" },
-    { KEY_A, "asdfghjkl;'`", "ASDFGHJKL:\"~" },
-    { KEY_BACKSLASH, "\\zxcvbnm,./", "|ZXCVBNM<>?" },
-};
-
 unsigned key_of_char(char c, bool *shift)
 {
     *shift = false;
@@ -64,15 +53,10 @@ unsigned key_of_char(char c, bool *shift)
     case '\033': return KEY_ESC;
     case 0: return 0;
     }
-    for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
-        const char *plain = strchr(rows[i].plain, c), *shifted = strchr(rows[i].shifted, c);
-        *shift = !plain && shifted;
-        if (plain)
-            return rows[i].first + (unsigned)(plain - rows[i].plain);
-        if (shifted)
-            return rows[i].first + (unsigned)(shifted - rows[i].shifted);
-    }
-    return 0;
+    enum layout_level level = LAYOUT_PLAIN;
+    unsigned key = layout_key(&layout_us, (unsigned char)c, &level);
+    *shift = level == LAYOUT_SHIFT;
+    return key;
 }
 
 /* ---- names and keysyms ---- */
@@ -163,15 +147,37 @@ static const struct {
     { NULL, 0xff9a, KEY_KP9 },
 };
 
-unsigned key_of_keysym(uint32_t keysym, bool *shift)
+/* Accents that stand alone, and on a key that waits for the letter below. */
+static const struct {
+    uint32_t dead; /* keysym */
+    char32_t combining, alone;
+} accents[] = {
+    { 0xfe50, 0x300, '`' }, { 0xfe51, 0x301, 0xb4 }, { 0xfe52, 0x302, '^' },
+    { 0xfe53, 0x303, '~' }, { 0xfe57, 0x308, 0xa8 },
+};
+
+unsigned key_of_keysym(const struct layout *layout, uint32_t keysym)
 {
-    if (keysym >= 0x20 && keysym < 0x7f) /* Latin 1 symbols are their characters */
-        return key_of_char((char)keysym, shift);
-    *shift = false;
+    enum { UNICODE = 0x01000000, EURO = 0x20ac }; /* Latin-1 and the euro are their own keysyms */
     for (unsigned i = 0; keysym && i < ARRAY_LEN(keys); i++)
         if (keys[i].keysym == keysym)
             return keys[i].key;
-    return 0;
+    char32_t c = 0;
+    if ((keysym >= ' ' && keysym <= 0xff) || keysym == EURO)
+        c = keysym;
+    else if (keysym >> 24 == UNICODE >> 24)
+        c = keysym & 0xffffff;
+    if (c == ' ')
+        return KEY_SPACE;
+    for (unsigned i = 0; i < ARRAY_LEN(accents); i++)
+        if (accents[i].dead == keysym)
+            c = accents[i].combining;
+    unsigned key = layout_key(layout, c, NULL);
+    for (unsigned i = 0; !key && i < ARRAY_LEN(accents); i++)
+        if (accents[i].alone == c || accents[i].combining == c)
+            key = layout_key(layout,
+                             accents[i].alone == c ? accents[i].combining : accents[i].alone, NULL);
+    return key;
 }
 
 unsigned key_of_name(const char *name, size_t len)

@@ -50,12 +50,13 @@ struct viewer {
 };
 
 struct settings {
-    const char *name, *password_file, *tls_cert, *tls_key, *tls_ca;
+    const char *name, *keymap, *password_file, *tls_cert, *tls_key, *tls_ca;
     pid_t parent;
 };
 
 static struct helper {
     rfbScreenInfoPtr server;
+    const struct layout *layout; /* the guest's, for viewers that send keysyms */
     int listener;
     void *pixels;
     struct vnc_tls *tls;
@@ -124,8 +125,7 @@ static void viewer_update(rfbClientPtr client)
 
 static void key_event(rfbBool down, rfbKeySym keysym, rfbClientPtr client)
 {
-    bool shift; /* the viewer sends its Shift key, too */
-    unsigned key = key_of_keysym(keysym, &shift);
+    unsigned key = key_of_keysym(helper.layout, keysym);
     (void)client;
     if (key)
         tell(DISPLAY_KEY, key, !!down, 0);
@@ -414,6 +414,7 @@ static int settings_parse(int argc, char **argv, struct settings *out, struct er
     static const struct option options[] = {
         { "parent", required_argument, NULL, 'p' },
         { "name", required_argument, NULL, 'n' },
+        { "keymap", required_argument, NULL, 'm' },
         { "password-file", required_argument, NULL, 'w' },
         { "tls-cert", required_argument, NULL, 'c' },
         { "tls-key", required_argument, NULL, 'k' },
@@ -424,6 +425,7 @@ static int settings_parse(int argc, char **argv, struct settings *out, struct er
         switch (c) {
         case 'p': out->parent = atoi(optarg); break;
         case 'n': out->name = optarg; break;
+        case 'm': out->keymap = optarg; break;
         case 'w': out->password_file = optarg; break;
         case 'c': out->tls_cert = optarg; break;
         case 'k': out->tls_key = optarg; break;
@@ -440,6 +442,9 @@ static int start(int argc, char **argv, char *summary, size_t len, struct err *e
     int r = settings_parse(argc, argv, &settings, err);
     if (r == 0)
         r = setup_receive(err);
+    helper.layout = settings.keymap ? layout_find(settings.keymap) : &layout_us;
+    if (r == 0 && !helper.layout)
+        r = err_set(err, EINVAL, "keymap '%s' is unknown", settings.keymap);
     if (r == 0 && settings.password_file)
         r = password_read(settings.password_file, err);
     if (r == 0 && settings.tls_cert)

@@ -349,6 +349,7 @@ void options_fini(struct options *o)
                        &o->serial.path,
                        &o->console.path,
                        &o->viewer.address,
+                       &o->viewer.keymap,
                        &o->viewer.password_file,
                        &o->viewer.tls_cert,
                        &o->viewer.tls_key,

@@ -89,6 +89,7 @@ struct boot_options {
 /* --display */
 struct viewer_options {
     char *address; /* of the VNC server, see display_address_parse(); NULL: none */
+    char *keymap;  /* NULL: us */
     char *password_file, *tls_cert, *tls_key, *tls_ca;
 };
 

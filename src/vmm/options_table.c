@@ -420,7 +420,8 @@ static int display_part(struct options *o, const char *key, const char *value, s
     const struct {
         const char *key, *example;
         char **text;
-    } files[] = { { "password-file", "password-file=FILE", &v->password_file },
+    } texts[] = { { "keymap", "keymap=de", &v->keymap },
+                  { "password-file", "password-file=FILE", &v->password_file },
                   { "tls-cert", "tls-cert=FILE", &v->tls_cert },
                   { "tls-key", "tls-key=FILE", &v->tls_key },
                   { "tls-ca", "tls-ca=FILE", &v->tls_ca } };
@@ -435,14 +436,14 @@ static int display_part(struct options *o, const char *key, const char *value, s
                              "vnc=:1 or none",
                              value ? value : "");
     }
-    for (size_t i = 0; i < ARRAY_LEN(files); i++)
-        if (strcmp(key, files[i].key) == 0) {
-            int r = value_needed(key, value, files[i].example, err);
-            return r < 0 ? r : text_set(files[i].text, value, err);
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++)
+        if (strcmp(key, texts[i].key) == 0) {
+            int r = value_needed(key, value, texts[i].example, err);
+            return r < 0 ? r : text_set(texts[i].text, value, err);
         }
-    return err_set(err, EINVAL,
-                   "'%.60s' is unknown; there are password-file, tls-cert, tls-key and tls-ca",
-                   key);
+    return err_set(
+        err, EINVAL,
+        "'%.60s' is unknown; there are keymap, password-file, tls-cert, tls-key and tls-ca", key);
 }
 
 const char *options_video(size_t i)
@@ -670,7 +671,8 @@ const struct option option_table[] = {
       "qemu-guest-agent speaks over org.qemu.guest_agent.0. A VM has at most 7.", port_set },
     { "display", "vnc=unix:PATH|vnc=ADDRESS:PORT|vnc=:N|none", 0, "where the screen can be looked at (default none)",
       "The VNC server is a confined process of its own. vnc=:N is port 5900 + N on 127.0.0.1; port 0 takes one that is "
-      "free. password-file=FILE: viewers must know the password in its first line (at most 8 characters). "
+      "free. keymap=us|gb|de|fr|es|it|se: the layout that the guest has, for viewers that send symbols instead of QEMU's extended key events "
+      "(default us). password-file=FILE: viewers must know the password in its first line (at most 8 characters). "
       "tls-cert=FILE,tls-key=FILE: viewers must speak TLS (VeNCrypt, X.509); tls-ca=FILE: and show a certificate of that "
       "authority. Addresses that others reach need TLS and one of the two.", NULL, display_part, "viewer" },
     { "video", "vga|virtio|none", 0, "the display adapter (default: vga with --display, otherwise none)", NULL, video_set },

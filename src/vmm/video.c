@@ -45,7 +45,8 @@ int video_open(struct vmm *vmm, struct err *err)
     int r = vmm->options.video ? screen_create(vmm->loop, &vmm->screen, err) : 0;
     if (r < 0 || !viewer->address)
         return r;
-    struct display_options options = { .password_file = viewer->password_file,
+    struct display_options options = { .keymap = viewer->keymap,
+                                       .password_file = viewer->password_file,
                                        .tls_cert = viewer->tls_cert,
                                        .tls_key = viewer->tls_key,
                                        .tls_ca = viewer->tls_ca,

@@ -216,7 +216,7 @@ def virtio(folder):
 @case
 def hostile_viewers(folder):
     path = os.path.join(folder, "vnc")
-    with Grub(folder, "vnc=unix:" + path) as grub:
+    with Grub(folder, "vnc=unix:" + path + ",keymap=de") as grub:
         grub.screen.shows("GNU GRUB")
         halves = [socket.socket(socket.AF_UNIX) for _ in range(4)]
         for count, half in enumerate(halves):
@@ -235,6 +235,12 @@ def hostile_viewers(folder):
         viewer.request(False)
         same_picture(grub, viewer)
         check(grub.client.ok("status")["screen"]["alive"], "the helper has died")
+        viewer.press(0x2e)  # C: the command line
+        grub.screen.shows("grub>")
+        for keysym in b"z-":  # on a German keyboard where GRUB, which has a US one, sees these
+            viewer.plain_key(keysym, 1)
+            viewer.plain_key(keysym, 0)
+        grub.screen.shows("grub> y/")
 
 
 def cpu_seconds(pid):
@@ -399,6 +405,7 @@ def bad_words(folder):
     sentence("is neither unix:PATH nor ADDRESS:PORT", "--display", "vnc=nowhere")
     sentence("is no IP address", "--display", "vnc=nowhere:1")
     sentence("give tls-cert= and tls-key=", "--display", "vnc=0.0.0.0:0")
+    sentence("keymap 'xx' is unknown; there are us, gb", "--display", "vnc=:0,keymap=xx")
     sentence("tls-cert= and tls-key= go together", "--display", "vnc=:0,tls-cert=/x")
     sentence("No such file", "--display", "vnc=127.0.0.1:0,password-file=/nonexistent")
     sentence("longer than 8 characters", "--display", f"vnc=127.0.0.1:0,password-file={long}")
