@@ -316,6 +316,10 @@ static const struct api_field image_fields[] = {
     { "source", API_STRING, API_REQUIRED, "debian-12: made on this host out of Debian's packages; or an http(s):// address, or the "
       "path of a disk image on this host", .min = 1, .max = 4096 },
     { "sha256", API_STRING, 0, "what the file or the download must have", .min = 64, .max = 64 },
+    { "sums", API_STRING, 0, "address or path of a list of such sums (SHA256SUMS), which has one for the source's name", .min = 1, .max = 4096 },
+    { "signature", API_STRING, 0, "address or path of a detached OpenPGP signature: of the list of sums, or without one of the source", .min = 1,
+      .max = 4096 },
+    { "keyring", API_STRING, 0, "the keys that it may be by: a file that gpgv reads; required with a signature", API_PATH, .max = 4096 },
     { "state", API_STRING, API_SERVER | API_FILTER, "what it is now", API_ENUM, .choices = WORDS("creating", "ready") },
     { "size", API_SIZE, API_SERVER, "of the disk as guests see it" },
     { "bytes", API_SIZE, API_SERVER, "what it takes here" },

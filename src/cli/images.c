@@ -36,11 +36,14 @@ static int image_create(struct cli *cli, const struct command *command, int argc
     source = json_string_value(json_object_get(image, "source"));
     if (!source && strcmp(argv[0], RECIPE) == 0)
         json_object_set_new(image, "source", json_string(RECIPE));
-    /* A file is named from here. */
-    char *whole = source && access(source, F_OK) == 0 ? realpath(source, NULL) : NULL;
-    if (whole)
-        json_object_set_new(image, "source", json_string(whole));
-    free(whole);
+    /* Files are named from here. */
+    static const char *const files[] = { "source", "sums", "signature" };
+    for (unsigned i = 0; i < sizeof files / sizeof *files; i++) {
+        const char *file = json_string_value(json_object_get(image, files[i]));
+        AUTO(free) char *whole = file && access(file, F_OK) == 0 ? realpath(file, NULL) : NULL;
+        if (whole)
+            json_object_set_new(image, files[i], json_string(whole));
+    }
     r = client_call(cli, "POST", "/v1/images", json_incref(image), &answer);
     if (r == CLI_OK && cli->json)
         output_json(answer);

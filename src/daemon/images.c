@@ -14,7 +14,8 @@
 /* One that is being made. */
 struct making {
     struct daemon *daemon;
-    char id[UUID_TEXT], job[24], source[4097], sha256[65];
+    char id[UUID_TEXT], job[24];
+    json_t *words; /* owned; the image's fields that tell what it is made of */
     struct child *child;
     int64_t size; /* of the disk, when the program has told it */
     bool cancelled;
@@ -46,6 +47,7 @@ static void making_free(struct making *m)
         *p = m->next;
     child_release(m->child);
     job_key_end(m->key);
+    json_decref(m->words);
     free(m);
 }
 
@@ -120,12 +122,21 @@ static void ended(void *arg, int status, const char *said)
 
 static const struct child_calls calls = { said, ended };
 
+static char *word_of(const struct making *m, const char *field)
+{
+    const char *text = json_string_value(json_object_get(m->words, field));
+    return (char *)(text ? text : "");
+}
+
 static void begin(struct making *m)
 {
     char dir[PATH_MAX];
     struct err err;
     image_path(m->daemon, m->id, "", dir);
-    char *const argv[] = { m->daemon->make_image, dir, m->source, m->sha256, NULL };
+    char *const argv[] = { m->daemon->make_image, dir,
+                           word_of(m, "source"),  word_of(m, "sha256"),
+                           word_of(m, "sums"),    word_of(m, "signature"),
+                           word_of(m, "keyring"), NULL };
     int r =
         mkdir(dir, 0700) < 0 && errno != EEXIST ? err_errno(&err, errno, "cannot make %s", dir) : 0;
     if (r == 0)
@@ -139,14 +150,11 @@ static void begin(struct making *m)
 static struct making *making_new(struct daemon *daemon, const json_t *image)
 {
     struct making *m = calloc(1, sizeof *m);
-    const char *sha256 = json_string_value(json_object_get(image, "sha256"));
     if (!m)
         abort();
     m->daemon = daemon;
     snprintf(m->id, sizeof m->id, "%s", json_string_value(json_object_get(image, "id")));
-    snprintf(m->source, sizeof m->source, "%s",
-             json_string_value(json_object_get(image, "source")));
-    snprintf(m->sha256, sizeof m->sha256, "%s", sha256 ? sha256 : "");
+    m->words = json_deep_copy(image);
     m->next = makings;
     makings = m;
     return m;
@@ -174,7 +182,12 @@ void images_create(struct daemon *daemon, struct http_request *request, json_t *
     const char *name = json_string_value(json_object_get(json, "name"));
     struct api_error error = { 0 };
     char id[UUID_TEXT];
-    if (objects_name_free(daemon->objects, "images", name, NULL, &error) < 0) {
+    bool signature = json_object_get(json, "signature"), keyring = json_object_get(json, "keyring");
+    if (signature != keyring)
+        api_fail(&error, 422, "invalid", "keyring",
+                 signature ? "is required with a signature"
+                           : "is for a signature, and there is none");
+    if (error.status || objects_name_free(daemon->objects, "images", name, NULL, &error) < 0) {
         reply_error(request, &error);
         return;
     }

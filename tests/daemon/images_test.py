@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -136,6 +137,50 @@ def images(folder):
         equal(os.listdir(os.path.join(folder, "s/bedplate/images")), [], "folders of images")
         equal(os.listdir(os.path.join(folder, "s/bedplate/vms")), [], "folders of VMs")
         d.refused("POST", "/v1/vms", 404, "image create", {"name": "c", "image": "base"})
+
+
+@case
+def images_signed(folder):
+    """By a key of the keyring, or it is not made: the file itself, or the list of sums that it is in."""
+    if not shutil.which("gpg"):
+        agent_test.boot.skip("the package gpg is not installed")
+    home = os.path.join(folder, "gnupg")
+    os.mkdir(home, 0o700)
+
+    def gpg(*words):
+        subprocess.run(["gpg", "--homedir", home, "--batch", "--quiet", "--yes", *words], check=True, capture_output=True)
+
+    for name in ("right", "wrong"):
+        gpg("--passphrase", "", "--quick-generate-key", name, "ed25519", "sign", "never")
+        gpg("--output", os.path.join(folder, name + ".gpg"), "--export", name)
+    right, wrong = (os.path.join(folder, name + ".gpg") for name in ("right", "wrong"))
+    source = image_file(folder)
+    sums = os.path.join(folder, "SHA256SUMS")
+    with open(sums, "w", encoding="ascii") as file:
+        file.write(f"{'0' * 64}  other.raw\n{sha256(source)} *{os.path.basename(source)}\n")
+    for path in (source, sums):
+        gpg("--local-user", "right", "--output", path + ".sign", "--detach-sign", path)
+    try:
+        with Daemon(folder) as d:
+            d.refused("POST", "/v1/images", 422, "with a signature", {"name": "x", "source": source, "signature": sums}, field="keyring")
+            image_fails(d, "is not good", source=source, signature=source + ".sign", keyring=wrong)
+            image_fails(d, "is not good", source=source, signature=sums + ".sign", keyring=right)
+            image_fails(d, "is not good", source=source, sums=sums, signature=sums + ".sign", keyring=wrong)
+            d.cli("image", "create", "own", "--source", source, "--signature", source + ".sign", "--keyring", right)
+            d.cli("image", "create", "listed", "--source", source, "--sums", sums, "--signature", sums + ".sign", "--keyring", right)
+            with Server(source) as server:
+                listed = f"{server.url.rsplit('/', 1)[0]}/{os.path.basename(source)}"
+                d.cli("image", "create", "fetched", "--source", listed, "--sums", sums, "--signature", sums + ".sign", "--keyring", right)
+            with open(source, "r+b") as file:
+                file.write(b"meddled")
+            image_fails(d, "another SHA-256", source=source, sums=sums, signature=sums + ".sign", keyring=right)
+            image_fails(d, "is not good", source=source, signature=source + ".sign", keyring=right)
+            with Server(source) as server:
+                listed = f"{server.url.rsplit('/', 1)[0]}/{os.path.basename(source)}"
+                image_fails(d, "another SHA-256", source=listed, sums=sums, signature=sums + ".sign", keyring=right)
+            image_fails(d, "no sum for", source=sums, sums=sums, signature=sums + ".sign", keyring=right)
+    finally:
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
 
 
 @case
