@@ -54,6 +54,20 @@ GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     CHECK(%rax, user_waits)
     dec %ebp
     jnz 3b
+    /* from the kernel into the kernel, to code that users have run, too */
+    SYSCALL_TO(entered_again)
+    mov $TIMES, %ebp
+5:  USER(entered_again)
+    CHECKM(got_vector, 13)
+    dec %ebp
+    jnz 5b
+    mov $TIMES, %ebp
+6:  syscall
+    mov %cr3, %rax
+    mov %cs, %eax
+    CHECK(%rax, SEL_CODE64)
+    dec %ebp
+    jnz 6b
     /* without EFER.SCE they are no instructions */
     mov $0xc0000080, %ecx
     rdmsr
@@ -136,6 +150,10 @@ entered:
     mov $user_back, %ecx
     sysretq
 
+entered_again:
+    mov %cr3, %rax
+    jmp *%rcx
+
 /* INT 0x80 goes on where it was said; the other notes where it came. Above the return address: rdi,
  * rax, vector, error code, and the frame. */
 on_interrupt:
@@ -143,7 +161,10 @@ on_interrupt:
     jne 1f
     mov resume_rsp, %rsp
     jmp *resume_rip
-1:  mov 40(%rsp), %rax
+1:  mov $__LINE__, %r15d
+    cmp $WAITING, %edi
+    jne wrong
+    mov 40(%rsp), %rax
     mov %eax, came
     push %rcx
     push %rdx

@@ -187,9 +187,10 @@ static void syscall_enabled(struct tr *t, const struct insn *i)
     slow_if(t, CC_E, i);
 }
 
+/* From user mode: what the kernel does to itself is rare. */
 bool tr_syscall(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (narrow(t))
+    if (narrow(t) || t->block->key & CODE_CPL0)
         return false;
     fp_spill(t);
     flags_commit(t);
