@@ -90,7 +90,7 @@ static bool random_blocks(void)
         return false;
     }
     jit_inspect = verify_or_die;
-    j.link = j.windows = j.loops = j.pins = j.sse = j.x87 = true;
+    j.link = j.windows = j.loops = j.pins = j.syscalls = j.sse = j.x87 = true;
     for (unsigned n = 0; n < RANDOM_BLOCKS; n++) {
         random_block(&j);
         if (j.full)
@@ -130,7 +130,7 @@ static bool fullest_blocks(void)
             struct verdict v;
             if (jit_create(&j, 1 << 20, &err) < 0)
                 abort();
-            j.link = j.windows = j.loops = j.pins = j.sse = j.x87 = true;
+            j.link = j.windows = j.loops = j.pins = j.syscalls = j.sse = j.x87 = true;
             struct block *b = block_new();
             b->key |= CODE_AVX;
             b->offset = 0;
@@ -491,7 +491,7 @@ static bool spoil_all(void)
     for (unsigned n = 0; n < SPOILT_BLOCKS; n++) {
         if (jit_create(&j, 1 << 20, &err) < 0)
             abort();
-        j.link = j.windows = j.loops = j.pins = j.sse = j.x87 = true;
+        j.link = j.windows = j.loops = j.pins = j.syscalls = j.sse = j.x87 = true;
         struct verdict v;
         /* Loads and stores first, so that there is something to spoil: 8, 2, 16, 1 and 10 bytes,
          * and a control word. */

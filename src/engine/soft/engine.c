@@ -111,7 +111,7 @@ static int soft_probe(bool *slow, struct err *err)
 }
 
 struct soft_options {
-    bool jit, link, lookup, quick, sse, x87, windows, loops, pins, granules, tsc, perf;
+    bool jit, link, lookup, quick, sse, x87, windows, loops, pins, syscall, granules, tsc, perf;
     uint64_t translate_after;
     uint64_t code; /* bytes of translated code; decoded blocks may take half as much again */
     char trace[256];
@@ -119,7 +119,8 @@ struct soft_options {
 
 static const char OPTIONS_HELP[] = "there are jit=off|block, hot=N, code=SIZE, link=off, "
                                    "lookup=off, sse=off, x87=off, windows=off, loops=off, "
-                                   "pins=off, quick=off, granules=off, tsc=off, trace=FILE and "
+                                   "pins=off, quick=off, syscall=off, granules=off, tsc=off, "
+                                   "trace=FILE and "
                                    "perf=on";
 
 static bool option_switch(const char *word, struct soft_options *o)
@@ -134,7 +135,7 @@ static bool option_switch(const char *word, struct soft_options *o)
         { "perf=on", &o->perf, true },           { "windows=off", &o->windows, false },
         { "loops=off", &o->loops, false },       { "pins=off", &o->pins, false },
         { "granules=off", &o->granules, false }, { "tsc=off", &o->tsc, false },
-        { "quick=off", &o->quick, false },
+        { "quick=off", &o->quick, false },       { "syscall=off", &o->syscall, false },
     };
     for (unsigned n = 0; n < ARRAY_LEN(switches); n++) {
         if (strcmp(word, switches[n].word) == 0) {
@@ -151,8 +152,8 @@ static bool option_switch(const char *word, struct soft_options *o)
  * for perf. These do without one optimisation each: link=off (blocks joined within a page),
  * lookup=off (jump cache in translated code), quick=off (a table for each address space before it),
  * sse=off, x87=off, windows=off (one check for several accesses), loops=off (jumps inside a block),
- * pins=off (R12 to R15 in host registers in loops), granules=off (code is known by 64 bytes) and
- * tsc=off (RDTSC from the host's TSC).
+ * pins=off (R12 to R15 in host registers in loops), syscall=off (SYSCALL and SYSRET), granules=off
+ * (code is known by 64 bytes) and tsc=off (RDTSC from the host's TSC).
  */
 static int options_parse(const char *text, struct soft_options *o, struct err *err)
 {
@@ -203,6 +204,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
                                     .windows = true,
                                     .loops = true,
                                     .pins = true,
+                                    .syscall = true,
                                     .granules = true,
                                     .tsc = true,
                                     .translate_after = 16,
@@ -245,6 +247,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     tsc_clock_init(&e->tsc, options.tsc);
     e->code.jit.loops = options.loops && !traced;
     e->code.jit.pins = options.pins;
+    e->code.jit.syscalls = options.syscall;
     e->code.jit.x87 = options.x87 && x87_host_able();
     if (!options.lookup || traced)
         e->code.jit.find = e->code.jit.find_nothing;

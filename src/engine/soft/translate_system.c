@@ -190,7 +190,7 @@ static void syscall_enabled(struct tr *t, const struct insn *i)
 /* From user mode: what the kernel does to itself is rare. */
 bool tr_syscall(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (narrow(t) || t->block->key & CODE_CPL0)
+    if (!t->jit->syscalls || narrow(t) || t->block->key & CODE_CPL0)
         return false;
     fp_spill(t);
     flags_commit(t);
@@ -207,7 +207,7 @@ bool tr_syscall(struct tr *t, const struct insn *i, unsigned param)
 bool tr_sysret(struct tr *t, const struct insn *i, unsigned param)
 {
     struct emit *e = &t->e;
-    if (narrow(t) || i->size != 8 || !kernel(t))
+    if (!t->jit->syscalls || narrow(t) || i->size != 8 || !kernel(t))
         return false;
     fp_spill(t);
     flags_commit(t);
