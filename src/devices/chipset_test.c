@@ -14,6 +14,7 @@
 #include "devices/test_machine.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 enum { FLASH = 0xffc00000, FLASH_SIZE = 4 * PFLASH_BLOCK, MEMORY = 4 << 20 };
 enum { LPC = LPC_SLOT << 3, PORT = 28 << 3 };
@@ -128,6 +129,55 @@ static void acpi_ports_move(void **state)
     assert_int_equal(in(0x604, 2), 0xffff);
     assert_int_equal(in(0x804, 2), 1);
     assert_int_equal(in(0x830, 4) & 0x20, 0x20); /* SMM is taken */
+}
+
+/* The clock jumps by `ms` and goes on until the port reads `want`. */
+static void pass_until(unsigned ms, unsigned at, unsigned want)
+{
+    struct machine *m = test_machine.m;
+    test_time(guest_now_ns(m) + ms * 1000000ull);
+    clock_start(m);
+    for (unsigned i = 0; i < 5000 && in(at, 2) != want; i++)
+        usleep(1000);
+    clock_stop(m);
+    assert_int_equal(in(at, 2), want);
+}
+
+static void tco_timer_counts_twice(void **state)
+{
+    enum { TCO = 0x660, STS1 = TCO + 4, STS2 = TCO + 6, CNT = TCO + 8, TMR = TCO + 0x12 };
+    enum { GCS = LPC_RCBA_BASE + 0x3410, NO_REBOOT = 0x20 };
+    struct device *tco = machine_find_device(test_machine.m, "tco");
+    lpc_as_firmware(bus);
+    assert_int_equal(mmio_read(GCS, 4), 0);
+    out(TMR, 2, 50); /* 30 s, as Linux sets and compares it */
+    assert_int_equal(in(TMR, 2), 50);
+    out(TCO, 2, 1);
+    pass_until(29000, STS1, 0); /* 1 s is left */
+    assert_int_equal(in(TCO, 2), 1);
+    out(CNT, 2, 0x800);
+    pass_until(60000, STS1, 0); /* halted */
+    assert_int_equal(in(TCO, 2), 1);
+    out(CNT, 2, 0);
+    pass_until(1000, STS1, 8);
+    test_round_trip(tco);
+    assert_int_equal(in(STS2, 2), 0);
+    assert_int_equal(test_events(), 0);
+    pass_until(2400, STS2, 6);
+    assert_int_equal(test_events(), 1);
+    assert_int_equal(test_machine.event, MACHINE_WATCHDOG);
+
+    tco->type->reset(tco);
+    assert_int_equal(in(STS1, 2), 0);
+    assert_int_equal(in(STS2, 2), 6); /* tells why */
+    out(STS2, 1, 6);
+    assert_int_equal(in(STS2, 2), 0);
+    mmio_write(GCS, 4, NO_REBOOT);
+    assert_int_equal(mmio_read(GCS, 4), NO_REBOOT);
+    out(TCO, 2, 1);
+    pass_until(2400, STS1, 8);
+    pass_until(2400, STS2, 6);
+    assert_int_equal(test_events(), 1); /* no second one */
 }
 
 struct listener {
@@ -436,6 +486,7 @@ int main(void)
         TEST(smram_opens_and_locks),
         TEST(ecam_moves),
         TEST(acpi_ports_move),
+        TEST(tco_timer_counts_twice),
         TEST(pci_interrupts_reach_the_pics),
         TEST(fw_cfg_by_ports_and_dma),
         TEST(fw_cfg_waits_while_paused),

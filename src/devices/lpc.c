@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The LPC bridge of an ICH9, after Intel's I/O Controller Hub 9 data sheet, chapter 13, as far as
- * firmware and drivers use it: PMBASE and ACPI_CNTL place the ACPI ports (pm.c), PIRQx_ROUT puts
- * the PCI interrupts (GSI 16 to 23) on inputs of the PICs, RCBA places the chipset configuration
- * registers, of which the interrupt routes are there (read-only: pci_intx_gsi() is wired as their
- * power-on values say). APM_CNT and APM_STS (ports 0xb2, 0xb3) keep what is written; no system
- * management interrupt comes of it. Decoding of ISA ports is not switchable.
+ * firmware and drivers use it: PMBASE and ACPI_CNTL place the ACPI ports (pm.c, tco.c), PIRQx_ROUT
+ * puts the PCI interrupts (GSI 16 to 23) on inputs of the PICs, RCBA places the chipset
+ * configuration registers, of which the interrupt routes are there (read-only: pci_intx_gsi() is
+ * wired as their power-on values say). APM_CNT and APM_STS (ports 0xb2, 0xb3) keep what is written;
+ * no system management interrupt comes of it. Decoding of ISA ports is not switchable.
  */
 #include "devices/lpc.h"
 
 #include "base/log.h"
 #include "devices/pm.h"
+#include "devices/tco.h"
 #include "machine/irq.h"
 #include "machine/machine.h"
 
@@ -32,6 +33,7 @@ enum {
 enum { REGION_RCBA = PCI_BARS, REGION_APM };
 enum { PIRQS = 8, GSI_PIRQA = 16, PRIORITY = 10 };
 enum { D31IP = 0x3100, D31IR = 0x3140, D25IR = 0x3150, ROUTE_STRAIGHT = 0x3210 };
+enum { GCS = 0x3410, GCS_NO_REBOOT = 1 << 5 };
 
 struct lpc_regs {
     struct pci_regs pci;
@@ -41,7 +43,7 @@ struct lpc_regs {
 struct lpc {
     struct pci_device pci;
     struct lpc_regs regs;
-    struct device *pm;
+    struct device *pm, *tco;
     struct mapping *apm, *rcba; /* rcba: bus lock */
     uint32_t rcba_base;
 };
@@ -84,7 +86,9 @@ static void pirqs_route(struct lpc *lpc)
 static void lpc_update(struct lpc *lpc)
 {
     bool acpi = lpc->regs.pci.config[ACPI_CNTL] & ACPI_ENABLE;
-    pm_place(lpc->pm, acpi ? lpc_get(lpc, PMBASE) & 0xff80 : 0);
+    uint32_t base = acpi ? lpc_get(lpc, PMBASE) & 0xff80 : 0;
+    pm_place(lpc->pm, base);
+    tco_place(lpc->tco, base ? base + TCO_OFFSET : 0);
     rcba_place(lpc);
     pirqs_route(lpc);
 }
@@ -94,13 +98,15 @@ static void lpc_config_written(struct pci_device *pci, unsigned offset, unsigned
     lpc_update((struct lpc *)pci);
 }
 
-static uint64_t rcba_read(uint64_t offset, unsigned size)
+static uint64_t rcba_read(struct lpc *lpc, uint64_t offset, unsigned size)
 {
     uint64_t value = 0;
     for (unsigned i = 0; i < size; i++) {
         uint64_t at = offset + i;
         if (at >= D31IR && at < D25IR + 2 && at % 4 < 2)
             value |= (uint64_t)(ROUTE_STRAIGHT >> 8 * (at % 4) & 0xff) << 8 * i;
+        if (at == GCS && tco_no_reboot(lpc->tco))
+            value |= (uint64_t)GCS_NO_REBOOT << 8 * i;
     }
     return value;
 }
@@ -109,7 +115,7 @@ static uint64_t lpc_read(struct device *dev, unsigned region, uint64_t offset, u
 {
     struct lpc *lpc = (struct lpc *)dev;
     if (region == REGION_RCBA)
-        return rcba_read(offset, size);
+        return rcba_read(lpc, offset, size);
     return size == 1 ? lpc->regs.apm[offset & 1] & 0xff : UINT64_MAX;
 }
 
@@ -119,6 +125,8 @@ static void lpc_write(struct device *dev, unsigned region, uint64_t offset, unsi
     struct lpc *lpc = (struct lpc *)dev;
     if (region == REGION_APM && size == 1)
         lpc->regs.apm[offset & 1] = (uint8_t)value;
+    if (region == REGION_RCBA && offset <= GCS && GCS - offset < size)
+        tco_set_no_reboot(lpc->tco, value >> 8 * (GCS - offset) & GCS_NO_REBOOT);
 }
 
 static void lpc_reset(struct device *dev)
@@ -205,7 +213,9 @@ int lpc_create(struct machine *m, struct pci_bus *bus, struct device *pm, struct
     pci_config_init(&lpc->pci, BIOS_CNTL, 1, 0, 0x0f);
     pci_config_init(&lpc->pci, RCBA, 4, 0, 0xffffc001);
 
-    int r = pci_bus_add(bus, &lpc->pci, LPC_SLOT, err);
+    int r = tco_create(m, &lpc->tco, err);
+    if (r == 0)
+        r = pci_bus_add(bus, &lpc->pci, LPC_SLOT, err);
     if (r == 0)
         r = map_device(m, SPACE_IO, 0xb2, 2, dev, REGION_APM, PRIORITY, &lpc->apm, err);
     if (r < 0)
