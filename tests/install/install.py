@@ -233,7 +233,7 @@ def main():
                         "mirror does not have")
     parser.add_argument("--disk", help="the disk to make, which is kept")
     parser.add_argument("--variables", help="the UEFI variables to make, which are kept")
-    parser.add_argument("--size", default="8G", help="of the disk")
+    parser.add_argument("--size", default="12G", help="of the disk")
     parser.add_argument("--memory", type=int, default=1024, help="MiB")
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--engine", default="auto")
