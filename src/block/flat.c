@@ -393,7 +393,7 @@ int flat_check(struct image *image, struct image_check *check, struct err *err)
     n->end = size;
     for (uint64_t i = 0; i < used; i++) {
         bool overlap = (i && sorted[i] - sorted[i - 1] < need) || sorted[i] < flat->first;
-        bool outside = sorted[i] >= size;
+        bool outside = sorted[i] >= size || flat->reach >= size - sorted[i];
         if (!overlap && !outside)
             continue;
         n->corruptions++;
@@ -405,6 +405,15 @@ int flat_check(struct image *image, struct image_check *check, struct err *err)
             check->report(check->arg, text);
     }
     return 0;
+}
+
+int flat_check_whole(const struct flat *flat, struct err *err)
+{
+    uint64_t last = 0;
+    for (uint64_t i = 0; i < flat->blocks; i++)
+        if (flat->host[i] > last)
+            last = flat->host[i];
+    return last <= FLAT_ZERO ? 0 : image_check_whole(&flat->image, last + flat->reach + 1, err);
 }
 
 /* ---- another size ---- */

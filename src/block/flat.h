@@ -67,6 +67,7 @@ struct flat {
     atomic_uint unclean;
     uint64_t end;   /* where the next block goes. lock */
     uint64_t first; /* no block lies before this; for the check */
+    uint64_t reach; /* a whole block lies within the file with this byte of it */
 };
 
 static inline struct flat *flat_of(struct image *image) { return (struct flat *)image; }
@@ -107,6 +108,9 @@ bool flat_direct_map(struct image *image, struct block_hold *hold, uint64_t offs
                      bool write, uint64_t *host);
 void flat_direct_done(struct image *image, struct block_hold *hold);
 bool flat_is_clean(struct image *image);
+/* While opening, when the table is in memory: an entry is written after its block, so one that the
+ * file does not reach tells of a file that was cut off. */
+int flat_check_whole(const struct flat *flat, struct err *err);
 /* Before a disk grows: what the last block has behind its end reads as zeros. */
 int flat_zero_tail(struct flat *flat);
 /* After it shrank: `lead` bytes in front of those places and the blocks there are not needed. */

@@ -125,6 +125,19 @@ char *image_child_path(const char *parent, const char *name)
     return asprintf(&path, "%.*s%s", (int)(slash + 1 - parent), parent, name) < 0 ? NULL : path;
 }
 
+int image_check_whole(const struct image *image, uint64_t needed, struct err *err)
+{
+    uint64_t size;
+    int r = store_size(image->store, &size);
+    if (r < 0)
+        return err_errno(err, -r, "cannot ask for the size");
+    if (needed <= size || (image->opening && image->opening->for_check))
+        return 0;
+    return err_set(err, EINVAL,
+                   "was cut off: its file has %llu bytes and needs %llu at least; copy it again",
+                   (unsigned long long)size, (unsigned long long)needed);
+}
+
 /* "nbd://host", "json:{...}": other programs' ways to reach things that are no files. */
 static int image_check_name(const char *name, struct err *err)
 {
@@ -205,6 +218,11 @@ static int image_open_backing(struct image *image, const struct image_options *o
     below.readonly = true;
     below.for_check = false;
     r = image_open_link(&below, link, false, &image->backing, err);
+    if (r == -ENOENT)
+        return err_set(err, ENOENT,
+                       "backing file %s: no such file; put it back, or record where it is with: "
+                       "bedplate-img rebase -u -b FILE -F FORMAT %s",
+                       path, image->path);
     if (r < 0)
         return err_prefix(err, "backing file %s", path);
     return image->format->check_backing ? image->format->check_backing(image, err) : 0;
@@ -221,6 +239,16 @@ static const char *image_probe(struct store *store)
         !store_read(store, sector, sizeof sector, size - PROBE_SECTOR))
         format = probe_last_sector(sector);
     return format;
+}
+
+/* A format that was named, and the image is not in it. */
+static void image_say_format(const struct image *image, struct err *err)
+{
+    const char *found = image_probe(image->store);
+    size_t len = err ? strlen(err->text) : 0;
+    if (err && (!found || strcmp(found, image->format->name)))
+        snprintf(err->text + len, sizeof err->text - len, "; it looks like %s",
+                 found ? found : "raw");
 }
 
 static int image_open_format(const struct image_options *options, struct store *take_store,
@@ -264,6 +292,8 @@ static int image_open_format(const struct image_options *options, struct store *
         return err_set(err, ENOMEM, "out of memory");
     int r = format->open(image, options, err);
     image->opening = NULL;
+    if (r < 0 && !guessed)
+        image_say_format(image, err);
     if (r < 0)
         return r;
     if (image->backing_name && !image->may_name_files)
@@ -578,7 +608,8 @@ static int image_create_file(const char *path, bool no_overwrite, struct store *
         return err_set(err, EINVAL, "is an export, which its server makes; write into it with -n");
     AUTO(fd_close) int fd = open(path, flags | (no_overwrite ? O_EXCL : 0), 0644);
     if (fd < 0)
-        return err_errno(err, errno, "cannot create");
+        return errno == ENOENT ? err_set(err, ENOENT, "its folder does not exist; make that first")
+                               : err_errno(err, errno, "cannot create");
     struct stat st;
     if (fstat(fd, &st) < 0)
         return err_errno(err, errno, "cannot look at it");

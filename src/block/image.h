@@ -244,6 +244,9 @@ static inline bool image_lock_soon(pthread_mutex_t *lock)
 extern const struct image_format image_raw, image_luks, image_qcow2, image_vdi, image_vhd,
     image_vhdx, image_vmdk;
 
+/* While opening: something begins or ends at `needed`. -EINVAL with a sentence when the file ends
+ * before; a check opens it all the same. */
+int image_check_whole(const struct image *image, uint64_t needed, struct err *err);
 /* -ENOTSUP with a sentence that lists the formats. */
 int image_no_format(const char *name, struct err *err);
 /* Opens a further file of an image (data file, extent) by its recorded name. */

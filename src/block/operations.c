@@ -102,8 +102,9 @@ int chain_resize(struct chain *chain, uint64_t size, enum image_preallocation pr
         return err_set(err, EINVAL, "a size is a multiple of 512, and not 0");
     if (size < old && !shrink)
         return err_set(err, EINVAL,
-                       "that would cut off the disk's end; shrink what is on it first, then allow "
-                       "it with --shrink (\"shrink\": true)");
+                       "%s: that would cut off the disk's end; shrink what is on it first, then "
+                       "allow it with --shrink (\"shrink\": true)",
+                       top->path);
     chain_hold(chain);
     journal_clear(chain);
     int r = image_flush(top);

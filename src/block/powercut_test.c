@@ -177,7 +177,8 @@ static int disk_access(const struct config *config, struct image *image, enum ac
         case UNMAP: r = image_zero(image, at, len, IMAGE_UNMAP); break;
         case DISCARD: r = image_discard(image, at, len); break;
         }
-        data += data ? len : 0;
+        if (data)
+            data += len;
     }
     return r;
 }

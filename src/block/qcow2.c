@@ -351,6 +351,22 @@ static int tables_read(struct qcow2 *q, struct err *err)
     return r < 0 ? err_errno(err, -r, "cannot read the tables") : 0;
 }
 
+/* A table is written before what points to it, so one behind the end tells of a file that was cut
+ * off. */
+static int tables_are_whole(const struct qcow2 *q, struct err *err)
+{
+    uint64_t last = q->header.refcount_table_offset;
+    if (q->l1_size && q->header.l1_table_offset > last)
+        last = q->header.l1_table_offset;
+    for (uint32_t i = 0; i < q->l1_size; i++)
+        if ((q->l1[i] & L1E_OFFSET_MASK) > last)
+            last = q->l1[i] & L1E_OFFSET_MASK;
+    for (uint64_t i = 0; i < q->reftable_entries; i++)
+        if ((q->reftable[i] & REFT_OFFSET_MASK) > last)
+            last = q->reftable[i] & REFT_OFFSET_MASK;
+    return image_check_whole(&q->image, last + 1, err);
+}
+
 /* ---- opening ---- */
 
 /* Whoever crashed with the dirty bit set had left its refcounts for later. */
@@ -438,6 +454,8 @@ static int qcow2_open(struct image *image, const struct image_options *options, 
         r = extensions_read(q, err);
     if (r == 0)
         r = tables_read(q, err);
+    if (r == 0)
+        r = tables_are_whole(q, err);
     if (r == 0)
         r = snapshots_load(q, err);
     if (r == 0)

@@ -133,8 +133,10 @@ static void check_entry(struct checker *c, const uint8_t *raw, bool active, uint
         return;
     }
     uint64_t host = entry & L2E_OFFSET_MASK;
+    bool data = !(q->has_zero_flag && entry & L2E_ZERO);
     if (q->subclusters > 1) {
         uint64_t bitmap = get64(raw + 8);
+        data = bitmap & L2B_ALL_ALLOC;
         if (((bitmap >> 32) & bitmap & L2B_ALL_ALLOC) ||
             (!host && !q->data_file && (bitmap & L2B_ALL_ALLOC))) {
             check_say(c, "an extended L2 entry contradicts itself (bitmap %#llx)",
@@ -149,8 +151,14 @@ static void check_entry(struct checker *c, const uint8_t *raw, bool active, uint
         n->fragmented += *last && host != *last + q->cluster_size;
         *last = host;
     }
-    if (check_aligned(c, host, "a data cluster") && !q->data_file)
-        check_count(c, host, q->cluster_size, "a data cluster");
+    if (!check_aligned(c, host, "a data cluster") || q->data_file)
+        return;
+    if (data && host > c->file_size) {
+        check_say(c, "a data cluster at %#llx lies behind the end of the file, which was cut off",
+                  (unsigned long long)host);
+        n->corruptions++;
+    }
+    check_count(c, host, q->cluster_size, "a data cluster");
 }
 
 static void check_tree(struct checker *c, uint64_t l1_offset, const uint64_t *l1, uint32_t size,

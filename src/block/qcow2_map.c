@@ -296,6 +296,12 @@ static int packed_read(struct qcow2 *q, uint64_t entry, uint64_t in_cluster, voi
 
 /* ---- reading ---- */
 
+/* A cluster is written before an entry names it; one behind the end was cut off. Lock. */
+static bool data_is_there(const struct qcow2 *q, uint64_t host)
+{
+    return q->data_file || (host & ~(uint64_t)(q->cluster_size - 1)) <= q->file_end;
+}
+
 /* Under a hold of the caller's. */
 static int map_read(struct qcow2 *q, uint8_t *data, uint64_t len, uint64_t guest)
 {
@@ -303,6 +309,9 @@ static int map_read(struct qcow2 *q, uint8_t *data, uint64_t len, uint64_t guest
         struct piece piece;
         pthread_mutex_lock(&q->lock);
         int r = piece_get(q, guest, len, &piece);
+        if (r == 0 && piece.kind == KIND_DATA && !data_is_there(q, piece.host))
+            r = qcow2_corrupt(q, "data lies behind the end of the file, which was cut off",
+                              piece.host);
         pthread_mutex_unlock(&q->lock);
         if (r < 0)
             return r;
@@ -822,7 +831,7 @@ bool qcow2_direct_map(struct image *image, struct block_hold *hold, uint64_t off
     uint64_t found;
     if (!image_lock_soon(&q->lock))
         return false;
-    bool ok = direct_find(q, offset, len, write, &found);
+    bool ok = direct_find(q, offset, len, write, &found) && data_is_there(q, found);
     if (ok && write && !intent_covers(q, offset, len))
         ok = false;
     if (ok) {

@@ -75,7 +75,7 @@ static int vdi_open(struct image *image, const struct image_options *options, st
         if (entry < VDI_DISCARDED && flat->host[i] < VDI_HEADER)
             return err_set(err, EINVAL, "a block lies in the header");
     }
-    return 0;
+    return flat_check_whole(flat, err);
 }
 
 const struct image_format image_vdi = {

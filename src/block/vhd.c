@@ -212,7 +212,12 @@ static int vhd_read_table(struct vhd *vhd, uint32_t entries, struct err *err)
     AUTO(free) uint8_t *bitmap = malloc(vhd->bitmap_size);
     if (!table || !bitmap)
         return err_set(err, ENOMEM, "out of memory");
-    int r = store_read(flat->image.store, table, entries * 4ull, vhd->table);
+    int r = vhd->table > 1ull << 60
+                ? err_set(err, EINVAL, "its block table lies at a wrong place")
+                : image_check_whole(&flat->image, vhd->table + entries * 4ull, err);
+    if (r < 0)
+        return r;
+    r = store_read(flat->image.store, table, entries * 4ull, vhd->table);
     for (uint32_t i = 0; r == 0 && i < entries; i++) {
         uint32_t entry = be32(table + i * 4ull);
         if (entry == VHD_UNUSED)
@@ -290,6 +295,7 @@ static int vhd_open_dynamic(struct vhd *vhd, uint32_t type, bool tail, uint64_t 
     flat->add = vhd_add;
     flat->enter = vhd_enter;
     flat->first = FOOTER_LEN + DYN_LEN;
+    flat->reach = block - 1;
     flat->end = tail ? file_size - FOOTER_LEN : round_up(file_size, VHD_SECTOR);
     uint64_t blocks = flat->image.size / block + !!(flat->image.size % block);
     r = flat_setup(flat, blocks, err);
@@ -304,6 +310,8 @@ static int vhd_open_dynamic(struct vhd *vhd, uint32_t type, bool tail, uint64_t 
     }
     if (r == 0)
         r = vhd_read_table(vhd, (uint32_t)blocks, err);
+    if (r == 0)
+        r = flat_check_whole(flat, err);
     return r == 0 && tail && !flat->image.readonly ? footers_agree(vhd, err) : r;
 }
 

@@ -437,7 +437,7 @@ static int metadata_read(struct vhdx *vhdx, struct err *err)
         return err_set(err, ENOMEM, "out of memory");
     int r = store_read(image->store, table, METADATA_LEN, vhdx->metadata_at);
     if (r == 0 && memcmp(table, "metadata", 8))
-        r = -EINVAL;
+        return err_set(err, EINVAL, "its metadata is damaged; restore it from a backup");
     if (r == 0)
         r = item_read(vhdx, table, item_parameters, parameters, 8);
     if (r == 0)
@@ -579,7 +579,9 @@ static int vhdx_open(struct image *image, const struct image_options *options, s
     flat->completed = vhdx_completed;
     flat->end = round_up(size, VHDX_MIB);
     vhdx->durable_end = size;
-    return bat_read(vhdx, &regions, err);
+    flat->reach = flat->block_size - 1;
+    r = bat_read(vhdx, &regions, err);
+    return r < 0 ? r : flat_check_whole(flat, err);
 }
 
 /* The log is done with. When anything fails it stays, to be replayed by the next one to open. */

@@ -57,6 +57,8 @@ struct sparse {
     uint64_t tables;         /* grain tables */
     uint32_t *table, *spare; /* by table: its sector. Fixed but for resizing */
     bool stream;             /* being written for the first time */
+    bool for_check;          /* what lies behind the end of the file is the check's to tell */
+    bool cut_seen;           /* it was told. lock */
     uint8_t header[VMDK_HEADER];
 };
 

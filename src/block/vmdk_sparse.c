@@ -10,6 +10,7 @@
 #include "block/vmdk.h"
 
 #include "base/checked.h"
+#include "base/log.h"
 #include "block/bytes.h"
 
 #include <inttypes.h>
@@ -94,6 +95,18 @@ static int directory_read(struct sparse *sparse, uint64_t sector, uint32_t **out
     return r < 0 ? err_errno(err, -r, "cannot read the grain directory") : 0;
 }
 
+/* Both directories and all tables are made with the image, before anything names them. */
+static int tables_are_whole(const struct sparse *sparse, struct err *err)
+{
+    uint64_t last = le64(sparse->header + VMDK_DIRECTORY);
+    for (uint64_t t = 0; t < sparse->tables; t++) {
+        last = sparse->table[t] > last ? sparse->table[t] : last;
+        if (sparse->spare && sparse->spare[t] > last)
+            last = sparse->spare[t];
+    }
+    return image_check_whole(&sparse->flat.image, last * VMDK_SECTOR + 1, err);
+}
+
 /* Grains cannot be added where there is no table for them. */
 static int tables_check(struct sparse *sparse, struct err *err)
 {
@@ -105,20 +118,35 @@ static int tables_check(struct sparse *sparse, struct err *err)
     return 0;
 }
 
+/* An entry is written after its grain. */
+static int sparse_cut_off(struct sparse *sparse)
+{
+    if (!sparse->cut_seen)
+        log_error("%s: was cut off: grains lie behind the end of its file; copy it again",
+                  sparse->flat.image.path);
+    sparse->cut_seen = true;
+    return -EIO;
+}
+
 /* A page of flat.h is a grain table. */
 static int table_load(struct flat *flat, uint64_t page, uint64_t host[FLAT_PAGE])
 {
     _Static_assert((int)FLAT_PAGE == (int)PER_TABLE, "a page is a grain table");
     struct sparse *sparse = sparse_of(flat);
     uint8_t table[PER_TABLE * 4];
+    uint64_t size = 0;
     bool zeros = le32(sparse->header + VMDK_FLAGS) & FLAG_ZERO_GRAINS;
     if (page >= sparse->tables || !sparse->table[page])
         return 0;
     int r = store_read(flat->image.store, table, sizeof table,
                        (uint64_t)sparse->table[page] * VMDK_SECTOR);
+    if (r == 0)
+        r = store_size(flat->image.store, &size);
     for (unsigned i = 0; r == 0 && i < PER_TABLE; i++) {
         uint32_t entry = le32(table + i * 4);
         host[i] = entry == 1 && zeros ? FLAT_ZERO : (uint64_t)entry * VMDK_SECTOR;
+        if (host[i] > FLAT_ZERO && host[i] >= size && !sparse->for_check)
+            r = sparse_cut_off(sparse);
     }
     return r;
 }
@@ -202,6 +230,8 @@ static int sparse_setup(struct sparse *sparse, uint64_t file_size, struct err *e
     r = directory_read(sparse, le64(h + VMDK_DIRECTORY), &sparse->table, err);
     if (r == 0 && (flags & FLAG_SPARE) && !packed)
         r = directory_read(sparse, le64(h + VMDK_SPARE_DIRECTORY), &sparse->spare, err);
+    if (r == 0)
+        r = tables_are_whole(sparse, err);
     return r < 0 ? r : tables_check(sparse, err);
 }
 
@@ -225,6 +255,7 @@ int vmdk_sparse_open(struct image *image, struct store *store, uint64_t start, s
     flat->image.store = store;
     flat->image.readonly = image->readonly;
     flat->image.path = image->path;
+    sparse->for_check = image->opening->for_check;
     uint64_t file_size;
     int r = header_read(sparse, &file_size, err);
     if (r == 0)

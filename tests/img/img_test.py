@@ -261,6 +261,24 @@ def bitmaps(b, text):
 OPERATIONS = [ours_to_theirs, theirs_to_ours, packed, snapshots, chains, resizing, same_facts, bitmaps]
 
 
+def cut_off(b):
+    """Files that end early, within their tables or within the data."""
+    for fmt in ("qcow2", "vhd", "vhdx", "vmdk"):
+        whole = b.path("whole." + fmt)
+        b.ours("convert", "-q", "-O", fmt, b.make_source("source.raw", 8 * MIB), whole)
+        with open(whole, "rb") as f:
+            data = f.read()
+        for share in (len(data) // 2, 600):
+            part = b.path("part." + fmt)
+            with open(part, "wb") as f:
+                f.write(data[:share])
+            said = b.ours("convert", "-O", "raw", part, b.path("out.raw"), status=(1,))
+            if "cut off" not in said and (fmt, share, "no good header; restore" in said) != ("vhdx", 600, True):
+                raise Failed(f"{share} bytes of a {fmt}: {said}")
+            b.ours("check", "-q", part, status=(1, 2))
+        b.remove("whole." + fmt, "part." + fmt)
+
+
 def mistakes(b):
     """One sentence that names file, cause and remedy."""
     raw = b.make_source("source.raw", MIB)
@@ -282,11 +300,13 @@ def mistakes(b):
     cases = [
         (["info", b.path("nothing.img")], "nothing.img"),
         (["info", "--backing-chain", b.path("loop.qcow2")], "is its own backing file"),
-        (["map", b.path("orphan.qcow2")], "gone.raw: no such file"),
+        (["map", b.path("orphan.qcow2")], "gone.raw: no such file; put it back"),
         (["map", b.path("luks.qcow2")], "is encrypted"),
         (["info", b.path("unknown.qcow2")], "unknown feature bit 63"),
         (["info", "-f", "qcow2", b.path("short.qcow2")], "short.qcow2"),
-        (["info", "-f", "qcow2", raw], "is not in qcow2 format"),
+        (["info", "-f", "qcow2", raw], "is not in qcow2 format; it looks like raw"),
+        (["info", "-f", "vhdx", b.path("loop.qcow2")], "is not in VHDX format; it looks like qcow2"),
+        (["create", b.path("no/folder"), "1M"], "its folder does not exist"),
         (["info", "-f", "elephant", raw], "format elephant is not supported"),
         (["info", b.dir], "is a directory"),
         (["resize", raw, "512K"], "--shrink"),
@@ -380,7 +400,7 @@ def main():
         return 77
     bad = 0
     print(f"seed {args.seed}")
-    rows = [(op, text) for op in OPERATIONS for text in QCOW2] + [(mistakes, None), (in_use, None), (left_dirty, None), (killed, None)]
+    rows = [(op, text) for op in OPERATIONS for text in QCOW2] + [(mistakes, None), (cut_off, None), (in_use, None), (left_dirty, None), (killed, None)]
     rows += [(power_cuts, None)] if args.powercut else []
     if args.only:
         rows = [row for row in rows if row[0].__name__ == args.only]
