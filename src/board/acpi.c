@@ -199,11 +199,15 @@ static void dsdt_board(struct buf *b, const struct acpi_config *config)
     aml_name(b, "_UID");
     aml_integer(b, 0);
     size_t crs = aml_begin_crs(b);
-    aml_io(b, PM_EVENT_PORT, 12);
-    aml_io(b, PM_GPE0_PORT, PM_GPE0_LEN);
     if (config->legacy) {
+        /* All that PMBASE of the LPC bridge decodes: Linux gives up ranges that are a part of it.
+         */
+        aml_io(b, PM_BASE, PM_SIZE);
         aml_io(b, 0x61, 1);
         aml_io(b, 0x4d0, 2);
+    } else {
+        aml_io(b, PM_EVENT_PORT, 12);
+        aml_io(b, PM_GPE0_PORT, PM_GPE0_LEN);
     }
     aml_memory32_fixed(b, PCI_HOST_ECAM_BASE, PCI_HOST_ECAM_SIZE);
     aml_end_crs(b, crs);

@@ -11,6 +11,7 @@
 
 enum {
     PM_BASE = 0x600, /* the ports below lie from there on, as the ICH9 has them */
+    PM_SIZE = 0x80,
     PM_EVENT_PORT = 0x600,
     PM_CONTROL_PORT = 0x604,
     PM_TIMER_PORT = 0x608,
