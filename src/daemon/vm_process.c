@@ -358,6 +358,27 @@ static void client_ready(void *arg, pid_t pid)
     vm_look(vm);
 }
 
+static void own_pause_kept(struct update *u, const struct api_error *error)
+{
+    u->vm->asked_to_pause = false;
+    if (error)
+        log_error("VM %s: its pause could not be kept: %s", u->vm->id, error->message);
+}
+
+/* By its watchdog, a full disk, an error: so it stays until somebody lets it go on. Otherwise what
+ * is wanted would be brought about again at once. */
+static void own_pause(struct vm *vm, const json_t *event)
+{
+    const char *by = json_string_value(json_object_get(event, "by"));
+    if (!by || strcmp(by, "user") == 0 || strcmp(by, "save") == 0 ||
+        strcmp(vm_wanted(vm), "running") != 0)
+        return;
+    struct update *u = update_new(vm, json_pack("{s:s}", "wanted", "paused"));
+    u->then = own_pause_kept;
+    vm->asked_to_pause = true; /* until then the process is right */
+    update_queue(u);
+}
+
 static void client_event(void *arg, const char *what, const json_t *event)
 {
     struct vm *vm = arg;
@@ -377,6 +398,8 @@ static void client_event(void *arg, const char *what, const json_t *event)
                       json_is_true(json_object_get(event, "open")));
         vm_live_drive(vm);
     }
+    if (strcmp(what, "paused") == 0)
+        own_pause(vm, event);
     if (strcmp(what, "save-progress") == 0)
         save_progress(vm, event);
     else if (strcmp(what, "save-failed") == 0)

@@ -24,17 +24,21 @@ LIMIT = 60
 
 
 def overlay(top, archive, initrd):
-    """The guest's initramfs with the agent and its libraries behind it."""
-    said = subprocess.run(["ldd", AGENT], check=True, capture_output=True, text=True).stdout
-    for path in [AGENT, *re.findall(r"(/\S+) \(0x", said)]:
-        os.makedirs(top + os.path.dirname(path), exist_ok=True)
-        shutil.copy(path, top + path)
+    """The guest's initramfs with what lies in `top` behind it."""
     names = subprocess.run(["find", "."], cwd=top, check=True, capture_output=True).stdout
     packed = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"], cwd=top, check=True, input=names,
                             capture_output=True).stdout
     with open(initrd, "rb") as old, open(archive, "wb") as new:
         data = old.read()
         new.write(data + bytes(-len(data) % 512) + packed)
+
+
+def agent_copy(top):
+    """The agent and its libraries."""
+    said = subprocess.run(["ldd", AGENT], check=True, capture_output=True, text=True).stdout
+    for path in [AGENT, *re.findall(r"(/\S+) \(0x", said)]:
+        os.makedirs(top + os.path.dirname(path), exist_ok=True)
+        shutil.copy(path, top + path)
 
 
 def until(what, true):
@@ -142,6 +146,7 @@ def main():
     daemon_test.ARGS = argparse.Namespace(build=args.build, guest=None)
     with tempfile.TemporaryDirectory(prefix="bedplate-agent-") as folder:
         initrd = os.path.join(folder, "initrd")
+        agent_copy(os.path.join(folder, "top"))
         overlay(os.path.join(folder, "top"), initrd, os.path.join(args.guest, "initrd.cpio"))
         with daemon_test.Daemon(folder) as d:
             d.ok("POST", "/v1/vms", {"name": "a", "kernel": os.path.join(args.guest, "vmlinuz"), "initrd": initrd,
