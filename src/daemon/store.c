@@ -40,6 +40,14 @@ int store_txn_check(const struct store_op *ops, unsigned count, struct err *err)
                : 0;
 }
 
+int store_follower_copy(struct store_follower *to, const struct store_follower *from,
+                        struct err *err)
+{
+    *to = *from;
+    to->prefix = strdup(from->prefix);
+    return to->prefix ? 0 : err_set(err, ENOMEM, "out of memory");
+}
+
 struct refusal {
     store_done done;
     void *arg;

@@ -52,6 +52,14 @@ struct store_entry {
 /* result: 0; -EAGAIN: a comparison failed, nothing was written; another -errno with err. */
 typedef void (*store_done)(void *arg, int result, uint64_t revision, const struct err *err);
 
+/* Who watches what. */
+struct store_follower {
+    char *prefix;
+    void (*changed)(void *arg, const struct store_entry *entry);
+    void (*lost)(void *arg);
+    void *arg;
+};
+
 struct store_type {
     const char *name;
     void (*close)(struct store *store);
@@ -60,9 +68,8 @@ struct store_type {
     int (*load)(struct store *store, const char *prefix,
                 void (*each)(void *arg, const struct store_entry *entry), void *arg,
                 uint64_t *revision, struct err *err);
-    int (*watch)(struct store *store, const char *prefix, uint64_t after,
-                 void (*changed)(void *arg, const struct store_entry *entry),
-                 void (*lost)(void *arg), void *arg, struct store_watch **out, struct err *err);
+    int (*watch)(struct store *store, uint64_t after, const struct store_follower *follower,
+                 struct store_watch **out, struct err *err);
     void (*unwatch)(struct store_watch *watch);
     int (*lease_grant)(struct store *store, unsigned seconds, uint64_t *lease, struct err *err);
     int (*lease_keep)(struct store *store, uint64_t lease, struct err *err);
@@ -110,7 +117,8 @@ static inline int store_watch(struct store *store, const char *prefix, uint64_t 
                               void (*lost)(void *arg), void *arg, struct store_watch **out,
                               struct err *err)
 {
-    return store->type->watch(store, prefix, after, changed, lost, arg, out, err);
+    const struct store_follower follower = { (char *)prefix, changed, lost, arg };
+    return store->type->watch(store, after, &follower, out, err);
 }
 
 /* A lease lives `seconds` after it was granted or last kept; then its keys are deleted. */
@@ -136,6 +144,10 @@ static inline int store_backup(struct store *store, const char *path, struct err
     return store->type->backup(store, path, err);
 }
 
+/* For engines: a copy with a prefix of its own, which store_follower_fini() frees. */
+int store_follower_copy(struct store_follower *to, const struct store_follower *from,
+                        struct err *err);
+static inline void store_follower_fini(struct store_follower *follower) { free(follower->prefix); }
 /* For engines: limits and keys of a transaction. */
 int store_txn_check(const struct store_op *ops, unsigned count, struct err *err);
 

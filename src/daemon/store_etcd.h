@@ -53,9 +53,8 @@ void etcd_post_ran(struct etcd *etcd); /* last of all in what was posted */
 
 /* store_etcd_watch.c */
 void *etcd_watcher(void *arg);
-int etcd_watch(struct store *store, const char *prefix, uint64_t after,
-               void (*changed)(void *arg, const struct store_entry *entry), void (*lost)(void *arg),
-               void *arg, struct store_watch **out, struct err *err);
+int etcd_watch(struct store *store, uint64_t after, const struct store_follower *follower,
+               struct store_watch **out, struct err *err);
 void etcd_unwatch(struct store_watch *watch);
 void etcd_watches_free(struct etcd *etcd);
 

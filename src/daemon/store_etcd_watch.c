@@ -18,10 +18,7 @@ enum { LINE_MAX_BYTES = 64 << 20, AGAIN_MS = 500, POLL_MS = 1000 };
 struct store_watch {
     struct store_watch *next; /* the loop's list, under lock */
     struct etcd *etcd;
-    char *prefix;
-    void (*changed)(void *arg, const struct store_entry *entry);
-    void (*lost)(void *arg);
-    void *arg;
+    struct store_follower follower;
     bool dead;     /* under lock: nobody watches; freed when nothing refers to it */
     unsigned refs; /* under lock: what was posted, and the watcher while it reads */
 
@@ -58,9 +55,9 @@ static void told_run(void *arg)
         next = t->next;
         if (!t->watch->dead && !etcd->stopping) {
             if (t->lost)
-                t->watch->lost(t->watch->arg);
+                t->watch->follower.lost(t->watch->follower.arg);
             else
-                t->watch->changed(t->watch->arg, &t->entry);
+                t->watch->follower.changed(t->watch->follower.arg, &t->entry);
         }
         buf_fini(&t->room);
         watch_unref(t->watch);
@@ -149,10 +146,10 @@ static void watch_connect(struct store_watch *w)
 {
     struct etcd *etcd = w->etcd;
     AUTO(json_decref)
-    json_t *body =
-        json_pack("{s:{s:o, s:o, s:o}}", "create_request", "key", etcd_key(etcd, w->prefix),
-                  "range_end", etcd_range_end(etcd, w->prefix), "start_revision",
-                  json_sprintf("%llu", (unsigned long long)w->seen + 1));
+    json_t *body = json_pack("{s:{s:o, s:o, s:o}}", "create_request", "key",
+                             etcd_key(etcd, w->follower.prefix), "range_end",
+                             etcd_range_end(etcd, w->follower.prefix), "start_revision",
+                             json_sprintf("%llu", (unsigned long long)w->seen + 1));
     AUTO(free) char *text = json_print(body);
     w->curl = curl_easy_init();
     if (!w->curl)
@@ -179,7 +176,7 @@ static void watch_free(struct store_watch *w)
 {
     watch_disconnect(w);
     buf_fini(&w->line);
-    free(w->prefix);
+    store_follower_fini(&w->follower);
     free(w);
 }
 
@@ -231,22 +228,16 @@ void *etcd_watcher(void *arg)
 
 /* ---- the loop ---- */
 
-int etcd_watch(struct store *store, const char *prefix, uint64_t after,
-               void (*changed)(void *arg, const struct store_entry *entry), void (*lost)(void *arg),
-               void *arg, struct store_watch **out, struct err *err)
+int etcd_watch(struct store *store, uint64_t after, const struct store_follower *follower,
+               struct store_watch **out, struct err *err)
 {
     struct etcd *etcd = (struct etcd *)store;
     struct store_watch *w = calloc(1, sizeof *w);
-    if (w)
-        w->prefix = strdup(prefix);
-    if (!w || !w->prefix) {
+    if (!w || store_follower_copy(&w->follower, follower, err) < 0) {
         free(w);
         return err_set(err, ENOMEM, "out of memory");
     }
     w->etcd = etcd;
-    w->changed = changed;
-    w->lost = lost;
-    w->arg = arg;
     w->seen = after;
     pthread_mutex_lock(&etcd->lock);
     w->next = etcd->watches;

@@ -19,12 +19,9 @@ enum { LOG_KEPT = 20000 /* changes that watches can begin before */ };
 struct store_watch {
     struct store_watch *next;
     struct sqlite_store *store;
-    char *prefix;
+    struct store_follower follower;
     uint64_t seen; /* changes up to here were told */
-    void (*changed)(void *arg, const struct store_entry *entry);
-    void (*lost)(void *arg);
-    void *arg;
-    bool dead; /* unwatched while it is being called */
+    bool dead;     /* unwatched while it is being called */
 };
 
 struct sqlite_store {
@@ -70,9 +67,8 @@ void sqlite_post_ran(struct sqlite_store *s);
 
 /* ---- store_sqlite_watch.c ---- */
 
-int sqlite_watch(struct store *store, const char *prefix, uint64_t after,
-                 void (*changed)(void *arg, const struct store_entry *entry),
-                 void (*lost)(void *arg), void *arg, struct store_watch **out, struct err *err);
+int sqlite_watch(struct store *store, uint64_t after, const struct store_follower *follower,
+                 struct store_watch **out, struct err *err);
 void sqlite_unwatch(struct store_watch *watch);
 void sqlite_watches_tell(struct sqlite_store *s); /* what changed */
 void sqlite_watches_free(struct sqlite_store *s);

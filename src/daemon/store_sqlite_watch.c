@@ -32,14 +32,14 @@ static void told_add(struct told ***end, const struct store_entry *entry)
 /* Changes after `seen`; false: the log does not reach back that far. */
 static bool log_read(struct sqlite_store *s, struct store_watch *w, struct told **list)
 {
-    AUTO(free) char *stop = sqlite_prefix_end(w->prefix);
+    AUTO(free) char *stop = sqlite_prefix_end(w->follower.prefix);
     struct told **end = list;
     *list = NULL;
     LOCKED(&s->db_lock);
     if (s->revision > LOG_KEPT && w->seen < s->revision - LOG_KEPT)
         return false;
     sqlite3_bind_int64(s->sql.log_load, 1, (sqlite3_int64)w->seen);
-    sqlite_bind(s->sql.log_load, 2, w->prefix);
+    sqlite_bind(s->sql.log_load, 2, w->follower.prefix);
     sqlite_bind(s->sql.log_load, 3, stop);
     while (sqlite3_step(s->sql.log_load) == SQLITE_ROW) {
         struct store_entry entry;
@@ -55,13 +55,13 @@ static void watch_tell(struct sqlite_store *s, struct store_watch *w)
 {
     struct told *list, *next;
     if (!log_read(s, w, &list)) {
-        w->lost(w->arg);
+        w->follower.lost(w->follower.arg);
         return;
     }
     for (; list; list = next) {
         next = list->next;
         if (!w->dead)
-            w->changed(w->arg, &list->entry);
+            w->follower.changed(w->follower.arg, &list->entry);
         free(list);
     }
 }
@@ -75,7 +75,7 @@ static void watches_sweep(struct sqlite_store *s)
             continue;
         }
         *p = w->next;
-        free(w->prefix);
+        store_follower_fini(&w->follower);
         free(w);
     }
 }
@@ -100,23 +100,17 @@ static void watches_tell_posted(void *arg)
     sqlite_post_ran(s);
 }
 
-int sqlite_watch(struct store *store, const char *prefix, uint64_t after,
-                 void (*changed)(void *arg, const struct store_entry *entry),
-                 void (*lost)(void *arg), void *arg, struct store_watch **out, struct err *err)
+int sqlite_watch(struct store *store, uint64_t after, const struct store_follower *follower,
+                 struct store_watch **out, struct err *err)
 {
     struct sqlite_store *s = sqlite_of(store);
     struct store_watch *w = calloc(1, sizeof *w);
-    if (w)
-        w->prefix = strdup(prefix);
-    if (!w || !w->prefix) {
+    if (!w || store_follower_copy(&w->follower, follower, err) < 0) {
         free(w);
         return err_set(err, ENOMEM, "out of memory");
     }
     w->store = s;
     w->seen = after;
-    w->changed = changed;
-    w->lost = lost;
-    w->arg = arg;
     w->next = s->watches;
     s->watches = w;
     *out = w;
