@@ -105,7 +105,7 @@ static bool base_allowed(ZydisMnemonic m)
         A(ADD) A(OR) A(ADC) A(SBB) A(AND) A(SUB) A(XOR) A(CMP) A(TEST) A(MOV) A(MOVZX) A(MOVSX)
         A(MOVSXD) A(LEA) A(XCHG) A(INC) A(DEC) A(NOT) A(NEG) A(ROL) A(ROR) A(RCL) A(RCR) A(SHL)
         A(SHR) A(SAR) A(SHLD) A(SHRD) A(SHLX) A(SHRX) A(SARX) A(RORX) A(IMUL) A(MUL) A(MULX)
-        A(DIV) A(IDIV) A(CDQ) A(CQO) A(CDQE) A(CWDE) A(BSWAP) A(BT) A(BTS) A(BTR) A(BTC) A(BSF)
+        A(DIV) A(IDIV) A(CDQ) A(CQO) A(CDQE) A(CWDE) A(CWD) A(CBW) A(BSWAP) A(BT) A(BTS) A(BTR) A(BTC) A(BSF)
         A(BSR) A(TZCNT) A(LZCNT) A(POPCNT) A(ANDN) A(BLSR) A(BLSI) A(BLSMSK) A(BEXTR) A(BZHI)
         A(PDEP) A(PEXT) A(ADCX) A(ADOX) A(MOVBE) A(CMPXCHG) A(XADD) A(NOP) A(LAHF) A(SAHF) A(JMP)
         A(CALL) A(SETO) A(SETNO) A(SETB) A(SETNB) A(SETZ) A(SETNZ) A(SETBE) A(SETNBE) A(SETS)
@@ -637,13 +637,15 @@ static bool may_call(const struct jit *j, const uint8_t *target)
            target == j->find || target == j->open_window;
 }
 
-/* mov rax, place; jmp leave_at: how each block leaves when something is requested or it is retired.
- * One that was translated again goes on there. */
+/* mov rax, place; jmp leave_at (mov r14d, IP; jmp leave_to): how each block leaves when something
+ * is requested or it is retired. One that was translated again goes on there. */
 static void begin_check(struct reader *r)
 {
     struct insn_at *out = insn_find(r, r->out);
     r->at = r->block;
-    if (!out || out->at[0] != 0x48 || out->at[1] != 0xc7 || out[1].target != r->j->leave_at)
+    bool place = out && out->at[0] == 0x48 && out->at[1] == 0xc7 && out[1].target == r->j->leave_at;
+    bool ip = out && out->at[0] == 0x41 && out->at[1] == 0xbe && out[1].target == r->j->leave_to;
+    if (!place && !ip)
         fault(r, "does not leave at its start");
     else if (r->replaced && r->replaced != r->out && !is_start(r, r->replaced))
         fault(r, "a retired block that does not leave");

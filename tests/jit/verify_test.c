@@ -69,8 +69,18 @@ static void random_insn(uint8_t *bytes)
 static void random_block(struct jit *j)
 {
     struct block *b = block_new();
-    if (random_below(3) == 0)
-        b->key = MODE_32 | CODE_FLAT | CODE_FS | CODE_SSE | CODE_X87;
+    static const uint32_t keys[] = {
+        MODE_32 | CODE_FLAT | CODE_SSE | CODE_X87,
+        MODE_32 | CODE_SEGMENTS | CODE_SSE | CODE_X87,
+        MODE_32 | CODE_SEGMENTS | CODE_BY_IP | CODE_STACK16,
+        MODE_16 | CODE_SEGMENTS | CODE_BY_IP | CODE_STACK16 | CODE_REAL | CODE_CPL0,
+        MODE_16 | CODE_SEGMENTS | CODE_BY_IP | CODE_SSE,
+    };
+    if (random_below(2) == 0)
+        b->key = keys[random_below(ARRAY_LEN(keys))];
+    b->ip = 0x1000;
+    b->cs_base = 0x12340;
+    b->cs_limit = random_below(2) ? 0xffff : 0x1020;
     uint8_t bytes[16];
     unsigned want = 1 + random_below(20);
     do

@@ -129,10 +129,18 @@ static struct quick_jumps quick_claim(struct quick_table *t, uint64_t key)
     return (struct quick_jumps){ t->entries, key };
 }
 
+/* For code whose key changes with CS, at each far call: clearing a table would cost more than it
+ * saves. Nothing is entered here. */
+static struct quick_table quick_none = { .key = ~0ull, .entries[0].va = 1 };
+
 /* The tables for the keys just set. In 64-bit code for both levels, as a system call only goes from
  * one to the other. */
 static void quick_select(struct soft_vcpu *v)
 {
+    if (v->seg_key & CODE_BY_IP) {
+        v->quick = (struct quick_jumps){ quick_none.entries, ~0ull };
+        return;
+    }
     const uint64_t kernel = (uint64_t)CODE_CPL0 << JUMP_KEY_SHIFT;
     struct quick_table *tables = v->run->quick;
     if (!v->cpl || v->mode == MODE_64)
@@ -591,20 +599,40 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
     return 0;
 }
 
-static struct block *block_find(struct soft_vcpu *v, const struct source *src, uint16_t key)
+uint32_t code_cs_name(struct soft_engine *e, uint32_t base, uint32_t limit)
 {
+    enum { PROBES = 8 };
+    const uint64_t cs = (uint64_t)base << 32 | limit;
+    const uint32_t first = (base ^ base >> 12 ^ limit) * 0x9e3779b1u >> 20;
+    for (uint32_t n = 0; n < PROBES; n++) {
+        uint32_t name = (first + n) % CODE_NAMES;
+        uint64_t known = 0;
+        if (atomic_compare_exchange_strong(&e->code.names[name], &known, cs) || known == cs)
+            return CODE_NAMED | name << CODE_CS_SHIFT;
+    }
+    return 0;
+}
+
+static uint32_t block_ip(const struct soft_vcpu *v, uint32_t key)
+{
+    return key & CODE_BY_IP ? (uint32_t)v->rip : 0;
+}
+
+static struct block *block_find(struct soft_vcpu *v, const struct source *src, uint32_t key)
+{
+    const uint32_t ip = block_ip(v, key);
     struct code_page *p = page_find(&soft_engine_of(v)->code, src->ram, src->offset);
     if (!p)
         return NULL;
     struct block *b = __atomic_load_n(&p->bucket[bucket_of(src->offset)], __ATOMIC_ACQUIRE);
     for (; b; b = __atomic_load_n(&b->bucket_next, __ATOMIC_ACQUIRE))
-        if (b->offset == src->offset && b->key == key && !atomic_load(&b->stale))
+        if (b->offset == src->offset && b->key == key && b->ip == ip && !atomic_load(&b->stale))
             return b;
     return NULL;
 }
 
 /* Finds or makes the block; *keep: it may go into the jump cache. */
-static struct block *block_get(struct soft_vcpu *v, struct source *src, uint16_t key, bool *keep)
+static struct block *block_get(struct soft_vcpu *v, struct source *src, uint32_t key, bool *keep)
 {
     struct soft_engine *e = soft_engine_of(v);
     *keep = true;
@@ -633,6 +661,9 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint16_t
     if (block_decode(v, src, b))
         return NULL;
     b->key = key;
+    b->ip = block_ip(v, key);
+    b->cs_base = key & CODE_BY_IP ? (uint32_t)v->seg[S_CS].base : 0;
+    b->cs_limit = key & CODE_BY_IP ? v->seg[S_CS].limit : 0;
     struct code_page *p2 = b->ram2 ? page_find(&e->code, b->ram2, b->page2) : NULL;
     page_spread(v, p, b);
     if (p2)
@@ -661,15 +692,21 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint16_t
     return kept;
 }
 
-/* Translates the block when it is kept, and 64-bit or flat 32-bit code. May be called for one that
- * has a translation, or is stale.
+static bool can_translate(const struct block *b)
+{
+    unsigned mode = b->key & CODE_MODE;
+    uint64_t end = mode == MODE_16 ? 1ull << 16 : 1ull << 32; /* it does not wrap */
+    return mode == MODE_64 ||
+           (b->key & (CODE_FLAT | CODE_SEGMENTS) && (uint64_t)b->ip + b->bytes <= end);
+}
+
+/* Translates the block when it is kept. May be called for one that has a translation, or is stale.
  */
 void code_translate(struct soft_vcpu *v, struct block *b)
 {
     struct code_cache *c = &soft_engine_of(v)->code;
     LOCKED(&c->lock);
-    if (b->code || atomic_load(&b->stale) || b == v->run->scratch ||
-        !(v->mode == MODE_64 || b->key & CODE_FLAT))
+    if (b->code || atomic_load(&b->stale) || b == v->run->scratch || !can_translate(b))
         return;
     jit_translate(&c->jit, b);
     if (b->code)
@@ -717,35 +754,16 @@ void code_link(struct soft_vcpu *v)
         jit_link(&c->jit, slot, to);
 }
 
-/* Can every offset be read and written (code: run), so that no check is needed? */
-static bool whole(const struct x86_segment *s, bool code)
-{
-    enum { EXPAND_DOWN = 4, WRITABLE = 2, CODE = 8 };
-    if (s->attr & SEG_UNUSABLE || !(s->attr & SEG_P) || s->limit != ~0u)
-        return false;
-    return code || (s->attr & (CODE | EXPAND_DOWN | WRITABLE)) == WRITABLE;
-}
-static uint16_t flat_key(const struct soft_vcpu *v)
-{
-    const struct x86_segment *s = v->seg;
-    if (v->mode != MODE_32 || v->stack_size != 4 ||
-        s[S_CS].base | s[S_SS].base | s[S_DS].base | s[S_ES].base || !whole(&s[S_CS], true) ||
-        !whole(&s[S_SS], false) || !whole(&s[S_DS], false) || !whole(&s[S_ES], false))
-        return 0;
-    return (uint16_t)(CODE_FLAT | (whole(&s[S_FS], false) ? CODE_FS : 0) |
-                      (whole(&s[S_GS], false) ? CODE_GS : 0));
-}
-
-static uint16_t key_of(const struct soft_vcpu *v)
+static uint32_t key_of(const struct soft_vcpu *v)
 {
     enum { MX_ALL_MASKED = 0x1f80, FCW_ALL_MASKED = 0x3f };
     bool masked = (v->fpu.mxcsr & MX_ALL_MASKED) == MX_ALL_MASKED;
     bool sse = masked && !(v->cr0 & (CR0_EM | CR0_TS)) && v->cr4 & CR4_OSFXSR;
     bool avx = masked && !(v->cr0 & CR0_TS) && v->cr4 & CR4_OSXSAVE && (v->xcr0 & 6) == 6;
     bool x87 = (v->fpu.fcw & FCW_ALL_MASKED) == FCW_ALL_MASKED && !(v->cr0 & (CR0_EM | CR0_TS));
-    return (uint16_t)(v->mode | (v->cpl ? 0 : CODE_CPL0) | (real_mode(v) ? CODE_REAL : 0) |
-                      (v8086_mode(v) ? CODE_V86 : 0) | (sse ? CODE_SSE : 0) | (avx ? CODE_AVX : 0) |
-                      (x87 ? CODE_X87 : 0) | flat_key(v));
+    return v->mode | (v->cpl ? 0 : CODE_CPL0) | (real_mode(v) ? CODE_REAL : 0) |
+           (v8086_mode(v) ? CODE_V86 : 0) | (sse ? CODE_SSE : 0) | (avx ? CODE_AVX : 0) |
+           (x87 ? CODE_X87 : 0) | v->seg_key;
 }
 
 static bool jump_hit(const struct jump_entry *j, uint64_t va, uint64_t key, uint64_t key_global)
@@ -755,7 +773,7 @@ static bool jump_hit(const struct jump_entry *j, uint64_t va, uint64_t key, uint
 }
 
 /* The linear address of the block at rip; v->jump_key and jump_key_global are its. */
-static uint64_t jump_keys_set(struct soft_vcpu *v, uint16_t key)
+static uint64_t jump_keys_set(struct soft_vcpu *v, uint32_t key)
 {
     uint64_t any = (uint64_t)key << JUMP_KEY_SHIFT | (uint64_t)v->run->jump_epoch << EPOCH_SHIFT;
     if (v->jump_key != (any | v->asid)) {
@@ -791,7 +809,7 @@ const uint8_t *code_go_on(struct soft_vcpu *v)
 
 struct block *code_lookup(struct soft_vcpu *v)
 {
-    uint16_t key = key_of(v);
+    uint32_t key = key_of(v);
     uint64_t va = jump_keys_set(v, key), tag = v->jump_key;
     struct block *b = jump_find(v, va);
     if (b)

@@ -45,7 +45,8 @@ struct block {
     uint64_t offset;        /* of the first byte in ram */
     uint64_t page2;         /* offset of the second page in ram2 */
     uint32_t bytes;
-    uint16_t key; /* code_key */
+    uint32_t key;                   /* CODE_* */
+    uint32_t ip, cs_base, cs_limit; /* CODE_BY_IP: of the first byte; otherwise 0 */
     uint16_t count;
     _Atomic bool stale;
     uint16_t heat;         /* how often it was interpreted; racy, only a hint */
@@ -73,8 +74,13 @@ struct code_page {
     uint16_t spreads; /* how often other vCPUs had to be told of new granules */
 };
 
+/* Bases and limits of CS that blocks have been made for: base << 32 | limit, 0 for none. Set once.
+ */
+enum { CODE_NAMES = 1 << 12 };
+
 struct code_cache {
     pthread_mutex_t lock;
+    _Atomic uint64_t names[CODE_NAMES];
     struct code_page **pages[8]; /* [ram index][page]; lazily made, entries read without locks */
     uint64_t page_count[8];
     _Atomic uint32_t epoch;
@@ -135,10 +141,16 @@ enum {
     CODE_SSE = 32,  /* SSE may be used and all its exceptions are masked */
     CODE_AVX = 64,  /* the same for AVX */
     CODE_X87 = 128, /* the same for x87 */
-    /* 32-bit code: CS, SS, DS and ES are the whole 4 GiB from 0; FS and GS are as large */
+    /* 32-bit code: CS, SS, DS and ES are the whole 4 GiB from 0 */
     CODE_FLAT = 256,
-    CODE_FS = 512,
-    CODE_GS = 1024,
+    /* Other code: limits and bases of data segments count at each access */
+    CODE_SEGMENTS = 512,
+    CODE_STACK16 = 1024, /* with it: the stack goes by SP */
+    /* With it: 16-bit code, or CS is not the whole 4 GiB from 0. Such a block is of one IP and of
+     * one base and limit of CS: CODE_CS is the base in paragraphs, or names both (CODE_NAMED) */
+    CODE_BY_IP = 2048,
+    CODE_NAMED = 4096,
+    CODE_CS_SHIFT = 16,
 };
 
 static inline unsigned block_place(const struct block *b) { return b->offset & (PAGE_SIZE - 1); }
@@ -165,6 +177,9 @@ void code_stored(struct soft_vcpu *v, struct code_page *p, unsigned at, unsigned
 struct code_page *code_page_find(struct soft_engine *e, const struct ram *ram, uint64_t offset);
 void jump_cache_clear(struct soft_vcpu *v);
 void jump_cache_clear_page(struct soft_vcpu *v, uint64_t va);
+
+/* CODE_NAMED with a number that stands for this base and limit of CS; 0 when there are too many. */
+uint32_t code_cs_name(struct soft_engine *e, uint32_t base, uint32_t limit);
 
 extern insn_fn op_stale, op_block_end, op_privileged;
 

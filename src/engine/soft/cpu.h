@@ -165,6 +165,10 @@ struct soft_vcpu {
     struct block *jit_again;    /* to be translated without windows, or NULL */
     struct tsc_line tsc;        /* a copy */
     uint64_t seg_base[S_COUNT]; /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
+    /* Outside 64-bit mode: so many bytes from offset 0 on may be read (1: written); 0 where more
+     * has to be asked (segment_check) */
+    uint64_t seg_room[2][S_COUNT];
+    uint32_t seg_key; /* CODE_*: what blocks have to know of the segments */
 
     struct soft_fpu fpu;
 

@@ -29,6 +29,7 @@ void vcpu_mode_update(struct soft_vcpu *v)
         bool flat = v->mode == MODE_64 && n != S_FS && n != S_GS;
         v->seg_base[n] = flat ? 0 : v->seg[n].base;
     }
+    segments_changed(v);
     tlb_mode_changed(v);
 }
 

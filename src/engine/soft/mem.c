@@ -893,6 +893,8 @@ uint64_t ea_offset(struct soft_vcpu *v, const struct insn *i)
 /* Segment limit and type checks, SDM vol. 3A 5.3 and 5.4; `limit` violations of SS raise #SS. */
 int segment_check(struct soft_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write)
 {
+    if (likely(offset + size <= v->seg_room[write][seg]))
+        return 0;
     const struct x86_segment *s = &v->seg[seg];
     unsigned vector = seg == S_SS ? EXC_SS : EXC_GP;
     if (s->attr & SEG_UNUSABLE || !(s->attr & SEG_P))

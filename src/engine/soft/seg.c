@@ -82,6 +82,60 @@ static int set_accessed(struct soft_vcpu *v, struct x86_segment *s)
     return r;
 }
 
+/* segment_check (mem.c), as far as one number can tell it. */
+static void room_set(struct soft_vcpu *v, unsigned seg)
+{
+    const struct x86_segment *s = &v->seg[seg];
+    const bool typed = v->cr0 & CR0_PE && !v8086_mode(v), code = s->attr & TYPE_CODE;
+    const bool usable = !(s->attr & SEG_UNUSABLE) && s->attr & SEG_P && (s->attr & 0xc) != 4;
+    const bool read = usable && !(typed && code && !(s->attr & TYPE_RW));
+    const bool write = usable && !(typed && (code || !(s->attr & TYPE_RW)));
+    v->seg_room[0][seg] = read ? s->limit + 1ull : 0;
+    v->seg_room[1][seg] = write ? s->limit + 1ull : 0;
+}
+
+/* CS of a block that counts by IP. */
+static uint32_t cs_key(const struct soft_vcpu *v)
+{
+    const struct x86_segment *cs = &v->seg[S_CS];
+    if ((real_mode(v) || v8086_mode(v)) && cs->limit == 0xffff && !(cs->base & ~0xffff0ull))
+        return CODE_BY_IP | (uint32_t)cs->base << (CODE_CS_SHIFT - 4);
+    uint32_t name = code_cs_name(soft_engine_of(v), (uint32_t)cs->base, cs->limit);
+    return name ? CODE_BY_IP | name : 0;
+}
+
+/* What translated code may take for granted; 0: there is none. */
+static uint32_t segments_key(const struct soft_vcpu *v)
+{
+    const uint64_t all = 1ull << 32, *room = v->seg_room[1], *base = v->seg_base;
+    const struct x86_segment *cs = &v->seg[S_CS];
+    const uint32_t segments = CODE_SEGMENTS | (v->stack_size == 2 ? CODE_STACK16 : 0);
+    if (v->mode == MODE_64 || cs->attr & SEG_UNUSABLE || !(cs->attr & SEG_P))
+        return 0;
+    if (v->mode == MODE_16 || cs->base || cs->limit != ~0u) {
+        uint32_t key = cs_key(v);
+        return key ? key | segments : 0;
+    }
+    bool flat = v->stack_size == 4 && !(base[S_SS] | base[S_DS] | base[S_ES]) &&
+                room[S_SS] == all && room[S_DS] == all && room[S_ES] == all;
+    return flat ? CODE_FLAT : segments;
+}
+
+void segments_changed(struct soft_vcpu *v)
+{
+    for (unsigned seg = S_ES; seg <= S_GS && v->mode != MODE_64; seg++)
+        room_set(v, seg);
+    v->seg_key = segments_key(v);
+}
+
+static void segment_changed(struct soft_vcpu *v, unsigned seg)
+{
+    if (v->mode == MODE_64)
+        return;
+    room_set(v, seg);
+    v->seg_key = segments_key(v);
+}
+
 static void segment_install(struct soft_vcpu *v, unsigned seg, const struct x86_segment *s)
 {
     v->seg[seg] = *s;
@@ -89,6 +143,7 @@ static void segment_install(struct soft_vcpu *v, unsigned seg, const struct x86_
         v->seg_base[seg] = s->base;
     if (seg == S_SS && v->mode != MODE_64)
         v->stack_size = s->attr & SEG_DB ? 4 : 2;
+    segment_changed(v, seg);
 }
 
 void segment_set_real(struct soft_vcpu *v, unsigned seg, uint16_t selector)
@@ -103,6 +158,7 @@ void segment_set_real(struct soft_vcpu *v, unsigned seg, uint16_t selector)
         v->seg[seg].attr = SEG_P | SEG_S | 3;
     }
     v->seg_base[seg] = v->seg[seg].base;
+    segment_changed(v, seg);
 }
 
 int stack_segment_check(struct soft_vcpu *v, uint16_t selector, uint8_t cpl, uint8_t vector,

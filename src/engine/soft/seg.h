@@ -44,6 +44,9 @@ int inner_stack(struct soft_vcpu *v, uint8_t cpl, struct x86_segment *ss, uint64
 /* Far CALL or JMP to a call gate, whose descriptor is `d`. */
 int gate_far(struct soft_vcpu *v, const struct insn *i, uint16_t selector, uint64_t d, bool call);
 
+/* The mode, or all segments, are others: what accesses and blocks have to know of them. */
+void segments_changed(struct soft_vcpu *v);
+
 /* ---- task.c ---- */
 
 enum { TASK_JUMP, TASK_CALL /* and interrupts: the old task is linked to */, TASK_RETURN };

@@ -114,9 +114,28 @@ typedef bool tr_fn(struct tr *t, const struct insn *i, unsigned param);
 
 #define CC_AT offsetof(struct soft_vcpu, cc)
 
-/* 32-bit code (CODE_FLAT)? And the size of its addresses, pushes and returns */
-static inline bool narrow(const struct tr *t) { return (t->block->key & CODE_MODE) == MODE_32; }
-static inline unsigned word_of(const struct tr *t) { return narrow(t) ? 4 : 8; }
+/* Code of 16 or 32 bits? */
+static inline bool narrow(const struct tr *t) { return (t->block->key & CODE_MODE) != MODE_64; }
+/* Is the block of one IP and CS only? Then addresses in code are constants. */
+static inline bool by_ip(const struct tr *t) { return t->block->key & CODE_BY_IP; }
+/* The size of code addresses and returns, and of what a push is without a prefix */
+static inline unsigned word_of(const struct tr *t)
+{
+    unsigned mode = t->block->key & CODE_MODE;
+    return mode == MODE_64 ? 8 : mode == MODE_32 ? 4 : 2;
+}
+/* How much of RSP counts */
+static inline unsigned stack_size_of(const struct tr *t)
+{
+    return t->block->key & CODE_STACK16 ? 2 : narrow(t) ? 4 : 8;
+}
+/* In which size addresses are computed */
+static inline unsigned lea_size(const struct tr *t) { return narrow(t) ? 4 : 8; }
+/* Of a memory operand, as far as it is translated */
+static inline bool address_size_fits(const struct tr *t, const struct insn *i)
+{
+    return narrow(t) ? i->asize <= 4 : i->asize == 8;
+}
 static inline bool is_mem(const struct insn *i) { return i->flags & IF_MEM; }
 static inline bool is_small(int64_t x) { return x == (int32_t)x; }
 /* Can it be told from the page's start? */
@@ -227,6 +246,10 @@ tr_fn tr_push, tr_push_i, tr_pop, tr_leave, tr_jmp, tr_jcc, tr_loop, tr_call, tr
     tr_call_e;
 
 void stack_move(struct tr *t, int32_t by);
+static inline bool push_size_fits(const struct tr *t, const struct insn *i)
+{
+    return narrow(t) ? i->size >= 2 : i->size == 8;
+}
 
 /* ---- translate_system.c ---- */
 
@@ -247,7 +270,7 @@ int32_t address_disp(const struct tr *t, unsigned base, int64_t disp);
 /* t->mem = the memory operand, checked; may use rax and r14, and spill the flags. False: an address
  * that is left to the handler. */
 bool mem_operand(struct tr *t, const struct insn *i, unsigned size, bool write);
-/* The same for eight bytes at the guest's RSP + offset, and at RBP. */
+/* The same for an operand on the stack, of the instruction's size: at RSP + offset, and at RBP. */
 void stack_operand(struct tr *t, const struct insn *i, int32_t offset, bool write);
 void frame_operand(struct tr *t, const struct insn *i);
 /* rax = checked host address of the string operand at ES:rDI. */

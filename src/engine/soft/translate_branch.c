@@ -7,8 +7,45 @@
 
 void address_here(struct tr *t, int64_t delta)
 {
+    assert(!by_ip(t));
     emit_load(&t->e, H_14, in_vcpu(offsetof(struct soft_vcpu, jit_page)));
     emit_lea(&t->e, word_of(t), H_14, H_14, H_NONE, 0, (int32_t)(block_place(t->block) + delta));
+}
+
+/* ---- Code that counts by IP: constants ---- */
+
+static uint32_t ip_at(const struct tr *t, int64_t delta)
+{
+    return (uint32_t)(t->block->ip + delta) & (uint32_t)size_mask(word_of(t));
+}
+/* r14 = it */
+static void constant_get(struct tr *t, uint32_t value)
+{
+    e8(&t->e, 0x41), e8(&t->e, 0xbe), e32(&t->e, value);
+}
+/* The address of the IP in r14. */
+static void ip_to_address(struct tr *t)
+{
+    if (word_of(t) == 2)
+        emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xb7), H_14, in_reg(H_14), 0);
+    emit_alu_imm(&t->e, 0, 4, 0, in_reg(H_14), (int32_t)t->block->cs_base, 0);
+}
+/* What lies behind the limit faults at the branch. */
+static void check_ip(struct tr *t, const struct insn *i)
+{
+    if (t->block->cs_limit >= size_mask(word_of(t)))
+        return;
+    if (word_of(t) == 2)
+        emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xb7), H_14, in_reg(H_14), 0);
+    emit_alu_imm(&t->e, 0, 4, 7, in_reg(H_14), (int32_t)t->block->cs_limit, 0);
+    slow_if(t, CC_A, i);
+}
+
+/* Can a near branch to a constant be translated? */
+static bool branch_fits(const struct tr *t, const struct insn *i)
+{
+    return i->size == word_of(t) && is_near(i->imm) &&
+           !(by_ip(t) && ip_at(t, i->imm) > t->block->cs_limit);
 }
 
 /* rax = the quick entry of the address in r14. What the jump cache does not have either is left to
@@ -40,6 +77,11 @@ void exit_to(struct tr *t)
 /* To the dispatcher, `delta` behind the block's start. */
 void exit_at(struct tr *t, int64_t delta)
 {
+    if (by_ip(t)) {
+        constant_get(t, ip_at(t, delta));
+        emit_jmp(&t->e, t->jit->leave_to);
+        return;
+    }
     if (narrow(t) && delta) { /* it may wrap */
         address_here(t, delta);
         emit_jmp(&t->e, t->jit->leave_to);
@@ -59,8 +101,12 @@ void exit_direct(struct tr *t, int64_t delta)
     const struct block *b = t->block;
     pins_undo(t);
     int64_t place = block_place(b) + delta;
-    if (place < 0 || place > (int64_t)PAGE_SIZE - INSN_LONGEST) {
-        address_here(t, delta);
+    bool wraps = by_ip(t) && b->ip + delta != ip_at(t, delta);
+    if (place < 0 || place > (int64_t)PAGE_SIZE - INSN_LONGEST || wraps) {
+        if (by_ip(t))
+            constant_get(t, t->block->cs_base + ip_at(t, delta));
+        else
+            address_here(t, delta);
         exit_to(t);
         return;
     }
@@ -89,14 +135,13 @@ static bool windows_equal(const struct window *a, const struct window *b)
 
 void stack_move(struct tr *t, int32_t by)
 {
-    emit_lea(&t->e, word_of(t), host_of[R_SP], host_of[R_SP], H_NONE, 0, by);
+    emit_lea(&t->e, stack_size_of(t), host_of[R_SP], host_of[R_SP], H_NONE, 0, by);
 }
 
 bool tr_push(struct tr *t, const struct insn *i, unsigned param)
 {
-    const int32_t word = (int32_t)word_of(t);
     const struct place_of value = in_vcpu(offsetof(struct soft_vcpu, jit_value));
-    if (i->size != word)
+    if (!push_size_fits(t, i))
         return false;
     if (is_mem(i)) {
         if (!rm_load(t, i))
@@ -104,7 +149,7 @@ bool tr_push(struct tr *t, const struct insn *i, unsigned param)
         emit_store(&t->e, value, H_14);
     }
     const struct window window = t->window;
-    stack_operand(t, i, -word, true);
+    stack_operand(t, i, -i->size, true);
     if (is_mem(i)) {
         emit_load(&t->e, H_14, value);
         if (!windows_equal(&window, &t->window)) /* the first operand's slow path did not open it */
@@ -112,36 +157,43 @@ bool tr_push(struct tr *t, const struct insn *i, unsigned param)
     }
     unsigned source = is_mem(i) ? H_14 : reg_get(t, i->rm, H_14);
     emit_op(&t->e, 0, i->size, 0x89, source, t->mem, 0);
-    stack_move(t, -word);
+    stack_move(t, -i->size);
     return true;
 }
+/* A constant to the operand just checked. */
+static void word_store(struct tr *t, unsigned size, uint32_t value)
+{
+    emit_op(&t->e, 0, size, 0xc7, 0, t->mem, 0);
+    if (size == 2)
+        e8(&t->e, (uint8_t)value), e8(&t->e, (uint8_t)(value >> 8));
+    else
+        e32(&t->e, value);
+}
+
 bool tr_push_i(struct tr *t, const struct insn *i, unsigned param)
 {
-    const int32_t word = (int32_t)word_of(t);
-    if (i->size != word)
+    if (!push_size_fits(t, i))
         return false;
-    stack_operand(t, i, -word, true);
-    emit_op(&t->e, 0, i->size, 0xc7, 0, t->mem, 0);
-    e32(&t->e, (uint32_t)i->imm);
-    stack_move(t, -word);
+    stack_operand(t, i, -i->size, true);
+    word_store(t, i->size, (uint32_t)i->imm);
+    stack_move(t, -i->size);
     return true;
 }
 bool tr_pop(struct tr *t, const struct insn *i, unsigned param)
 {
-    const int32_t word = (int32_t)word_of(t);
-    if (i->size != word || is_mem(i))
+    if (!push_size_fits(t, i) || is_mem(i) || (i->rm == R_SP && i->size != stack_size_of(t)))
         return false;
     stack_operand(t, i, 0, false);
     unsigned d = reg_new(t, i->rm, H_14);
     emit_op(&t->e, 0, i->size, 0x8b, d, t->mem, 0);
     reg_put(t, i->rm, d);
     if (i->rm != R_SP)
-        stack_move(t, word);
+        stack_move(t, i->size);
     return true;
 }
 bool tr_leave(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size != word_of(t))
+    if (i->size != word_of(t) || i->size != stack_size_of(t))
         return false;
     frame_operand(t, i);
     emit_lea(&t->e, i->size, host_of[R_SP], host_of[R_BP], H_NONE, 0, i->size);
@@ -282,7 +334,7 @@ static uint8_t *jmp_forward(struct emit *e)
 
 bool tr_jmp(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size != word_of(t) || !is_near(i->imm))
+    if (!branch_fits(t, i))
         return false;
     int label = jump_inside(t, i);
     if (label >= 0 && t->labels[label].at) {
@@ -301,7 +353,7 @@ bool tr_jmp(struct tr *t, const struct insn *i, unsigned param)
 
 bool tr_jcc(struct tr *t, const struct insn *i, unsigned cc)
 {
-    if (i->size != word_of(t) || !is_near(i->imm))
+    if (!branch_fits(t, i))
         return false;
     int label = jump_inside(t, i);
     flags_fetch(t);
@@ -345,7 +397,7 @@ static uint8_t *jump_if_count(struct tr *t, unsigned asize, bool zero)
 /* param: enum loop_kind */
 bool tr_loop(struct tr *t, const struct insn *i, unsigned kind)
 {
-    if (i->size != word_of(t) || !is_near(i->imm))
+    if (!branch_fits(t, i))
         return false;
     int label = jump_inside(t, i);
     const bool zero = kind == LOOP_ZERO;
@@ -398,16 +450,26 @@ void side_exits_write(struct tr *t)
     }
 }
 
+/* To the operand just checked. Uses r14. */
+static void return_address_store(struct tr *t, const struct insn *i)
+{
+    if (by_ip(t)) {
+        word_store(t, i->size, ip_at(t, insn_end(i)));
+        return;
+    }
+    address_here(t, insn_end(i));
+    emit_op(&t->e, 0, i->size, 0x89, H_14, t->mem, 0);
+}
+
 bool tr_call(struct tr *t, const struct insn *i, unsigned param)
 {
     const int32_t word = (int32_t)word_of(t);
-    if (i->size != word || !is_near(i->imm))
+    if (!branch_fits(t, i))
         return false;
     fp_spill(t);
     flags_commit(t);
     stack_operand(t, i, -word, true);
-    address_here(t, insn_end(i));
-    emit_op(&t->e, 0, i->size, 0x89, H_14, t->mem, 0);
+    return_address_store(t, i);
     stack_move(t, -word);
     exit_direct(t, i->imm);
     t->ended = true;
@@ -417,13 +479,25 @@ bool tr_call(struct tr *t, const struct insn *i, unsigned param)
 void check_target(struct tr *t, const struct insn *i)
 {
     struct emit *e = &t->e;
-    if (narrow(t)) /* any of 32 bits lies in CS */
+    if (by_ip(t))
+        check_ip(t, i);
+    if (narrow(t)) /* any of 32 bits lies in CS otherwise */
         return;
     emit_op(e, 0, 8, 0x8b, H_AX, in_reg(H_14), 0);
     emit_op(e, 0, 8, 0xc1, 7, in_reg(H_AX), 0), e8(e, 47); /* sar: 0 or -1 */
     emit_alu_imm(e, 0, 4, 0, in_reg(H_AX), 1, 0);
     emit_alu_imm(e, 0, 4, 7, in_reg(H_AX), 1, 0);
     slow_if(t, CC_A, i);
+}
+
+/* `find` for an address in r14 that the guest gave. */
+static void find_target(struct tr *t, const struct insn *i)
+{
+    if (by_ip(t)) {
+        check_ip(t, i);
+        ip_to_address(t);
+    }
+    find(t, i);
 }
 
 /* Through the jump cache; what it does not know, and what faults, is left to the handler. */
@@ -435,7 +509,7 @@ bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
     flags_commit(t);
     stack_operand(t, i, 0, false);
     emit_op(&t->e, 0, i->size, 0x8b, H_14, t->mem, 0);
-    find(t, i);
+    find_target(t, i);
     stack_move(t, i->size + (with_release ? (uint16_t)i->imm : 0));
     pins_undo(t);
     jump_found(t);
@@ -451,7 +525,7 @@ bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
     flags_commit(t);
     if (!rm_load(t, i))
         return false;
-    find(t, i);
+    find_target(t, i);
     pins_undo(t);
     jump_found(t);
     t->ended = true;
@@ -469,9 +543,10 @@ bool tr_call_e(struct tr *t, const struct insn *i, unsigned param)
     check_target(t, i);
     held_drop(t);
     stack_operand(t, i, -word, true);
-    address_here(t, insn_end(i));
-    emit_op(&t->e, 0, i->size, 0x89, H_14, t->mem, 0);
+    return_address_store(t, i);
     emit_op(&t->e, 0, i->size, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_AX)), 0);
+    if (by_ip(t))
+        ip_to_address(t);
     stack_move(t, -word);
     pins_undo(t);
     exit_to(t);

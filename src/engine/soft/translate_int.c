@@ -307,11 +307,14 @@ bool tr_mov_ei(struct tr *t, const struct insn *i, unsigned param)
 
 bool tr_lea(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size < 4 || i->asize != word_of(t) || !is_near(i->disp))
+    const bool cut = i->asize == 2 && i->size > 2; /* to 16 bits */
+    if (!address_size_fits(t, i) || i->size < (narrow(t) ? 2 : 4) || !is_near(i->disp))
         return false;
     unsigned base = address_reg(t, i->base, H_AX), index = address_reg(t, i->index, H_14);
-    unsigned d = reg_new(t, i->reg, H_AX);
+    unsigned d = i->size == 2 ? reg_get(t, i->reg, H_AX) : reg_new(t, i->reg, H_AX);
     emit_lea(&t->e, i->size, d, base, index, i->scale, address_disp(t, i->base, i->disp));
+    if (cut)
+        emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xb7), d, in_reg(d), 0);
     reg_put(t, i->reg, d);
     return true;
 }
@@ -319,7 +322,7 @@ bool tr_lea(struct tr *t, const struct insn *i, unsigned param)
 /* param: extension 4 MUL, 5 IMUL. Guest RDX is the host's own. */
 bool tr_mul(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size < 4)
+    if (i->size < 2)
         return false;
     unsigned factor = is_mem(i) ? H_14 : reg_get(t, i->rm, H_14);
     if (is_mem(i) && !rm_load(t, i))
@@ -336,7 +339,7 @@ bool tr_mul(struct tr *t, const struct insn *i, unsigned param)
 bool tr_div(struct tr *t, const struct insn *i, unsigned is_signed)
 {
     struct emit *e = &t->e;
-    if (i->size < 4 || !rm_load(t, i))
+    if (i->size < 2 || !rm_load(t, i))
         return false;
     flags_spill(t); /* a register or a window has not */
     emit_op(e, 0, i->size, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
@@ -365,17 +368,17 @@ bool tr_cbw(struct tr *t, const struct insn *i, unsigned param)
     else if (i->size == 4)
         emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xbf), a, in_reg(a), 0);
     else
-        return false;
+        emit_op(&t->e, 0, 2, OPC(OF0, 0, 0xbe), a, in_reg(a), 2);
     return true;
 }
 
 bool tr_cwd(struct tr *t, const struct insn *i, unsigned param)
 {
-    if (i->size < 4)
-        return false;
     emit_op(&t->e, 0, 8, 0x8b, H_AX, in_reg(host_of[R_AX]), 0);
     if (i->size == 8)
         e8(&t->e, 0x48);
+    else if (i->size == 2)
+        e8(&t->e, 0x66);
     e8(&t->e, 0x99);
     return true;
 }

@@ -24,9 +24,7 @@ enum { WINDOW_MAX = 256, LOOK_AHEAD = 32 };
 static bool plain_address(const struct tr *t, const struct insn *i)
 {
     if (narrow(t))
-        return i->asize == 4 && i->disp == (int32_t)i->disp && i->seg != S_CS &&
-               !(i->seg == S_FS && !(t->block->key & CODE_FS)) &&
-               !(i->seg == S_GS && !(t->block->key & CODE_GS));
+        return i->disp == (int32_t)i->disp;
     return !(i->flags & IF_SLOWEA) && i->disp >= INT32_MIN &&
            i->disp <= INT32_MAX - (int64_t)PAGE_SIZE;
 }
@@ -97,9 +95,33 @@ static struct slow *check(struct tr *t, const struct insn *i, unsigned reg, unsi
     return slow;
 }
 
+/* rax: an offset in the segment that becomes a linear address. Uses r14. */
+static void segment_apply(struct tr *t, const struct insn *i, unsigned seg, unsigned size,
+                          bool write)
+{
+    struct emit *e = &t->e;
+    const struct place_of base = in_vcpu(offsetof(struct soft_vcpu, seg_base) + seg * 8u);
+    if (seg != S_FS && seg != S_GS && (!narrow(t) || (t->block->key & CODE_FLAT && seg != S_CS)))
+        return;
+    if (narrow(t)) {
+        emit_lea(e, 8, H_14, H_AX, H_NONE, 0, (int32_t)size);
+        emit_op(e, 0, 8, 0x3b, H_14, in_vcpu(offsetof(struct soft_vcpu, seg_room[write][seg])), 0);
+        slow_if(t, CC_A, i);
+    }
+    emit_op(e, 0, lea_size(t), 0x03, H_AX, base, 0);
+}
+
+static void cut_to_16(struct tr *t, unsigned size)
+{
+    if (size == 2)
+        emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xb7), H_AX, in_reg(H_AX), 0);
+}
+
 void string_destination(struct tr *t, const struct insn *i, bool write)
 {
-    emit_lea(&t->e, word_of(t), H_AX, host_of[R_DI], H_NONE, 0, 0);
+    emit_lea(&t->e, lea_size(t), H_AX, host_of[R_DI], H_NONE, 0, 0);
+    cut_to_16(t, i->asize);
+    segment_apply(t, i, S_ES, i->size, write);
     check(t, i, H_AX, i->size, write);
 }
 
@@ -110,10 +132,9 @@ bool address(struct tr *t, const struct insn *i, unsigned size, bool write)
     flags_spill(t);
     unsigned base = address_reg(t, i->base, H_AX);
     unsigned index = address_reg(t, i->index, H_14);
-    emit_lea(&t->e, word_of(t), H_AX, base, index, i->scale, address_disp(t, i->base, i->disp));
-    if (i->seg == S_FS || i->seg == S_GS)
-        emit_op(&t->e, 0, word_of(t), 0x03, H_AX,
-                in_vcpu(offsetof(struct soft_vcpu, seg_base) + i->seg * 8u), 0);
+    emit_lea(&t->e, lea_size(t), H_AX, base, index, i->scale, address_disp(t, i->base, i->disp));
+    cut_to_16(t, i->asize);
+    segment_apply(t, i, i->seg, size, write);
     check(t, i, H_AX, size, write);
     return true;
 }
@@ -237,11 +258,13 @@ bool mem_operand(struct tr *t, const struct insn *i, unsigned size, bool write)
 static void stack_check(struct tr *t, const struct insn *i, unsigned reg, int32_t offset,
                         bool write)
 {
-    if (window_operand(t, i, reg, offset, word_of(t), write))
+    if (window_operand(t, i, reg, offset, i->size, write))
         return;
     flags_spill(t);
-    emit_lea(&t->e, word_of(t), H_AX, host_of[reg], H_NONE, 0, offset);
-    check(t, i, H_AX, word_of(t), write);
+    emit_lea(&t->e, lea_size(t), H_AX, host_of[reg], H_NONE, 0, offset);
+    cut_to_16(t, stack_size_of(t));
+    segment_apply(t, i, S_SS, i->size, write);
+    check(t, i, H_AX, i->size, write);
     t->mem = at(H_AX);
 }
 void stack_operand(struct tr *t, const struct insn *i, int32_t offset, bool write)

@@ -35,8 +35,7 @@ bool tr_string(struct tr *t, const struct insn *i, unsigned kind)
 {
     enum { DF_BYTE = 1 };
     struct emit *e = &t->e;
-    const unsigned word = word_of(t);
-    if (i->flags & (IF_REP | IF_REPNE) || i->asize != word)
+    if (i->flags & (IF_REP | IF_REPNE) || !address_size_fits(t, i))
         return false;
     flags_spill(t);
     held_drop(t);
@@ -60,7 +59,7 @@ bool tr_string(struct tr *t, const struct insn *i, unsigned kind)
     }
     for (unsigned reg = R_SI; reg <= R_DI; reg++)
         if (string_regs_written(kind) >> reg & 1)
-            emit_lea(e, word, host_of[reg], host_of[reg], H_NONE, 0, i->size);
+            emit_lea(e, i->asize, host_of[reg], host_of[reg], H_NONE, 0, i->size);
     if (kind == STRING_SCAS || kind == STRING_CMPS)
         flags_new(t);
     return true;

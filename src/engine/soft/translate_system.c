@@ -10,10 +10,7 @@
 
 #define FLAGS_AT offsetof(struct soft_vcpu, flags)
 
-static bool kernel(const struct tr *t)
-{
-    return t->block->key & CODE_CPL0 && !(t->block->key & CODE_REAL);
-}
+static bool kernel(const struct tr *t) { return t->block->key & CODE_CPL0; }
 
 /* Sets or clears one of the flags that are never in the host's. */
 static void flag_write(struct tr *t, uint32_t flag, bool set)
@@ -59,7 +56,7 @@ bool tr_sti(struct tr *t, const struct insn *i, unsigned param)
  * other one. */
 bool tr_ac(struct tr *t, const struct insn *i, unsigned set)
 {
-    if (!kernel(t))
+    if (!kernel(t) || t->block->key & CODE_REAL)
         return false;
     flag_write(t, FL_AC, set);
     emit_call(&t->e, t->jit->ac[set]);
@@ -102,8 +99,7 @@ bool tr_pushf(struct tr *t, const struct insn *i, unsigned param)
 {
     struct emit *e = &t->e;
     const struct place_of value = in_vcpu(offsetof(struct soft_vcpu, jit_value));
-    const int32_t word = (int32_t)word_of(t);
-    if (i->size != word)
+    if (!push_size_fits(t, i) || t->block->key & CODE_V86)
         return false;
     flags_commit(t);
     held_drop(t);
@@ -115,10 +111,10 @@ bool tr_pushf(struct tr *t, const struct insn *i, unsigned param)
     emit_op(e, 0, 4, 0x0b, H_AX, in_vcpu(FLAGS_AT), 0);
     emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), ~(FL_RF | FL_VM), 0);
     emit_store(e, value, H_AX);
-    stack_operand(t, i, -word, true);
+    stack_operand(t, i, -i->size, true);
     emit_load(e, H_14, value);
     emit_op(e, 0, i->size, 0x89, H_14, t->mem, 0);
-    stack_move(t, -word);
+    stack_move(t, -i->size);
     return true;
 }
 
@@ -129,20 +125,21 @@ bool tr_pushf(struct tr *t, const struct insn *i, unsigned param)
  */
 bool tr_popf(struct tr *t, const struct insn *i, unsigned param)
 {
-    enum { OTHERS = FL_TF | FL_IOPL | FL_NT | FL_AC | FL_ID };
+    enum { OTHERS = FL_TF | FL_IOPL | FL_NT, OTHERS_UPPER = FL_AC | FL_ID };
     struct emit *e = &t->e;
-    const unsigned word = word_of(t);
-    if (i->size != word || !kernel(t))
+    const bool upper = i->size > 2;
+    if (!push_size_fits(t, i) || !kernel(t))
         return false;
     flags_commit(t);
     held_drop(t);
     stack_operand(t, i, 0, false);
-    emit_op(e, 0, word, 0x8b, H_14, t->mem, 0);
-    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), ~FL_RF, 0);
+    emit_op(e, 0, i->size, 0x8b, H_14, t->mem, 0);
+    if (upper)
+        emit_alu_imm(e, 0, 4, 4, in_reg(H_14), ~FL_RF, 0);
     emit_load32(e, H_AX, in_vcpu(FLAGS_AT));
     emit_op(e, 0, 4, 0x31, H_14, in_reg(H_AX), 0);
     emit_op(e, 0, 4, 0xf7, 0, in_reg(H_AX), 0); /* test */
-    e32(e, OTHERS);
+    e32(e, upper ? OTHERS | OTHERS_UPPER : OTHERS);
     slow_if(t, CC_NE, i);
     emit_op(e, 0, 4, 0xf7, 0, in_reg(H_AX), 0);
     e32(e, FL_IF);
@@ -150,7 +147,7 @@ bool tr_popf(struct tr *t, const struct insn *i, unsigned param)
     emit_alu_imm(e, 0, 1, 7, in_vcpu(offsetof(struct soft_vcpu, held_back)), 0, 0);
     slow_if(t, CC_NE, i);
     emit_land(e, same);
-    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), FL_DF | FL_IF | FL_RF, 0);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), upper ? FL_DF | FL_IF | FL_RF : FL_DF | FL_IF, 0);
     emit_op(e, 0, 4, 0x31, H_AX, in_vcpu(FLAGS_AT), 0);
     emit_op(e, 0, 4, 0x8b, H_AX, in_reg(H_14), 0); /* flags_to_cc (cpu.h) */
     emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), 0xd5, 0);
@@ -161,7 +158,7 @@ bool tr_popf(struct tr *t, const struct insn *i, unsigned param)
     emit_alu_imm(e, 0, 4, 1, in_reg(H_AX), 0x200, 0);
     emit_op(e, 0, 4, 0x89, H_AX, in_vcpu(CC_AT), 0);
     t->producer.kind = PRODUCER_NONE;
-    stack_move(t, (int32_t)word);
+    stack_move(t, i->size);
     return true;
 }
 

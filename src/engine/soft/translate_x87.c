@@ -148,6 +148,9 @@ bool tr_x87(struct tr *t, const struct insn *i, unsigned form)
     const struct insn_row *row = &insn_rows[i->row];
     if (!(t->block->key & CODE_X87) || !t->jit->x87)
         return false;
+    /* The pointers are told of flat code. */
+    if (t->block->key & CODE_SEGMENTS || (is_mem(i) && i->asize != word_of(t)))
+        return false;
     if (form == X87_NOTHING)
         return true;
     x87_needed(t);
