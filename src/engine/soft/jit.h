@@ -6,7 +6,8 @@
  *   guest RCX RDX RBX RBP RSI RDI R8-R11 in the host registers of the same name, RAX in r13, RSP in
  * r12; R12-R15 in the vCPU. rax and r14 are scratch, r15 is the window (translate.h), rsp is the
  * host's stack, gs: is the vCPU. rip is not computed while code runs: v->jit_page is the page the
- * running block begins in, all offsets in it are constants.
+ * running block begins in, all offsets in it are constants. In 16-bit
+ * code, and where CS has a base, IP itself is one (translate_branch.c).
  *
  * Invariants
  *  1. Guest memory is touched only through an address that the TLB check just before has turned
