@@ -35,6 +35,7 @@ struct engine_config {
     const struct cpu_model *model;
     const char *options; /* what followed the engine's name and a comma, or NULL */
     uint64_t tsc_khz;    /* 0: the engine's choice, which it writes to machine->tsc_khz */
+    uint64_t memory;     /* the guest's, in bytes; machine_create sets it */
 };
 
 enum { DEBUG_EXEC = 0, DEBUG_WRITE = 1, DEBUG_ACCESS = 3 }; /* as in DR7 */

@@ -461,7 +461,9 @@ static int engine_start(struct machine *m, const struct machine_config *config, 
         return config->cpus ? err_set(err, EINVAL, "vCPUs need an engine") : 0;
     if (config->cpus < 1 || config->cpus > ARRAY_LEN(m->vcpus))
         return err_set(err, EINVAL, "a machine has 1 to %zu vCPUs", ARRAY_LEN(m->vcpus));
-    int r = config->engine->create(m, &config->engine_config, &m->engine, err);
+    struct engine_config engine_config = config->engine_config;
+    engine_config.memory = config->memory;
+    int r = config->engine->create(m, &engine_config, &m->engine, err);
     if (r < 0)
         return r;
     for (unsigned i = 0; i < config->cpus; i++) {

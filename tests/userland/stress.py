@@ -59,8 +59,8 @@ def run(args, name, folder):
     with userland.Guest(args, folder, "stress") as guest:
         try:
             guest.start()
-            guest.wait_for(userland.LOGIN, 200)
-            guest.ssh(f"apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install {packages}", 900)
+            guest.wait_for(userland.LOGIN, 200 * args.slower)
+            guest.ssh(f"apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install {packages}", 900 * args.slower)
             start = time.monotonic()
             guest.ssh("mkdir -p /root/work; cat >/root/work/run", stdin=text)
             said = guest.ssh("cd /root/work && sh -eu run", limit * args.slower, log=os.path.join(folder, "log"))
