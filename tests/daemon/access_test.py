@@ -180,7 +180,7 @@ def tokens(folder):
         equal(d.ask("POST", "/v1/tokens", {"name": "hers", "user": "vic"}, ann)[0], 403)
         d.refused("POST", "/v1/tokens", 422, "there is no user", {"name": "mine"}, field="user")
         check("token" not in d.ok("GET", "/v1/tokens/less"), "a token is shown again")
-        short = d.ok("POST", "/v1/tokens", {"name": "short", "user": "vic", "expires": time.time() + 1})["token"]
+        short = d.ok("POST", "/v1/tokens", {"name": "short", "user": "vic", "expires": time.time() + 3600})["token"]
         equal(d.ask("GET", "/v1/vms", None, short)[0], 200)
         seen = [t["name"] for t in d.ask("GET", "/v1/tokens", None, ann)[1]["items"]]
         check("less" in seen and "short" not in seen, f"ann sees the tokens {seen}")
@@ -230,9 +230,10 @@ def tokens(folder):
         for name in ("URL", "TOKEN", "CA"):
             del d.env["BEDPLATE_" + name]
 
-        # Ends: time, deletion, the user's.
+        # Ends: time, deletion, the user's. One that is over goes when the next is made.
+        ending = d.ok("POST", "/v1/tokens", {"name": "ending", "user": "vic", "expires": time.time() + 1})["token"]
         time.sleep(1)
-        status, answer = d.ask("GET", "/v1/vms", None, short)
+        status, answer = d.ask("GET", "/v1/vms", None, ending)
         equal((status, answer["error"]["code"]), (401, "expired"))
         equal(d.call("DELETE", "/v1/tokens/less")[0], 204)
         equal(d.ask("GET", "/v1/vms", None, less)[0], 401)
