@@ -84,6 +84,16 @@ static const uint8_t probe_code[] = {
     0xb9, PROBE_LOOPS & 0xff, PROBE_LOOPS >> 8, 0, 0, 0x49, 0x75, 0xfd, 0xf4
 };
 
+/* A signal that arrives meanwhile ends the making of a VM; it is not an error of KVM. */
+static int vm_fd_create(int kvm)
+{
+    int fd;
+    do {
+        fd = ioctl(kvm, KVM_CREATE_VM, 0);
+    } while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
 static int scratch_open(int kvm, struct scratch *s)
 {
     *s = (struct scratch){ .vm = -1, .vcpu = -1 };
@@ -93,7 +103,7 @@ static int scratch_open(int kvm, struct scratch *s)
         return -errno;
     }
     memcpy(s->page, probe_code, sizeof probe_code);
-    s->vm = ioctl(kvm, KVM_CREATE_VM, 0);
+    s->vm = vm_fd_create(kvm);
     if (s->vm < 0)
         return -errno;
     struct kvm_userspace_memory_region region = { .memory_size = PAGE_SIZE,
@@ -623,7 +633,7 @@ static int vm_open(struct kvm_engine *e, int kvm, const char *options, struct er
     int r = options_parse(options, &ring, err);
     if (r < 0)
         return r;
-    e->fd = ioctl(kvm, KVM_CREATE_VM, 0);
+    e->fd = vm_fd_create(kvm);
     if (e->fd < 0)
         return err_errno(err, errno, "KVM cannot create a VM");
     int ids = ioctl(e->fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPU_ID);
