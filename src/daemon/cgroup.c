@@ -118,20 +118,36 @@ static int group_write(const char *dir, const char *name, const char *text)
     return file_write(path, text);
 }
 
-/* A group of version 2 has either processes or controllers for those below: we go into one of our
- * own if that is what it takes. */
+/* A group of version 2 has either processes or controllers for those below, but for the root: we
+ * go into one of our own. False: others are in ours, too, and must not find themselves with
+ * controllers (some would be given to them, and then no group below could have processes). */
+static bool processes_leave(const char *base)
+{
+    char above[DIR_LEN], ours[DIR_LEN + 16], path[DIR_LEN + 32];
+    AUTO(buf_fini) struct buf left = { 0 };
+    snprintf(above, sizeof above, "%s", base);
+    *strrchr(above, '/') = 0;
+    snprintf(path, sizeof path, "%s/cgroup.type", above);
+    if (access(path, F_OK) < 0)
+        return true; /* the root */
+    snprintf(ours, sizeof ours, "%s.daemon", base);
+    if ((mkdir(ours, 0755) < 0 && errno != EEXIST) || group_write(ours, "cgroup.procs", "0") < 0)
+        return false;
+    snprintf(path, sizeof path, "%s/cgroup.procs", above);
+    if (file_read(path, 1 << 16, &left, NULL) == 0 && !left.len)
+        return true;
+    (void)group_write(above, "cgroup.procs", "0");
+    rmdir(ours);
+    return false;
+}
+
 static void controller_enable(const char *base, const char *name)
 {
-    char above[DIR_LEN], ours[DIR_LEN + 16], word[16];
+    char above[DIR_LEN], word[16];
     snprintf(above, sizeof above, "%s", base);
     *strrchr(above, '/') = 0;
     snprintf(word, sizeof word, "+%s", name);
-    if (group_write(above, "cgroup.subtree_control", word) == -EBUSY) {
-        snprintf(ours, sizeof ours, "%s.daemon", base);
-        if ((mkdir(ours, 0755) == 0 || errno == EEXIST) &&
-            group_write(ours, "cgroup.procs", "0") == 0)
-            (void)group_write(above, "cgroup.subtree_control", word);
-    }
+    (void)group_write(above, "cgroup.subtree_control", word);
     (void)group_write(base, "cgroup.subtree_control", word);
 }
 
@@ -154,6 +170,15 @@ static void mount_v2(const char *point, const char *root)
     if (!base_make(point, root, "", host.base[TREE]))
         return;
     host.version[TREE] = V2;
+    bool offered = false; /* by the group above */
+    char above[DIR_LEN];
+    snprintf(above, sizeof above, "%s", host.base[TREE]);
+    *strrchr(above, '/') = 0;
+    for (unsigned c = 0; c < TREE; c++)
+        offered |=
+            host.version[c] == NONE && file_has(above, "cgroup.controllers", controllers[c].name);
+    if (!offered || !processes_leave(host.base[TREE]))
+        return;
     for (unsigned c = 0; c < TREE; c++) {
         if (host.version[c] != NONE)
             continue;
