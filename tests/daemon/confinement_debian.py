@@ -57,7 +57,7 @@ class Inside:
         return self.guest.ssh(ENVIRONMENT + command, limit=limit)
 
     def start(self, before=""):
-        self.run(f"{before} nohup bedplated >/tmp/bedplated.log 2>&1 </dev/null & "
+        self.run(f"nohup sh -c '{before} exec bedplated' >/tmp/bedplated.log 2>&1 </dev/null & "
                  "for i in $(seq 300); do bedplate list >/dev/null 2>&1 && exit 0; sleep 0.2; done; cat /tmp/bedplated.log; exit 1")
 
     def stop(self):
