@@ -147,7 +147,7 @@ def limits(folder):
         d.becomes("a", "running")
         # A daemon that comes later finds its VM again before it changes it.
         d.ok("PATCH", "/v1/vms/a", {"cpu_limit": 0})
-        until("the limit stays", lambda: d.vm("a")["now"]["cpu_limit"] == 0 and not d.vm("a")["pending"])
+        until("the limit stays", lambda: d.vm("a")["now"].get("cpu_limit") == 0 and not d.vm("a")["pending"])
         before = accounting(vm).get("nr_throttled")
         free = share(vm)
         equal(accounting(vm).get("nr_throttled"), before, "held although there is no limit")

@@ -42,12 +42,15 @@ class Vm:
         os.set_blocking(self.process.stdout.fileno(), False)
         self.text, self.seen, self.number = "", 0, 0
         end = time.monotonic() + limit
-        while not os.path.exists(self.control_path):
-            if time.monotonic() > end or self.process.poll() is not None:
-                raise Failed(f"no control socket: {self.process.stdout.read()}")
-            time.sleep(0.02)
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(self.control_path)
+        while True:
+            try:
+                self.socket.connect(self.control_path)
+                break
+            except (FileNotFoundError, ConnectionRefusedError):  # not made, or bound and not listened to yet
+                if time.monotonic() > end or self.process.poll() is not None:
+                    raise Failed(f"no control socket: {self.process.stdout.read()}")
+                time.sleep(0.02)
         self.socket.settimeout(limit)
         self.lines = self.socket.makefile("r")
         self.lines.readline()
