@@ -271,7 +271,7 @@ def main():
     for line in re.findall(r"(?:BP-TEST|NESTED|FAILED|skipped) [^\r\n]*", text):
         print(line)
     print(f"{time.monotonic() - start:.1f} s")
-    # QEMU 7.2's own: a nested guest writes CR8 (OVMF does at each tick of its timer) while KVM waits for its interrupt window.
+    # QEMU 7.2's own; perhaps since a nested guest writes CR8 (OVMF does at each tick) while KVM waits for its interrupt window.
     if "uefi" in args.firmware and "tcg_handle_interrupt: assertion failed" in text and "FAIL" not in text:
         boot.skip("this QEMU ends with an assertion of its own when OVMF runs in a nested guest")
     boot.end(wrong, text)
