@@ -170,19 +170,8 @@ def end(wrong, text):
     sys.exit(1 if wrong else 0)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    parser.add_argument("--checks", default="cpus,clock,disk,net")
-    parser.add_argument("--append", default="", help="more kernel command line")
-    parser.add_argument("--expect", help="what the console has to say, too")
-    parser.add_argument("--limit", type=float, default=180, help="seconds for the boot")
-    parser.add_argument("--status", type=int, default=0, help="the expected exit status")
-    parser.add_argument("--log", help="where the console goes (a temporary file)")
-    args = parser.parse_args()
-
-    vmm = template(args)
-    server = Server()
+def boot(args, vmm, server):
+    """One boot; ends the test where something is wrong."""
     with tempfile.TemporaryDirectory(prefix="bedplate-boot-") as tmp:
         disk = os.path.join(tmp, "disk.img")
         subprocess.run([os.path.join(ROOT, "tools/guest/make-disk.sh"), disk], check=True)
@@ -197,8 +186,29 @@ def main():
 
     for line in re.findall(r"BP-TEST [^\r\n]*", text):
         print(line)
-    print(f"{time.monotonic() - start:.1f} s")
-    end(wrong, text)
+    print(f"{time.monotonic() - start:.1f} s", flush=True)
+    if wrong:
+        end(wrong, text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--checks", default="cpus,clock,disk,net")
+    parser.add_argument("--append", default="", help="more kernel command line")
+    parser.add_argument("--expect", help="what the console has to say, too")
+    parser.add_argument("--limit", type=float, default=180, help="seconds for the boot")
+    parser.add_argument("--status", type=int, default=0, help="the expected exit status")
+    parser.add_argument("--log", help="where the console goes (a temporary file)")
+    parser.add_argument("--times", type=int, default=1, help="boots in a row, until one fails")
+    args = parser.parse_args()
+
+    vmm = template(args)
+    server = Server()
+    for number in range(1, args.times + 1):
+        if args.times > 1:
+            print(f"boot {number} of {args.times}", flush=True)
+        boot(args, vmm, server)
 
 
 if __name__ == "__main__":
