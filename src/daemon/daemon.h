@@ -38,7 +38,7 @@ struct daemon {
     char run_dir[PATH_MAX];     /* does not: sockets, VMs' run directories */
     char vmm[PATH_MAX], jail[PATH_MAX], img[PATH_MAX], make_image[PATH_MAX]; /* the programs */
     struct vm_ids ids;
-    const char *store_url; /* of etcd; NULL: a file in state_dir */
+    struct etcd_place etcd; /* url NULL: the store is a file in state_dir */
     uint64_t started_ns;
     uint64_t requests, refused; /* HTTP; for /metrics */
 };

@@ -164,10 +164,10 @@ static int serve(struct daemon *daemon, const struct remote *remote, struct err 
 {
     char path[PATH_MAX + 8];
     snprintf(path, sizeof path, "%s/store", daemon->state_dir);
-    int r = daemon->store_url
-                ? store_etcd_open(daemon->loop, daemon->store_url, "/bedplate", &daemon->store, err)
-                : store_sqlite_open(daemon->loop, path, &daemon->store, err);
-    if (r == 0 && daemon->store_url)
+    bool etcd = daemon->etcd.url;
+    int r = etcd ? store_etcd_open(daemon->loop, &daemon->etcd, "/bedplate", &daemon->store, err)
+                 : store_sqlite_open(daemon->loop, path, &daemon->store, err);
+    if (r == 0 && etcd)
         r = guard_start(daemon, err);
     if (r == 0)
         r = objects_create(daemon->store, kinds, object_changed, daemon, &daemon->objects, err);
@@ -247,8 +247,13 @@ static const char usage[] =
     "  --state-dir DIR  what survives (default /var/lib/bedplate; with --user "
     "~/.local/state/bedplate)\n"
     "  --run-dir DIR    sockets (default /run/bedplate; with --user $XDG_RUNTIME_DIR/bedplate)\n"
-    "  --store URL      keep the objects in the etcd (3.4 or later) at http://HOST:PORT, not in a "
-    "file\n"
+    "  --store URL      keep the objects in the etcd (3.4 or later) at http://HOST:PORT or "
+    "https://HOST:PORT, not in a file\n"
+    "  --store-ca FILE  the CA of etcd's certificate, PEM (default: those that the host trusts)\n"
+    "  --store-cert FILE, --store-key FILE\n"
+    "                   certificate and key for an etcd that wants them, PEM\n"
+    "  --store-user NAME, --store-password-file FILE\n"
+    "                   for an etcd that has users; the file's first line is the password\n"
     "  --listen ADDRESS:PORT\n"
     "                   serve the API there too, with TLS, to users with a token or a certificate\n"
     "  --tls-cert FILE, --tls-key FILE\n"
@@ -290,13 +295,25 @@ static int ids_parse(const char *text, struct vm_ids *out, struct err *err)
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        { "user", no_argument, NULL, 'u' },           { "state-dir", required_argument, NULL, 's' },
-        { "run-dir", required_argument, NULL, 'r' },  { "openapi", no_argument, NULL, 'o' },
-        { "store", required_argument, NULL, 'S' },    { "reference", no_argument, NULL, 'R' },
-        { "version", no_argument, NULL, 'v' },        { "listen", required_argument, NULL, 'l' },
-        { "tls-cert", required_argument, NULL, 'c' }, { "tls-key", required_argument, NULL, 'k' },
-        { "tls-ca", required_argument, NULL, 'a' },   { "vm-ids", required_argument, NULL, 'i' },
-        { "help", no_argument, NULL, 'h' },           { NULL, 0, NULL, 0 },
+        { "user", no_argument, NULL, 'u' },
+        { "state-dir", required_argument, NULL, 's' },
+        { "run-dir", required_argument, NULL, 'r' },
+        { "openapi", no_argument, NULL, 'o' },
+        { "store", required_argument, NULL, 'S' },
+        { "reference", no_argument, NULL, 'R' },
+        { "store-ca", required_argument, NULL, 'A' },
+        { "store-cert", required_argument, NULL, 'C' },
+        { "store-key", required_argument, NULL, 'K' },
+        { "store-user", required_argument, NULL, 'U' },
+        { "store-password-file", required_argument, NULL, 'P' },
+        { "version", no_argument, NULL, 'v' },
+        { "listen", required_argument, NULL, 'l' },
+        { "tls-cert", required_argument, NULL, 'c' },
+        { "tls-key", required_argument, NULL, 'k' },
+        { "tls-ca", required_argument, NULL, 'a' },
+        { "vm-ids", required_argument, NULL, 'i' },
+        { "help", no_argument, NULL, 'h' },
+        { NULL, 0, NULL, 0 },
     };
     static struct daemon daemon;
     const char *state_dir = NULL, *run_dir = NULL;
@@ -307,7 +324,12 @@ int main(int argc, char **argv)
         case 'u': daemon.user = true; break;
         case 's': state_dir = optarg; break;
         case 'r': run_dir = optarg; break;
-        case 'S': daemon.store_url = optarg; break;
+        case 'S': daemon.etcd.url = optarg; break;
+        case 'A': daemon.etcd.ca = optarg; break;
+        case 'C': daemon.etcd.certificate = optarg; break;
+        case 'K': daemon.etcd.key = optarg; break;
+        case 'U': daemon.etcd.user = optarg; break;
+        case 'P': daemon.etcd.password_file = optarg; break;
         case 'l': remote.listen = optarg; break;
         case 'c': remote.certificate = optarg; break;
         case 'k': remote.key = optarg; break;
@@ -326,6 +348,12 @@ int main(int argc, char **argv)
         }
     if (optind < argc) {
         fprintf(stderr, "bedplated: unexpected argument '%s'\n", argv[optind]);
+        return 2;
+    }
+    const struct etcd_place *etcd = &daemon.etcd;
+    if (!etcd->url &&
+        (etcd->ca || etcd->certificate || etcd->key || etcd->user || etcd->password_file)) {
+        fprintf(stderr, "bedplated: the options --store-... are for --store URL\n");
         return 2;
     }
     daemon.started_ns = monotonic_ns();

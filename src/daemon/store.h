@@ -85,9 +85,18 @@ struct store {
 /* One file (and SQLite's -wal and -shm beside it), made when missing. Its integrity is checked. */
 int store_sqlite_open(struct loop *loop, const char *path, struct store **out, struct err *err);
 
-/* An etcd (3.4 or later) by its JSON gateway; `prefix` ("/bedplate") is put before each key. */
-int store_etcd_open(struct loop *loop, const char *url, const char *prefix, struct store **out,
-                    struct err *err);
+/* Where an etcd is, and as whom it is asked. All but the URL may be NULL. */
+struct etcd_place {
+    const char *url;               /* http://HOST:PORT or https://HOST:PORT */
+    const char *ca;                /* PEM file: who signs etcd's certificate; else the host's own */
+    const char *certificate, *key; /* PEM files: ours, for an etcd that wants one */
+    const char *user, *password_file;
+};
+
+/* An etcd (3.4 or later) by its JSON gateway; `prefix` ("/bedplate") is put before each key.
+ * `place` is borrowed until the store is closed. */
+int store_etcd_open(struct loop *loop, const struct etcd_place *place, const char *prefix,
+                    struct store **out, struct err *err);
 
 /* Transactions that were asked for are carried out first; their call-backs do not come any more. */
 static inline void store_close(struct store *store)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The store in etcd, by its JSON gateway: transactions, reading, leases.
+ * The store in etcd: transactions, reading, leases.
  *
  * Transactions go one after the other by a thread of their own. Each writes, beside what it was
  * asked to, a marker with a number of ours: when the connection is lost before the answer, the
@@ -19,10 +19,8 @@
 #include <unistd.h>
 
 enum {
-    TIMEOUT_MS = 10000, /* for one request */
     RESOLVE_TRIES = 30, /* to learn what became of a transaction, a second apart */
-    PAGE = 500,         /* keys a request when reading */
-    ANSWER_MAX = 64 << 20
+    PAGE = 500          /* keys a request when reading */
 };
 
 struct etcd_txn {
@@ -38,87 +36,6 @@ struct etcd_txn {
 };
 
 static struct etcd *of(struct store *store) { return (struct etcd *)store; }
-
-/* ---- requests ---- */
-
-static size_t take(char *data, size_t size, size_t count, void *arg)
-{
-    struct buf *answer = arg;
-    if (answer->len + size * count > ANSWER_MAX)
-        return 0;
-    buf_add(answer, data, size * count);
-    return size * count;
-}
-
-void etcd_request(struct etcd *etcd, CURL *curl, const char *path, const char *body,
-                  struct curl_slist **headers)
-{
-    char url[1200];
-    snprintf(url, sizeof url, "%s%s", etcd->url, path);
-    *headers = curl_slist_append(NULL, "Content-Type: application/json");
-    *headers = curl_slist_append(*headers, "Expect:");
-    curl_easy_reset(curl);
-    curl_easy_setopt(curl, CURLOPT_URL, url);
-    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, *headers);
-    curl_easy_setopt(curl, CURLOPT_COPYPOSTFIELDS, body);
-    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
-    curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)TIMEOUT_MS);
-}
-
-int etcd_refusal(const json_t *answer, struct err *err)
-{
-    static const struct {
-        const char *words;
-        int code;
-    } known[] = { { "lease not found", ENOENT },
-                  { "too large", E2BIG },
-                  { "too many operations", E2BIG },
-                  { "space exceeded", ENOSPC },
-                  { "timed out", EIO }, /* what was asked may have happened */
-                  { "leader", EIO },
-                  { "stopped", EIO },
-                  { "unavailable", EIO },
-                  { "compacted", ESTALE } };
-    const char *text = json_string_value(json_object_get(answer, "error"));
-    int code = EPROTO;
-    text = text ? text : "an answer that is not understood";
-    for (unsigned i = 0; i < sizeof known / sizeof *known; i++)
-        if (strstr(text, known[i].words))
-            code = known[i].code;
-    return err_set(err, code, "etcd: %.200s", text);
-}
-
-int etcd_call(struct etcd *etcd, CURL *curl, const char *path, json_t *take_body, json_t **out,
-              struct err *err)
-{
-    AUTO(json_decref) json_t *body = take_body;
-    AUTO(free) char *text = json_print(body);
-    AUTO(buf_fini) struct buf answer = { 0 };
-    AUTO(json_decref) json_t *json = NULL;
-    struct curl_slist *headers;
-    char reason[CURL_ERROR_SIZE] = "";
-    long status = 0;
-    etcd_request(etcd, curl, path, text, &headers);
-    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take);
-    curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer);
-    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, reason);
-    curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)TIMEOUT_MS);
-    CURLcode code = curl_easy_perform(curl);
-    curl_slist_free_all(headers);
-    if (code != CURLE_OK)
-        return err_set(err, EIO, "etcd at %s: %s", etcd->url,
-                       *reason ? reason : curl_easy_strerror(code));
-    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-    int r = json_parse((const char *)answer.data, answer.len, &json, err);
-    if (r < 0 || !json_is_object(json))
-        return err_set(err, EIO, "etcd at %s answers with status %ld and no JSON", etcd->url,
-                       status);
-    if (status != 200)
-        return etcd_refusal(json, err);
-    *out = TAKE(json);
-    return 0;
-}
 
 /* ---- keys, values, numbers ---- */
 
@@ -440,9 +357,11 @@ static void etcd_free(struct etcd *etcd)
     curl_easy_cleanup(etcd->curl);
     curl_easy_cleanup(etcd->worker_curl);
     pthread_mutex_destroy(&etcd->lock);
+    pthread_mutex_destroy(&etcd->token_lock);
     pthread_cond_destroy(&etcd->wake);
     free(etcd->url);
     free(etcd->prefix);
+    free(etcd->token);
     free(etcd);
 }
 DEFINE_AUTO(struct etcd *, etcd_free)
@@ -497,19 +416,21 @@ static int threads_start(struct etcd *etcd, struct err *err)
     return err_errno(err, r, "cannot start the store's thread");
 }
 
-int store_etcd_open(struct loop *loop, const char *url, const char *prefix, struct store **out,
-                    struct err *err)
+int store_etcd_open(struct loop *loop, const struct etcd_place *place, const char *prefix,
+                    struct store **out, struct err *err)
 {
     struct etcd *made = calloc(1, sizeof *made);
     uint8_t uuid[16];
     if (!made)
         return err_set(err, ENOMEM, "out of memory");
     pthread_mutex_init(&made->lock, NULL);
+    pthread_mutex_init(&made->token_lock, NULL);
     pthread_cond_init(&made->wake, NULL);
     AUTO(etcd_free) struct etcd *etcd = made;
     etcd->store = (struct store){ &etcd_type, loop };
     etcd->queue_end = &etcd->queue;
-    etcd->url = strdup(url);
+    etcd->place = place;
+    etcd->url = strdup(place->url);
     etcd->prefix = strdup(prefix);
     curl_global_init(CURL_GLOBAL_DEFAULT);
     etcd->curl = curl_easy_init();
@@ -518,6 +439,10 @@ int store_etcd_open(struct loop *loop, const char *url, const char *prefix, stru
     if (!etcd->url || !etcd->prefix || !etcd->curl || !etcd->worker_curl || !etcd->multi)
         return err_set(err, ENOMEM, "out of memory");
     int r = uuid_make(uuid, err);
+    if (r == 0)
+        r = etcd_place_check(place, err);
+    if (r == 0 && place->user)
+        r = etcd_login(etcd, etcd->curl, err);
     if (r < 0)
         return r;
     uuid_print(uuid, etcd->client);

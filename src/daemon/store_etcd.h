@@ -15,10 +15,11 @@
 
 struct etcd {
     struct store store;
-    char *url, *prefix; /* "http://127.0.0.1:2379", and what comes before each key */
-    char client[40];    /* random: in our marker */
-    char host[256];     /* names it */
-    CURL *curl;         /* the loop's */
+    const struct etcd_place *place; /* borrowed */
+    char *url, *prefix;             /* "http://127.0.0.1:2379", and what comes before each key */
+    char client[40];                /* random: in our marker */
+    char host[256];                 /* names it */
+    CURL *curl;                     /* the loop's */
     CURL *worker_curl;
     pthread_t worker, watcher;
     pthread_mutex_t lock; /* of what follows */
@@ -29,17 +30,24 @@ struct etcd {
     bool stopping;
     unsigned posted; /* to the loop and not run yet: the last one after close frees */
     uint64_t markers;
+    pthread_mutex_t token_lock; /* of what follows */
+    char *token;                /* of a user who has logged in, or NULL */
+    unsigned logins;
 };
 
-/* POST path; *out is the answer's object. -EIO: no answer came, and what was asked may have
- * happened; another error: etcd refused it. Waits. */
+/* store_etcd_call.c */
+
+/* Is this a place that can be asked? */
+int etcd_place_check(const struct etcd_place *place, struct err *err);
+/* Asks for a token by the user's password, which is read from its file each time. Waits. */
+int etcd_login(struct etcd *etcd, CURL *curl, struct err *err);
+/* POST path; *out is the answer's object. A token that is over is replaced meanwhile. -EIO: no
+ * answer came, and what was asked may have happened; another error: etcd refused it. Waits. */
 int etcd_call(struct etcd *etcd, CURL *curl, const char *path, json_t *take_body, json_t **out,
               struct err *err);
 /* Options that all requests have. `path` is appended to the URL. */
 void etcd_request(struct etcd *etcd, CURL *curl, const char *path, const char *body,
                   struct curl_slist **headers);
-/* What etcd says for an error, as ours. */
-int etcd_refusal(const json_t *answer, struct err *err);
 
 uint64_t etcd_number(const json_t *object, const char *member);
 json_t *etcd_key(const struct etcd *etcd, const char *key);       /* with the prefix, base64 */

@@ -28,7 +28,8 @@ struct store_watch {
     uint64_t seen;     /* all changes up to here were posted */
     uint64_t again_ns; /* not before */
     struct buf line;
-    bool over; /* it was lost for good */
+    bool over;    /* it was lost for good */
+    bool refused; /* etcd ended it: perhaps our token has */
 };
 
 /* ---- what the loop is told ---- */
@@ -120,6 +121,8 @@ static void line_arrived(struct store_watch *w, const char *text, size_t len)
     const json_t *result = json_object_get(line, "result");
     if (etcd_number(result, "compact_revision"))
         watch_lost(w);
+    else if (json_is_true(json_object_get(result, "canceled")) || json_object_get(line, "error"))
+        w->refused = true;
     else
         events_arrived(w, json_object_get(result, "events"));
 }
@@ -137,7 +140,7 @@ static size_t watch_take(char *data, size_t size, size_t count, void *arg)
         memmove(w->line.data, w->line.data + len, w->line.len - len);
         w->line.len -= len;
     }
-    return size * count;
+    return w->refused ? 0 : size * count;
 }
 
 /* ---- the watcher ---- */
@@ -155,6 +158,7 @@ static void watch_connect(struct store_watch *w)
     if (!w->curl)
         abort();
     w->line.len = 0;
+    w->refused = false;
     etcd_request(etcd, w->curl, "/v3/watch", text, &w->headers);
     curl_easy_setopt(w->curl, CURLOPT_WRITEFUNCTION, watch_take);
     curl_easy_setopt(w->curl, CURLOPT_WRITEDATA, w);
@@ -196,17 +200,33 @@ static void watches_tend(struct etcd *etcd)
     }
 }
 
+/* For watches that are connected again: with a token that is new. */
+static void token_renew(struct etcd *etcd)
+{
+    struct err err;
+    CURL *curl = curl_easy_init();
+    if (!curl)
+        abort();
+    if (etcd_login(etcd, curl, &err) < 0)
+        log_warning("watching the store: %s", err.text);
+    curl_easy_cleanup(curl);
+}
+
 static void connections_ended(struct etcd *etcd)
 {
     CURLMsg *message;
     int left;
+    bool refused = false;
     while ((message = curl_multi_info_read(etcd->multi, &left))) {
         struct store_watch *w = NULL;
         if (message->msg != CURLMSG_DONE)
             continue;
         curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **)&w);
+        refused |= w->refused;
         watch_disconnect(w);
     }
+    if (refused && etcd->place->user)
+        token_renew(etcd);
 }
 
 void *etcd_watcher(void *arg)

@@ -5,7 +5,9 @@
  *   store_test               SQLite in a temporary directory
  *   store_test etcd URL      an etcd that is empty
  *   store_test etcd-killed URL   an etcd that is killed and started again meanwhile
- * The last two by tests/daemon/etcd.py.
+ *   store_test etcd-secured URL CA CERTIFICATE KEY USER PASSWORD-FILE
+ *                            an etcd that wants all these, and whose tokens live for 2 seconds
+ * The last three by tests/daemon/etcd.py.
  */
 #include "base/text.h"
 #include "daemon/store.h"
@@ -26,12 +28,12 @@ static struct loop *loop;
 static struct store *store;
 static char path[64];
 
-static const char *url; /* of etcd; NULL: SQLite */
+static struct etcd_place place; /* url NULL: SQLite */
 
 static int engine_open(struct err *err)
 {
-    return url ? store_etcd_open(loop, url, "/test", &store, err)
-               : store_sqlite_open(loop, path, &store, err);
+    return place.url ? store_etcd_open(loop, &place, "/test", &store, err)
+                     : store_sqlite_open(loop, path, &store, err);
 }
 
 /* ---- waiting for call-backs ---- */
@@ -397,6 +399,38 @@ static void many_keys(void **state)
     assert_int_equal(count, 1201);
 }
 
+/* Each way to ask renews a token that is over. */
+static void token_is_renewed(void **state)
+{
+    enum { TOKEN_MS = 2000 + 1500 }; /* etcd looks for old ones each second */
+    struct etcd *etcd = (struct etcd *)store;
+    struct seen seen = { 0 };
+    struct store_watch *w;
+    struct err err;
+    uint64_t lease;
+    unsigned logins = etcd->logins;
+    run_for(TOKEN_MS);
+    uint64_t last = txn((struct store_op[]){ put("/t/a", "1", STORE_ANY) }, 1).revision;
+    assert_int_equal(etcd->logins, ++logins);
+    run_for(TOKEN_MS);
+    assert_string_equal(load("/t/", &seen), "/t/a=1 ");
+    assert_int_equal(etcd->logins, ++logins);
+    run_for(TOKEN_MS);
+    assert_int_equal(store_lease_grant(store, 60, &lease, &err), 0);
+    assert_int_equal(etcd->logins, ++logins);
+    run_for(TOKEN_MS);
+    struct seen told = { 0 };
+    assert_int_equal(store_watch(store, "/t/", last, see, see_lost, &told, &w, NULL), 0);
+    for (unsigned i = 0; i < 500 && etcd->logins == logins; i++)
+        run_for(10);
+    assert_int_equal(etcd->logins, logins + 1);
+    txn((struct store_op[]){ put("/t/a", "2", STORE_ANY) }, 1);
+    for (unsigned i = 0; i < 500 && !*told.text; i++)
+        run_for(10);
+    assert_string_equal(told.text, "/t/a=2 ");
+    store->type->unwatch(w);
+}
+
 /* etcd is killed and started again meanwhile (by the script): each number is written on the one
  * before, so what was reported must be what happened. */
 static void killed_again_and_again(void **state)
@@ -460,16 +494,23 @@ static const struct CMUnitTest etcd_tests[] = {
     cmocka_unit_test(many_keys),        cmocka_unit_test(compacted_watch_is_lost),
     cmocka_unit_test(no_backup),
 };
+static const struct CMUnitTest secured_tests[] = { cmocka_unit_test(token_is_renewed) };
 static const struct CMUnitTest killed_tests[] = { cmocka_unit_test(killed_again_and_again) };
 
 int main(int argc, char **argv)
 {
     char dir[] = "/tmp/store_test.XXXXXX";
-    bool killed = argc == 3 && strcmp(argv[1], "etcd-killed") == 0;
-    if (argc == 3 && (killed || strcmp(argv[1], "etcd") == 0)) {
-        url = argv[2];
-        return killed ? cmocka_run_group_tests(killed_tests, setup, teardown)
-                      : cmocka_run_group_tests(etcd_tests, setup, teardown);
+    const char *mode = argc > 1 ? argv[1] : "";
+    bool killed = argc == 3 && strcmp(mode, "etcd-killed") == 0;
+    bool secured = argc == 8 && strcmp(mode, "etcd-secured") == 0;
+    if (killed || secured || (argc == 3 && strcmp(mode, "etcd") == 0)) {
+        place.url = argv[2];
+        if (killed)
+            return cmocka_run_group_tests(killed_tests, setup, teardown);
+        if (secured)
+            place = (struct etcd_place){ argv[2], argv[3], argv[4], argv[5], argv[6], argv[7] };
+        int failed = cmocka_run_group_tests(etcd_tests, setup, teardown);
+        return secured && !failed ? cmocka_run_group_tests(secured_tests, setup, teardown) : failed;
     }
     if (argc > 1 || !mkdtemp(dir))
         return 1;

@@ -20,16 +20,16 @@ PASSWORD = "correct horse"
 
 
 def certificates(folder):
-    """A CA, the server's certificate, a client's, and one of somebody else's CA."""
+    """A CA, the server's certificate, a client's, one of somebody else's CA, and one of nobody."""
     def run(*words):
         subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
 
     for ca in ("ca", "other"):
         run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", ca + ".key", "-out",
             ca + ".pem", "-subj", "/CN=" + ca, "-days", "2", "-addext", "basicConstraints=critical,CA:true")
-    for name, ca in (("server", "ca"), ("client", "ca"), ("stranger", "other")):
+    for name, ca in (("server", "ca"), ("client", "ca"), ("stranger", "other"), ("nameless", "ca")):
         run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", name + ".key", "-out", name + ".csr",
-            "-subj", f"/CN={'client' if name == 'stranger' else name}")
+            "-subj", {"stranger": "/CN=client", "nameless": "/O=somebody"}.get(name, "/CN=" + name))
         with open(os.path.join(folder, "ext"), "w", encoding="ascii") as file:
             file.write("subjectAltName=IP:127.0.0.1\n")
         run("x509", "-req", "-in", name + ".csr", "-CA", ca + ".pem", "-CAkey", ca + ".key", "-CAcreateserial", "-out",
