@@ -83,6 +83,7 @@ void etcd_request(struct etcd *etcd, CURL *curl, const char *path, const char *b
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
     curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)TIMEOUT_MS);
+    curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     if (place->ca)
         curl_easy_setopt(curl, CURLOPT_CAINFO, place->ca);
@@ -135,11 +136,11 @@ static int refusal(const json_t *answer, struct err *err)
  * alert, which may come before, with or instead of an answer. */
 static const char *advice(const struct etcd *etcd, CURLcode code)
 {
-    bool cut = code == CURLE_RECV_ERROR || code == CURLE_SEND_ERROR ||
-               code == CURLE_SSL_CONNECT_ERROR || code == CURLE_GOT_NOTHING;
+    bool met = code != CURLE_COULDNT_CONNECT && code != CURLE_COULDNT_RESOLVE_HOST &&
+               code != CURLE_OPERATION_TIMEDOUT && code != CURLE_SSL_CERTPROBLEM;
     if (code == CURLE_PEER_FAILED_VERIFICATION)
         return "; --store-ca names the file of the CA that signed its certificate";
-    if (!cut || strncmp(etcd->url, "https", 5) != 0)
+    if (!met || strncmp(etcd->url, "https", 5) != 0)
         return "";
     return etcd->place->certificate
                ? "; perhaps it does not take the certificate of --store-cert"
