@@ -143,6 +143,47 @@ def virtio_uefi(folder):
 
 
 @case
+def usb_uefi(folder):
+    """OVMF's shell is typed into on a USB keyboard, which comes and goes; in its absence on the PS/2 one."""
+    path, control = os.path.join(folder, "vnc"), os.path.join(folder, "control")
+    with vmm_test.Vm("--firmware", "uefi", "--memory", "128M", "--display", "vnc=unix:" + path, "--control", "unix:" + control,
+                     "--usb", "tablet", "--usb", "keyboard", boots=False) as vm:
+        client = vmm_test.Client(control)
+        vm.expect("Shell>", 120)
+
+        def types(word, held):
+            """By send-keys; then a key that a viewer holds is, or is not, one of the USB keyboard's."""
+            client.ok("send-keys", text=f"echo {word}\n")
+            vm.expect(f"\n{word}\r", 30)
+            viewer = rfb.Viewer(path)
+            viewer.request(False)
+            viewer.update()
+            viewer.key(0, 0x2c, 1)  # Z
+            vm.expect("z", 30)
+            keys = [hid.get("keys", "").startswith("1d") for hid in client.ok("inspect", device="usb0")["hids"]]
+            equal(any(keys), held, f"USB keyboards that hold Z: {keys}")
+            viewer.key(0, 0x2c, 0)
+            viewer.close()
+            client.ok("send-keys", keys=["enter"])
+            vm.expect("is not recognized", 30)
+            vm.expect("Shell>", 30)
+
+        types("first", True)
+        client.ok("usb-detach", port=2)
+        types("without", False)
+        client.ok("usb-attach", device="keyboard")
+        deadline = time.monotonic() + 30
+        while not any(hid.get("configuration") and hid["kind"] == 2 for hid in client.ok("inspect", device="usb0")["hids"]):
+            check(time.monotonic() < deadline, "OVMF does not see the keyboard that was plugged in")
+            time.sleep(0.1)
+        types("again", True)
+        client.ok("send-keys", text="reset -w\n")
+        vm.expect("Interactive Shell", 60)
+        vm.expect("Shell>", 60)
+        types("restarted", True)
+
+
+@case
 def virtio(folder):
     """Debian's generic kernel on virtio-gpu: its console, what is written to its frame buffer, another size, a restore."""
     prepared = os.path.join(ROOT, ".cache", "pc")
@@ -421,7 +462,7 @@ def main():
     parser.add_argument("--client", help="the viewer made with libvncclient (client.c)")
     parser.add_argument("--guest", help="the guest that scrolls (scroll.S)")
     vmm_test.ARGS = args = parser.parse_args()
-    if args.case not in ("encodings", "virtio", "virtio_uefi") and not os.path.exists(CD):
+    if args.case not in ("encodings", "usb_uefi", "virtio", "virtio_uefi") and not os.path.exists(CD):
         vmm_test.skip("the package grub-rescue-pc is not installed")
     with tempfile.TemporaryDirectory() as folder:
         CASES[args.case](folder)
