@@ -13,6 +13,9 @@
  * the program and its helpers and buries the dead; when it ends, the kernel kills what is left.
  * When this one dies, init is killed, and all with it.
  *
+ * To enter a control group takes the kernel 10 ms and more: this one puts init there while init
+ * makes its name spaces and the program is loaded, which waits for it (jail.h).
+ *
  * A user name space comes first, for root too: what the program may while it opens its files, it
  * may to files only. Root maps all its ids to themselves; others map root there to themselves here
  * and, where newuidmap lets them, one more id. Where user name spaces are refused, root makes the
@@ -55,6 +58,7 @@ struct ids {
 
 struct jail {
     const char *cgroups[CGROUPS_MAX];
+    int cgroup_fds[CGROUPS_MAX];
     unsigned cgroup_count;
     const char *writable[WRITABLE_MAX];
     unsigned writable_count;
@@ -71,6 +75,37 @@ static void say(const char *what)
 static pid_t clone_with(unsigned long flags)
 {
     return (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, 0);
+}
+
+/* ---- control groups ---- */
+
+/* Their files, in the host's mount name space: one in which files are open for writing would not
+ * become read-only. */
+static bool cgroups_open(struct jail *jail)
+{
+    char path[4200];
+    for (unsigned i = 0; i < jail->cgroup_count; i++) {
+        snprintf(path, sizeof path, "%s/cgroup.procs", jail->cgroups[i]);
+        jail->cgroup_fds[i] = open(path, O_WRONLY | O_CLOEXEC);
+        if (jail->cgroup_fds[i] < 0) {
+            say(path);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The process `pid`; 0: this one. One that has ended meanwhile needs no group. */
+static bool cgroups_join(const struct jail *jail, pid_t pid)
+{
+    char text[16];
+    int len = snprintf(text, sizeof text, "%d", (int)pid);
+    for (unsigned i = 0; i < jail->cgroup_count; i++)
+        if (write(jail->cgroup_fds[i], text, (size_t)len) != len && errno != ESRCH) {
+            say(jail->cgroups[i]);
+            return false;
+        }
+    return true;
 }
 
 /* ---- the program ---- */
@@ -102,34 +137,6 @@ static int status_of(int status)
 }
 
 /* ---- init ---- */
-
-/* Their files, while they can be written. */
-static bool cgroups_open(const struct jail *jail, int fds[CGROUPS_MAX])
-{
-    char path[4200];
-    for (unsigned i = 0; i < jail->cgroup_count; i++) {
-        snprintf(path, sizeof path, "%s/cgroup.procs", jail->cgroups[i]);
-        fds[i] = open(path, O_WRONLY | O_CLOEXEC);
-        if (fds[i] < 0) {
-            say(path);
-            return false;
-        }
-    }
-    return true;
-}
-
-/* The process `pid`; 0: this one. */
-static bool cgroups_join(const struct jail *jail, const int fds[CGROUPS_MAX], pid_t pid)
-{
-    char text[16];
-    int len = snprintf(text, sizeof text, "%d", (int)pid);
-    for (unsigned i = 0; i < jail->cgroup_count; i++)
-        if (write(fds[i], text, (size_t)len) != len) {
-            say(jail->cgroups[i]);
-            return false;
-        }
-    return true;
-}
 
 /* Whoever fools a parser of images, while they are opened, shall at least write nothing else. */
 static void files_protect(const struct jail *jail)
@@ -171,19 +178,20 @@ static void close_others(int keep) /* -1: none of them */
     syscall(SYS_close_range, keep < 3 ? 3 : (unsigned)keep + 1, ~0u, 0);
 }
 
-/* In the new name spaces, whose ids come through `go` when they are made. */
+/* In the new name spaces. Through `go` come its ids, when they are made, and a byte when it is in
+ * its control groups. */
 static void __attribute__((noreturn))
 init_run(const struct jail *jail, unsigned long spaces, int go)
 {
     struct ids ids;
-    int pair[2], groups[CGROUPS_MAX];
+    int pair[2];
+    char joined;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (read(go, &ids, sizeof ids) != sizeof ids) /* it gave up, or is dead */
         _exit(FAILED);
-    close(go);
     if ((spaces & CLONE_NEWUSER) && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0))
         _exit(FAILED);
-    if (!cgroups_open(jail, groups) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         _exit(FAILED);
     files_protect(jail);
     /* Its own processes only; refused where the host hides parts of its own. */
@@ -200,11 +208,10 @@ init_run(const struct jail *jail, unsigned long spaces, int go)
         program_run(jail, spaces | with_net, ids, pair[1]);
     }
     prctl(PR_SET_NAME, "vm-init");
-    /* This takes the kernel 10 ms and more, in which the program is loaded. */
-    if (program < 0 || !cgroups_join(jail, groups, 0) || !cgroups_join(jail, groups, program) ||
-        write(pair[0], "", 1) != 1)
+    if (program < 0 || read(go, &joined, 1) != 1 || !cgroups_join(jail, program))
         _exit(FAILED);
-    (void)!unshare(CLONE_NEWCGROUP);
+    (void)!send(pair[0], "", 1, MSG_NOSIGNAL); /* it may have ended */
+    (void)unshare(CLONE_NEWCGROUP);
     close_others(pair[0]);
     fcntl(pair[0], F_SETFD, FD_CLOEXEC);
     if (ids.given)
@@ -281,7 +288,7 @@ static bool init_start(const struct jail *jail, unsigned long spaces, pid_t *pid
 {
     int go[2];
     struct ids ids = jail->ids;
-    if (pipe2(go, O_CLOEXEC) < 0)
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, go) < 0)
         return false;
     *pid = clone_with(spaces);
     if (*pid == 0) {
@@ -290,22 +297,24 @@ static bool init_start(const struct jail *jail, unsigned long spaces, pid_t *pid
     }
     close(go[0]);
     bool good = *pid > 0 && (!(spaces & CLONE_NEWUSER) || map_ids(jail, *pid, &ids)) &&
-                write(go[1], &ids, sizeof ids) == sizeof ids;
+                send(go[1], &ids, sizeof ids, MSG_NOSIGNAL) == sizeof ids &&
+                cgroups_join(jail, *pid) && send(go[1], "", 1, MSG_NOSIGNAL) == 1;
     close(go[1]);
     if (!good && *pid > 0)
         waitpid(*pid, NULL, 0);
     return good;
 }
 
-static int jail_run(const struct jail *jail)
+static int jail_run(struct jail *jail)
 {
     pid_t pid;
     int status;
     bool root = geteuid() == 0;
+    if (!cgroups_open(jail))
+        return FAILED;
     if (!init_start(jail, SPACES | CLONE_NEWUSER, &pid) &&
         !(root && init_start(jail, SPACES, &pid))) {
-        int groups[CGROUPS_MAX];
-        if (!cgroups_open(jail, groups) || !cgroups_join(jail, groups, 0))
+        if (!cgroups_join(jail, 0))
             return FAILED;
         program_run(jail, 0, root ? jail->ids : (struct ids){ 0 }, -1);
     }

@@ -24,15 +24,20 @@ void jail_begin(struct jail *out)
     out->in = true;
     if (strcmp(out->spaces, "-") == 0)
         out->spaces[0] = 0;
-    if (out->broker < 0)
-        return;
-    fcntl(out->broker, F_SETFD, FD_CLOEXEC);
+    if (out->broker >= 0)
+        fcntl(out->broker, F_SETFD, FD_CLOEXEC);
+}
+
+void jail_join(struct jail *jail)
+{
     char byte;
-    if (read_full(out->broker, &byte, 1) < 0)
+    if (jail->broker < 0)
+        return;
+    if (read_full(jail->broker, &byte, 1) < 0)
         _exit(EXIT_FAILURE); /* who waits for us has said why */
     if (unshare(CLONE_NEWCGROUP) == 0)
-        strcat(out->spaces, ",cgroup"); /* there is room: the others have 27 letters */
-    helper_ask(out->broker);
+        strcat(jail->spaces, ",cgroup"); /* there is room: the others have 27 letters */
+    helper_ask(jail->broker);
 }
 
 bool jail_has_mounts(const struct jail *jail) { return strstr(jail->spaces, "mount") != NULL; }

@@ -15,6 +15,7 @@ bedplate-vmm-hostile (src/vmm/hostile.c) does what an attacker would, on each th
   refused   where name spaces are refused: it says so, and seccomp holds
 """
 import argparse
+import contextlib
 import os
 import pwd
 import re
@@ -162,10 +163,26 @@ def jail(ground):
     check("without" not in said, said)
 
 
+@contextlib.contextmanager
+def control_group():
+    """One of the host's, None where it has none for us."""
+    made = None
+    for hierarchy in ("pids", "unified", ""):
+        path = os.path.join("/sys/fs/cgroup", hierarchy, f"bedplate-test-{os.getpid()}")
+        with contextlib.suppress(OSError):
+            os.mkdir(path)
+            made = path
+            break
+    yield made
+    if made:
+        os.rmdir(made)
+
+
 def opening(ground):
     only_root()
     own, everything = os.path.join(ground.folder, "own"), "jail landlock capabilities seccomp"
-    outcome, _ = ground.run([ground.program(ARGS.jail), "--writable", own, "--"], everything)
+    with control_group() as group:
+        outcome, _ = ground.run([ground.program(ARGS.jail), *(["--cgroup", group] if group else []), "--writable", own, "--"], everything)
     all_are(outcome, ["open", "create", "unlink"], "done")
     all_are(outcome, ["overwrite"], "EROFS")
     all_are(outcome, ["connect by TCP", "ptrace", "kill", "see another process"], None)
