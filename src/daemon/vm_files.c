@@ -152,8 +152,8 @@ void vm_exit_forget(const struct vm *vm)
 
 /* ---- configurations ---- */
 
-/* There whole or not at all, also after a power cut. */
-static int json_write(const char *path, const json_t *value, struct err *err)
+/* There whole or not at all; `synced`: also after a power cut. */
+static int json_write(const char *path, const json_t *value, bool synced, struct err *err)
 {
     char part[PATH_MAX + 8];
     AUTO(free) char *text = json_print(value);
@@ -162,7 +162,7 @@ static int json_write(const char *path, const json_t *value, struct err *err)
     if (fd < 0)
         return err_errno(err, errno, "cannot write %s", part);
     int r = write_full(fd, text, strlen(text));
-    if (r == 0 && (fsync(fd) < 0 || rename(part, path) < 0))
+    if (r == 0 && ((synced && fsync(fd) < 0) || rename(part, path) < 0))
         r = -errno;
     if (r < 0)
         unlink(part);
@@ -173,7 +173,7 @@ int vm_config_write(const struct vm *vm, const char *name, const json_t *config,
 {
     char path[PATH_MAX];
     vm_run_path(vm, name, path);
-    return json_write(path, config, err);
+    return json_write(path, config, false, err); /* no process outlives a power cut */
 }
 
 json_t *vm_config_read(const struct vm *vm)
@@ -194,7 +194,7 @@ int vm_saved_prepare(const struct vm *vm, struct err *err)
 {
     char path[PATH_MAX];
     vm_state_path(vm, "saved.json", path);
-    return json_write(path, vm->config, err);
+    return json_write(path, vm->config, true, err);
 }
 
 json_t *vm_saved_config(const struct vm *vm)

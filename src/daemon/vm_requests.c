@@ -52,9 +52,12 @@ static void asked(struct update *u, const struct api_error *error)
 static void ask(struct http_request *request, struct vm *vm, const char *kind, const char *name,
                 json_t *take_patch, json_t *take_new)
 {
+    json_t *stage = json_object_get(take_patch, "state");
     struct update *u = update_new(vm, take_patch);
     u->vm_new = take_new;
     u->job_new = job_new(request, kind, "vms", vm->id, name, u->job);
+    if (stage)
+        json_object_set(u->job_new, "stage", stage);
     u->request = request;
     u->key = job_key_begin(request);
     json_object_set_new(u->job_new, "timeout", json_integer(vm->stop_timeout_s));

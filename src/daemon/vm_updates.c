@@ -121,6 +121,9 @@ void vm_stage(struct vm *vm, const char *stage, int progress)
 {
     if (!vm->job[0] || !vm->job_kept)
         return;
+    const struct object *job = objects_get(vm->daemon->objects, "jobs", vm->job);
+    if (job && progress < 0 && strcmp(object_text(job, "stage"), stage) == 0)
+        return;
     struct update *u = update_new(vm, NULL);
     strcpy(u->job, vm->job);
     u->job_patch = json_pack("{s:s}", "stage", stage);
