@@ -203,6 +203,18 @@ def cpio_pack(top, archive):
                        input="\n".join(names).encode(), stdout=out)
 
 
+def clock(firmware):
+    """How the outer machine's time runs.
+
+    QEMU (7.2 and 10.0 alike) raises a nested guest's interrupt without the lock for it, and aborts, where the guest writes
+    CR8 while KVM waits to interrupt it. OVMF writes CR8 at the end of each timer interrupt: that goes wrong if the next one
+    pends already, as it may at this speed. When the clock counts instructions instead, a handler is over long before the
+    next tick."""
+    if "uefi" in firmware:
+        return ["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off"]
+    return ["-accel", "tcg,thread=multi"]
+
+
 def faults(text, status, args):
     if status is None:
         yield "did not end within the time limit"
@@ -261,7 +273,7 @@ def main():
         cpio_pack(top, archive)
         start = time.monotonic()
         text, status = boot.run(
-            ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt",
+            ["qemu-system-x86_64", "-M", "q35", *clock(args.firmware), "-cpu", "EPYC,+svm,+npt",
              "-smp", args.outer_cpus, "-m", "1536", "-nodefaults", "-no-reboot", "-nographic",
              "-serial", "mon:stdio", "-kernel", os.path.join(args.guest, "vmlinuz"), "-initrd", archive,
              "-append", "console=ttyS0 quiet mitigations=off"
@@ -271,9 +283,6 @@ def main():
     for line in re.findall(r"(?:BP-TEST|NESTED|FAILED|skipped) [^\r\n]*", text):
         print(line)
     print(f"{time.monotonic() - start:.1f} s")
-    # QEMU 7.2's own; perhaps since a nested guest writes CR8 (OVMF does at each tick) while KVM waits for its interrupt window.
-    if "uefi" in args.firmware and "tcg_handle_interrupt: assertion failed" in text and "FAIL" not in text:
-        boot.skip("this QEMU ends with an assertion of its own when OVMF runs in a nested guest")
     boot.end(wrong, text)
 
 
