@@ -509,7 +509,10 @@ static void virtio_start(struct dice *d, struct device *dev, bool plain)
 /* Does the range have a port that must be left alone (rule 1)? */
 static bool spared(struct dice *d, uint16_t port, unsigned size)
 {
-    static const uint16_t ports[][2] = { { 0x64, 1 }, { 0x92, 1 }, { 0xcf9, 1 }, { 0x604, 2 } };
+    static const uint16_t ports[][2] = {
+        { 0x64, 1 },  { 0x92, 1 },  { 0xcf9, 1 },
+        { 0x604, 2 }, { 0x660, 2 }, /* starts the watchdog */
+    };
     if (port == 0xcf8 && size == 4)
         return false;
     for (unsigned i = 0; i < sizeof ports / sizeof *ports; i++)
@@ -520,14 +523,14 @@ static bool spared(struct dice *d, uint16_t port, unsigned size)
 
 static void port_step(struct dice *d)
 {
-    static const uint16_t bases[][2] = { { 0x20, 2 },   { 0xa0, 2 },       { 0x4d0, 2 },
-                                         { 0x40, 4 },   { 0x60, 8 },       { 0x70, 4 },
-                                         { 0x3f8, 8 },  { 0x600, 16 },     { 0x620, 8 },
-                                         { 0xcf8, 8 },  { 0x608, 16 },     { 0x80, 16 },
-                                         { 0x510, 12 }, { 0xc000, 0x4000 } };
+    static const uint16_t bases[][2] = { { 0x20, 2 },   { 0xa0, 2 },   { 0x4d0, 2 },
+                                         { 0x40, 4 },   { 0x60, 8 },   { 0x70, 4 },
+                                         { 0x3f8, 8 },  { 0x600, 16 }, { 0x620, 8 },
+                                         { 0xcf8, 8 },  { 0x608, 16 }, { 0x80, 16 },
+                                         { 0x510, 12 }, { 0x660, 32 }, { 0xc000, 0x4000 } };
     unsigned which = below(d, 16);
     uint16_t port = (uint16_t)roll(d);
-    if (which < 14)
+    if (which < sizeof bases / sizeof *bases)
         port = (uint16_t)(bases[which][0] + below(d, bases[which][1]));
     unsigned size = 1u << below(d, 3);
     uint32_t v = value(d), how = below(d, 8);
