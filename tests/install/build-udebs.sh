@@ -23,9 +23,14 @@ for source; do
     apt-get -q -y build-dep --no-install-recommends "$source/$RELEASE"
     mkdir -p "/build/$source/tree"
     cd "/build/$source"
-    apt-get -q --download-only --only-source source "$source/$RELEASE" || ls ./*.debian.tar.* ./*.orig.tar.*
-    tar -C tree --strip-components=1 -xf ./*.orig.tar.?z
-    tar -C tree -xf ./*.debian.tar.?z
+    apt-get -q --download-only --only-source source "$source/$RELEASE" || ls ./*.tar.*
+    # A source of Debian's own is one archive, the others have theirs of upstream and Debian's on top of it.
+    if [ -e ./*.debian.tar.?z ]; then
+        tar -C tree --strip-components=1 -xf ./*.orig.tar.?z
+        tar -C tree -xf ./*.debian.tar.?z
+    else
+        tar -C tree --strip-components=1 -xf ./*.tar.?z
+    fi
     (cd tree && dpkg-buildpackage -us -uc -b)
     cp ./*.udeb /udebs
 done
