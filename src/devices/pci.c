@@ -142,7 +142,7 @@ void pci_config_status_init(struct pci_device *pci, unsigned offset, unsigned si
 int pci_bridge_init(struct pci_device *pci, struct err *err)
 {
     assert(!pci->bus && !pci->bars[2].size && !pci->bars[ROM].size);
-    int r = pci_bus_create(pci->dev.machine, &pci->secondary, err);
+    int r = pci_bus_create(&pci->secondary, err);
     if (r < 0)
         return r;
     pci->secondary->bridge = pci;
@@ -256,12 +256,11 @@ int pci_loaded(struct pci_device *pci, struct err *err)
 
 /* ---- The bus ---- */
 
-int pci_bus_create(struct machine *m, struct pci_bus **out, struct err *err)
+int pci_bus_create(struct pci_bus **out, struct err *err)
 {
     struct pci_bus *bus = calloc(1, sizeof *bus);
     if (!bus)
         return err_set(err, ENOMEM, "out of memory");
-    bus->machine = m;
     bus->root = bus;
     pthread_mutex_init(&bus->lock, NULL);
     *out = bus;

@@ -219,7 +219,7 @@ void pci_intx_set(struct pci_device *pci, bool level);
 
 /* ---- The bus: by the host bridge, the board and tests ---- */
 
-int pci_bus_create(struct machine *m, struct pci_bus **out, struct err *err);
+int pci_bus_create(struct pci_bus **out, struct err *err);
 void pci_bus_destroy(struct pci_bus *bus); /* after its devices */
 DEFINE_AUTO(struct pci_bus *, pci_bus_destroy)
 /* What a configuration cycle does: offset 0 to 4095, size 1, 2 or 4, not crossing a dword (others

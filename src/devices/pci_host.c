@@ -274,7 +274,7 @@ int pci_host_create(struct machine *m, const struct mch_config *mch, struct pci_
     else
         pci_config_init(&host->pci, PCIEXBAR, 4, PCI_HOST_ECAM_BASE | PCIEXBAR_ENABLE, 0);
 
-    int r = pci_bus_create(m, &host->bus, err);
+    int r = pci_bus_create(&host->bus, err);
     if (r >= 0)
         r = pci_bus_add(host->bus, &host->pci, 0, err);
     if (r >= 0)

@@ -10,7 +10,6 @@ enum { MSIX_CONTROL = 2 }; /* in the capability */
 enum { MSIX_REGION_TABLE, MSIX_REGION_PBA };
 
 struct pci_bus {
-    struct machine *machine;
     struct pci_bus *root;
     struct pci_device *bridge; /* NULL: this is the root */
     pthread_mutex_t lock;      /* the root's is used */

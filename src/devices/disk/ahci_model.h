@@ -22,7 +22,7 @@ static inline void ahci_model_create(struct machine *m)
     const struct ata_drive_config ports[AHCI_PORTS] = {
         { .id = "disk0", .node = ahci_disk }, { .id = "cdrom0", .node = ahci_cd, .cdrom = true }
     };
-    if (pci_bus_create(m, &ahci_bus, &err) < 0 ||
+    if (pci_bus_create(&ahci_bus, &err) < 0 ||
         ahci_create(m, "ahci0", ports, &ahci_pci, &err) < 0 ||
         pci_bus_add(ahci_bus, ahci_pci, 1, &err) < 0)
         fail_msg("%s", err.text);

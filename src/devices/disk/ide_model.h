@@ -23,8 +23,7 @@ static inline void ide_model_create(struct machine *m)
         [0] = { .id = "disk0", .node = ide_disk },
         [3] = { .id = "cdrom0", .node = ide_cd, .cdrom = true },
     };
-    if (pci_bus_create(m, &ide_bus, &err) < 0 ||
-        ide_create(m, "ide0", drives, &ide_pci, &err) < 0 ||
+    if (pci_bus_create(&ide_bus, &err) < 0 || ide_create(m, "ide0", drives, &ide_pci, &err) < 0 ||
         pci_bus_add(ide_bus, ide_pci, 1, &err) < 0)
         fail_msg("%s", err.text);
     machine_add_device(m, &ide_pci->dev);

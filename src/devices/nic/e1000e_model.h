@@ -45,7 +45,7 @@ static inline void e1000e_model_create(struct machine *m)
     struct e1000e_options options = { .id = "net0",
                                       .mac = { 0x52, 0x54, 0, 1, 2, 3 },
                                       .take_backend = plug.backend };
-    if (pci_bus_create(m, &e1000e_bus, &err) < 0 ||
+    if (pci_bus_create(&e1000e_bus, &err) < 0 ||
         e1000e_create(m, &options, &e1000e_pci, &err) < 0 ||
         pci_bus_add(e1000e_bus, e1000e_pci, 1, &err) < 0)
         fail_msg("%s", err.text);

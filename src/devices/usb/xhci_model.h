@@ -18,7 +18,7 @@ static inline void xhci_model_create(struct machine *m)
 {
     struct err err = { 0 };
     const struct pci_windows windows = { .mem32 = XHCI_AT, .mem32_size = 0x10000 };
-    if (input_create(&xhci_input, &err) < 0 || pci_bus_create(m, &xhci_bus, &err) < 0 ||
+    if (input_create(&xhci_input, &err) < 0 || pci_bus_create(&xhci_bus, &err) < 0 ||
         xhci_create(m, "usb0", xhci_input, &xhci_pci, &err) < 0 ||
         pci_bus_add(xhci_bus, xhci_pci, 1, &err) < 0)
         fail_msg("%s", err.text);

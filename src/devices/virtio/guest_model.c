@@ -129,7 +129,7 @@ void guest_init(struct guest *g, bool with_engine)
     r = map_ram(g->m, SPACE_MEMORY, 0, GUEST_MEMORY, REGION_RAM, g->m->main_ram, 0, 0, &mapping,
                 &err);
     assert(r == 0);
-    r = pci_bus_create(g->m, &g->bus, &err);
+    r = pci_bus_create(&g->bus, &err);
     assert(r == 0);
     g->next_page = PAGE_SIZE;
 }
