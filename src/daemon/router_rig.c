@@ -9,11 +9,9 @@
 #include "base/text.h"
 #include "daemon/aside.h"
 #include "daemon/audit.h"
-#include "daemon/cgroup.h"
 #include "daemon/child.h"
 #include "daemon/disks.h"
 #include "daemon/images.h"
-#include "daemon/streams.h"
 #include "daemon/vms.h"
 
 #include <argon2.h>
@@ -28,16 +26,13 @@
 enum { PAIRS = 16, TURNS = 200 };
 
 struct rig_world rig_world;
+static struct daemon *rig_daemon;
 
 /* ---- requests ---- */
 
-static struct {
-    unsigned status; /* 0: not answered yet */
-    struct buf body;
-} reply;
-
 struct http_request {
     struct daemon *daemon;
+    struct rig_reply *reply;
     struct rig_ask ask;
     char bearer[200];
     const char *names[PAIRS], *values[PAIRS];
@@ -104,10 +99,23 @@ int http_peer(const struct http_request *r, uid_t *uid, pid_t *pid)
     return r->ask.token ? -1 : 0;
 }
 
+/* Each refusal says why, for people and for programs. */
+static void check_refusal(const struct rig_reply *reply)
+{
+    AUTO(json_decref) json_t *json = NULL;
+    int r = json_parse((char *)reply->body.data, reply->body.len, &json, NULL);
+    const json_t *error = json_object_get(json, "error");
+    const char *code = json_string_value(json_object_get(error, "code"));
+    const char *message = json_string_value(json_object_get(error, "message"));
+    assert(r == 0 && code && *code && message && *message);
+}
+
 static void answer(struct http_request *r, unsigned status)
 {
-    assert(!reply.status && status >= 200 && status < 600);
-    reply.status = status;
+    assert(!r->reply->status && status >= 200 && status < 600);
+    r->reply->status = status;
+    if (status >= 400)
+        check_refusal(r->reply);
     audit_request(r->daemon, r, status);
     free(r);
 }
@@ -120,7 +128,7 @@ void http_reply_header(struct http_request *r, const char *name, const char *val
 void http_reply(struct http_request *r, unsigned status, const char *type, const void *body,
                 size_t len)
 {
-    buf_add(&reply.body, body ? body : "", len);
+    buf_add(&r->reply->body, body ? body : "", len);
     answer(r, status);
 }
 
@@ -137,8 +145,8 @@ void http_upgrade(struct http_request *r,
                                    size_t len),
                   void *arg)
 {
-    assert(!reply.status);
-    reply.status = 101;
+    assert(!r->reply->status);
+    r->reply->status = 101;
     free(r);
     upgraded(arg, NULL, -1, NULL, 0);
 }
@@ -160,7 +168,7 @@ static void query_parse(struct http_request *r)
 
 static void turn_ends(void *arg) { loop_stop(arg, 0); }
 
-static void turn(struct daemon *daemon)
+void rig_turn(struct daemon *daemon)
 {
     loop_post(daemon->loop, turn_ends, daemon->loop);
     loop_run(daemon->loop);
@@ -169,40 +177,34 @@ static void turn(struct daemon *daemon)
 void rig_settle(struct daemon *daemon)
 {
     for (unsigned i = 0; i < TURNS / 4; i++)
-        turn(daemon);
+        rig_turn(daemon);
 }
 
-/* Each refusal says why, for people and for programs. */
-static void check_refusal(const json_t *json)
-{
-    const json_t *error = json_object_get(json, "error");
-    const char *code = json_string_value(json_object_get(error, "code"));
-    const char *message = json_string_value(json_object_get(error, "message"));
-    assert(code && *code && message && *message);
-}
-
-unsigned rig_request(struct daemon *daemon, const struct rig_ask *ask, json_t **out)
+void rig_send(struct daemon *daemon, const struct rig_ask *ask, struct rig_reply *reply)
 {
     struct http_request *r = calloc(1, sizeof *r);
     if (!r)
         abort();
     r->daemon = daemon;
+    r->reply = reply;
     r->ask = *ask;
     snprintf(r->bearer, sizeof r->bearer, "Bearer %s", ask->token ? ask->token : "");
     strcpy(r->identity.via, "unix");
     query_parse(r);
-    reply.status = 0;
-    reply.body.len = 0;
     router_request(daemon, r);
+}
+
+unsigned rig_request(struct daemon *daemon, const struct rig_ask *ask, json_t **out)
+{
+    struct rig_reply reply = { 0 };
+    rig_send(daemon, ask, &reply);
     for (unsigned i = 0; i < TURNS && !reply.status; i++)
-        turn(daemon);
+        rig_turn(daemon);
     assert(reply.status);
     json_t *json = NULL;
-    int parsed =
-        reply.body.len ? json_parse((char *)reply.body.data, reply.body.len, &json, NULL) : 0;
-    assert(parsed == 0 || strcmp(ask->path, "/metrics") == 0);
-    if (reply.status >= 400)
-        check_refusal(json);
+    int r = reply.body.len ? json_parse((char *)reply.body.data, reply.body.len, &json, NULL) : 0;
+    assert(r == 0 || strcmp(ask->path, "/metrics") == 0);
+    buf_fini(&reply.body);
     if (out)
         *out = json;
     else
@@ -255,7 +257,8 @@ void child_release(struct child *child)
 int process_spawn(char *const argv[], int out, int errors, const int *fds, unsigned fd_count,
                   pid_t *pid, struct err *err)
 {
-    return err_set(err, ENOSYS, "there are no programs here");
+    *pid = rig_world.process ? rig_world.process(rig_daemon) : -1;
+    return *pid > 0 ? 0 : err_set(err, ENOSYS, "there are no programs here");
 }
 
 struct piece {
@@ -405,6 +408,7 @@ void rig_begin(struct daemon *daemon, const char *dir)
     (void)mkdir(daemon->state_dir, 0700);
     (void)mkdir(daemon->run_dir, 0700);
     rig_world = (struct rig_world){ 0 };
+    rig_daemon = daemon;
     revision = 0;
     int r = loop_create(&daemon->loop, &err);
     assert(r == 0);
