@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Groups by the kernel's files: cgroup-v1/ and cgroup-v2.rst of its documentation; scopes by
- * systemd-run(1) and systemctl(1), which speak D-Bus for us.
+ * systemd-run(1), systemctl(1) and busctl(1), which speak D-Bus for us.
  *
  * A group of version 2 without controllers is used beside those of version 1: it can be killed
  * whole (cgroup.kill).
@@ -407,6 +407,7 @@ static void scope_words(const char *id, const struct cgroup_limits *limits,
     /* A scope of the same VM may not be gone yet. */
     word_add(words, count, "--unit=bedplate-%s-%llx.scope", id,
              (unsigned long long)monotonic_ns() + host.scopes++);
+    word_add(words, count, "--property=Delegate=yes"); /* or it takes no process later */
     scope_properties(words, count, "--property=", limits);
     word_add(words, count, "--");
 }
@@ -431,38 +432,81 @@ struct asking {
     void *arg;
 };
 
-static void scope_answered(void *arg, int status, const char *said)
+static void systemd_answered(void *arg, int status, const char *said)
 {
     struct asking *asking = arg;
-    asking->done(asking->arg, status == 0 ? "" : *said ? said : "systemctl failed");
+    asking->done(asking->arg, status == 0 ? "" : *said ? said : "systemd refuses");
     free(asking);
+}
+
+/* By such a program, whose words are freed here. */
+static int systemd_ask(char *words[CGROUP_WORDS], unsigned count,
+                       void (*done)(void *arg, const char *wrong), void *arg, struct err *err)
+{
+    static const struct child_calls calls = { .ended = systemd_answered };
+    struct child *child;
+    struct asking *asking = malloc(sizeof *asking);
+    if (!asking)
+        abort();
+    *asking = (struct asking){ done, arg };
+    int r = child_start(host.loop, words, &calls, asking, &child, err);
+    while (count)
+        free(words[--count]);
+    if (r < 0)
+        free(asking);
+    return r;
 }
 
 static int scope_limit(pid_t pid, const struct cgroup_limits *limits,
                        void (*done)(void *arg, const char *wrong), void *arg, struct err *err)
 {
-    static const struct child_calls calls = { .ended = scope_answered };
     char unit[256], *words[CGROUP_WORDS];
     unsigned count = 0;
-    struct child *child;
     if (!scope_of(pid, unit, sizeof unit))
         return err_set(err, ENOENT, "the VM is in no scope of systemd");
-    struct asking *asking = malloc(sizeof *asking);
-    if (!asking)
-        abort();
-    *asking = (struct asking){ done, arg };
     word_add(words, &count, "/usr/bin/systemctl");
     word_add(words, &count, "%s", host.user ? "--user" : "--system");
     word_add(words, &count, "set-property");
     word_add(words, &count, "--runtime");
     word_add(words, &count, "%s", unit);
     scope_properties(words, &count, "", limits);
-    int r = child_start(host.loop, words, &calls, asking, &child, err);
-    for (unsigned i = 0; i < count; i++)
-        free(words[i]);
-    if (r < 0)
-        free(asking);
+    int r = systemd_ask(words, count, done, arg, err);
     return r < 0 ? r : 1;
+}
+
+static void scope_added(void *arg, const char *wrong)
+{
+    if (*wrong)
+        log_warning("%s is in no scope of systemd: %s", (char *)arg, wrong);
+    free(arg);
+}
+
+/* systemctl(1) has no word for it, so busctl(1) calls org.freedesktop.systemd1(5). */
+static int scope_add(const char *id, pid_t in, pid_t pid, struct err *err)
+{
+    static const char manager[] = "org.freedesktop.systemd1";
+    char unit[256], *words[CGROUP_WORDS], *who;
+    unsigned count = 0;
+    if (!scope_of(in, unit, sizeof unit))
+        return err_set(err, ENOENT, "the VM is in no scope of systemd");
+    if (asprintf(&who, "VM %s: process %d", id, (int)pid) < 0)
+        abort();
+    word_add(words, &count, "/usr/bin/busctl");
+    word_add(words, &count, "%s", host.user ? "--user" : "--system");
+    word_add(words, &count, "call");
+    word_add(words, &count, "%s", manager);
+    word_add(words, &count, "/org/freedesktop/systemd1");
+    word_add(words, &count, "%s.Manager", manager);
+    word_add(words, &count, "AttachProcessesToUnit");
+    word_add(words, &count, "ssau");
+    word_add(words, &count, "%s", unit);
+    word_add(words, &count, "/");
+    word_add(words, &count, "1");
+    word_add(words, &count, "%d", (int)pid);
+    int r = systemd_ask(words, count, scope_added, who, err);
+    if (r < 0)
+        free(who);
+    return r;
 }
 
 /* ---- groups ---- */
@@ -539,13 +583,22 @@ int cgroup_limit(const char *id, pid_t pid, const struct cgroup_limits *limits,
     return host.systemd ? scope_limit(pid, limits, done, arg, err) : limits_write(id, limits, err);
 }
 
-void cgroup_add(const char *id, pid_t pid)
+static void group_add(const char *id, pid_t pid)
 {
     char dir[DIR_LEN + 48], text[16];
     snprintf(text, sizeof text, "%d", (int)pid);
     for (unsigned c = 0; c < CONTROLLERS; c++)
         if (group_dir(id, c, dir) && group_write(dir, "cgroup.procs", text) < 0)
             log_warning("VM %s: process %d is not in the control group %s", id, (int)pid, dir);
+}
+
+void cgroup_add(const char *id, pid_t in, pid_t pid)
+{
+    struct err err;
+    if (!host.systemd)
+        group_add(id, pid);
+    else if (scope_add(id, in, pid, &err) < 0)
+        log_warning("VM %s: process %d is in no scope of systemd: %s", id, (int)pid, err.text);
 }
 
 /* ---- their end ---- */

@@ -44,8 +44,9 @@ int cgroup_make(const char *id, const struct cgroup_limits *limits, char *words[
  * with what went wrong. */
 int cgroup_limit(const char *id, pid_t pid, const struct cgroup_limits *limits,
                  void (*done)(void *arg, const char *wrong), void *arg, struct err *err);
-/* Also this process; where it cannot be, that is logged. */
-void cgroup_add(const char *id, pid_t pid);
+/* Also this process, where `in` of the VM is; where it cannot be, that is logged. A scope of
+ * systemd has it a little later. */
+void cgroup_add(const char *id, pid_t in, pid_t pid);
 /* When its processes have ended; what is left of them after a while is killed. */
 void cgroup_remove(const char *id);
 

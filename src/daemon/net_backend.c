@@ -137,7 +137,7 @@ static int user_open(const struct vm *vm, const json_t *forwards, net_opened ope
     int r = helper_start(NET_HELPER, "net", argv, false, &opening->fd, &pid, err);
     if (r < 0)
         return r;
-    cgroup_add(vm->id, pid);
+    cgroup_add(vm->id, vm->pid, pid);
     child_reap(vm->daemon->loop, pid);
     r = loop_watch_create(vm->daemon->loop, opening->fd, LOOP_READ, helper_said, opening,
                           &opening->watch, err);
