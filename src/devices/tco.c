@@ -248,6 +248,7 @@ static const struct device_type tco_type = {
     .reset = tco_reset,
     .loaded = tco_loaded,
     .state = &tco_state,
+    .late = true,
 };
 
 int tco_create(struct machine *m, struct device **out, struct err *err)

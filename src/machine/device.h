@@ -45,6 +45,9 @@ struct device_type {
      * stopped. NULL: nothing */
     int (*loaded)(struct device *dev, struct err *err);
     const struct state_desc *state; /* NULL: the device has no state */
+    /* The profiles had it not from their first day: a saved state without it is an older one, and
+     * the device stays as after power-on. */
+    bool late;
 };
 
 struct device {

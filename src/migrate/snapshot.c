@@ -674,7 +674,7 @@ static int load_complete(const struct snapshot *s, struct machine *m, struct err
         if (!s->seen_vcpu[i])
             return err_set(err, EINVAL, "vCPU %u is missing", i);
     for (struct device *dev = m->devices; dev; dev = dev->next)
-        if (dev->type->state && !device_pending(s, dev))
+        if (dev->type->state && !dev->type->late && !device_pending(s, dev))
             return err_set(err, EINVAL, "the saved VM has no device '%s'; give the same options",
                            dev->id);
     return 0;

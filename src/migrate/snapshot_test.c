@@ -45,6 +45,8 @@ static void save_once(void)
     fake_machine_destroy(m);
 }
 
+static const struct device_type *one_more; /* what the machine to load into has beside the saved */
+
 /* Loads bytes into a fresh machine, which is left in *out when that worked. */
 static int load(const uint8_t *data, size_t len, struct machine **out, struct err *err)
 {
@@ -56,6 +58,8 @@ static int load(const uint8_t *data, size_t len, struct machine **out, struct er
     if (r == 0) {
         memset(toy_cpus, 0, sizeof toy_cpus);
         m = toy_machine_create();
+        if (one_more)
+            toy_add(m, one_more, "toy2");
         r = snapshot_load(snapshot, m, err);
     }
     snapshot_close(snapshot);
@@ -115,6 +119,23 @@ static void config_comes_back(void **state)
     assert_int_equal(got->disks[0].size, 1 << 20);
     assert_memory_equal(got->nets[0].mac, want.nets[0].mac, 6);
     assert_true(got->console);
+}
+
+static void devices_that_came_later(void **state)
+{
+    struct device_type late = toy_type;
+    struct machine *m;
+    struct err err = { 0 };
+    one_more = &toy_type;
+    assert_int_equal(load(saved.data, saved.len, &m, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "has no device 'toy2'"));
+    late.late = true;
+    one_more = &late;
+    assert_int_equal(load(saved.data, saved.len, &m, &err), 0);
+    assert_int_equal(toy(m, "toy2")->loads, 1);
+    assert_int_equal(toy(m, "toy0")->regs.number, 77);
+    fake_machine_destroy(m);
+    one_more = NULL;
 }
 
 static void what_was_there_is_gone(void **state)
@@ -315,6 +336,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),
         cmocka_unit_test(config_comes_back),
+        cmocka_unit_test(devices_that_came_later),
         cmocka_unit_test(what_was_there_is_gone),
         cmocka_unit_test(cut_anywhere),
         cmocka_unit_test(any_byte_changed),
