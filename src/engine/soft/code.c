@@ -596,6 +596,7 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
     b->offset = src->offset;
     b->ram2 = used > room ? src->ram2 : NULL;
     b->page2 = src->page2 & ~(PAGE_SIZE - 1);
+    b->heat = 0; /* `b` is the scratch block, which ran before as others */
     return 0;
 }
 
