@@ -9,6 +9,8 @@
  *   litmus_run loop OPTIONS FILE    nothing else: the guest changes what another vCPU runs
  *   litmus_run deaf OPTIONS FILE    the same, but nobody is asked to leave a loop that has changed:
  *                                   the guest must hang, and go on when they are asked after all
+ *   litmus_run patch OPTIONS FILE   nothing else: the guest changes code all the time, with little
+ * work
  *
  * The guest checks its sums; the verifier reads each cache before it is forgotten.
  */
@@ -27,7 +29,10 @@ enum {
     LIMIT_SECONDS = 120,
     HANG_SECONDS = 3,
     GUEST_ROUNDS = 0x100100,
-    LOOPS_MIN = 120
+    LOOPS_MIN = 120,
+    PATCHES = 60000, /* of smp_patch.S */
+    TRANSLATED_MAX = 2000,
+    HALTS_MAX = 8,
 };
 
 /* ---- The requests that "deaf" keeps back ---- */
@@ -63,12 +68,16 @@ static bool hear_again(struct guests_machine *gm)
 
 /* ---- The runs ---- */
 
-static uint64_t flushes;
+static uint64_t flushes, halts, decoded;
 static void counter_add(void *arg, const char *name, uint64_t value)
 {
     (void)arg;
     if (!strcmp(name, "soft_code_flushes_total") || !strcmp(name, "soft_code_cold_drops_total"))
         flushes += value;
+    if (!strcmp(name, "soft_halts_total"))
+        halts = value;
+    if (!strcmp(name, "soft_blocks_decoded_total"))
+        decoded = value;
 }
 
 static void nothing(void *arg) { ++*(unsigned *)arg; }
@@ -128,12 +137,15 @@ static bool run(struct guests_machine *gm, const char *how)
     machine_pause(gm->m);
     gm->m->engine->type->counters(gm->m->engine, counter_add, NULL);
     uint64_t translated = soft_engine_of(soft_vcpu_of(gm->m->vcpus[0]))->code.jit.blocks;
-    printf("%u rounds, %llu flushes, %llu blocks translated: ", rounds, (unsigned long long)flushes,
+    printf("%u rounds, %llu flushes, %llu halts, %llu blocks decoded, %llu translated: ", rounds,
+           (unsigned long long)flushes, (unsigned long long)halts, (unsigned long long)decoded,
            (unsigned long long)translated);
     answer_print(&gm->answer, answered);
     return fine && answered && gm->answer.given && !gm->answer.code &&
            (!storm || rounds >= ROUNDS_MIN) && (strcmp(how, "flush") || flushes >= FLUSHES_MIN) &&
-           (strcmp(how, "loop") || translated >= LOOPS_MIN);
+           (strcmp(how, "loop") || translated >= LOOPS_MIN) &&
+           (strcmp(how, "patch") ||
+            (decoded >= PATCHES && translated <= TRANSLATED_MAX && halts <= HALTS_MAX));
 }
 
 int main(int argc, char **argv)
@@ -141,7 +153,7 @@ int main(int argc, char **argv)
     static struct guest g;
     static struct guests_machine gm;
     if (argc != 4 || !guest_load(argv[3], &g)) {
-        fprintf(stderr, "usage: litmus_run flush|storm|loop|deaf OPTIONS FILE\n");
+        fprintf(stderr, "usage: litmus_run flush|storm|loop|deaf|patch OPTIONS FILE\n");
         return 2;
     }
     jit_inspect = verify_or_die;

@@ -45,7 +45,8 @@ struct insn_at {
     bool call, jump;            /* jump: unconditional */
     bool looked;         /* nothing was requested just before what follows; see rounds_check */
     uint8_t mark;        /* of rounds_check */
-    bool write_check;    /* JNBE of the check of a store */
+    bool write_check;    /* JNBE of the check of a store... */
+    uint64_t write_size; /* ... of so many bytes */
     bool quick_check;    /* JNE of an entry of the quick table that is for another address */
     bool reached;        /* a jump further up leads here: window is what it had in r15 */
     bool no_window;      /* jumps lead here with different windows */
@@ -515,7 +516,8 @@ static const uint8_t *block_begin(struct reader *r, const uint8_t *at, const uin
 
 static bool is_second(const struct reader *r, const uint8_t *target)
 {
-    return target && (target == r->j->code_store || target == r->j->find);
+    return target &&
+           (target == r->j->code_store[0] || target == r->j->code_store[1] || target == r->j->find);
 }
 
 /* Is it the jump behind a call of code_store or find? */
@@ -535,6 +537,9 @@ static void second_check(struct reader *r, unsigned n)
     if (n == 0 || !r->insns[n - 1].jump || i->landings != 1 ||
         !(i->target == r->j->find ? check->quick_check : check->write_check))
         fault(r, "not where a check failed that it is for");
+    else if (i->target != r->j->find &&
+             check->write_size > code_store_most[i->target == r->j->code_store[1]])
+        fault(r, "code_store does not vouch for so many bytes");
     else if (n + 1 >= r->count || i[1].at[0] != 0x0f || i[1].at[1] != 0x83 || i[1].landings ||
              i[1].target != check[1].at)
         fault(r, "does not come back behind the check");
@@ -630,11 +635,11 @@ static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint
 
 static bool may_call(const struct jit *j, const uint8_t *target)
 {
-    return target == j->call_handler || target == j->code_store || target == j->x87_enter ||
-           target == j->vec_enter[VEC_XMM] || target == j->vec_enter[VEC_YMM] ||
-           target == j->mxcsr_enter || target == j->ac[0] || target == j->ac[1] ||
-           target == j->read_tsc || target == j->syscall || target == j->sysret ||
-           target == j->find || target == j->open_window;
+    return target == j->call_handler || target == j->code_store[0] || target == j->code_store[1] ||
+           target == j->x87_enter || target == j->vec_enter[VEC_XMM] ||
+           target == j->vec_enter[VEC_YMM] || target == j->mxcsr_enter || target == j->ac[0] ||
+           target == j->ac[1] || target == j->read_tsc || target == j->syscall ||
+           target == j->sysret || target == j->find || target == j->open_window;
 }
 
 /* mov rax, place; jmp leave_at (mov r14d, IP; jmp leave_to): how each block leaves when something
@@ -736,8 +741,7 @@ static void block_read(struct reader *r, const uint8_t *end)
         i->write_check = r->z.mnemonic == ZYDIS_MNEMONIC_JNBE && r->ax.kind == LIMITED &&
                          r->ax.write && r->r14.kind == ENTRY;
         values_step(r);
-        if (i->write_check && r->ax.size > 32)
-            fault(r, "code_store vouches for 32 bytes");
+        i->write_size = i->write_check ? r->ax.size : 0;
         struct insn_at *to = i->target && !i->call ? insn_find(r, i->target) : NULL;
         if (to)
             window_jump(r, n, to);

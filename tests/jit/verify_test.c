@@ -377,7 +377,14 @@ static bool call_moved(struct spoiler *s, const uint8_t *to)
     return true;
 }
 /* Where another check failed, and where nothing did */
-static bool load_stored(struct spoiler *s) { return call_moved(s, s->j->code_store); }
+static bool load_stored(struct spoiler *s) { return call_moved(s, s->j->code_store[0]); }
+static bool large_stored(struct spoiler *s)
+{
+    int32_t rel;
+    memcpy(&rel, s->at + 1, 4);
+    return s->z.mnemonic == ZYDIS_MNEMONIC_CALL &&
+           s->at + 5 + rel == s->j->code_store[1] - s->j->rx + s->j->rw && load_stored(s);
+}
 static bool store_found(struct spoiler *s) { return call_moved(s, s->j->find); }
 static bool jump_outside(struct spoiler *s)
 {
@@ -479,6 +486,7 @@ static const struct {
     { "jump outside", jump_outside },
     { "code_store comes back late", store_back_late },
     { "code_store without a store", load_stored },
+    { "code_store for a larger store", large_stored },
     { "a request not heeded", look_not_heeded },
     { "a look at something else", look_elsewhere },
     { "a request that goes round", look_goes_round },

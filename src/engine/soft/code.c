@@ -17,11 +17,11 @@ static size_t block_size(unsigned count)
 {
     return sizeof(struct block) + (count + 1) * sizeof(struct insn);
 }
-#define ALL_GRANULES (~0ull)
 enum {
     PAGE_STORES = 4,   /* to a page as a whole; from then on its granules are looked at */
     PAGE_IDLE = 16,    /* stores to a page without blocks, until it is no code page any more */
-    PAGE_SPREADS = 32, /* with several vCPUs; then the page is one whole for good */
+    PAGE_SPREADS = 32, /* that others had to be told of; then the page is one whole... */
+    PAGE_WHOLE = 256,  /* ... for so many stores */
 };
 
 static unsigned bucket_of(uint64_t offset) { return (offset ^ offset >> 5) & (PAGE_BUCKETS - 1); }
@@ -201,6 +201,105 @@ void jump_cache_clear_page(struct soft_vcpu *v, uint64_t va)
         }
 }
 
+/* ---- Granules ---- */
+
+struct span { /* of granules, both ends in it */
+    unsigned first, last;
+};
+
+/* Of [at, at + len) in a page; len > 0. */
+static struct span span_of(uint64_t at, uint64_t len)
+{
+    return (struct span){ (unsigned)(at >> GRANULE_BITS),
+                          (unsigned)((at + len - 1) >> GRANULE_BITS) };
+}
+
+/* Those of the span that lie in one word of the page's. */
+static uint64_t span_word(struct span s, unsigned word)
+{
+    unsigned first = s.first > word * 64 ? s.first - word * 64 : 0;
+    unsigned last = s.last < word * 64 + 63 ? s.last - word * 64 : 63;
+    return ~0ull << first & ~0ull >> (63 - last);
+}
+#define EACH_WORD(s, word) for (unsigned word = (s).first / 64; word <= (s).last / 64; word++)
+
+static bool granules_any(const struct code_page *p, struct span s)
+{
+    EACH_WORD(s, word)
+    if (atomic_load(&p->granules[word]) & span_word(s, word))
+        return true;
+    return false;
+}
+
+/* lock held */
+static void granule_word_set(struct code_page *p, unsigned word, uint64_t granules)
+{
+    atomic_store_explicit(&p->granules[word], granules, memory_order_relaxed);
+}
+
+/* Answers whether any was not set. lock held. */
+static bool granules_set(struct code_page *p, struct span s)
+{
+    bool missing = false;
+    EACH_WORD(s, word)
+    {
+        uint64_t before = atomic_load(&p->granules[word]);
+        if (~before & span_word(s, word)) {
+            granule_word_set(p, word, before | span_word(s, word));
+            missing = true;
+        }
+    }
+    return missing;
+}
+
+static bool page_whole(const struct code_page *p)
+{
+    for (unsigned n = 0; n < PAGE_GRANULES / 64; n++)
+        if (~atomic_load(&p->granules[n]))
+            return false;
+    return true;
+}
+
+static void granules_all(struct code_page *p) { granules_set(p, span_of(0, PAGE_SIZE)); }
+
+/* The part of a block that lies in its first page, and in its second. */
+static uint64_t block_head(const struct block *b)
+{
+    uint64_t room = PAGE_SIZE - (b->offset & (PAGE_SIZE - 1));
+    return b->bytes < room ? b->bytes : room;
+}
+static uint64_t block_tail(const struct block *b) { return b->bytes - block_head(b); }
+
+static struct span block_span(const struct block *b, const struct code_page *p)
+{
+    if (b->ram == p->ram && round_down(b->offset, PAGE_SIZE) == p->offset)
+        return span_of(block_place(b), block_head(b));
+    return span_of(0, block_tail(b));
+}
+
+static void granules_note(uint64_t *granules, struct span s)
+{
+    EACH_WORD(s, word)
+    granules[word] |= span_word(s, word);
+}
+
+/* By its blocks, not as a whole. One without blocks stays a whole: stores to it are counted, as it
+ * may be no code page much longer. lock held. */
+static void page_recount(struct code_page *p)
+{
+    uint64_t granules[PAGE_GRANULES / 64] = { 0 };
+    if (!p->blocks && !p->cross) {
+        granules_all(p);
+        return;
+    }
+    for (const struct block *b = p->blocks; b; b = b->page_next)
+        granules_note(granules, block_span(b, p));
+    for (const struct block *b = p->cross; b; b = b->cross_next)
+        granules_note(granules, block_span(b, p));
+    for (unsigned n = 0; n < PAGE_GRANULES / 64; n++)
+        granule_word_set(p, n, granules[n]);
+}
+
 /* ---- Pages ---- */
 
 /* lock held */
@@ -220,7 +319,7 @@ static struct code_page *page_make(struct code_cache *c, struct ram *ram, uint64
         if (!p)
             abort();
         memset(p, 0, sizeof *p);
-        p->granules = ALL_GRANULES;
+        granules_all(p);
         p->ram = ram;
         p->offset = round_down(offset, PAGE_SIZE);
         __atomic_store_n(slot, p, __ATOMIC_RELEASE);
@@ -240,18 +339,36 @@ struct code_page *code_page_find(struct soft_engine *e, const struct ram *ram, u
     return page_find(&e->code, ram, offset);
 }
 
-/* Asks all others to drop their write tags. The vCPU's own are no matter of asking; so nobody will
- * ask it for this epoch, and who waits for all to acknowledge it must not wait for that. lock held.
- */
-static void page_epoch_new(struct soft_vcpu *v, struct code_page *p)
+/* Asks all others to pass a safe point, and to drop their write tags. The vCPU's own are no matter
+ * of asking; so nobody will ask it for this epoch, and who waits for all to acknowledge it must not
+ * wait for that. lock held. */
+static void page_epoch_new(struct soft_vcpu *v, struct code_page *p, bool drop)
 {
     struct soft_engine *e = soft_engine_of(v);
-    p->epoch = atomic_fetch_add(&e->code.epoch, 1) + 1;
-    if (atomic_load(&v->run->acked) == p->epoch - 1)
+    const uint32_t before = atomic_load(&e->code.epoch), drops = atomic_load(&e->code.drops);
+    p->epoch = before + 1;
+    if (drop)
+        atomic_store(&e->code.drops, p->epoch);
+    atomic_store(&e->code.epoch, p->epoch);
+    if (drop && v->run->dropped == drops)
+        v->run->dropped = p->epoch;
+    if (atomic_load(&v->run->acked) == before)
         atomic_store(&v->run->acked, p->epoch);
     for (unsigned n = 0; n < e->vcpu_count; n++)
         if (e->vcpus[n] != v)
-            vcpu_request(e->vcpus[n], REQ_DROP_WRITES);
+            vcpu_request(e->vcpus[n], REQ_EPOCH);
+}
+
+void code_acknowledge(struct soft_vcpu *v)
+{
+    struct code_cache *c = &soft_engine_of(v)->code;
+    const uint32_t epoch = atomic_load(&c->epoch); /* first: its drops are among those below */
+    const uint32_t drops = atomic_load(&c->drops);
+    if (drops != v->run->dropped) {
+        v->run->dropped = drops;
+        tlb_drop_writes(v);
+    }
+    atomic_store(&v->run->acked, epoch);
 }
 
 /* Invariants 1 and 2. lock held. */
@@ -263,9 +380,18 @@ static struct code_page *page_mark(struct soft_vcpu *v, struct ram *ram, uint64_
     if (atomic_load(flags) & RAM_PAGE_CODE)
         return p;
     atomic_fetch_or(flags, RAM_PAGE_CODE);
-    page_epoch_new(v, p);
+    page_epoch_new(v, p, true);
     tlb_drop_writes_of(v, flags);
     return p;
+}
+
+static bool others_parked(const struct soft_vcpu *v)
+{
+    const struct soft_engine *e = soft_engine_of(v);
+    for (unsigned n = 0; n < e->vcpu_count; n++)
+        if (e->vcpus[n] != v && !atomic_load(&e->vcpus[n]->run->parked))
+            return false;
+    return true;
 }
 
 /* Has everybody who might write without being noticed let go of the page? */
@@ -281,54 +407,15 @@ static bool page_settled(const struct soft_vcpu *v, const struct code_page *p)
     return true;
 }
 
-/* ---- Granules ---- */
-
-/* Of [at, at + len) in a page; len > 0. */
-static uint64_t granules_of(uint64_t at, uint64_t len)
-{
-    uint64_t first = at >> GRANULE_BITS, last = (at + len - 1) >> GRANULE_BITS;
-    return ALL_GRANULES << first & ALL_GRANULES >> (63 - last);
-}
-
-/* The part of a block that lies in its first page, and in its second. */
-static uint64_t block_head(const struct block *b)
-{
-    uint64_t room = PAGE_SIZE - (b->offset & (PAGE_SIZE - 1));
-    return b->bytes < room ? b->bytes : room;
-}
-static uint64_t block_tail(const struct block *b) { return b->bytes - block_head(b); }
-
-static uint64_t block_granules(const struct block *b, const struct code_page *p)
-{
-    if (b->ram == p->ram && round_down(b->offset, PAGE_SIZE) == p->offset)
-        return granules_of(b->offset & (PAGE_SIZE - 1), block_head(b));
-    return granules_of(0, block_tail(b));
-}
-
-/* By its blocks, not as a whole. lock held. */
-static void page_recount(struct code_page *p)
-{
-    uint64_t granules = 0;
-    for (const struct block *b = p->blocks; b; b = b->page_next)
-        granules |= block_granules(b, p);
-    for (const struct block *b = p->cross; b; b = b->cross_next)
-        granules |= block_granules(b, p);
-    atomic_store(&p->granules, granules);
-}
-
 /* Invariant 5, before `b` is kept. lock held. */
 static void page_spread(struct soft_vcpu *v, struct code_page *p, const struct block *b)
 {
-    uint64_t missing = block_granules(b, p) & ~atomic_load(&p->granules);
     p->idle = 0;
-    if (!missing)
+    if (!granules_set(p, block_span(b, p)))
         return;
-    if (soft_engine_of(v)->vcpu_count > 1) { /* telling them is dear: not too often */
-        if (++p->spreads >= PAGE_SPREADS)
-            missing = ALL_GRANULES;
-        page_epoch_new(v, p);
-    }
-    atomic_fetch_or(&p->granules, missing);
+    if (!others_parked(v) && ++p->spreads >= PAGE_SPREADS) /* telling them is dear */
+        granules_all(p);
+    page_epoch_new(v, p, false);
 }
 
 /* ---- Retiring ---- */
@@ -387,9 +474,10 @@ static void page_written(struct code_cache *c, struct ram *ram, uint64_t offset,
     }
     if (p->stores < PAGE_STORES)
         p->stores++;
-    else if (c->granules && p->spreads < PAGE_SPREADS &&
-             (hit || atomic_load(&p->granules) == ALL_GRANULES))
+    else if (c->granules && p->spreads < PAGE_SPREADS && (hit || page_whole(p)))
         page_recount(p);
+    else if (p->spreads >= PAGE_SPREADS && ++p->whole >= PAGE_WHOLE)
+        p->spreads = p->whole = 0;
     /* Code that is written is often run again soon, and marking a page is dear: not at once. */
     if (!p->blocks && !p->cross && ++p->idle >= PAGE_IDLE)
         atomic_fetch_and(&ram->page_flags[offset >> PAGE_SHIFT], (uint8_t)~RAM_PAGE_CODE);
@@ -400,8 +488,7 @@ void code_stored(struct soft_vcpu *v, struct code_page *p, unsigned at, unsigned
     struct soft_engine *e = soft_engine_of(v);
     /* The bytes are written before the bits are read, as their setter sets them before it reads. */
     atomic_thread_fence(memory_order_seq_cst);
-    uint64_t granules = atomic_load(&p->granules);
-    if (granules && !(granules & granules_of(at, len)))
+    if (!granules_any(p, span_of(at, len)))
         return;
     LOCKED(&e->code.lock);
     page_written(&e->code, p->ram, p->offset + at, len);
@@ -506,7 +593,20 @@ struct source {
     struct ram *ram, *ram2;
     uint64_t offset, page2;
     bool global, global2;
+    uint8_t *bytes;  /* a copy, which is decoded, as the guest may write meanwhile... */
+    unsigned copied; /* ... of so much of the first page; behind that comes the second */
 };
+
+/* So that the bytes of an instruction at `used` are there, or all up to the page's end at `room`.
+ */
+static void source_copy(struct source *src, unsigned used, unsigned room)
+{
+    while (src->copied < used + INSN_BYTES && src->copied < room) {
+        unsigned n = room - src->copied < SOURCE_PIECE ? room - src->copied : SOURCE_PIECE;
+        memcpy(src->bytes + src->copied, src->ram->hva + src->offset + src->copied, n);
+        src->copied += n;
+    }
+}
 
 static void block_key_attrs(struct soft_vcpu *v, struct insn *i)
 {
@@ -545,18 +645,17 @@ static bool jumps_over(const struct block *b, unsigned count, unsigned used)
  */
 static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b)
 {
-    const uint8_t *bytes = src->ram->hva + src->offset;
-    unsigned room = (unsigned)(PAGE_SIZE - (src->offset & (PAGE_SIZE - 1)));
+    const unsigned room = (unsigned)(PAGE_SIZE - (src->offset & (PAGE_SIZE - 1)));
     unsigned used = 0, count = 0;
     const bool loops = soft_engine_of(v)->code.jit.loops;
     v->run->blocks_decoded++;
     while (count < BLOCK_MAX) {
         struct insn *i = &b->insns[count];
         bool gp = false;
-        uint8_t window[15];
-        unsigned left = room - used < 15 ? room - used : 15;
-        memcpy(window, bytes + used, left); /* the guest may write meanwhile: decode a copy */
-        int len = left ? insn_decode(window, left, v->mode, v->features, used, i, &gp) : 0;
+        unsigned left = room - used < INSN_BYTES ? room - used : INSN_BYTES;
+        source_copy(src, used, room);
+        int len =
+            left ? insn_decode(src->bytes + used, left, v->mode, v->features, used, i, &gp) : 0;
         if (len == 0) {
             if (count)
                 break;
@@ -566,9 +665,8 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
             if (!src->ram2)
                 return raise_gp(v, 0);
             page_mark(v, src->ram2, src->page2);
-            memcpy(window, bytes, left);
-            memcpy(window + left, src->ram2->hva + src->page2, 15 - left);
-            len = insn_decode(window, 15, v->mode, v->features, 0, i, &gp);
+            memcpy(src->bytes + left, src->ram2->hva + src->page2, INSN_BYTES - left);
+            len = insn_decode(src->bytes, INSN_BYTES, v->mode, v->features, 0, i, &gp);
             if (len == 0)
                 len = -1;
         }
@@ -598,6 +696,15 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
     b->page2 = src->page2 & ~(PAGE_SIZE - 1);
     b->heat = 0; /* `b` is the scratch block, which ran before as others */
     return 0;
+}
+
+/* Are the bytes still those that were decoded? Asked when all have acknowledged: who had not may
+ * have written until then without being noticed. */
+static bool block_is_current(const struct block *b, const struct source *src)
+{
+    const size_t head = block_head(b);
+    return memcmp(src->bytes, b->ram->hva + b->offset, head) == 0 &&
+           (!b->ram2 || memcmp(src->bytes + head, b->ram2->hva + src->page2, block_tail(b)) == 0);
 }
 
 uint32_t code_cs_name(struct soft_engine *e, uint32_t base, uint32_t limit)
@@ -669,7 +776,7 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint32_t
     page_spread(v, p, b);
     if (p2)
         page_spread(v, p2, b);
-    if (!page_settled(v, p) || (p2 && !page_settled(v, p2))) {
+    if (!page_settled(v, p) || (p2 && !page_settled(v, p2)) || !block_is_current(b, src)) {
         *keep = false;
         return b;
     }
@@ -818,7 +925,7 @@ struct block *code_lookup(struct soft_vcpu *v)
 
     if (unlikely(atomic_load_explicit(&soft_engine_of(v)->code.want_flush, memory_order_relaxed)))
         soft_rendezvous(v->vcpu.engine, reclaim, soft_engine_of(v));
-    struct source src = { .va = va };
+    struct source src = { .va = va, .bytes = v->run->source };
     if (mem_fetch_translate(v, va, &src.ram, &src.offset, &src.global))
         return NULL;
     if (!src.ram) { /* code outside RAM and ROM: nothing sensible runs there */

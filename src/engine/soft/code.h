@@ -35,6 +35,7 @@ struct soft_engine;
 struct soft_vcpu;
 
 enum { BLOCK_MAX = 48 }; /* instructions; the sentinel comes on top */
+enum { INSN_BYTES = 15, SOURCE_PIECE = 64, SOURCE_MAX = BLOCK_MAX * INSN_BYTES + SOURCE_PIECE };
 
 struct block {
     struct block *bucket_next; /* same page, same bucket; lock for writing */
@@ -59,11 +60,18 @@ struct block {
 };
 
 /* Aligned, so that a TLB entry can name one in few bits (cpu.h, tlb_code_tag). */
-enum { PAGE_BUCKETS = 32, CODE_PAGE_ALIGN = 64, GRANULE_BITS = 6 };
+enum {
+    PAGE_BUCKETS = 32,
+    CODE_PAGE_ALIGN = 64,
+    GRANULE_BITS = 3,
+    PAGE_GRANULES = PAGE_SIZE >> GRANULE_BITS
+};
 struct code_page {
-    /* A bit for each 64 bytes: code may lie there. All ones at first. A page that is written often
-     * goes by its blocks from then on, so that data beside code costs little: invariant 5. */
-    _Atomic uint64_t granules;          /* lock for writing; first: translated code reads it */
+    /* A bit for each 8 bytes: code may lie there. All ones at first. A page that is written often
+     * goes by its blocks from then on, so that data beside code costs little: invariant 5. Lock for
+     * writing; first, and one word more that stays 0: translated code reads 64 bits from any byte.
+     */
+    _Atomic uint64_t granules[PAGE_GRANULES / 64 + 1];
     struct block *bucket[PAGE_BUCKETS]; /* read without locks */
     struct block *blocks, *cross;
     struct ram *ram; /* fixed at create, as is the offset */
@@ -72,6 +80,7 @@ struct code_page {
     uint16_t stores;  /* to the page as a whole so far */
     uint16_t idle;    /* stores since it has no block */
     uint16_t spreads; /* how often other vCPUs had to be told of new granules */
+    uint16_t whole;   /* stores since that was too often */
 };
 
 /* Bases and limits of CS that blocks have been made for: base << 32 | limit, 0 for none. Set once.
@@ -83,7 +92,7 @@ struct code_cache {
     _Atomic uint64_t names[CODE_NAMES];
     struct code_page **pages[8]; /* [ram index][page]; lazily made, entries read without locks */
     uint64_t page_count[8];
-    _Atomic uint32_t epoch;
+    _Atomic uint32_t epoch, drops; /* drops: the newest epoch that wants write tags dropped; lock */
     uint64_t bytes, retired_bytes; /* lock */
     struct block *retired;         /* lock */
     uint64_t limit;
@@ -167,6 +176,8 @@ void code_translate(struct soft_vcpu *v, struct block *b);
 void code_link(struct soft_vcpu *v);
 /* Translates v->jit_again once more. */
 void code_translate_again(struct soft_vcpu *v);
+/* Between two blocks: whatever was checked before is over. */
+void code_acknowledge(struct soft_vcpu *v);
 /* Retires what overlaps. Any thread. */
 void code_written(struct soft_engine *e, struct ram *ram, uint64_t offset, uint64_t len);
 /* Forgets everything. Only inside a rendezvous. */

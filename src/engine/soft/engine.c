@@ -665,7 +665,7 @@ static void soft_counters(struct engine *engine,
                           void (*add)(void *arg, const char *name, uint64_t value), void *arg)
 {
     struct soft_engine *e = engine_of(engine);
-    uint64_t decoded = 0, walks = 0, exceptions = 0, interrupts = 0, mmio = 0;
+    uint64_t decoded = 0, walks = 0, exceptions = 0, interrupts = 0, mmio = 0, halts = 0;
     for (unsigned n = 0; n < e->vcpu_count; n++) {
         const struct vcpu_run *run = e->vcpus[n]->run;
         decoded += run->blocks_decoded;
@@ -673,12 +673,14 @@ static void soft_counters(struct engine *engine,
         exceptions += run->exceptions;
         interrupts += run->interrupts;
         mmio += run->mmio;
+        halts += run->halts;
     }
     add(arg, "soft_blocks_decoded_total", decoded);
     add(arg, "soft_page_walks_total", walks);
     add(arg, "soft_exceptions_total", exceptions);
     add(arg, "soft_interrupts_total", interrupts);
     add(arg, "soft_mmio_total", mmio);
+    add(arg, "soft_halts_total", halts);
     add(arg, "soft_code_bytes", e->code.bytes);
     add(arg, "soft_code_flushes_total", e->code.flushes);
     add(arg, "soft_code_cold_drops_total", e->code.cold_drops);

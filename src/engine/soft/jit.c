@@ -281,43 +281,40 @@ static void emit_find(struct emit *e)
     e8(e, 0xf9), e8(e, 0xc3); /* stc; ret */
 }
 
-/* A store found no tag. rax: address - write tag, r14: the TLB's entry. Carry clear: the page has
- * only code elsewhere; rax is the offset in the page, at most 4096 - 32, as behind a check that
- * succeeded. Invariant 5 of code.h. Carry set: rax is spoilt. */
-static void emit_code_store(struct emit *e)
+/* A store of up to `most` bytes found no tag. rax: address - write tag, r14: the TLB's entry. Carry
+ * clear: the page has only code elsewhere; rax is the offset in the page, at most 4096 - most, as
+ * behind a check that succeeded. Invariant 5 of code.h. Carry set: rax is spoilt. */
+static void emit_code_store(struct emit *e, unsigned most)
 {
-    enum { MOST = 32 };
+    const unsigned granules = (most >> GRANULE_BITS) + 1; /* that it may touch */
     emit_push(e, H_CX);
     emit_load(e, H_CX, at_offset(H_14, offsetof(struct tlb_entry, write)));
     emit_op(e, 0, 8, 0x01, H_CX, in_reg(H_AX), 0);
     emit_op(e, 0, 8, 0x2b, H_AX, at_offset(H_14, offsetof(struct tlb_entry, read)), 0);
-    emit_alu_imm(e, 0, 8, 7, in_reg(H_AX), PAGE_SIZE - MOST, 0);
+    emit_alu_imm(e, 0, 8, 7, in_reg(H_AX), (int)(PAGE_SIZE - most), 0);
     uint8_t *outside = emit_jcc_forward(e, CC_A);
     /* In this page and yet no tag: tlb_none or tlb_code_tag. */
     emit_op(e, 0, 8, 0xc1, 5, in_reg(H_CX), 0), e8(e, TLB_CODE_SHIFT);
     emit_op(e, 0, 8, 0xc1, 4, in_reg(H_CX), 0), e8(e, CODE_PAGE_BITS);
     uint8_t *none = emit_jcc_forward(e, CC_E);
-    _Static_assert(offsetof(struct code_page, granules) == 0, "the load below");
-    emit_load(e, H_CX, at(H_CX));
-    emit_op(e, 0, 8, 0x85, H_CX, in_reg(H_CX), 0);
-    uint8_t *empty = emit_jcc_forward(e, CC_E);
     emit_push(e, H_DX);
-    uint8_t *hit[2];
-    for (unsigned n = 0; n < 2; n++) { /* its first byte, and the last it may have */
-        emit_lea(e, 4, H_DX, H_AX, H_NONE, 0, n ? MOST - 1 : 0);
-        emit_op(e, 0, 4, 0xc1, 5, in_reg(H_DX), 0), e8(e, GRANULE_BITS);
-        emit_op(e, 0, 8, OPC(OF0, 0, 0xa3), H_DX, in_reg(H_CX), 0); /* bt rcx, rdx */
-        hit[n] = emit_jcc_forward(e, CC_B);
-    }
+    emit_op(e, 0, 4, 0x89, H_AX, in_reg(H_DX), 0);
+    emit_op(e, 0, 4, 0xc1, 5, in_reg(H_DX), 0), e8(e, GRANULE_BITS + 3);
+    _Static_assert(offsetof(struct code_page, granules) == 0, "the load below");
+    emit_op(e, 0, 8, 0x01, H_DX, in_reg(H_CX), 0);
+    emit_load(e, H_DX, at(H_CX)); /* from the byte with the first one's bit on */
+    emit_op(e, 0, 4, 0x89, H_AX, in_reg(H_CX), 0);
+    emit_op(e, 0, 4, 0xc1, 5, in_reg(H_CX), 0), e8(e, GRANULE_BITS);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_CX), 7, 0);
+    emit_op(e, 0, 8, 0xd3, 5, in_reg(H_DX), 0); /* shr rdx, cl */
+    emit_op(e, 0, 1, 0xf6, 0, in_reg(H_DX), 0), e8(e, (1u << granules) - 1);
     emit_pop(e, H_DX);
+    uint8_t *hit = emit_jcc_forward(e, CC_NE);
     emit_pop(e, H_CX);
     e8(e, 0xf8), e8(e, 0xc3); /* clc; ret */
-    emit_land(e, hit[0]);
-    emit_land(e, hit[1]);
-    emit_pop(e, H_DX);
     emit_land(e, outside);
     emit_land(e, none);
-    emit_land(e, empty);
+    emit_land(e, hit);
     emit_pop(e, H_CX);
     e8(e, 0xf9), e8(e, 0xc3); /* stc; ret */
 }
@@ -507,8 +504,10 @@ static void stubs_make(struct jit *j)
     emit_syscall(&e);
     j->sysret = emit_exec(&e);
     emit_sysret(&e);
-    j->code_store = emit_exec(&e);
-    emit_code_store(&e);
+    for (unsigned n = 0; n < ARRAY_LEN(j->code_store); n++) {
+        j->code_store[n] = emit_exec(&e);
+        emit_code_store(&e, code_store_most[n]);
+    }
     while ((e.p - j->rw) & 63)
         e8(&e, 0xcc);
     j->first = j->used = (size_t)(e.p - j->rw);

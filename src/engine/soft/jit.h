@@ -51,13 +51,16 @@ struct jit {
     /* Written once, before all blocks. leave_at: rax is the offset in the page where to go on;
      * leave_to: r14 is the address; leave_answered: v->rip is. find: r14 is an address; carry
      * clear: rax is a quick entry (code.h) with it. syscall, sysret: what the instruction does to
-     * the vCPU; r14 is the address behind SYSCALL, and where to go on then. */
+     * the vCPU; r14 is the address behind SYSCALL, and where to go on then. code_store: for stores
+     * of up to code_store_most bytes. */
     const uint8_t *leave_at, *leave_to, *leave_answered, *call_handler, *x87_enter, *vec_enter[3],
-        *mxcsr_enter, *find, *find_nothing, *code_store, *open_window, *ac[2], *read_tsc, *syscall,
-        *sysret;
+        *mxcsr_enter, *find, *find_nothing, *code_store[2], *open_window, *ac[2], *read_tsc,
+        *syscall, *sysret;
     uint64_t features; /* of the CPU model, 1 << FT_x; fixed when vCPUs are created */
     uint64_t blocks, bytes_in;
 };
+
+static const unsigned code_store_most[] = { 8, 32 };
 
 int jit_create(struct jit *j, size_t size, struct err *err);
 void jit_destroy(struct jit *j);

@@ -31,7 +31,7 @@ static __thread struct soft_vcpu *current_vcpu;
 void vcpu_request(struct soft_vcpu *v, uint32_t requests)
 {
     atomic_fetch_or(&v->request, requests);
-    if (atomic_load(&v->run->parked)) {
+    if (requests & ~(uint32_t)REQ_WAITS && atomic_load(&v->run->parked)) {
         struct soft_engine *e = soft_engine_of(v);
         LOCKED(&e->lock);
         pthread_cond_broadcast(&v->run->wake);
@@ -116,13 +116,14 @@ static void safe_point(struct soft_vcpu *v)
     v->run->where = RUN_GUEST;
 }
 
-/* HLT, or waiting for SIPI: until any request comes. */
+/* HLT, or waiting for SIPI: until something is requested that cannot wait. */
 static void vcpu_park(struct soft_vcpu *v)
 {
     struct soft_engine *e = soft_engine_of(v);
+    v->run->halts++;
     guest_leave(v, RUN_WAITING);
     pthread_mutex_lock(&e->lock);
-    while (!(atomic_load(&v->request) & ~(uint32_t)REQ_CAREFUL))
+    while (!(atomic_load(&v->request) & ~(uint32_t)REQ_WAITS))
         pthread_cond_wait(&v->run->wake, &e->lock);
     pthread_mutex_unlock(&e->lock);
     guest_enter(v);
@@ -364,8 +365,6 @@ static int step_careful(struct soft_vcpu *v)
  * set then. */
 static int attend(struct soft_vcpu *v, enum vcpu_exit *exit)
 {
-    struct soft_engine *e = soft_engine_of(v);
-    struct vcpu_run *run = v->run;
     uint32_t requests = atomic_load(&v->request);
     if (requests & REQ_SAFE_POINT) {
         atomic_fetch_and(&v->request, ~(uint32_t)REQ_SAFE_POINT);
@@ -375,11 +374,9 @@ static int attend(struct soft_vcpu *v, enum vcpu_exit *exit)
         atomic_fetch_and(&v->request, ~(uint32_t)REQ_FLUSH);
         tlb_flush(v);
     }
-    if (requests & REQ_DROP_WRITES) {
-        atomic_fetch_and(&v->request, ~(uint32_t)REQ_DROP_WRITES);
-        uint32_t epoch = atomic_load(&e->code.epoch);
-        tlb_drop_writes(v);
-        atomic_store(&run->acked, epoch);
+    if (requests & REQ_EPOCH) {
+        atomic_fetch_and(&v->request, ~(uint32_t)REQ_EPOCH);
+        code_acknowledge(v);
     }
     if (requests & REQ_STOP) {
         atomic_fetch_and(&v->request, ~(uint32_t)REQ_STOP);
@@ -402,7 +399,7 @@ static int attend(struct soft_vcpu *v, enum vcpu_exit *exit)
     if (!shadow && requests & REQ_INTERRUPT && !interrupts_take(v))
         goto shutdown;
     if (v->activity == X86_HALTED) {
-        if (!(atomic_load(&v->request) & ~(uint32_t)REQ_CAREFUL))
+        if (!(atomic_load(&v->request) & ~(uint32_t)REQ_WAITS))
             vcpu_park(v);
         return STEP_ON;
     }

@@ -13,16 +13,18 @@
 
 /* Requests: set by any thread, handled by the vCPU's own thread between blocks. */
 enum {
-    REQ_STOP = 1 << 0,        /* leave run() (kick) */
-    REQ_SAFE_POINT = 1 << 1,  /* a rendezvous waits */
-    REQ_DROP_WRITES = 1 << 2, /* forget the TLB's write tags, then acknowledge the epoch */
-    REQ_FLUSH = 1 << 3,       /* forget the TLB and the jump cache: the address map changed */
-    REQ_INTERRUPT = 1 << 4,   /* LAPIC, ExtINT or NMI may have something to deliver */
-    REQ_TIMER = 1 << 5,       /* the APIC timer's deadline has come */
+    REQ_STOP = 1 << 0,       /* leave run() (kick) */
+    REQ_SAFE_POINT = 1 << 1, /* a rendezvous waits */
+    REQ_EPOCH = 1 << 2,      /* acknowledge the code epoch, perhaps without write tags */
+    REQ_FLUSH = 1 << 3,      /* forget the TLB and the jump cache: the address map changed */
+    REQ_INTERRUPT = 1 << 4,  /* LAPIC, ExtINT or NMI may have something to deliver */
+    REQ_TIMER = 1 << 5,      /* the APIC timer's deadline has come */
     REQ_INIT = 1 << 6,
     REQ_SIPI = 1 << 7,
     REQ_CAREFUL =
         1 << 8, /* one instruction at a time: TF, debug registers, the host's debugger. Stays set */
+    /* These do not wake a parked vCPU: that they are done before it runs guest code is enough */
+    REQ_WAITS = REQ_SAFE_POINT | REQ_EPOCH | REQ_FLUSH | REQ_CAREFUL,
 };
 
 /* Where a vCPU's thread is. Anything but RUN_GUEST is a safe point. */
@@ -44,7 +46,8 @@ struct itlb_entry {
 };
 
 struct vcpu_run {
-    _Atomic uint32_t acked; /* newest code epoch whose write-tag drop this vCPU has done */
+    _Atomic uint32_t acked; /* newest code epoch that this vCPU knows of */
+    uint32_t dropped;       /* newest one whose write-tag drop it has done */
     int where;              /* RUN_*; engine->lock */
     _Atomic bool
         parked; /* in HLT, or outside run(): handles requests before it runs guest code again */
@@ -78,6 +81,7 @@ struct vcpu_run {
     uint64_t jump_seen[JUMP_SEEN / 64];         /* a bit for each page (hashed) with entries */
     struct quick_table quick[1 + TLB_CONTEXTS]; /* the kernel's, and of each context's user mode */
     struct block *scratch;                      /* for blocks that may not be kept */
+    uint8_t source[SOURCE_MAX];                 /* the bytes of the last one decoded */
     bool translate;                             /* translated code may run on this thread */
     bool in_jit;                                /* inside translated code, or called from it */
     struct block *current;                      /* the block being executed: not to be freed */
@@ -93,7 +97,7 @@ struct vcpu_run {
     uint64_t dr6_trap; /* data breakpoints hit by the running instruction */
     int host_hit;      /* index of the host watchpoint hit, or -1 */
 
-    uint64_t blocks_run, blocks_decoded, walks, exceptions, interrupts, mmio; /* counters */
+    uint64_t blocks_run, blocks_decoded, walks, exceptions, interrupts, mmio, halts; /* counters */
 };
 
 struct soft_engine {

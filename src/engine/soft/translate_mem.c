@@ -88,7 +88,7 @@ static struct slow *check(struct tr *t, const struct insn *i, unsigned reg, unsi
     slow_if(t, CC_A, i);
     struct slow *slow = &t->slow[t->slow_count - 1];
     if (write && reg == H_AX) { /* perhaps only code elsewhere in the page is in its way */
-        slow->second = t->jit->code_store;
+        slow->second = t->jit->code_store[size > code_store_most[0]];
         slow->checked = emit_exec(e);
     }
     emit_op(e, 0, 8, 0x03, reg, at_offset(H_14, offsetof(struct tlb_entry, host)), 0);
