@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The Debian guest of `make boot` for tests: prepared if it is not yet, on an overlay of the test's own, used by ssh."""
+import glob
 import os
 import shlex
 import socket
@@ -55,6 +56,37 @@ def free_port():
         return s.getsockname()[1]
 
 
+class Deadline:
+    """A limit in seconds of a VM's own time: that of its busiest thread, and when all of them sleep.
+
+    What they wait for a CPU of a busy host does not count (Linux, Documentation/scheduler/sched-stats).
+    """
+
+    def __init__(self, pid, limit):
+        self.pid, self.limit = pid, limit
+        self.start, self.before = time.monotonic(), self.threads()
+
+    def threads(self):
+        """Seconds that each thread ran, and that it waited."""
+        found = {}
+        for thread in glob.glob(f"/proc/{self.pid}/task/*/schedstat"):
+            try:
+                with open(thread, encoding="ascii") as stat:
+                    found[thread] = [int(ns) / 1e9 for ns in stat.read().split()[:2]]
+            except OSError:  # it has just ended
+                pass
+        return found
+
+    def over(self):
+        ran, waited = [0], [0]
+        for thread, (now_ran, now_waited) in self.threads().items():
+            then_ran, then_waited = self.before.get(thread, (0, 0))
+            ran.append(now_ran - then_ran)
+            waited.append(now_waited - then_waited)
+        slept = time.monotonic() - self.start - sum(ran) - sum(waited)
+        return max(ran) + max(slept, 0) > self.limit
+
+
 class Guest:
     """A running guest. `folder` holds its disk and its console's log."""
 
@@ -98,11 +130,11 @@ class Guest:
 
     def wait_for(self, wanted, limit):
         """Seconds until the console said it."""
-        start = time.monotonic()
+        start, deadline = time.monotonic(), Deadline(self.process.pid, limit)
         while wanted.encode() not in self.text:
             if self.process.poll() is not None:
                 raise Fault(f"the VM ended with status {self.process.returncode} before it said {wanted!r}")
-            if time.monotonic() > start + limit:
+            if deadline.over():
                 raise Fault(f"the console did not say {wanted!r} within {limit} s")
             time.sleep(0.05)
         return time.monotonic() - start
@@ -115,12 +147,14 @@ class Guest:
 
     def ssh(self, command, limit=60, check=True, stdin="", log=None):
         """Runs a command in the guest; its output, with what it said on stderr, which also goes to the file `log`."""
-        with open(log, "w+b") if log else tempfile.TemporaryFile() as out:
-            try:
-                status = subprocess.run(self.ssh_words(command), input=stdin.encode(), stdout=out,
-                                        stderr=subprocess.STDOUT, timeout=limit).returncode
-            except subprocess.TimeoutExpired:
-                status = None
+        deadline = Deadline(self.process.pid, limit)
+        with open(log, "w+b") if log else tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as given:
+            given.write(stdin.encode())
+            given.seek(0)
+            with subprocess.Popen(self.ssh_words(command), stdin=given, stdout=out, stderr=subprocess.STDOUT) as ssh:
+                while (status := ssh.poll()) is None and not deadline.over():
+                    time.sleep(0.05)
+                ssh.kill()
             out.seek(0)
             said = out.read().decode("latin-1")
         if status is None:
