@@ -135,10 +135,11 @@ int api_check_new(const struct api_field *fields, const json_t *in, json_t **out
  * API_LIVE. */
 int api_check_patch(const struct api_field *fields, const json_t *old, const json_t *patch,
                     json_t **out, bool *live, struct api_error *error);
-/* What a client may see: a copy without secrets, reduced to `only` (comma-separated top-level
- * names; NULL: all). */
-json_t *api_show(const struct api_field *fields, const json_t *object, const char *only,
-                 struct api_error *error);
+enum { API_FIELDS_MAX = 96 }; /* of one table */
+/* What a client may see, behind what is in `out`: JSON without secrets, reduced to `only`
+ * (comma-separated top-level names; NULL: all). Fails when there is no such field. */
+int api_show(const struct api_field *fields, const json_t *object, const char *only,
+             struct buf *out, struct api_error *error);
 /* Does the object pass the filter FIELD=value of a list? Unknown or unfilterable: fails. 1 yes, 0
  * no. */
 int api_filter(const struct api_field *fields, const json_t *object, const char *field,

@@ -464,52 +464,7 @@ int api_check_patch(const struct api_field *fields, const json_t *old, const jso
     return 0;
 }
 
-/* ---- answers ---- */
-
-static json_t *shown(const struct api_field *fields, const json_t *object)
-{
-    json_t *result = json_object();
-    for (const struct api_field *f = fields; f->name; f++) {
-        json_t *value = json_object_get(object, f->name);
-        if (!value || f->flags & API_SECRET)
-            continue;
-        if (f->type == API_OBJECT && json_is_object(value)) {
-            json_object_set_new(result, f->name, shown(f->fields, value));
-        } else if (f->type == API_LIST && f->element == API_OBJECT) {
-            json_t *list = json_array();
-            for (size_t i = 0; i < json_array_size(value); i++)
-                json_array_append_new(list, shown(f->fields, json_array_get(value, i)));
-            json_object_set_new(result, f->name, list);
-        } else {
-            json_object_set(result, f->name, value);
-        }
-    }
-    return result;
-}
-
-json_t *api_show(const struct api_field *fields, const json_t *object, const char *only,
-                 struct api_error *error)
-{
-    json_t *all = shown(fields, object);
-    if (!only)
-        return all;
-    AUTO(json_decref) json_t *whole = all;
-    AUTO(json_decref) json_t *some = json_object();
-    for (const char *name = only; *name; name += strspn(name, ",")) {
-        char word[64];
-        size_t len = strcspn(name, ",");
-        snprintf(word, sizeof word, "%.*s", (int)(len < 63 ? len : 63), name);
-        if (!api_field_find(fields, word)) {
-            api_fail(error, 400, "invalid", "fields", "there is no field '%s'", word);
-            return NULL;
-        }
-        json_t *value = json_object_get(whole, word);
-        if (value)
-            json_object_set(some, word, value);
-        name += len;
-    }
-    return TAKE(some);
-}
+/* ---- filters ---- */
 
 int api_filter(const struct api_field *fields, const json_t *object, const char *field,
                const char *value, struct api_error *error)

@@ -65,6 +65,33 @@ char *json_print(const json_t *value)
     return text;
 }
 
+static int piece_add(const char *data, size_t len, void *out)
+{
+    buf_add(out, data, len);
+    return 0;
+}
+
+/* Nothing in it needs a backslash. */
+static bool is_plain(const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if ((unsigned char)text[i] < ' ' || text[i] == '"' || text[i] == '\\')
+            return false;
+    return true;
+}
+
+void json_add(struct buf *out, const json_t *value)
+{
+    /* Jansson prepares for nested values, which most are not. */
+    if (json_is_string(value) && is_plain(json_string_value(value), json_string_length(value))) {
+        buf_add(out, "\"", 1);
+        buf_add(out, json_string_value(value), json_string_length(value));
+        buf_add(out, "\"", 1);
+    } else if (json_dump_callback(value, piece_add, out, JSON_COMPACT | JSON_ENCODE_ANY) < 0) {
+        abort(); /* out of memory */
+    }
+}
+
 /* 1 with *out set, 0 when absent, -EINVAL for something that is no object. */
 static int member_find(const json_t *object, const char *name, json_t **out, struct err *err)
 {

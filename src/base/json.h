@@ -25,6 +25,8 @@ enum { JSON_MAX_DEPTH = 64, JSON_MAX_BYTES = 16 << 20 };
 int json_parse(const char *text, size_t len, json_t **out, struct err *err);
 int json_parse_file(const char *path, json_t **out, struct err *err);
 char *json_print(const json_t *value); /* compact, one line; the caller frees; never NULL */
+struct buf;
+void json_add(struct buf *out, const json_t *value); /* the same, behind what is in `out` */
 
 /* The object keeps the string. */
 int json_get_string(const json_t *object, const char *name, const char **out, struct err *err);

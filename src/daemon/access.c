@@ -323,16 +323,17 @@ static struct asked *asked_new(struct daemon *daemon, struct http_request *reque
 static void asked_kept(void *arg, struct object *object, const struct api_error *error)
 {
     struct asked *a = arg;
-    struct api_error ignored;
     if (error) {
         reply_error(a->request, error);
     } else if (!object) {
         http_reply(a->request, 204, "", NULL, 0);
     } else if (a->secret[0]) {
-        json_t *shown =
-            api_show(api_resource_find(object->kind)->fields, object->json, NULL, &ignored);
-        json_object_set_new(shown, "token", json_string(a->secret));
-        http_reply_json(a->request, 201, shown);
+        AUTO(buf_fini) struct buf body = { 0 };
+        (void)api_show(api_resource_find(object->kind)->fields, object->json, NULL, &body, NULL);
+        body.len--; /* its brace */
+        buf_printf(&body, ",\"token\":\"%s\"}\n", a->secret);
+        http_reply(a->request, 201, "application/json", body.data, body.len);
+        explicit_bzero(body.data, body.len);
     } else {
         reply_object(a->request, a->made ? 201 : 200, object);
     }

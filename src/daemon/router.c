@@ -42,12 +42,12 @@ static void fail(struct http_request *request, unsigned status, const char *code
 /* Listing ten thousand objects takes most of its time with making these. */
 static const char *show(struct object *object)
 {
-    struct api_error error;
     if (!object->shown) {
-        AUTO(json_decref)
-        json_t *json =
-            api_show(api_resource_find(object->kind)->fields, object->json, NULL, &error);
-        object->shown = json_print(json);
+        struct buf text = { 0 };
+        (void)api_show(api_resource_find(object->kind)->fields, object->json, NULL, &text, NULL);
+        object->shown = realloc(text.data, text.len + 1);
+        if (!object->shown)
+            abort();
     }
     return object->shown;
 }
@@ -116,14 +116,11 @@ static int list_limit(struct http_request *request, size_t *limit, struct api_er
 static bool list_add(struct buf *items, const struct api_resource *resource, struct object *object,
                      const char *only, struct api_error *error)
 {
-    AUTO(json_decref)
-    json_t *item = only ? api_show(resource->fields, object->json, only, error) : NULL;
-    if (only && !item)
-        return false;
-    AUTO(free) char *text = item ? json_print(item) : NULL;
-    const char *shown = text ? text : show(object);
     if (items->len)
         buf_add(items, ",", 1);
+    if (only)
+        return api_show(resource->fields, object->json, only, items, error) == 0;
+    const char *shown = show(object);
     buf_add(items, shown, strlen(shown));
     return true;
 }
