@@ -22,8 +22,14 @@ static void as_new(const struct api_field *fields, const json_t *body)
     if (api_check_patch(fields ? fields : api_resources[0].fields, object, body, &changed, &live,
                         &error) == 0)
         json_decref(changed);
-    if (fields)
-        json_decref(api_show(fields, object, NULL, &error));
+    if (fields) {
+        json_t *shown = NULL;
+        struct buf text = { 0 };
+        assert(api_show(fields, object, NULL, &text, &error) == 0);
+        assert(json_parse((const char *)text.data, text.len, &shown, NULL) == 0);
+        json_decref(shown);
+        buf_fini(&text);
+    }
     json_decref(object);
 }
 

@@ -125,6 +125,7 @@ static const struct api_field vm_fields[] = {
     { "owner", API_STRING, API_SERVER | API_FILTER, "user who made it" },
     { "state", API_STRING, API_SERVER | API_FILTER, "what it is now", API_ENUM,
       .choices = WORDS("stopped", "starting", "running", "paused", "stopping", "saving", "saved", "failed", "creating", "deleting") },
+    { "paused_by", API_STRING, API_SERVER, "why it is paused: user, disk-full, disk-error, watchdog, debugger" },
     { "wanted", API_STRING, API_SERVER | API_FILTER, "what it was last asked to be", API_ENUM,
       .choices = WORDS("stopped", "running", "paused", "saved", "deleted") },
     { "cpus", API_INTEGER, 0, "vCPUs", .min = 1, .max = 255, .initial = "1" },

@@ -248,13 +248,6 @@ json_t *vm_live_tell(const struct vm *vm)
                      pending_json(vm, vm_object(vm)->json), "change_error", why);
 }
 
-void vm_live_status(struct vm *vm, const json_t *status)
-{
-    json_decref(vm->status);
-    vm->status = json_deep_copy(status);
-    config_follow(vm);
-}
-
 void vm_live_forget(struct vm *vm)
 {
     json_decref(TAKE(vm->config));
@@ -574,6 +567,16 @@ static bool limits_step(struct vm *vm)
         vm_event(vm, "vm.changed", json_pack("{s:s}", "step", "limits"));
     vm->live_busy = r == 2;
     return vm->live_busy;
+}
+
+void vm_live_status(struct vm *vm, const json_t *status)
+{
+    json_decref(vm->status);
+    vm->status = json_deep_copy(status);
+    config_follow(vm);
+    /* A former daemon's VM: its limits are known, and told, once they are set. */
+    if (!vm->limits.tasks && !vm->live_busy)
+        limits_step(vm);
 }
 
 static bool step_next(struct vm *vm)

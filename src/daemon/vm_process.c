@@ -265,6 +265,47 @@ static const char *screen_address(const json_t *status)
     return address && strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
 }
 
+static const char *paused_by(const struct vm *vm)
+{
+    const char *by = json_string_value(json_object_get(vm->status, "paused-by"));
+    return vm->paused && by ? by : "";
+}
+
+/* It goes on when its debugger lets it. */
+static bool debugged(const struct vm *vm) { return strcmp(paused_by(vm), "debugger") == 0; }
+
+/* By its watchdog, a full disk, an error: nobody asked for that. */
+static bool is_own_pause(const char *by)
+{
+    static const char *const others[] = { "", "user", "save", "debugger" };
+    bool own = true;
+    for (unsigned i = 0; i < sizeof others / sizeof *others; i++)
+        own &= strcmp(by, others[i]) != 0;
+    return own;
+}
+
+static void own_pause_kept(struct update *u, const struct api_error *error)
+{
+    struct vm *vm = u->vm;
+    vm->asked_to_pause = false;
+    vm->paused_itself |= error != NULL;
+    vm_look(vm);
+}
+
+/* So it stays until somebody lets it go on: otherwise what is wanted would be brought about again
+ * at once. */
+static void own_pause(struct vm *vm)
+{
+    if (!vm->paused_itself || !is_own_pause(paused_by(vm)) || vm->asked_to_pause ||
+        strcmp(vm_wanted(vm), "running") != 0)
+        return;
+    vm->paused_itself = false;
+    struct update *u = update_new(vm, json_pack("{s:s}", "wanted", "paused"));
+    u->then = own_pause_kept;
+    vm->asked_to_pause = true; /* until then the process is right */
+    update_queue(u);
+}
+
 static void status_known(void *arg, const json_t *ok, const struct err *err)
 {
     struct vm *vm = arg;
@@ -289,12 +330,16 @@ static void status_known(void *arg, const json_t *ok, const struct err *err)
         vm_saved_forget(vm);
     vm_live_status(vm, ok);
     vm_agent_status(vm, ok);
-    bool settled = strcmp(vm_wanted(vm), vm->paused ? "paused" : "running") == 0;
+    if (!was_up && !vm->job[0]) /* while no daemon was there; a job resumes it */
+        vm->paused_itself = vm->paused;
+    own_pause(vm);
+    bool settled = debugged(vm) || strcmp(vm_wanted(vm), vm->paused ? "paused" : "running") == 0;
     json_t *patch = vm_live_tell(vm);
-    json_object_update_new(patch, json_pack("{s:s, s:i, s:s, s:n, s:s*}", "state",
-                                            vm->paused ? "paused" : "running", "pid", (int)vm->pid,
-                                            "running_engine", engine ? engine : "", "error", "vnc",
-                                            screen_address(ok)));
+    json_object_update_new(patch, json_pack("{s:s, s:s?, s:i, s:s, s:n, s:s*}", "state",
+                                            vm->paused ? "paused" : "running", "paused_by",
+                                            *paused_by(vm) ? paused_by(vm) : NULL, "pid",
+                                            (int)vm->pid, "running_engine", engine ? engine : "",
+                                            "error", "vnc", screen_address(ok)));
     vm_tell(vm, patch, settled ? "done" : NULL, NULL);
     vm_drive(vm);
 }
@@ -358,27 +403,6 @@ static void client_ready(void *arg, pid_t pid)
     vm_look(vm);
 }
 
-static void own_pause_kept(struct update *u, const struct api_error *error)
-{
-    u->vm->asked_to_pause = false;
-    if (error)
-        log_error("VM %s: its pause could not be kept: %s", u->vm->id, error->message);
-}
-
-/* By its watchdog, a full disk, an error: so it stays until somebody lets it go on. Otherwise what
- * is wanted would be brought about again at once. */
-static void own_pause(struct vm *vm, const json_t *event)
-{
-    const char *by = json_string_value(json_object_get(event, "by"));
-    if (!by || strcmp(by, "user") == 0 || strcmp(by, "save") == 0 ||
-        strcmp(vm_wanted(vm), "running") != 0)
-        return;
-    struct update *u = update_new(vm, json_pack("{s:s}", "wanted", "paused"));
-    u->then = own_pause_kept;
-    vm->asked_to_pause = true; /* until then the process is right */
-    update_queue(u);
-}
-
 static void client_event(void *arg, const char *what, const json_t *event)
 {
     struct vm *vm = arg;
@@ -398,8 +422,9 @@ static void client_event(void *arg, const char *what, const json_t *event)
                       json_is_true(json_object_get(event, "open")));
         vm_live_drive(vm);
     }
-    if (strcmp(what, "paused") == 0)
-        own_pause(vm, event);
+    const char *by = json_string_value(json_object_get(event, "by"));
+    if (strcmp(what, "paused") == 0 || strcmp(what, "running") == 0)
+        vm->paused_itself = by && is_own_pause(by);
     if (strcmp(what, "save-progress") == 0)
         save_progress(vm, event);
     else if (strcmp(what, "save-failed") == 0)
@@ -479,7 +504,7 @@ static void process_forget(struct vm *vm)
     pid_forget(vm);
     vm->real = GONE;
     vm->ended = true;
-    vm->paused = false;
+    vm->paused = vm->paused_itself = false;
     vm_live_forget(vm);
     vm_jail_end(vm);
     timer_set(vm, TIMER_NONE, 0);
@@ -522,8 +547,9 @@ static void process_gone(struct vm *vm)
     snprintf(why, sizeof why, "%s", reason ? reason : "no reason is known");
     process_forget(vm);
     vm_event(vm, "vm.ended", json_pack("{s:i, s:s}", "status", status, "reason", why));
-    json_t *patch = json_pack("{s:o, s:n, s:n, s:n, s:n, s:n, s:n}", "exit", record, "pid",
-                              "running_engine", "vnc", "now", "pending", "change_error");
+    json_t *patch =
+        json_pack("{s:o, s:n, s:n, s:n, s:n, s:n, s:n, s:n}", "exit", record, "pid", "paused_by",
+                  "running_engine", "vnc", "now", "pending", "change_error");
     if (!vm_object(vm)) {
         json_decref(patch);
     } else if (vm->restart) {
@@ -598,7 +624,7 @@ void vm_drive(struct vm *vm)
     if (up && vm->real == GONE && vm->timing != TIMER_RESTART && vm->timing != TIMER_KEEPER)
         vm_start(vm);
     else if (up && vm->real == UP && vm->paused != (strcmp(wanted, "paused") == 0) &&
-             !vm->asked_to_pause)
+             !vm->asked_to_pause && !debugged(vm))
         vmm_client_ask(vm->client, vm->paused ? "resume" : "pause", NULL, -1, NULL, NULL);
     else if (strcmp(wanted, "stopped") == 0 && vm->real == UP)
         vm->stop_timeout_s || vm->restart ? stop_asked(vm) : kill_asked(vm);

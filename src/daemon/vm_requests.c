@@ -382,6 +382,7 @@ static void pause_kept(struct update *u, const struct api_error *error)
         reply_error(u->request, error);
     else
         http_reply(u->request, 204, "", NULL, 0);
+    vm_look(u->vm); /* it may have paused itself meanwhile */
 }
 
 struct pausing {
@@ -398,7 +399,8 @@ static void pause_done(void *arg, const json_t *ok, const struct err *err)
     if (ok) {
         struct vm *vm = vm_of(p->daemon, p->id);
         struct update *u =
-            update_new(vm, json_pack("{s:s}", "state", p->pause ? "paused" : "running"));
+            update_new(vm, json_pack("{s:s, s:s?}", "state", p->pause ? "paused" : "running",
+                                     "paused_by", p->pause ? "user" : NULL));
         vm->paused = p->pause;
         u->request = p->request;
         u->then = pause_kept;

@@ -28,6 +28,7 @@ struct vm {
     char id[40];
     enum real real;
     bool paused;                  /* UP: by its own word */
+    bool paused_itself;           /* and that it shall stay so is not kept yet */
     json_t *config;               /* of the process, as it is now; NULL: GONE */
     json_t *status;               /* UP: its last word about itself */
     bool live_busy;               /* a step of a live change is under way */

@@ -5,11 +5,13 @@
  *   p  power off        r  reset         t  triple fault     h  halt for ever, interrupts off
  *   f  fill 8 MiB       v  check them    i  add 1 to a counter in memory and print it
  *   u  print the UUID of SMBIOS structure 1, byte by byte
+ *   w  start the watchdog of a PC (TCO), which fires some seconds later
  *
  * It says "ready" when it starts and answers each letter with a line.
  */
     .set COM1, 0x3f8
     .set PM_CONTROL, 0x604
+    .set TCO_RLD, 0x660
     .set FILL_START, 0x400000
     .set FILL_WORDS, 0x200000
     .set SMBIOS, 0xf0000
@@ -57,6 +59,8 @@ take_letter:
     je count
     cmpb $'u', %al
     je uuid
+    cmpb $'w', %al
+    je watchdog
     jmp wait_letter
 
 power_off:
@@ -132,6 +136,11 @@ uuid:
     jnz 4b
     movb $'\n', %al
     call print_char
+    jmp wait_letter
+
+watchdog:
+    movw $TCO_RLD, %dx
+    outw %ax, %dx
     jmp wait_letter
 
 print_hex:                          /* the upper ecx digits of ebx */

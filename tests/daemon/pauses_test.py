@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VMs that pause by themselves stay paused and say why, also when no daemon was there; a debugger's come and go."""
+import argparse
+import os
+import socket
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "vmm")]
+import daemon_test  # noqa: E402
+from daemon_test import LIMIT, Daemon, check, equal  # noqa: E402
+from vmm_test import Client  # noqa: E402
+
+SOON = 0.5  # in which a daemon that wanted to would have resumed a VM
+
+
+def shown(d):
+    vm = d.vm("a")
+    return vm["state"], vm["wanted"], vm.get("paused_by")
+
+
+def becomes(d, *want):
+    deadline = time.monotonic() + LIMIT
+    while shown(d) != want:
+        check(time.monotonic() < deadline, f"it is {shown(d)}, not {want}")
+        time.sleep(0.01)
+    time.sleep(SOON)
+    equal(shown(d), want, "a moment later")
+
+
+def type_letter(d, letter):
+    with d.console("a") as console:
+        console.sendall(letter)
+        time.sleep(0.1)  # the guest takes it before the socket goes
+
+
+def watchdog(d):
+    type_letter(d, b"w")
+    becomes(d, "paused", "paused", "watchdog")
+    equal(d.call("POST", "/v1/vms/a/resume")[0], 204)
+    becomes(d, "running", "running", None)
+    # It fires while no daemon is there.
+    type_letter(d, b"w")
+    control = os.path.join(os.path.dirname(d.vm("a")["console"]), "control.sock")
+    d.kill()
+    client, deadline = Client(control), time.monotonic() + LIMIT
+    while client.ok("status")["state"] != "paused":
+        check(time.monotonic() < deadline, "the watchdog does not fire")
+        time.sleep(0.1)
+    d.start()
+    becomes(d, "paused", "paused", "watchdog")
+    # To start it is to resume it.
+    d.done("a", "start")
+    becomes(d, "running", "running", None)
+    # What a client asked for is no reason to stay so: here the daemon was killed before it had kept the wish.
+    d.kill()
+    client.ok("pause")
+    d.start()
+    becomes(d, "running", "running", None)
+    equal(d.call("POST", "/v1/vms/a/pause")[0], 204)
+    becomes(d, "paused", "paused", "user")
+    equal(d.call("POST", "/v1/vms/a/resume")[0], 204)
+
+
+def debugger(d):
+    with socket.socket(socket.AF_UNIX) as gdb:
+        gdb.connect(os.path.join(os.path.dirname(d.vm("a")["console"]), "gdb.sock"))
+        becomes(d, "paused", "running", "debugger")
+        d.kill()
+        d.start()
+        becomes(d, "paused", "running", "debugger")
+        gdb.sendall(b"$c#63")
+        becomes(d, "running", "running", None)
+    becomes(d, "running", "running", None)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", required=True)
+    parser.add_argument("--guest", required=True)
+    args = parser.parse_args()
+    args.guest = os.path.abspath(args.guest)
+    daemon_test.ARGS = args
+    with tempfile.TemporaryDirectory(prefix="bp") as folder, Daemon(folder) as d:
+        d.create("a", watchdog="pause", gdb=True)
+        d.done("a", "start")
+        watchdog(d)
+        debugger(d)
+    print("good")
+
+
+if __name__ == "__main__":
+    main()
