@@ -13,7 +13,9 @@
  *   top.c      what VMs use
  *   document.c man page and completion out of the commands' table
  *   disks.c    disks that the daemon keeps, and disk files
- *   guest.c    inside a guest: exec, cp
+ *   guest.c    what is asked of a guest's agent
+ *   exec.c     a command in a guest, while it runs
+ *   copy.c     files into and out of a guest; copy_tree.c: folders
  *   images.c   the catalog of images, and VMs out of them: image, run, ssh
  */
 #ifndef CLI_CLI_H
@@ -77,7 +79,7 @@ int do_image(struct cli *cli, const struct command *command, int argc, char **ar
 int do_run(struct cli *cli, const struct command *command, int argc, char **argv);
 int do_ssh(struct cli *cli, const struct command *command, int argc, char **argv);
 
-/* ---- guest.c ---- */
+/* ---- exec.c, copy.c ---- */
 
 int do_exec(struct cli *cli, const struct command *command, int argc, char **argv);
 int do_cp(struct cli *cli, const struct command *command, int argc, char **argv);

@@ -404,8 +404,12 @@ static const struct api_field list_options[] = {
     END
 };
 static const struct api_field exec_options[] = {
-    { "stdin", API_BOOLEAN, 0, "pass standard input on, 512 KiB at most" },
-    { "timeout", API_INTEGER, 0, "seconds to wait for its end, 60; then the status is 124, and it goes on" },
+    { "stdin", API_BOOLEAN, 0, "pass standard input on" },
+    { "timeout", API_INTEGER, 0, "seconds to wait for its end, a day at most; then the status is 124, and it goes on" },
+    END
+};
+static const struct api_field cp_options[] = {
+    { "recursive", API_BOOLEAN, 0, "folders, too (-r): files, folders and symbolic links; whole or not at all" },
     END
 };
 static const struct api_field events_options[] = {
@@ -447,8 +451,8 @@ const struct command commands[] = {
     { "ssh", "VM [COMMAND...]", "log in to a VM that forwards a port to its port 22", do_ssh, NULL, NULL, NULL, "vms" },
     { "exec", "[--stdin] [--timeout S] VM -- COMMAND...", "run a command in a guest (guest agent); the status is its, or 125", do_exec, NULL,
       NULL, exec_options, "vms" },
-    { "cp", "FILE... VM:PATH | VM:FILE... PATH", "copy files into or out of a guest (guest agent), with their permissions", do_cp, NULL, NULL,
-      NULL, "vms" },
+    { "cp", "[-r] FILE... VM:PATH | [-r] VM:FILE... PATH", "copy files into or out of a guest (guest agent), with their permissions", do_cp,
+      NULL, NULL, cp_options, "vms" },
     { "image", "[create NAME --source S | info NAME | delete NAME...]", "disks that VMs begin with", do_image, NULL, "images", NULL, "images" },
     { "disk", "[create NAME --size S | convert NAME NEW | info NAME | resize NAME SIZE | check NAME | snapshot NAME WORD | revert NAME WORD | "
       "delete-snapshot NAME WORD | delete NAME...]", "disks that the daemon keeps, for VMs as disk:NAME; on files (with a slash): bedplate-img",

@@ -371,7 +371,8 @@ static void log_left(struct http_request *request, const struct vm *vm, const js
     file_read(path, 1 << 20, &text, NULL);
     size_t from = text.len > bytes ? text.len - bytes : 0;
     buf_grow(&data, 0); /* not NULL, if there is nothing */
-    buf_base64(&data, text.data + from, text.len - from);
+    if (text.len)
+        buf_base64(&data, text.data + from, text.len - from);
     http_reply_json(request, 200, json_pack("{s:s%}", "data", data.data, data.len));
 }
 

@@ -4,10 +4,13 @@
 import argparse
 import base64
 import contextlib
+import hashlib
 import os
 import re
 import shutil
+import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -65,8 +68,10 @@ def client(d, name, folder, size):
               status=7), (b"\0hello\xff", b"--json --help --json\n"))
     equal(run("exec", name, "--", "/bin/sh", "-c", "wc -c", given=b"not passed on")[0].strip(), b"0")
     check(b"still runs" in run("exec", "--timeout", "1", name, "--", "/bin/sleep", "9", status=124)[1], "no timeout")
-    check(b"guest agent says" in run("exec", name, "--", "/nonexistent", status=125)[1], "a program that is not there")
-    check(b"512 KiB" in run("exec", "--stdin", name, "--", "/bin/cat", given=bytes(600 << 10), status=125)[1], "too much input")
+    check(b"/nonexistent" in run("exec", name, "--", "/nonexistent", status=127)[1], "a program that is not there")
+    check(b"512 KiB" in run("--json", "exec", "--stdin", name, "--", "/bin/cat", given=bytes(600 << 10), status=125)[1], "too much input")
+    equal(run("exec", name, "--", "/bin/sh", "-c", "kill -9 $$", status=137)[0], b"")
+    live(run, program, d, name)
     run("exec", "nobody", "--", "/bin/true", status=125)
     run("exec", name, status=125)
 
@@ -85,13 +90,108 @@ def client(d, name, folder, size):
     os.mkdir(os.path.join(folder, "d"))
     run("cp", f"{name}:/tmp/-file", os.path.join(folder, "d"))
     check(os.path.exists(os.path.join(folder, "d/-file")), "a file into a directory")
-    for words, why in (((f"{name}:/nonexistent", back), b"No such file"), ((folder, f"{name}:/tmp"), b"only files"),
+    for words, why in (((f"{name}:/nonexistent", back), b"No such file"), ((folder, f"{name}:/tmp"), b"-r"),
                        ((here, f"{name}:/nonexistent/x"), b"guest agent says"), ((here, back), b"VM:PATH"),
-                       ((f"{name}:/tmp", back), b"only files"), ((f"{name}:/tmp/-file", "/nonexistent/x"), b"No such file")):
+                       ((f"{name}:/tmp", back), b"-r"), ((f"{name}:/tmp/-file", "/nonexistent/x"), b"No such file")):
         status = 2 if why == b"VM:PATH" else 1
         check(why in (said := run("cp", *words, status=status)[1]), f"{words}: {said}")
     equal(run("exec", name, "--", "/bin/sh", "-c", "ls /tmp | grep -c part", status=1)[0].strip(), b"0")
     equal([name for name in os.listdir(folder) if "part" in name], [])
+    folders(run, name, folder)
+
+
+def live(run, program, d, name):
+    """Output while the command runs, input as it comes, much of both, and signals."""
+    big = os.urandom(5 << 20)
+    equal(run("exec", "--stdin", name, "--", "/bin/sh", "-c", "tee /tmp/big; echo done >&2", given=big), (big, b"done\n"))
+    equal(run("exec", name, "--", "/bin/sh", "-c", "md5sum /tmp/big; rm /tmp/big")[0].split()[0].decode(), hashlib.md5(big).hexdigest())
+    equal(run("exec", "--stdin", name, "--", "/bin/true", given=big), (b"", b""))  # it reads none of it
+    with subprocess.Popen([program, "exec", "--stdin", name, "--", "/bin/cat"], env=d.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+        for word in (b"one\n", b"two\n"):  # each is answered before the next is typed
+            p.stdin.write(word)
+            p.stdin.flush()
+            equal(p.stdout.readline(), word)
+        p.stdin.close()
+        equal(p.wait(LIMIT), 0)
+    script = "trap 'echo caught; exit 3' INT; echo up; while :; do sleep 1; done"
+    with subprocess.Popen([program, "exec", name, "--", "/bin/sh", "-c", script], env=d.env, stdout=subprocess.PIPE) as p:
+        equal(p.stdout.readline(), b"up\n")
+        p.send_signal(signal.SIGINT)
+        equal((p.stdout.read(), p.wait(LIMIT)), (b"caught\n", 3))
+    with subprocess.Popen([program, "exec", name, "--", "/bin/sh", "-c", "echo up; sleep 999 & sleep 998"], env=d.env,
+                          stdout=subprocess.PIPE) as p:
+        equal(p.stdout.readline(), b"up\n")
+        p.terminate()
+        equal(p.wait(LIMIT), 128 + signal.SIGTERM)
+    equal(run("exec", name, "--", "/bin/sh", "-c", "ps | grep '[s]leep 99'; ls -d /tmp/tmp.*")[0].count(b"\n"), 1)
+
+
+def tree(folder):
+    """What is in it: names, kinds, permissions, contents."""
+    found = {}
+    for top, folders_, files in os.walk(folder):
+        for item in [*folders_, *files]:
+            path = os.path.join(top, item)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode):
+                with open(path, "rb") as file:
+                    what = file.read()
+            else:
+                what = os.readlink(path) if stat.S_ISLNK(mode) else None
+            found[os.path.relpath(path, folder)] = (stat.S_IFMT(mode), 0 if stat.S_ISLNK(mode) else mode & 0o777, what)
+    return found
+
+
+def folders(run, name, folder):
+    site = os.path.join(folder, "-site")
+    for path in ("", "-a", "-a/b c", "-a/b c/leer", "-a/\u00e4\n\"$x"):
+        os.mkdir(os.path.join(site, path))
+    for path, mode, data in (("-f", 0o640, b"x"), ("-a/run", 0o755, b"#!/bin/sh\n"), ("-a/b c/big", 0o600, os.urandom(700 << 10)),
+                             ("-a/\u00e4\n\"$x/empty", 0o444, b"")):
+        with open(os.path.join(site, path), "wb") as file:
+            file.write(data)
+        os.chmod(os.path.join(site, path), mode)
+    os.symlink("../-f", os.path.join(site, "-a/link"))
+    os.symlink("/nowhere", os.path.join(site, "broken"))
+    os.chmod(os.path.join(site, "-a/b c"), 0o500)
+    os.mkfifo(os.path.join(site, "fifo"))
+    run("cp", site, f"{name}:/srv", status=1)
+    run("exec", name, "--", "/bin/mkdir", "/srv")
+    check(b"1 left out" in run("cp", "-r", site + "/", f"{name}:/srv")[1], "the FIFO")
+    check(b"there already" in run("cp", "-r", site, f"{name}:/srv", status=1)[1], "copied over it")
+    back = os.path.join(folder, "site-back")
+    run("cp", "-r", f"{name}:/srv/-site", back)
+    os.unlink(os.path.join(site, "fifo"))
+    equal(tree(back), tree(site), "the folder came back changed")
+    os.mkdir(os.path.join(back, "-site"))
+    check(b"there already" in run("cp", "-r", f"{name}:/srv/-site", back, status=1)[1], "copied over it")
+    check(b"No such file" in run("cp", "-r", f"{name}:/nonexistent", back + "2", status=1)[1], "nothing was copied")
+    os.chmod(os.path.join(site, "-a/b c"), 0o700)
+    os.chmod(os.path.join(back, "-a/b c"), 0o700)
+
+    # A guest that wants out: its shell is somebody else's now, who answers when it is to list.
+    run("exec", "--stdin", name, "--", "/bin/sh", "-c", "cat >/srv/sh; chmod +x /srv/sh; echo hello >/srv/x; mv /srv/sh /bin/sh",
+        given=b'#!/bin/busybox sh\ncase "$2" in *maxdepth*) echo /srv/list; exit;; esac\nexec /bin/busybox sh "$@"\n')
+    outside = os.path.join(folder, "outside")
+    os.mkdir(outside)
+    root = "d 755 0\0.\0\0"
+    for lines, why in ((root + "f 644 6\0./../outside/x\0\0", "no sense"), (root + "f 644 6\0/srv/x\0\0", "no sense"),
+                       (root + "f 644 6\0./a/../../outside/x\0\0", "no sense"), (root + "f 644 6\0./a//x\0\0", "no sense"),
+                       (root + f"l 777 0\0./a\0{outside}\0f 644 6\0./a/x\0\0", "a/x"),
+                       (root + f"l 777 0\0./x\0{outside}/x\0f 644 6\0./x\0\0", "File exists"),
+                       (root + f"l 777 0\0./a\0{outside}\0d 755 0\0./a/d\0\0", "a/d"),
+                       (root + f"l 777 0\0./a\0{outside}\0l 755 0\0./a/l\0x\0", "a/l"),
+                       (root + f"l 777 0\0./a\0{outside}\0d 700 0\0./a\0\0", "File exists"),
+                       (root + "f 644 99\0./x\0\0", "changed while"), (root + "f 644 -1\0./x\0\0", "no sense"),
+                       (root + "f 644 6\0./x", "no sense"), (root + "d 755 0\0.\0\0", "no sense"), ("l 777 0\0.\0/etc\0", "no sense"),
+                       ("f 644 6\0./x\0\0", "no sense"), ("", "lists nothing"), ("nonsense", "no sense")):
+        run("exec", "--stdin", name, "--", "/bin/sh", "-c", "cat >/srv/list", given=lines.encode())
+        said = run("cp", "-r", f"{name}:/srv", os.path.join(folder, "evil"), status=1)[1]
+        check(why.encode() in said, f"{lines!r}: {said}")
+        equal((os.listdir(outside), [n for n in os.listdir(folder) if n.startswith("evil")]), ([], []), repr(lines))
+    run("exec", "--stdin", name, "--", "/bin/sh", "-c", "cat >/srv/list", given=(root + "f 7755 6\0./x\0\0p 644 0\0./p\0\0").encode())
+    check(b"1 left out" in run("cp", "-r", f"{name}:/srv", os.path.join(folder, "evil"))[1], "a list that is right")
+    equal(tree(os.path.join(folder, "evil")), {"x": (stat.S_IFREG, 0o755, b"hello\n")})
 
 
 def talk(d, serial):
