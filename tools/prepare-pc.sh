@@ -14,7 +14,7 @@ flock 9
 fail() { echo "prepare-pc: $*" >&2; exit 1; }
 
 MODULES="ahci ata_piix sd_mod sr_mod xhci-pci usbhid hid-generic e1000e psmouse evdev floppy virtio_pci
-         virtio_input virtio-gpu"
+         virtio_console virtio_input virtio-gpu"
 
 package=$(apt-cache depends linux-image-amd64 2>/dev/null |
     sed -n 's/^ *Depends: *\(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)

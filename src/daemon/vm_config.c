@@ -181,6 +181,17 @@ static void add_sockets(json_t *out, const struct vm *vm, const json_t *json)
     json_decref(ports);
 }
 
+static void add_display(json_t *out, const struct vm *vm, const json_t *json)
+{
+    char path[PATH_MAX];
+    vm_run_path(vm, "vnc.sock", path);
+    json_t *display = json_pack("{s:o}", "viewer", json_sprintf("vnc=unix:%s", path));
+    copy(display, "keymap", json, "keymap");
+    if (json_is_false(json_object_get(json, "clipboard")))
+        json_object_set_new(display, "clipboard", json_string("off"));
+    json_object_set_new(out, "display", display);
+}
+
 json_t *vm_config(const struct vm *vm, const json_t *json)
 {
     static const char *const same[] = { "engine", "cpu",     "cpus",     "profile",  "kernel",
@@ -219,11 +230,8 @@ json_t *vm_config(const struct vm *vm, const json_t *json)
     vm_run_path(vm, "serial.sock", path);
     set_path(out, "serial", "unix:", path);
     add_sockets(out, vm, json);
-    if (json_is_true(json_object_get(json, "display"))) {
-        vm_run_path(vm, "vnc.sock", path);
-        json_object_set_new(out, "display",
-                            json_pack("{s:o}", "viewer", json_sprintf("vnc=unix:%s", path)));
-    }
+    if (json_is_true(json_object_get(json, "display")))
+        add_display(out, vm, json);
     vm_state_path(vm, "saved", path);
     set_path(out, "save", "", path);
     return out;

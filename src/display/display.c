@@ -247,25 +247,29 @@ static bool is_loopback(const char *host)
     return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0;
 }
 
-static int send_setup(struct display *display, int listener, bool resizable, struct err *err)
+static int send_setup(struct display *display, int listener, const struct display_options *o,
+                      struct err *err)
 {
+    bool clipboard = o->agent_fd >= 0;
     struct display_message m = { .kind = DISPLAY_SETUP,
                                  .a = screen_width(display->screen),
                                  .b = screen_height(display->screen),
-                                 .c = resizable };
-    int fds[2] = { screen_fd(display->screen), listener };
+                                 .c = o->resizable,
+                                 .d = clipboard };
+    int fds[DISPLAY_FDS_MAX] = { screen_fd(display->screen), listener, o->agent_fd };
+    size_t len = (2 + clipboard) * sizeof *fds;
     union {
         struct cmsghdr head;
         char room[CMSG_SPACE(sizeof fds)];
     } control = { 0 };
     struct iovec iov = { &m, sizeof m };
     struct msghdr msg = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_SPACE(len)
     };
-    control.head.cmsg_len = CMSG_LEN(sizeof fds);
+    control.head.cmsg_len = CMSG_LEN(len);
     control.head.cmsg_level = SOL_SOCKET;
     control.head.cmsg_type = SCM_RIGHTS;
-    memcpy(CMSG_DATA(&control.head), fds, sizeof fds);
+    memcpy(CMSG_DATA(&control.head), fds, len);
     return sendmsg(display->fd, &msg, MSG_NOSIGNAL) == sizeof m
                ? 0
                : err_errno(err, errno, "cannot talk to " DISPLAY_HELPER);
@@ -293,7 +297,7 @@ static int start_helper(struct display *display, const struct display_options *o
     char confined[256];
     int r = helper_start(DISPLAY_HELPER, "display", argv, true, &display->fd, &display->pid, err);
     if (r == 0)
-        r = send_setup(display, listener, o->resizable, err);
+        r = send_setup(display, listener, o, err);
     if (r == 0)
         r = helper_wait(DISPLAY_HELPER, display->fd, START_MS, confined, sizeof confined, err);
     if (r == 0)

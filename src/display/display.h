@@ -30,6 +30,7 @@ struct display_options {
     const char *tls_cert, *tls_key, *tls_ca; /* ca: viewers must show a certificate of it */
     const char *name;                        /* of the VM, shown by viewers; NULL: "Bedplate" */
     bool resizable;                          /* viewers may ask for another size of the screen */
+    int agent_fd; /* the helper's end of an agent_link; borrowed; -1: no clipboard */
 };
 
 /* screen and input are borrowed. */

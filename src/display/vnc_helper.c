@@ -17,6 +17,7 @@
 #include "devices/input.h"
 #include "devices/screen.h"
 #include "display/keys.h"
+#include "display/vnc_clipboard.h"
 #include "display/vnc_tls.h"
 #include "display/wire.h"
 
@@ -58,6 +59,7 @@ static struct helper {
     rfbScreenInfoPtr server;
     const struct layout *layout; /* the guest's, for viewers that send keysyms */
     int listener;
+    int agent; /* the guest agent's socket; -1: no clipboard */
     void *pixels;
     struct vnc_tls *tls;
     pthread_mutex_t lock; /* of viewers, and of sending to the VMM */
@@ -91,6 +93,7 @@ static void viewer_gone(rfbClientPtr client)
     free(client->clientData);
     LOCKED(&helper.lock);
     tell_locked(DISPLAY_VIEWERS, --helper.viewers, 0, 0);
+    vnc_clipboard_watch(helper.viewers);
 }
 
 static enum rfbNewClientAction viewer_new(rfbClientPtr client)
@@ -106,6 +109,7 @@ static enum rfbNewClientAction viewer_new(rfbClientPtr client)
     client->clientData = viewer;
     client->clientGoneHook = viewer_gone;
     tell_locked(DISPLAY_VIEWERS, ++helper.viewers, 0, 0);
+    vnc_clipboard_watch(true);
     return RFB_CLIENT_ACCEPT;
 }
 
@@ -301,7 +305,7 @@ static void helper_round(void)
 static int setup_receive(struct err *err)
 {
     struct display_message m;
-    int fds[2];
+    int fds[DISPLAY_FDS_MAX];
     union {
         struct cmsghdr head;
         char room[CMSG_SPACE(sizeof fds)];
@@ -311,10 +315,11 @@ static int setup_receive(struct err *err)
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control
     };
     if (recvmsg(HELPER_FD, &msg, MSG_CMSG_CLOEXEC | MSG_WAITALL) != sizeof m ||
-        m.kind != DISPLAY_SETUP || msg.msg_controllen < CMSG_LEN(sizeof fds))
+        m.kind != DISPLAY_SETUP || msg.msg_controllen < CMSG_LEN((2 + !!m.d) * sizeof *fds))
         return err_set(err, EPROTO, "the VMM sent no set-up");
-    memcpy(fds, CMSG_DATA(&control.head), sizeof fds);
+    memcpy(fds, CMSG_DATA(&control.head), (2 + !!m.d) * sizeof *fds);
     helper.listener = fds[1];
+    helper.agent = m.d ? fds[2] : -1;
     helper.pixels = mmap(NULL, SCREEN_BYTES, PROT_READ, MAP_SHARED, fds[0], 0);
     close(fds[0]);
     if (helper.pixels == MAP_FAILED)
@@ -452,7 +457,11 @@ static int start(int argc, char **argv, char *summary, size_t len, struct err *e
                            settings.password_file != NULL, &helper.tls, err);
     if (r == 0)
         r = server_start(&settings, err);
-    return r == 0 ? helper_confine(settings.parent, summary, len, err) : r;
+    if (r == 0 && helper.agent >= 0)
+        r = vnc_clipboard_create(helper.agent, helper.server, err);
+    if (r == 0)
+        r = helper_confine(settings.parent, summary, len, err);
+    return r == 0 ? vnc_clipboard_start(err) : r;
 }
 
 int main(int argc, char **argv)

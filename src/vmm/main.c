@@ -266,6 +266,7 @@ static int vmm_run(struct vmm *vmm, struct err *err)
         }
         snapshot_close(TAKE(vmm->restore));
         board_restored(vmm->board);
+        ports_restored(vmm);
         if (vmm->options.restore_once &&
             (r = keeper_rename(&vmm->keeper, KEEPER_RESTORED, err)) < 0) {
             vmm->status = EXIT_FILE;

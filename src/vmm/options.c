@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "display/agent_wire.h"
 #include "engine/x86.h"
 #include "vmm/exit_status.h"
 #include "vmm/options_disk.h"
@@ -235,6 +236,20 @@ static int config_load(struct options *o, struct err *err)
     return r;
 }
 
+/* What a person expects, unless somebody else is at the agent's port. What a saved VM has is known
+ * later. */
+static int clipboard_default(struct options *o, struct err *err)
+{
+    const struct viewer_options *v = &o->viewer;
+    bool taken = o->port_count == OPTIONS_MAX_PORTS || strncmp(o->profile, "pc-", 3) != 0;
+    for (unsigned i = 0; i < o->port_count; i++)
+        taken |= strcmp(o->ports[i].name, CLIPBOARD_PORT) == 0;
+    if (o->restore || !v->address || v->no_clipboard || (taken && !v->clipboard))
+        return 0;
+    int r = options_clipboard_port(o, err);
+    return r < 0 ? err_prefix(err, "--display: clipboard") : 0;
+}
+
 static int defaults_set(struct options *o, struct err *err)
 {
     int r = 0;
@@ -261,7 +276,7 @@ static int defaults_set(struct options *o, struct err *err)
     /* With a tablet the pointer is where the viewer's is. */
     if (r == 0 && o->viewer.address && !o->restore && !options_given(o, "usb"))
         r = option_set(o, option_find("usb", 3), "tablet", err);
-    return r;
+    return r == 0 ? clipboard_default(o, err) : r;
 }
 
 /* What no single option can see. */

@@ -77,7 +77,7 @@ struct stream_options {
 
 struct port_options {
     char *name; /* in the guest: /dev/virtio-ports/NAME */
-    char *path; /* of the socket */
+    char *path; /* of the socket; NULL: joined with the display, which speaks with the agent */
 };
 
 struct boot_options {
@@ -88,8 +88,9 @@ struct boot_options {
 
 /* --display */
 struct viewer_options {
-    char *address; /* of the VNC server, see display_address_parse(); NULL: none */
-    char *keymap;  /* NULL: us */
+    char *address;                /* of the VNC server, see display_address_parse(); NULL: none */
+    char *keymap;                 /* NULL: us */
+    bool clipboard, no_clipboard; /* asked for; not wanted */
     char *password_file, *tls_cert, *tls_key, *tls_ca;
 };
 
@@ -163,6 +164,10 @@ int options_check_host(const struct options *options, struct err *err);
 const char *options_net_model(size_t i);
 /* The names of enum hid_kind: "none", "tablet", "keyboard". */
 const char *options_usb_device(size_t i);
+/* Adds the port of the clipboard's agent. */
+int options_clipboard_port(struct options *o, struct err *err);
+/* Is the last port that one? */
+bool options_has_clipboard(const struct options *o);
 const char *options_video(size_t i); /* names by enum video_adapter; NULL behind the last */
 const char *options_disk_bus(size_t i);
 

@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/ids.h"
 #include "base/text.h"
+#include "display/agent_wire.h"
 #include "engine/x86.h"
 #include "net/net.h"
 #include "vmm/options_disk.h"
@@ -391,6 +392,18 @@ static bool port_name_good(const char *name, size_t len)
     return len && len <= 63 && *name != '.' && strspn(name, letters) >= len;
 }
 
+static int port_add(struct options *o, const char *name, size_t len, struct err *err)
+{
+    if (o->port_count == OPTIONS_MAX_PORTS)
+        return err_set(err, EINVAL, "a VM has at most %d ports", OPTIONS_MAX_PORTS);
+    for (unsigned i = 0; i < o->port_count; i++)
+        if (strlen(o->ports[i].name) == len && memcmp(o->ports[i].name, name, len) == 0)
+            return err_set(err, EINVAL, "there are two ports '%s'", o->ports[i].name);
+    struct port_options *port = &o->ports[o->port_count++];
+    *port = (struct port_options){ .name = strndup(name, len) };
+    return port->name ? 0 : err_set(err, ENOMEM, "out of memory");
+}
+
 static int port_set(struct options *o, const char *value, struct err *err)
 {
     const char *equals = strchr(value, '=');
@@ -402,16 +415,27 @@ static int port_set(struct options *o, const char *value, struct err *err)
         return err_set(err, EINVAL,
                        "a port's name has 1 to 63 letters, digits, '.', '_' and '-', and does not "
                        "begin with '.'");
-    if (o->port_count == OPTIONS_MAX_PORTS)
-        return err_set(err, EINVAL, "a VM has at most %d ports", OPTIONS_MAX_PORTS);
-    for (unsigned i = 0; i < o->port_count; i++)
-        if (strlen(o->ports[i].name) == len && memcmp(o->ports[i].name, value, len) == 0)
-            return err_set(err, EINVAL, "there are two ports '%s'", o->ports[i].name);
-    struct port_options *port = &o->ports[o->port_count++];
-    *port = (struct port_options){ .name = strndup(value, len) };
-    if (!port->name)
-        return err_set(err, ENOMEM, "out of memory");
-    return socket_set(&port->path, path, err);
+    int r = port_add(o, value, len, err);
+    return r < 0 ? r : socket_set(&o->ports[o->port_count - 1].path, path, err);
+}
+
+int options_clipboard_port(struct options *o, struct err *err)
+{
+    return port_add(o, CLIPBOARD_PORT, strlen(CLIPBOARD_PORT), err);
+}
+
+bool options_has_clipboard(const struct options *o)
+{
+    return o->port_count && !o->ports[o->port_count - 1].path;
+}
+
+static int clipboard_set(struct viewer_options *v, const char *value, struct err *err)
+{
+    v->clipboard = value && strcmp(value, "on") == 0;
+    v->no_clipboard = value && strcmp(value, "off") == 0;
+    return v->clipboard || v->no_clipboard
+               ? 0
+               : err_set(err, EINVAL, "write clipboard=on or clipboard=off");
 }
 
 static int display_part(struct options *o, const char *key, const char *value, struct err *err)
@@ -436,6 +460,8 @@ static int display_part(struct options *o, const char *key, const char *value, s
                              "vnc=:1 or none",
                              value ? value : "");
     }
+    if (strcmp(key, "clipboard") == 0)
+        return clipboard_set(v, value, err);
     for (size_t i = 0; i < ARRAY_LEN(texts); i++)
         if (strcmp(key, texts[i].key) == 0) {
             int r = value_needed(key, value, texts[i].example, err);
@@ -443,7 +469,9 @@ static int display_part(struct options *o, const char *key, const char *value, s
         }
     return err_set(
         err, EINVAL,
-        "'%.60s' is unknown; there are keymap, password-file, tls-cert, tls-key and tls-ca", key);
+        "'%.60s' is unknown; there are keymap, clipboard, password-file, tls-cert, tls-key and "
+        "tls-ca",
+        key);
 }
 
 const char *options_video(size_t i)
@@ -672,7 +700,8 @@ const struct option option_table[] = {
     { "display", "vnc=unix:PATH|vnc=ADDRESS:PORT|vnc=:N|none", 0, "where the screen can be looked at (default none)",
       "The VNC server is a confined process of its own. vnc=:N is port 5900 + N on 127.0.0.1; port 0 takes one that is "
       "free. keymap=us|gb|de|fr|es|it|se: the layout that the guest has, for viewers that send symbols instead of QEMU's extended key events "
-      "(default us). password-file=FILE: viewers must know the password in its first line (at most 8 characters). "
+      "(default us). clipboard=on|off: texts go between the viewers' clipboard and that of a guest which runs an agent for it, as of Debian's "
+      "package spice-vdagent; the port com.redhat.spice.0 is added for it (default on; with profile micro-1 off). password-file=FILE: viewers must know the password in its first line (at most 8 characters). "
       "tls-cert=FILE,tls-key=FILE: viewers must speak TLS (VeNCrypt, X.509); tls-ca=FILE: and show a certificate of that "
       "authority. Addresses that others reach need TLS and one of the two.", NULL, display_part, "viewer" },
     { "video", "vga|virtio|none", 0, "the display adapter (default: vga with --display, otherwise none)", NULL, video_set },

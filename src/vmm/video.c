@@ -9,6 +9,7 @@
 #include "devices/screen.h"
 #include "devices/vga.h"
 #include "devices/virtio/gpu.h"
+#include "display/agent_link.h"
 #include "display/display.h"
 #include "display/keys.h"
 #include "vmm/vmm.h"
@@ -45,12 +46,18 @@ int video_open(struct vmm *vmm, struct err *err)
     int r = vmm->options.video ? screen_create(vmm->loop, &vmm->screen, err) : 0;
     if (r < 0 || !viewer->address)
         return r;
+    AUTO(fd_close) int agent_fd = -1;
+    if (options_has_clipboard(&vmm->options) && !viewer->no_clipboard)
+        r = agent_link_create(vmm->loop, &agent_fd, &vmm->agent, err);
+    if (r < 0)
+        return err_prefix(err, "--display");
     struct display_options options = { .keymap = viewer->keymap,
                                        .password_file = viewer->password_file,
                                        .tls_cert = viewer->tls_cert,
                                        .tls_key = viewer->tls_key,
                                        .tls_ca = viewer->tls_ca,
-                                       .resizable = vmm->options.video == VIDEO_VIRTIO };
+                                       .resizable = vmm->options.video == VIDEO_VIRTIO,
+                                       .agent_fd = agent_fd };
     AUTO(free) char *address = strdup(viewer->address);
     if (!address)
         return err_set(err, ENOMEM, "out of memory");
@@ -73,10 +80,10 @@ json_t *video_status(const struct vmm *vmm)
     json_t *status = json_pack("{s:i, s:i}", "width", (int)screen_width(vmm->screen), "height",
                                (int)screen_height(vmm->screen));
     if (vmm->display)
-        json_object_update_new(status,
-                               json_pack("{s:s, s:i, s:b}", "vnc", display_address(vmm->display),
-                                         "viewers", (int)display_viewers(vmm->display), "alive",
-                                         display_alive(vmm->display)));
+        json_object_update_new(
+            status, json_pack("{s:s, s:i, s:b, s:b}", "vnc", display_address(vmm->display),
+                              "viewers", (int)display_viewers(vmm->display), "alive",
+                              display_alive(vmm->display), "clipboard", vmm->agent != NULL));
     return status;
 }
 
@@ -322,6 +329,7 @@ void video_close(struct vmm *vmm)
         err_set(&err, ECANCELED, "the VM ends");
         typing_end(vmm->typing, &err);
     }
+    agent_link_destroy(TAKE(vmm->agent));
     display_destroy(TAKE(vmm->display));
     screen_destroy(TAKE(vmm->screen));
 }

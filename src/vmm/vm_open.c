@@ -185,12 +185,9 @@ static int restore_open(struct vmm *vmm, struct err *err)
         return err_set(err, EINVAL, "--restore: the saved VM has %s balloon; leave out --balloon",
                        saved->balloon ? "a" : "no");
     o->balloon = saved->balloon;
-    char ports[sizeof saved->ports];
-    ports_names(vmm, ports, sizeof ports);
-    if (strcmp(ports, saved->ports) != 0)
-        return err_set(err, EINVAL,
-                       "--restore: the saved VM has %s%s; give the same --port in the same order",
-                       *saved->ports ? "the ports " : "no ports", saved->ports);
+    r = ports_restore(vmm, saved, err);
+    if (r < 0)
+        return err_prefix(err, "--restore");
     o->usb_count = 0; /* what is plugged in is part of the state */
     r = vmm_firmware_restore(o, saved, &vmm->firmware, err);
     if (r < 0)

@@ -40,6 +40,7 @@ struct board;
 struct debugger;
 struct disk_job;
 struct pci_device;
+struct agent_link;
 struct display;
 struct pci_device;
 struct screen;
@@ -83,6 +84,7 @@ struct vmm {
     struct input *input;         /* keys and pointer on their way to the guest */
     struct screen *screen;       /* NULL: no display adapter */
     struct display *display;     /* NULL: nobody can look */
+    struct agent_link *agent;    /* of the clipboard; NULL: none */
     struct typing *typing;       /* keys of a control request on their way; NULL: none */
     struct vmm_balloon *balloon; /* NULL: there is none */
     struct vmm_ports *ports;     /* NULL: there are none */
@@ -204,6 +206,10 @@ void ports_close(struct vmm *vmm);
 json_t *ports_status(const struct vmm *vmm); /* an array */
 /* "a,b": what a saved state records of them. */
 void ports_names(const struct vmm *vmm, char *out, size_t room);
+/* Are the ports that are given those that were saved? The clipboard's is added. */
+int ports_restore(struct vmm *vmm, const struct snapshot_config *saved, struct err *err);
+/* The saved state is loaded. */
+void ports_restored(struct vmm *vmm);
 
 /* balloon.c */
 int balloon_plug(struct vmm *vmm, struct err *err);

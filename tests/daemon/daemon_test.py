@@ -918,8 +918,8 @@ def options(folder):
                  cdroms=[{"bus": "ide"}], nets=[{"backend": "user", "tftp": paths["tftp"], "bootfile": "x", "model": "e1000e",
                                                  "forwards": [f"tcp:127.0.0.1:{free_port()}-:22"]}],
                  video="virtio", display=True, usbs=["tablet", "keyboard"], inputs=["tablet"], ports=["org.example.0"], virtio_console=True,
-                 debug_console=True, gdb=True, balloon=False, reboot=False, watchdog="pause", initrd=paths["iso"])
-        d.create("b", kernel=None, firmware="bios", boot="dc", boot_menu=True, boot_timeout=100)
+                 debug_console=True, gdb=True, balloon=False, reboot=False, watchdog="pause", initrd=paths["iso"], keymap="de")
+        d.create("b", kernel=None, firmware="bios", boot="dc", boot_menu=True, boot_timeout=100, display=True, clipboard=False)
         given, parts_given = set(), {"disk": {"key-file", "tls-certificates", "tls-psk-file"}, "net": set()}
         for name in "ab":
             d.done(name, "start")
@@ -931,6 +931,8 @@ def options(folder):
                 for entry in config.get(option, []):
                     got |= set(entry)
             equal(vm["pending"], [], f"{name} runs with something else")
+            equal({part: word for part, word in config["display"].items() if part != "viewer"},
+                  {"keymap": "de"} if name == "a" else {"clipboard": "off"}, "parts of --display")
         equal(known - given - OWN_OPTIONS, set(), "what a VM cannot have")
         equal(parts("disk", "a") - parts_given["disk"], set(), "parts of --disk that a VM's disk cannot have")
         equal(parts("net", "user") - parts_given["net"], set(), "parts of --net that a VM's card cannot have")

@@ -9,6 +9,7 @@ import base64
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -183,6 +184,39 @@ def usb_uefi(folder):
         types("restarted", True)
 
 
+def clipboard(shell, vnc):
+    """A few messages of an agent, from the guest's shell: clipboard_test.py has a real one."""
+    def message(kind, *words, text=""):
+        body = struct.pack(f"<{len(words)}I", *words) + text.encode()
+        whole = struct.pack("<IIQI", 1, kind, 0, len(body)) + body
+        return struct.pack("<II", 1, len(whole)) + whole
+
+    def says(*what, text=""):
+        shell("printf '" + "".join(f"\\{byte:03o}" for byte in message(*what, text=text)) + "' >&3")
+
+    def hears(*what, text=""):
+        want = message(*what, text=text)
+        equal(shell(f"dd bs=1 count={len(want)} <&3 2>/dev/null | hexdump -v -e '1/1 \"%02x\"'"), want.hex(), f"message {what}")
+
+    announce, data, grab, request = 6, 4, 7, 8
+    viewer = rfb.Viewer(vnc)
+    shell("exec 3<>/dev/$(ls /sys/class/virtio-ports)")
+    hears(announce, 1, 0x60)
+    says(announce, 0, 0x60)
+    viewer.cut(b"caf\xe9")
+    hears(grab, 0, 1)
+    says(request, 0, 1)
+    hears(data, 0, 1, text="café")
+    says(grab, 0, 1)
+    hears(request, 0, 1)
+    says(data, 0, 1, text="ä€")
+    while not viewer.cuts:
+        check(viewer.waiting(30), "the guest's text does not come")
+        viewer.update()
+    equal(viewer.cuts, [b"\xe4?"], "the guest's text")
+    viewer.close()
+
+
 @case
 def virtio(folder):
     """Debian's generic kernel on virtio-gpu: its console, what is written to its frame buffer, another size, a restore."""
@@ -211,7 +245,7 @@ def virtio(folder):
 
     with vmm_test.Vm("--memory", "256", "--video", "virtio", "--display", "vnc=unix:" + path, "--control", "unix:" + control,
                      "--kernel", os.path.join(prepared, "vmlinuz"), "--initrd", os.path.join(prepared, "initrd.cpio"), "--cmdline",
-                     "console=tty0 console=ttyS0 pc.modules=virtio_pci,virtio-gpu", boots=False) as vm:
+                     "console=tty0 console=ttyS0 pc.modules=virtio_pci,virtio-gpu,virtio_console", boots=False) as vm:
         client = vmm_test.Client(control)
         vm.expect("=READY", 120)
         width, height, pixels = picture(client)
@@ -226,6 +260,7 @@ def virtio(folder):
         while picture(client)[2][:len(rows)] != rows:
             check(time.monotonic() < deadline, "what was written to the frame buffer is not shown")
             time.sleep(0.2)
+        clipboard(lambda line: shell(vm, line), path)
         viewer = rfb.Viewer(path)
         viewer.ask_size(1024, 768)
         while not any(answer[1:] == (0, 1024, 768) for answer in viewer.answers):
@@ -241,6 +276,7 @@ def virtio(folder):
         vm.wait()
     with vmm_test.Vm("--restore", saved, "--control", "unix:" + control, boots=False) as vm:
         client = vmm_test.Client(control)
+        shell(vm, "cat <&3")  # the port's end: the host has hung up
         now = picture(client)
         equal(now[:2], before[:2], "size of the restored screen")
         differ = sum(1 for a, b in zip(now[2][::3], before[2][::3]) if a != b)
@@ -446,6 +482,9 @@ def bad_words(folder):
     sentence("is neither unix:PATH nor ADDRESS:PORT", "--display", "vnc=nowhere")
     sentence("is no IP address", "--display", "vnc=nowhere:1")
     sentence("give tls-cert= and tls-key=", "--display", "vnc=0.0.0.0:0")
+    sentence("write clipboard=on or clipboard=off", "--display", "vnc=:0,clipboard=maybe")
+    sentence("--display: clipboard: there are two ports 'com.redhat.spice.0'", "--display", "vnc=:0,clipboard=on", "--port",
+             f"com.redhat.spice.0=unix:{folder}/port")
     sentence("keymap 'xx' is unknown; there are us, gb", "--display", "vnc=:0,keymap=xx")
     sentence("tls-cert= and tls-key= go together", "--display", "vnc=:0,tls-cert=/x")
     sentence("No such file", "--display", "vnc=127.0.0.1:0,password-file=/nonexistent")

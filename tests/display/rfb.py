@@ -8,6 +8,8 @@ import time
 import zlib
 
 RAW, EXTENDED_KEYS, DESKTOP_SIZE, EXTENDED_SIZE = 0, -258, -223, -308
+EXTENDED_CLIPBOARD = 0xc0a1e5ce - (1 << 32)
+PROVIDE_TEXT = 1 << 28 | 1
 NONE, VNC, VENCRYPT = 1, 2, 19
 
 
@@ -26,6 +28,7 @@ class Viewer:
             self.socket = socket.create_connection(address, 20)
         self.extended = False
         self.answers = []  # of ExtendedDesktopSize: reason, error, width, height
+        self.cuts = []  # texts of the server's clipboard
         assert self.read(12) == b"RFB 003.008\n"
         self.socket.sendall(b"RFB 003.008\n")
         self.types = list(self.read(self.read(1)[0]))
@@ -52,6 +55,38 @@ class Viewer:
         """Says that it knows ExtendedDesktopSize and wishes one screen of that size."""
         self.socket.sendall(struct.pack(">BxHiiii", 2, 4, RAW, EXTENDED_KEYS, DESKTOP_SIZE, EXTENDED_SIZE))
         self.socket.sendall(struct.pack(">BxHHBx", 251, width, height, 1) + struct.pack(">IHHHHI", 0, 0, 0, width, height, 0))
+
+    def ask_clipboard(self):
+        """Says that it knows the extended clipboard, too, and waits for the server's answer."""
+        self.socket.sendall(struct.pack(">BxHiiii", 2, 4, RAW, EXTENDED_KEYS, DESKTOP_SIZE, EXTENDED_CLIPBOARD))
+        while b"caps" not in self.cuts:
+            self.request()
+            self.update()
+
+    def cut(self, text):
+        """The viewer's clipboard has this: str by the extended way, bytes by the plain one."""
+        if isinstance(text, bytes):
+            self.socket.sendall(struct.pack(">BxxxI", 6, len(text)) + text)
+            return
+        text = text.encode() + b"\0"
+        stream = zlib.compressobj()  # flushed and not finished, as viewers do it
+        packed = stream.compress(struct.pack(">I", len(text)) + text) + stream.flush(zlib.Z_SYNC_FLUSH)
+        self.socket.sendall(struct.pack(">BxxxiI", 6, -4 - len(packed), PROVIDE_TEXT) + packed)
+
+    def cut_read(self):
+        length, = struct.unpack(">xxxi", self.read(7))
+        if length >= 0:
+            self.cuts.append(self.read(length))
+            return
+        data = self.read(-length)
+        flags, = struct.unpack(">I", data[:4])
+        if flags != PROVIDE_TEXT:
+            assert flags & 1 << 24, hex(flags)
+            self.cuts.append(b"caps")
+            return
+        data = zlib.decompress(data[4:])
+        assert struct.unpack(">I", data[:4])[0] == len(data) - 4 and data[-1:] == b"\0"
+        self.cuts.append(data[4:-1].decode())
 
     def vencrypt(self, tls):
         assert self.read(2) == b"\0\2"
@@ -82,9 +117,13 @@ class Viewer:
         self.socket.sendall(struct.pack(">BBHHHH", 3, incremental, 0, 0, self.width, self.height))
 
     def update(self):
-        """Reads one update."""
-        kind, count = struct.unpack(">BxH", self.read(4))
+        """Reads one update, or one text."""
+        kind = self.read(1)[0]
+        if kind == 3:
+            self.cut_read()
+            return
         assert kind == 0, kind
+        count, = struct.unpack(">xH", self.read(3))
         for _ in range(count):
             x, y, w, h, encoding = struct.unpack(">HHHHi", self.read(12))
             if encoding == EXTENDED_KEYS:

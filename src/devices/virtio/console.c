@@ -33,13 +33,15 @@ enum pending { /* in the order in which they must arrive */
                PENDING_NAME = 4,
                PENDING_OPEN = 8,
                PENDING_RESIZE = 16,
-               PENDING_ALL = 31,
+               PENDING_CLOSE = 32,
+               PENDING_ALL = 63,
 };
 
 struct console_port_regs { /* dev->lock */
     uint16_t pending;      /* enum pending */
     uint8_t ready;         /* the driver knows the port */
     uint8_t guest_open;
+    uint32_t hung_up; /* 1: until the guest has closed the port */
     uint32_t input_len;
     uint8_t input[CONSOLE_INPUT];
 };
@@ -159,6 +161,10 @@ static size_t control_next(struct console *c, unsigned port, uint8_t *out)
     case PENDING_ADD: msg.event = htole16(VIRTIO_CONSOLE_PORT_ADD); break;
     case PENDING_CONSOLE: msg.event = htole16(VIRTIO_CONSOLE_CONSOLE_PORT); break;
     case PENDING_OPEN: msg.event = htole16(VIRTIO_CONSOLE_PORT_OPEN); break;
+    case PENDING_CLOSE:
+        msg.event = htole16(VIRTIO_CONSOLE_PORT_OPEN);
+        msg.value = 0;
+        break;
     case PENDING_NAME:
         msg.event = htole16(VIRTIO_CONSOLE_PORT_NAME);
         memcpy(out + len, c->names[port], strlen(c->names[port]));
@@ -226,12 +232,32 @@ static void control_port_open(struct console *c, unsigned port, bool open)
     bool changed;
     {
         LOCKED(&c->vdev.pci.dev.lock);
-        changed = c->regs.ports[port].guest_open != open;
-        c->regs.ports[port].guest_open = open;
+        struct console_port_regs *p = &c->regs.ports[port];
+        changed = p->guest_open != open;
+        p->guest_open = open;
+        if (!open && p->hung_up) {
+            p->hung_up = 0;
+            p->pending = (p->pending & ~PENDING_CLOSE) | PENDING_OPEN;
+        }
     }
     if (changed && c->ports[port].opened)
         c->ports[port].opened(c->ports[port].arg, open);
     virtio_kick(&c->vdev, port_rx_queue(port)); /* input may have waited */
+}
+
+void virtio_console_hang_up(struct pci_device *pci, unsigned port)
+{
+    struct console *c = (struct console *)pci;
+    {
+        LOCKED(&pci->dev.lock);
+        struct console_port_regs *p = &c->regs.ports[port];
+        if (!p->guest_open)
+            return;
+        p->hung_up = 1;
+        p->pending |= PENDING_CLOSE;
+        p->input_len = 0;
+    }
+    virtio_kick(&c->vdev, QUEUE_CONTROL_RX);
 }
 
 static void control_driver_ready(struct console *c)
@@ -354,6 +380,7 @@ static void console_reset(struct virtio_device *vdev)
             was_open = p->guest_open;
             p->pending = 0;
             p->ready = p->guest_open = 0;
+            p->hung_up = 0;
             c->regs.driver_ready = 0;
         }
         if (was_open && c->ports[i].opened)
@@ -381,7 +408,7 @@ static int console_port_check(const void *state, struct err *err)
 {
     const struct console_port_regs *p = state;
     if (p->input_len > sizeof p->input || p->pending & ~PENDING_ALL || p->ready > 1 ||
-        p->guest_open > 1)
+        p->guest_open > 1 || p->hung_up > 1)
         return err_set(err, EINVAL, "a console port in an impossible state");
     return 0;
 }
@@ -393,9 +420,13 @@ static int console_check(const void *state, struct err *err)
 }
 
 static const struct state_field console_port_fields[] = {
-    STATE_U16(struct console_port_regs, pending),   STATE_U8(struct console_port_regs, ready),
-    STATE_U8(struct console_port_regs, guest_open), STATE_U32(struct console_port_regs, input_len),
-    STATE_BYTES(struct console_port_regs, input),   STATE_END,
+    STATE_U16(struct console_port_regs, pending),
+    STATE_U8(struct console_port_regs, ready),
+    STATE_U8(struct console_port_regs, guest_open),
+    STATE_U32(struct console_port_regs, hung_up),
+    STATE_U32(struct console_port_regs, input_len),
+    STATE_BYTES(struct console_port_regs, input),
+    STATE_END,
 };
 static const struct state_desc console_port_state = {
     .name = "port",

@@ -49,6 +49,10 @@ int virtio_console_create(struct machine *m, const struct virtio_console_options
 size_t virtio_console_input(struct pci_device *pci, unsigned port, const uint8_t *data, size_t len);
 /* The port's output_room said no, and now would say yes. */
 void virtio_console_output_room(struct pci_device *pci, unsigned port);
+/* The program in the guest that has the port open finds that the host closed it, and what was on
+ * its way to it is dropped. Once it has closed the port, too, the host's end is open again. Only
+ * with several ports or a named one. */
+void virtio_console_hang_up(struct pci_device *pci, unsigned port);
 /* Does the guest use it? A console that is the only port counts as used once it has a driver. */
 bool virtio_console_is_open(struct pci_device *pci, unsigned port);
 /* The terminal at port 0 has another size. */

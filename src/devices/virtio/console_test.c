@@ -243,6 +243,18 @@ static void test_console_ports(void **state)
     machine_start(to.g.m);
     con_offer(&to, 4, 64);
     con_expect(&to, 4, "kept", 4);
+
+    /* the host hangs up: what was on its way is gone, and the port is there again after a close */
+    assert_int_equal(virtio_console_input(to.d.pci, 1, (const uint8_t *)"lost", 4), 4);
+    virtio_console_hang_up(to.d.pci, 1);
+    con_expect_control(&to, 1, VIRTIO_CONSOLE_PORT_OPEN, 0, "", 0);
+    con_control(&to, 1, VIRTIO_CONSOLE_PORT_OPEN, 0);
+    con_expect_control(&to, 1, VIRTIO_CONSOLE_PORT_OPEN, 1, "", 0);
+    virtio_console_hang_up(to.d.pci, 1); /* nobody has it open */
+    con_control(&to, 1, VIRTIO_CONSOLE_PORT_OPEN, 1);
+    assert_int_equal(virtio_console_input(to.d.pci, 1, (const uint8_t *)"new", 3), 3);
+    con_offer(&to, 4, 64);
+    con_expect(&to, 4, "new", 3);
     buf_fini(&saved);
     guest_fini(&to.g);
 
