@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Guest-physical layout; the kernel's pages are mapped at KERNEL_VA + gpa. */
@@ -42,7 +43,10 @@ enum {
 #define KERNEL_VA 0xffff800000000000ull
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 32, PTE_D = 64 };
 #define PTE_NX (1ull << 63)
-enum { STOP_PORT = 0xf4, STUB_BYTES = 8, HANG_MS = 3000 };
+enum { STOP_PORT = 0xf4, STUB_BYTES = 8 };
+/* A case that does not end: so much CPU time, or so long without any (HLT). A busy host is neither.
+ */
+enum { LOOK_MS = 500, HANG_CPU_MS = 1000, HANG_MS = 60000 };
 enum {
     SEL_KERNEL_CS = 0x10,
     SEL_KERNEL_DS = 0x18,
@@ -66,7 +70,7 @@ struct guest {
     struct cpuid_entry entries[16];
     struct arch_state base;
     unsigned dirty_offset, dirty_len; /* code bytes of the last case */
-    pthread_t watchdog;
+    pthread_t runner, watchdog;
     _Atomic uint64_t runs;
     _Atomic bool hang, done;
 };
@@ -209,19 +213,32 @@ static void base_state_fill(struct arch_state *s)
     s->seg[S_LDTR] = (struct x86_segment){ KERNEL_VA + GPA_LDT, 0x1f, SEL_LDT, 2 | SEG_P };
 }
 
+static uint64_t cpu_ms(pthread_t thread)
+{
+    clockid_t clock;
+    struct timespec t = { 0 };
+    if (pthread_getcpuclockid(thread, &clock) == 0)
+        clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
 /* Ends a run that does not end by itself. */
 static void *watchdog_main(void *arg)
 {
     struct guest *g = arg;
-    uint64_t seen = 0;
+    uint64_t seen = 0, cpu = 0;
+    unsigned looks = 0;
     while (!atomic_load(&g->done)) {
-        usleep(HANG_MS * 1000);
+        usleep(LOOK_MS * 1000);
         uint64_t now = atomic_load(&g->runs);
-        if (now & 1 && now == seen) {
+        if (!(now & 1) || now != seen) {
+            seen = now;
+            cpu = cpu_ms(g->runner);
+            looks = 0;
+        } else if (++looks * LOOK_MS >= HANG_MS || cpu_ms(g->runner) - cpu >= HANG_CPU_MS) {
             atomic_store(&g->hang, true);
             engine_soft.kick(g->vcpu);
         }
-        seen = now;
     }
     return NULL;
 }
@@ -260,6 +277,7 @@ struct guest *guest_create(const char *engine_options)
     base_state_fill(&g->base);
     if (guest_features(g) >> FT_AVX & 1)
         g->base.xcr0 |= 4;
+    g->runner = pthread_self();
     pthread_create(&g->watchdog, NULL, watchdog_main, g);
     return g;
 }
