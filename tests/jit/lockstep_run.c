@@ -4,6 +4,7 @@
  *
  *   lockstep_run [--options OPT] [--cpu MODEL] [--steps N] guest FILE
  *   lockstep_run [...] [--until TEXT] linux KERNEL INITRD CMDLINE
+ *   lockstep_run [...] [--until TEXT] bios FIRMWARE DISK
  *
  * Two machines with one vCPU each start from the same state and memory. The leader translates (OPT;
  * blocks are not joined, so that each exit leads to the dispatcher, but loops run on in their
@@ -20,12 +21,16 @@
  * What is not the CPU's own doing is the leader's: the time it read, what devices answered and the
  * interrupts that other threads sent are recorded, and given to the follower at the same place. A
  * loop that only an interrupt ends is left by a request that means nothing.
- * What the follower writes to devices must be the same. Devices may not write memory (no DMA).
+ * What the follower writes to devices must be the same. Devices may not write memory (no DMA); a
+ * BIOS boots from an IDE disk by PIO, and is told that fw_cfg has no DMA. INTR of the leader's PIC
+ * is looked at where a block begins, and when both stand in HLT.
  *
  * The engine is the ordinary one: the functions between its files are wrapped by the linker.
  */
 #include "base/checked.h"
+#include "block/block.h"
 #include "board/board.h"
+#include "devices/disk/ide.h"
 #include "engine/soft/code.h"
 #include "engine/soft/engine.h"
 #include "engine/soft/run.h"
@@ -33,6 +38,7 @@
 #include "guests/guests_machine.h"
 
 #include <Zydis/Zydis.h>
+#include <assert.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,15 +47,17 @@
 
 /* ---- The log: written by the leader's thread, read by the follower's ---- */
 
-enum kind { STEP, REQUEST, POST, NOW, EPOCH, RANDOM, READ, WRITE };
-static const char *const kind_names[] = { "block", "request",       "interrupt", "time",
-                                          "epoch", "random number", "read",      "write" };
-enum { REGS = 18, STUCK_NS = 20000000 };
+enum kind { STEP, REQUEST, POST, WIRE, ACK, NOW, EPOCH, RANDOM, READ, WRITE };
+static const char *const kind_names[] = {
+    "block", "request", "interrupt",     "INTR", "acknowledged interrupt",
+    "time",  "epoch",   "random number", "read", "write"
+};
+enum { REGS = 18 };
 
 struct record {
     uint8_t kind;
     bool end;         /* STEP: compare memory and stop */
-    uint32_t events;  /* STEP: how many REQUEST and POST follow */
+    uint32_t events;  /* STEP: how many REQUEST, POST and WIRE follow */
     uint64_t a, b;    /* the others' values; STEP: digest of the rest of the state */
     uint64_t r[REGS]; /* STEP: gpr, rip, rflags */
 };
@@ -84,6 +92,13 @@ static void log_put(enum kind kind, uint64_t a, uint64_t b)
 }
 
 /* ---- Reports ---- */
+
+static void registers_take(const struct soft_vcpu *v, uint64_t *r)
+{
+    memcpy(r, v->gpr, 16 * 8);
+    r[16] = v->rip;
+    r[17] = rflags_get(v);
+}
 
 static void registers_print(const char *who, const uint64_t *r)
 {
@@ -147,30 +162,45 @@ static const struct record *log_next(enum kind kind)
     const struct record *r = log_peek();
     if (r->kind == kind)
         return r;
+    uint64_t ours[REGS];
+    registers_take(follower, ours);
     printf("the interpreter comes to a %s, the translator came to a %s\n", kind_names[kind],
            kind_names[r->kind]);
-    diverged("what happens", NULL, NULL);
+    diverged("what happens", r->kind == STEP ? r : NULL, ours);
 }
 static void log_read(void) { atomic_fetch_add(&read_count, 1); }
 
-/* ---- Events from other threads: taken by the leader at its next block ---- */
+/* ---- Events from other threads: taken by the leader at its next block ----
+ *
+ * Whoever sends one may hold a device's lock that the leader waits for, so nobody waits here. The
+ * same twice before the leader looks is once, as in the LAPIC. */
 
 struct event {
     enum kind kind;
     uint64_t a, b;
 };
 static pthread_mutex_t event_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct event event_queue[64];
-static _Atomic unsigned event_count;
+static struct event event_queue[540]; /* each vector twice, requests, WIRE */
+static unsigned event_count;
+static _Atomic bool wire; /* INTR of the leader's PIC; its engine has what the vCPU knows of it */
 
 void __real_vcpu_request(struct soft_vcpu *v, uint32_t requests);
 void __real_lapic_post(struct lapic *l, uint8_t vector, bool level);
 void __wrap_vcpu_request(struct soft_vcpu *v, uint32_t requests);
 void __wrap_lapic_post(struct lapic *l, uint8_t vector, bool level);
 
+static bool wire_known(const struct soft_vcpu *v)
+{
+    return atomic_load(&soft_engine_of(v)->extint);
+}
+
 static void event_apply(struct soft_vcpu *v, enum kind kind, uint64_t a, uint64_t b)
 {
-    if (kind == REQUEST)
+    if (kind == WIRE) {
+        atomic_store(&soft_engine_of(v)->extint, (bool)a);
+        if (a)
+            __real_vcpu_request(v, REQ_INTERRUPT);
+    } else if (kind == REQUEST)
         __real_vcpu_request(v, (uint32_t)a);
     else
         __real_lapic_post(&v->lapic, (uint8_t)a, b);
@@ -192,31 +222,17 @@ static bool both_parked(void)
 
 static void event_post(enum kind kind, uint64_t a, uint64_t b)
 {
-    static pthread_mutex_t one_by_one = PTHREAD_MUTEX_INITIALIZER;
-    LOCKED(&one_by_one);
-    pthread_mutex_lock(&event_lock);
-    event_queue[0] = (struct event){ kind, a, b };
-    atomic_store(&event_count, 1);
-    pthread_mutex_unlock(&event_lock);
-    uint64_t seen = atomic_load(&written), since = monotonic_ns();
-    while (atomic_load(&event_count) && !atomic_load(&finished)) {
-        usleep(20);
-        if (seen != atomic_load(&written) || atomic_load(&leader->run->parked)) {
-            seen = atomic_load(&written);
-            since = monotonic_ns();
-        } else if (monotonic_ns() - since > STUCK_NS) {
-            __real_vcpu_request(leader, REQ_SAFE_POINT);
-            since = monotonic_ns();
-        }
-        if (!both_parked())
-            continue;
+    {
         LOCKED(&event_lock);
-        if (!atomic_load(&event_count) || !both_parked())
-            continue;
-        atomic_store(&event_count, 0);
-        event_apply(follower, kind, a, b);
-        event_apply(leader, kind, a, b);
+        unsigned n = 0;
+        while (n < event_count &&
+               (event_queue[n].kind != kind || event_queue[n].a != a || event_queue[n].b != b))
+            n++;
+        assert(n < ARRAY_LEN(event_queue));
+        event_queue[n] = (struct event){ kind, a, b };
+        event_count += n == event_count;
     }
+    __real_vcpu_request(leader, REQ_SAFE_POINT); /* means nothing, but leads to a block's start */
 }
 
 void __wrap_vcpu_request(struct soft_vcpu *v, uint32_t requests)
@@ -235,6 +251,37 @@ void __wrap_lapic_post(struct lapic *l, uint8_t vector, bool level)
         __real_lapic_post(l, vector, level);
     else if (v == leader)
         event_post(POST, vector, level);
+}
+
+void __real_extint_set(struct machine *m, bool level);
+void __wrap_extint_set(struct machine *m, bool level);
+
+void __wrap_extint_set(struct machine *m, bool level)
+{
+    if (!leader)
+        __real_extint_set(m, level);
+    if (!leader || m != machine_of(leader))
+        return;
+    atomic_store(&wire, level);
+    if (self != leader)
+        __real_vcpu_request(leader, REQ_SAFE_POINT);
+}
+
+/* A vCPU in HLT begins no block. */
+static void events_wake(void)
+{
+    LOCKED(&event_lock);
+    const bool level = atomic_load(&wire), turned = level != wire_known(leader);
+    if (!(event_count || turned) || !both_parked())
+        return;
+    struct soft_vcpu *const both[] = { follower, leader };
+    for (unsigned who = 0; who < ARRAY_LEN(both); who++) {
+        for (unsigned n = 0; n < event_count; n++)
+            event_apply(both[who], event_queue[n].kind, event_queue[n].a, event_queue[n].b);
+        if (turned)
+            event_apply(both[who], WIRE, level, 0);
+    }
+    event_count = 0;
 }
 
 /* ---- The start of a block ---- */
@@ -275,13 +322,6 @@ static uint64_t rest_digest(struct soft_vcpu *v)
     return bytes_digest(h, more, sizeof more);
 }
 
-static void registers_take(const struct soft_vcpu *v, uint64_t *r)
-{
-    memcpy(r, v->gpr, 16 * 8);
-    r[16] = v->rip;
-    r[17] = rflags_get(v);
-}
-
 struct block *__real_code_lookup(struct soft_vcpu *v);
 struct block *__wrap_code_lookup(struct soft_vcpu *v);
 
@@ -304,16 +344,18 @@ static bool leader_step(struct soft_vcpu *v)
     r->a = rest_digest(v);
     bool end = ++count >= steps_max || leader_ended;
     LOCKED(&event_lock);
-    struct event e = event_queue[0];
-    r->events = end ? 0 : event_count;
+    const bool level = atomic_load(&wire), turned = level != wire_known(v);
+    const unsigned events = end ? 0 : event_count + turned;
+    if (turned)
+        event_queue[event_count++] = (struct event){ WIRE, level, 0 };
+    r->events = events;
     r->end = end;
-    unsigned events = r->events;
     log_done();
-    if (events) {
-        log_put(e.kind, e.a, e.b);
-        event_apply(v, e.kind, e.a, e.b);
-        atomic_store(&event_count, 0);
+    for (unsigned n = 0; n < events; n++) {
+        log_put(event_queue[n].kind, event_queue[n].a, event_queue[n].b);
+        event_apply(v, event_queue[n].kind, event_queue[n].a, event_queue[n].b);
     }
+    event_count = 0;
     if (end) {
         pthread_mutex_unlock(&event_lock);
         hold();
@@ -377,19 +419,31 @@ static bool inside_previous(const struct soft_vcpu *v)
     return v->rip - previous_rip < previous.bytes;
 }
 
+/* The leader's next record, NULL: it stands in HLT and has none. */
+static const struct record *leader_next(void)
+{
+    while (atomic_load(&written) == atomic_load(&read_count)) {
+        if (leader_halted())
+            return NULL;
+        sched_yield();
+    }
+    return log_peek();
+}
+
 static bool follower_compare(struct soft_vcpu *v)
 {
     bool inside = inside_previous(v);
-    while (atomic_load(&written) == atomic_load(&read_count)) {
-        if (inside && leader_halted()) /* it came by here */
-            return false;
-        sched_yield();
-    }
-    const struct record *r = log_peek();
+    const struct record *r = inside ? leader_next() : log_peek();
+    if (!r) /* it came by here */
+        return false;
     if (steps == spoil_at && r->kind == STEP && r->r[REGS - 2] == v->rip)
         v->gpr[R_DI] ^= 1, spoil_at = ~0ull;
     if (r->kind == STEP && state_equal(v, r)) {
-        follower_step(v, r);
+        /* A request between the dispatcher and the block leads back without an instruction. */
+        do
+            follower_step(v, r);
+        while ((r = leader_next()) && r->kind == STEP && state_equal(v, r) &&
+               rest_digest(v) == r->a);
         return true;
     }
     if (inside)
@@ -485,13 +539,32 @@ ssize_t __wrap_getrandom(void *out, size_t len, unsigned flags)
     return r;
 }
 
+int __real_extint_ack(struct machine *m);
+int __wrap_extint_ack(struct machine *m);
+int __wrap_extint_ack(struct machine *m)
+{
+    return (int)(int64_t)shared(ACK, (uint64_t)(int64_t)__real_extint_ack(m));
+}
+
+enum { FW_CFG_SELECT = 0x510, FW_CFG_DATA };
+
+/* fw_cfg's features, without the one to write memory in its own time */
+static __thread uint64_t fw_cfg_key;
+static uint64_t features_without_dma(enum space space, uint64_t addr, uint64_t value)
+{
+    enum { KEY_FEATURES = 1, FEATURE_DMA = 2 };
+    return space == SPACE_IO && addr == FW_CFG_DATA && fw_cfg_key == KEY_FEATURES
+               ? value & ~(uint64_t)FEATURE_DMA
+               : value;
+}
+
 /* Devices are asked on both sides, so that both know the same; the leader's answer counts. */
 uint64_t __wrap_bus_read(struct machine *m, enum space space, uint64_t addr, unsigned size)
 {
     in_bus++;
     uint64_t value = __real_bus_read(m, space, addr, size);
     in_bus--;
-    return shared(READ, value);
+    return shared(READ, features_without_dma(space, addr, value));
 }
 
 void __wrap_bus_write(struct machine *m, enum space space, uint64_t addr, unsigned size,
@@ -509,6 +582,8 @@ void __wrap_bus_write(struct machine *m, enum space space, uint64_t addr, unsign
         }
         log_read();
     }
+    if (space == SPACE_IO && addr == FW_CFG_SELECT)
+        fw_cfg_key = value;
     in_bus++;
     __real_bus_write(m, space, addr, size, value);
     in_bus--;
@@ -541,8 +616,10 @@ static int pair_run(struct machine *a, struct machine *b, unsigned seconds)
     machine_start(a);
     machine_start(b);
     uint64_t deadline = monotonic_ns() + seconds * 1000000000ull;
-    while (!atomic_load(&finished) && monotonic_ns() < deadline)
-        usleep(10000);
+    while (!atomic_load(&finished) && monotonic_ns() < deadline) {
+        usleep(200);
+        events_wake();
+    }
     const struct soft_engine *e = soft_engine_of(leader);
     bool right = atomic_load(&finished);
     right &= !until;
@@ -573,14 +650,18 @@ static void leader_says(void *arg, const uint8_t *data, size_t len)
     }
 }
 
-static int linux_open(char **argv, const char *options, bool leads, struct machine **out)
+/* A machine with one vCPU and this board. disk: in IDE, or NULL */
+static int board_open(struct board_config *bc, const char *disk, const char *options, bool leads,
+                      struct machine **out, struct err *err)
 {
-    struct err err = { 0 };
+    static int yes;
     struct loop *loop;
     struct board *board;
-    static int yes;
-    if (loop_create(&loop, &err) < 0)
-        return -1;
+    struct block_node *node;
+    struct pci_device *pci;
+    int r = loop_create(&loop, err);
+    if (r < 0)
+        return r;
     struct machine_config config = {
         .engine = &engine_soft,
         .engine_config = { .max_vcpus = 1, .model = cpu_model_find(cpu), .options = options },
@@ -589,19 +670,56 @@ static int linux_open(char **argv, const char *options, bool leads, struct machi
         .loop = loop,
         .on_event = event_ignored,
     };
-    int r = machine_create(&config, out, &err);
+    bc->serial_output = leader_says;
+    bc->serial_arg = leads ? &yes : NULL;
+    r = machine_create(&config, out, err);
+    if (r == 0)
+        r = board_create(*out, bc, &board, err);
+    if (r == 0 && disk) {
+        const struct block_options bo = { .path = disk, .format = "raw", .no_lock = true };
+        r = block_open(&bo, &node, err);
+        const struct ata_drive_config drives[IDE_DRIVES] = { { .id = "disk0", .node = node } };
+        if (r == 0)
+            r = ide_create(*out, "ide0", drives, &pci, err);
+        if (r == 0)
+            r = pci_bus_add(board_pci_bus(board), pci, -1, err);
+        if (r == 0)
+            machine_add_device(*out, &pci->dev);
+    }
+    return r < 0 ? r : board_finish(board, err);
+}
+
+static int linux_open(char **argv, const char *options, bool leads, struct machine **out)
+{
+    struct err err = { 0 };
     struct board_config bc = { .profile = "micro-1",
                                .kernel_fd = open(argv[0], O_RDONLY),
                                .initrd_fd = open(argv[1], O_RDONLY),
                                .kernel_name = argv[0],
                                .initrd_name = argv[1],
-                               .cmdline = argv[2],
-                               .serial_output = leader_says,
-                               .serial_arg = leads ? &yes : NULL };
-    if (r == 0)
-        r = board_create(*out, &bc, &board, &err);
-    if (r == 0)
-        r = board_finish(board, &err);
+                               .cmdline = argv[2] };
+    int r = board_open(&bc, NULL, options, leads, out, &err);
+    if (r < 0)
+        printf("%s\n", err.text);
+    return r;
+}
+
+static int bios_open(char **argv, const char *options, bool leads, struct machine **out)
+{
+    struct err err = { 0 };
+    int fd = open(argv[0], O_RDONLY);
+    off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    struct board_config bc = {
+        .profile = "pc-1",
+        .kernel_fd = -1,
+        .initrd_fd = -1,
+        .firmware = { .kind = FIRMWARE_BIOS,
+                      .code_fd = fd,
+                      .code_size = (uint64_t)size,
+                      .vars_fd = -1 },
+    };
+    int r = size < 0 ? err_errno(&err, errno, "%s", argv[0])
+                     : board_open(&bc, argv[1], options, leads, out, &err);
     if (r < 0)
         printf("%s\n", err.text);
     return r;
@@ -646,13 +764,18 @@ int main(int argc, char **argv)
         printf("skip: %s is not there; tools/prepare-guest.sh makes it\n", argv[1]);
         return 77;
     }
-    if (argv[0] && !strcmp(argv[0], "linux") && argv[1] && argv[2] && argv[3]) {
-        if (linux_open(argv + 1, engine_options, true, &m[0]) < 0 ||
-            linux_open(argv + 1, "jit=off,tsc=off", false, &m[1]) < 0)
+    int (*machine_open)(char **, const char *, bool, struct machine **) = NULL;
+    if (argv[0] && !strcmp(argv[0], "linux") && argv[1] && argv[2] && argv[3])
+        machine_open = linux_open;
+    else if (argv[0] && !strcmp(argv[0], "bios") && argv[1] && argv[2])
+        machine_open = bios_open;
+    if (machine_open) {
+        if (machine_open(argv + 1, engine_options, true, &m[0]) < 0 ||
+            machine_open(argv + 1, "jit=off,tsc=off", false, &m[1]) < 0)
             return 1;
         return pair_run(m[0], m[1], 1500);
     }
     fprintf(stderr, "usage: lockstep_run [--options OPT] [--steps N] [--until TEXT] guest FILE | "
-                    "linux KERNEL INITRD CMDLINE\n");
+                    "linux KERNEL INITRD CMDLINE | bios FIRMWARE DISK\n");
     return 2;
 }

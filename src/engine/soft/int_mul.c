@@ -101,6 +101,10 @@ static void quotient_set(struct soft_vcpu *v, unsigned size, uint64_t quotient, 
     gpr_set(v, R_DX, size, remainder & size_mask(size));
 }
 
+/* Undefined by the SDM, and different from maker to maker: those of a comparison of equals, so that
+ * translated code, which does not keep what was there before, has the same. */
+static void quotient_flags(struct soft_vcpu *v) { status_set(v, ZF | PF); }
+
 H(divide)
 {
     uint64_t x;
@@ -120,6 +124,7 @@ H(divide)
     } else {
         quotient_set(v, i->size, (uint64_t)n / x, (uint64_t)n % x);
     }
+    quotient_flags(v);
     return OP_NEXT;
 }
 
@@ -138,6 +143,7 @@ H(idiv)
     if (q != sign_extend((uint64_t)q, i->size))
         return raise(v, EXC_DE);
     quotient_set(v, i->size, (uint64_t)q, (uint64_t)(n % d));
+    quotient_flags(v);
     return OP_NEXT;
 }
 const struct op op_div_E = OP_ALL(divide), op_idiv_E = OP_ALL(idiv);

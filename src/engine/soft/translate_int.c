@@ -357,6 +357,10 @@ bool tr_div(struct tr *t, const struct insn *i, unsigned is_signed)
     }
     emit_op(e, 0, i->size, 0xf7, is_signed ? 7 : 6, in_reg(H_14), 0);
     emit_op(e, 0, i->size, 0x8b, host_of[R_AX], in_reg(H_AX), 0);
+    if (!flags_dead_behind(t)) { /* undefined, but the handler's */
+        emit_op(e, 0, 4, 0x39, H_14, in_reg(H_14), 0);
+        flags_new(t);
+    }
     return true;
 }
 
