@@ -206,19 +206,20 @@ static void event_apply(struct soft_vcpu *v, enum kind kind, uint64_t a, uint64_
         __real_lapic_post(&v->lapic, (uint8_t)a, b);
 }
 
-/* It stands in HLT, and the follower knows all that it did before. */
+/* In HLT, and nothing is requested that ends it. */
+static bool parked(struct soft_vcpu *v)
+{
+    return atomic_load(&v->run->parked) && !(atomic_load(&v->request) & ~(uint32_t)REQ_WAITS);
+}
+
+/* The follower knows all that the leader did before its HLT. */
 static bool leader_halted(void)
 {
-    return atomic_load(&leader->run->parked) && !atomic_load(&leader->request) &&
-           atomic_load(&written) == atomic_load(&read_count);
+    return parked(leader) && atomic_load(&written) == atomic_load(&read_count);
 }
 
 /* Both stand in HLT at the same place. */
-static bool both_parked(void)
-{
-    return leader_halted() && atomic_load(&follower->run->parked) &&
-           !atomic_load(&follower->request);
-}
+static bool both_parked(void) { return leader_halted() && parked(follower); }
 
 static void event_post(enum kind kind, uint64_t a, uint64_t b)
 {
