@@ -103,6 +103,18 @@ struct api_resource {
 };
 
 extern const struct api_resource api_resources[]; /* ends with a NULL name */
+
+/* What is not of a resource's kind, all by GET: WebSockets, and documents. */
+struct api_other {
+    const char *path; /* "/v1/vms/{id}/console" */
+    const char *name, *tag, *about;
+    const char *type; /* of the answer; NULL: a WebSocket, which is answered with 101 */
+    bool open;        /* also to those whom nobody knows */
+    enum api_role role;
+};
+extern const struct api_other api_others[]; /* ends with a NULL path */
+const struct api_other *api_other_find(const char *path);
+
 const struct api_resource *api_resource_find(const char *name);
 const struct api_action *api_action_find(const struct api_resource *resource, const char *name);
 const struct api_field *api_field_find(const struct api_field *fields, const char *name);

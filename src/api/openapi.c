@@ -321,6 +321,21 @@ static json_t *action_path(const struct api_resource *r, const struct api_action
     return json_pack("{s:o}", "post", op);
 }
 
+/* WebSockets have no place in such a document: the page for people has them. */
+static json_t *other_path(const struct api_other *o)
+{
+    char description[80] = "For everybody.";
+    if (!o->open)
+        snprintf(description, sizeof description, "Needs the role %s.", api_role_names[o->role]);
+    json_t *schema = json_pack("{s:s}", "type", strncmp(o->type, "text", 4) ? "object" : "string");
+    json_t *good = json_pack("{s:s, s:{s:{s:o}}}", "description", o->about, "content", o->type,
+                             "schema", schema);
+    return json_pack("{s:{s:s, s:s, s:s, s:[s], s:{s:o, s:o, s:o}}}", "get", "operationId", o->name,
+                     "summary", o->about, "description", description, "tags", o->tag, "responses",
+                     "200", good, "4XX", reference("responses", "error"), "5XX",
+                     reference("responses", "error"));
+}
+
 json_t *api_openapi(const char *version)
 {
     json_t *paths = json_object(), *schemas = json_object(), *tags = json_array();
@@ -347,6 +362,11 @@ json_t *api_openapi(const char *version)
             json_object_set_new(paths, text, action_path(r, a));
         }
     }
+    for (const struct api_other *o = api_others; o->path; o++)
+        if (o->type)
+            json_object_set_new(paths, o->path, other_path(o));
+    json_array_append_new(
+        tags, json_pack("{s:s, s:s}", "name", "daemon", "description", "the daemon itself"));
     json_object_set_new(
         schemas, "error",
         json_pack("{s:s, s:[s], s:{s:{s:s, s:[s, s], s:{s:{s:s}, s:{s:s}, s:{s:s}, s:{s:s}}}}}",
@@ -398,12 +418,39 @@ static void page_fields(struct buf *out, const struct api_field *fields, const c
     }
 }
 
+/* What it takes to list, make, read, change and delete. */
+static void page_requests(struct buf *out, const struct api_resource *r)
+{
+    const struct {
+        bool can;
+        const char *method, *rest, *role, *about;
+    } rows[] = {
+        { r->verbs & API_CAN_LIST, "GET", "", api_role_names[r->read_role],
+          "a page of them: `limit`, `after`, `fields`, and fields to filter by" },
+        { r->verbs & API_CAN_CREATE, "POST", "", api_role_names[r->create_role],
+          r->create_job ? "create one; answers with a job" : "create one" },
+        { r->verbs & API_CAN_READ, "GET", "/{id}", api_role_names[r->read_role], "read one" },
+        { r->verbs & API_CAN_PATCH, "PATCH", "/{id}", api_role_names[r->write_role],
+          "change one (JSON merge patch; `If-Match`)" },
+        { r->verbs & API_CAN_DELETE, "DELETE", "/{id}", api_role_names[r->write_role],
+          r->delete_job ? "delete one; answers with a job" : "delete one" },
+    };
+    buf_printf(out, "| request | role | |\n|---|---|---|\n");
+    for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (rows[i].can)
+            buf_printf(out, "| %s `/v1/%s%s` | %s | %s |\n", rows[i].method, r->name, rows[i].rest,
+                       rows[i].role, rows[i].about);
+    buf_printf(out, "\n");
+}
+
 void api_reference(struct buf *out)
 {
     static const char head[] = "| field | type | | |\n|---|---|---|---|\n";
     buf_printf(out, "# API reference\n\nGenerated from the tables in `src/api/table.c`.\n");
     for (const struct api_resource *r = api_resources; r->name; r++) {
-        buf_printf(out, "\n## %s\n\nPath `/v1/%s`: %s.\n\n%s", r->name, r->name, r->about, head);
+        buf_printf(out, "\n## %s\n\nPath `/v1/%s`: %s.\n\n", r->name, r->name, r->about);
+        page_requests(out, r);
+        buf_printf(out, "%s", head);
         page_fields(out, r->fields, "");
         for (const struct api_action *a = r->actions; a && a->name; a++) {
             buf_printf(out, "\n### POST `/v1/%s/{id}/%s`\n\n%s; role %s%s.\n", r->name, a->name,
@@ -412,6 +459,15 @@ void api_reference(struct buf *out)
                 buf_printf(out, "\n%s", head);
                 page_fields(out, a->args, "");
             }
+            if (a->answer) {
+                buf_printf(out, "\nIts answer:\n\n%s", head);
+                page_fields(out, a->answer, "");
+            }
         }
     }
+    buf_printf(out, "\n## others\n\n| path | role | |\n|---|---|---|\n");
+    for (const struct api_other *o = api_others; o->path; o++)
+        buf_printf(out, "| GET `%s` | %s | %s%s |\n", o->path,
+                   o->open ? "everybody" : api_role_names[o->role], o->about,
+                   o->type ? "" : "; a WebSocket");
 }

@@ -2,6 +2,8 @@
 /* What each role may ask for, out of the tables. */
 #include "api/api.h"
 
+#include <string.h>
+
 /* Room for a request's text. */
 enum { REQUEST_TEXT = 160 };
 
@@ -27,6 +29,13 @@ static json_t *requests_of(enum api_role role)
             snprintf(text, sizeof text, "/ID/%s", a->name);
             request_add(list, role >= a->role, "POST", r->name, text);
         }
+    }
+    for (const struct api_other *o = api_others; o->path; o++) {
+        const char *id = strstr(o->path, "{id}");
+        int head = id ? (int)(id - o->path) : (int)strlen(o->path);
+        if (role >= o->role)
+            json_array_append_new(list, json_sprintf("GET %.*s%s%s", head, o->path, id ? "ID" : "",
+                                                     id ? id + strlen("{id}") : ""));
     }
     return list;
 }

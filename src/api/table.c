@@ -366,6 +366,13 @@ static const struct api_field info_answer[] = {
     { "virtual-size", API_SIZE, API_SERVER, "that guests see" },
     { "actual-size", API_SIZE, API_SERVER, "what it takes here" },
     { "snapshots", API_ANY, API_SERVER, "inside of it" },
+    { "filename", API_STRING, API_SERVER, "of its file" },
+    { "cluster-size", API_INTEGER, API_SERVER, "what its file is divided into" },
+    { "backing-filename", API_STRING, API_SERVER, "what it lies over" },
+    { "full-backing-filename", API_STRING, API_SERVER, "the same, from the root on" },
+    { "backing-filename-format", API_STRING, API_SERVER, "of that" },
+    { "dirty-flag", API_BOOLEAN, API_SERVER, "always false" },
+    { "format-specific", API_ANY, API_SERVER, "what only this format has" },
     END
 };
 
@@ -474,8 +481,8 @@ static const struct api_field audit_fields[] = {
 /* ---- hosts ---- */
 
 static const struct api_field host_fields[] = {
-    { "id", API_STRING, API_SERVER, "the host's machine id" },
-    { "name", API_STRING, API_SERVER | API_FILTER, "host name" },
+    { "id", API_STRING, API_SERVER, "the host's name" },
+    { "name", API_STRING, API_SERVER | API_FILTER, "the same" },
     { "version", API_STRING, API_SERVER, "of Bedplate" },
     { "cpus", API_INTEGER, API_SERVER, "that VMs can use" },
     { "memory", API_SIZE, API_SERVER, "in all" },
@@ -521,5 +528,16 @@ const struct api_resource api_resources[] = {
     { "hosts", "host", "this host, and later those of its cluster", host_fields, host_actions, API_CAN_LIST, API_VIEWER, API_ADMIN, API_ADMIN, false,
       false },
     END
+};
+
+const struct api_other api_others[] = {
+    { "/v1/vms/{id}/console", "vms_console", "vms", "the serial console: binary messages both ways, after its history", NULL, false,
+      API_OPERATOR },
+    { "/v1/vms/{id}/vnc", "vms_vnc", "vms", "the screen (VNC): binary messages both ways", NULL, false, API_OPERATOR },
+    { "/v1/version", "version", "daemon", "the daemon's version, and the API's", "application/json", true, API_VIEWER },
+    { "/v1/health", "health", "daemon", "good, when it serves", "application/json", true, API_VIEWER },
+    { "/v1/openapi.json", "openapi", "daemon", "this document", "application/json", false, API_VIEWER },
+    { "/metrics", "metrics", "daemon", "figures for Prometheus", "text/plain", false, API_VIEWER },
+    { .path = NULL },
 };
 /* clang-format on */

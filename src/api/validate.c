@@ -83,6 +83,14 @@ const struct api_resource *api_resource_find(const char *name)
     return NULL;
 }
 
+const struct api_other *api_other_find(const char *path)
+{
+    const struct api_other *o = api_others;
+    while (o->path && strcmp(o->path, path) != 0)
+        o++;
+    return o->path ? o : NULL;
+}
+
 const struct api_action *api_action_find(const struct api_resource *resource, const char *name)
 {
     for (const struct api_action *a = resource->actions; a && a->name; a++)

@@ -179,7 +179,7 @@ bool access_sees(const struct http_request *request, const struct object *object
 {
     const struct http_identity *who = http_identity_of(request);
     char job[64];
-    if (strcmp(object->kind, "tokens") == 0)
+    if (strcmp(object->kind, "tokens") == 0 && !who->vm[0])
         return who->role == API_ADMIN || strcmp(object_text(object, "user"), who->user) == 0;
     if (!who->vm[0])
         return true;
@@ -492,6 +492,9 @@ static void token_make(struct daemon *daemon, struct http_request *request, json
     }
     const struct object *only =
         user && vm ? objects_find(daemon->objects, "vms", vm, &error) : NULL;
+    const char *called = json_string_value(json_object_get(json, "name"));
+    if (!error.status && called)
+        (void)objects_name_free(daemon->objects, "tokens", called, NULL, &error);
     if (!error.status && expires && json_number_value(expires) < time_now())
         api_fail(&error, 422, "invalid", "expires", "is over already");
     if (error.status) {

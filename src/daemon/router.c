@@ -139,6 +139,19 @@ static void list_reply(struct http_request *request, const struct buf *items, co
     http_reply(request, 200, "application/json", body.data, body.len);
 }
 
+/* What is wrong fails on empty lists, too. */
+static int list_probe(struct http_request *request, const struct api_resource *resource,
+                      struct api_error *error)
+{
+    AUTO(json_decref) json_t *nothing = json_object();
+    AUTO(buf_fini) struct buf text = { 0 };
+    struct listing probe = { resource, nothing, true, 0, error };
+    http_query_each(request, each_filter, &probe);
+    return probe.result < 0
+               ? -1
+               : api_show(resource->fields, nothing, http_query(request, "fields"), &text, error);
+}
+
 static void list_objects(struct daemon *daemon, struct http_request *request,
                          const struct api_resource *resource)
 {
@@ -146,10 +159,7 @@ static void list_objects(struct daemon *daemon, struct http_request *request,
     size_t limit, count, listed = 0;
     const char *after = http_query(request, "after"), *only = http_query(request, "fields");
     AUTO(buf_fini) struct buf items = { 0 };
-    AUTO(json_decref) json_t *nothing = json_object();
-    struct listing probe = { resource, nothing, true, 0, &error };
-    http_query_each(request, each_filter, &probe); /* wrong filters fail on empty lists, too */
-    if (probe.result < 0 || list_limit(request, &limit, &error) < 0) {
+    if (list_probe(request, resource, &error) < 0 || list_limit(request, &limit, &error) < 0) {
         reply_error(request, &error);
         return;
     }
@@ -174,35 +184,52 @@ static void list_objects(struct daemon *daemon, struct http_request *request,
     list_reply(request, &items, next);
 }
 
-static void list_events(struct http_request *request)
+/* Of what is no object of the store. */
+static void list_items(struct http_request *request, const struct api_resource *resource,
+                       json_t *take_items)
 {
     struct api_error error = { 0 };
-    const char *after = http_query(request, "after");
-    size_t limit;
-    if (list_limit(request, &limit, &error) < 0) {
-        reply_error(request, &error);
-        return;
+    AUTO(json_decref) json_t *items = take_items;
+    AUTO(buf_fini) struct buf text = { 0 };
+    const char *only = http_query(request, "fields");
+    const json_t *item;
+    size_t i;
+    int r = list_probe(request, resource, &error);
+    json_array_foreach(items, i, item)
+    {
+        struct listing l = { resource, item, true, 0, &error };
+        if (r == 0)
+            http_query_each(request, each_filter, &l);
+        if (r < 0 || !l.fits)
+            continue;
+        if (text.len)
+            buf_add(&text, ",", 1);
+        r = api_show(resource->fields, item, only, &text, &error);
     }
-    http_reply_json(
-        request, 200,
-        json_pack("{s:o}", "items",
-                  events_after(after ? strtoull(after, NULL, 10) : 0, limit,
-                               http_query(request, "kind"), http_query(request, "object"))));
+    if (r < 0)
+        reply_error(request, &error);
+    else
+        list_reply(request, &text, NULL);
 }
 
-static void list_audit(struct http_request *request)
+/* Numbered ones: behind `after`, `limit` at most. */
+static void list_numbered(struct http_request *request, const struct api_resource *resource)
 {
     struct api_error error = { 0 };
     struct err err;
-    const char *after = http_query(request, "after");
+    const char *text = http_query(request, "after");
+    uint64_t after = text ? strtoull(text, NULL, 10) : 0;
     size_t limit;
     if (list_limit(request, &limit, &error) < 0) {
         reply_error(request, &error);
         return;
     }
-    json_t *records = audit_after(after ? strtoull(after, NULL, 10) : 0, limit, &err);
-    if (records)
-        http_reply_json(request, 200, json_pack("{s:o}", "items", records));
+    json_t *items = strcmp(resource->name, "audit") == 0
+                        ? audit_after(after, limit, &err)
+                        : events_after(after, limit, http_query(request, "kind"),
+                                       http_query(request, "object"));
+    if (items)
+        list_items(request, resource, items);
     else
         fail(request, 500, "audit", err.text);
 }
@@ -428,12 +455,13 @@ static void on_stream(struct daemon *daemon, struct http_request *request,
                       const struct api_resource *resource, char *const *rest)
 {
     struct api_error error = { 0 };
+    char path[100];
     struct object *vm = find(daemon, request, resource, rest[0], &error);
-    bool known = strcmp(resource->name, "vms") == 0 &&
-                 (strcmp(rest[1], "console") == 0 || strcmp(rest[1], "vnc") == 0);
-    if (!known)
+    snprintf(path, sizeof path, "/v1/%s/{id}/%.40s", resource->name, rest[1]);
+    const struct api_other *stream = api_other_find(path);
+    if (!stream)
         fail(request, 404, "not-found", "VMs have the streams console and vnc");
-    else if (!vm || access_check(request, resource, API_OPERATOR, vm, &error) < 0)
+    else if (!vm || access_check(request, resource, stream->role, vm, &error) < 0)
         reply_error(request, &error);
     else
         stream_socket(daemon, request, object_text(vm, rest[1]));
@@ -463,14 +491,12 @@ static void on_resource(struct daemon *daemon, struct http_request *request,
             fail(request, rest[0] ? 404 : 405, "method", "these are only listed");
         else if (strcmp(resource->name, "events") == 0 && stream_wanted(request))
             stream_events(daemon, request);
-        else if (strcmp(resource->name, "events") == 0)
-            list_events(request);
-        else if (strcmp(resource->name, "audit") == 0)
-            list_audit(request);
+        else if (strcmp(resource->name, "events") == 0 || strcmp(resource->name, "audit") == 0)
+            list_numbered(request, resource);
         else if (strcmp(resource->name, "roles") == 0)
-            http_reply_json(request, 200, json_pack("{s:o}", "items", api_roles()));
+            list_items(request, resource, api_roles());
         else
-            http_reply_json(request, 200, json_pack("{s:[o]}", "items", host_json(daemon)));
+            list_items(request, resource, json_pack("[o]", host_json(daemon)));
     } else if (!rest[0] && get) {
         list_objects(daemon, request, resource);
     } else if (!rest[0] && post && resource->verbs & API_CAN_CREATE) {
@@ -507,6 +533,8 @@ static void on_path(struct daemon *daemon, struct http_request *request, char *p
         strcmp(first, "v1") == 0 && count <= SEGMENTS ? api_resource_find(second) : NULL;
     if (resource)
         on_resource(daemon, request, resource, parts + 2);
+    else if (strcmp(first, "metrics") == 0 && count == 1 && *http_identity(request)->vm)
+        fail(request, 403, "forbidden", "this token is for one VM only");
     else if (strcmp(first, "metrics") == 0 && count == 1)
         metrics_reply(daemon, request);
     else if (strcmp(first, "v1") == 0 && strcmp(second, "version") == 0 && count == 2)
@@ -525,8 +553,9 @@ static void on_path(struct daemon *daemon, struct http_request *request, char *p
 static bool open_to_all(const struct http_request *request)
 {
     const char *path = http_path(request);
+    const struct api_other *other = api_other_find(path);
     return (strcmp(path, "/v1/tokens") == 0 && strcmp(http_method(request), "POST") == 0) ||
-           strcmp(path, "/v1/health") == 0 || strcmp(path, "/v1/version") == 0;
+           (other && other->open);
 }
 
 void router_request(void *arg, struct http_request *request)

@@ -12,11 +12,14 @@ import ssl
 import subprocess
 import time
 
+import jsonschema
+
 import daemon_test
 from daemon_test import LIMIT, Daemon, case, check, equal, free_port
 
 ROLES = ["viewer", "operator", "admin"]
 PASSWORD = "correct horse"
+UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
 
 
 def certificates(folder):
@@ -46,13 +49,13 @@ class Remote(Daemon):
         super().__init__(folder, "--listen", f"127.0.0.1:{self.port}", "--tls-cert", path["server.pem"], "--tls-key",
                          path["server.key"], "--tls-ca", path["ca.pem"])
 
-    def ask(self, method, path, body=None, token=None, certificate=None):
+    def ask(self, method, path, body=None, token=None, certificate=None, socket=False):
         context = ssl.create_default_context(cafile=os.path.join(self.folder, "ca.pem"))
         if certificate:
             context.load_cert_chain(os.path.join(self.folder, certificate + ".pem"), os.path.join(self.folder, certificate + ".key"))
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=LIMIT)
         connection.request(method, path, json.dumps(body) if body is not None else None,
-                           {"Authorization": "Bearer " + token} if token else {})
+                           {**({"Authorization": "Bearer " + token} if token else {}), **(UPGRADE if socket else {})})
         answer = connection.getresponse()
         text = answer.read()
         connection.close()
@@ -64,44 +67,140 @@ class Remote(Daemon):
         return answer["token"]
 
 
+class Judge:
+    """Answers against the document, by a validator of somebody else's."""
+
+    def __init__(self, document):
+        self.document, self.schemas = document, {}
+
+    def operation(self, path, method):
+        return self.document["paths"][path][method]
+
+    def answer(self, path, method, status, body):
+        answers = self.operation(path, method)["responses"]
+        found = answers.get(str(status)) or answers.get(f"{status // 100}XX")
+        check(found, f"{method} {path}: the document knows no answer {status}: {body}")
+        if "$ref" in found:
+            found = self.document["components"]["responses"][found["$ref"].rsplit("/", 1)[1]]
+        schema = found.get("content", {}).get("application/json", {}).get("schema")
+        check(schema is not None or not isinstance(body, (dict, list)), f"{method} {path}: {status} has a body: {body}")
+        if schema is None:
+            return
+        if (path, method, status // 100) not in self.schemas:
+            whole = {**schema, "components": self.document["components"]}
+            jsonschema.Draft202012Validator.check_schema(whole)
+            self.schemas[path, method, status // 100] = jsonschema.Draft202012Validator(whole)
+        try:
+            self.schemas[path, method, status // 100].validate(body)
+        except jsonschema.ValidationError as e:
+            raise AssertionError(f"{method} {path}: {status}: {e.message} in {json.dumps(body)[:2000]}") from e
+
+
+class Asker:
+    """Somebody with a token, and what the rules say of them."""
+
+    def __init__(self, name, token, role, vm=None, limited=False, own=None):
+        self.name, self.token, self.role, self.vm, self.limited, self.own, self.vm_id = name, token, role, vm, limited, own, None
+
+    def renew(self, d, admin):
+        """A token for one VM is for that VM, not for the next of its name."""
+        if not self.vm or self.vm_id == (now := d.vm(self.vm)["id"]):
+            return
+        self.vm_id = now
+        status, made = d.ask("POST", "/v1/tokens", {"name": f"{self.name}-{now}", "vm": self.vm}, admin)
+        equal(status, 201, made)
+        self.token = made["token"]
+
+    def verdict(self, kind, method, needed, which):
+        """401, 403 or 404 where they are refused; None: let in."""
+        if self.role is None:
+            return 401
+        if (kind, method, which) == ("tokens", "post", None):  # logging in needs no role
+            return 403 if self.limited else None
+        if self.vm and which is None:
+            return None if kind in ("vms", "jobs", "openapi.json") and needed == "viewer" else 403
+        if self.vm and kind != "hosts":
+            return None if kind == "vms" and which == self.vm else 404
+        if kind == "tokens" and which and self.role != "admin" and which != self.own:
+            return 404
+        role = "operator" if kind == "vms" and which == self.own and self.role == "viewer" and not self.limited else self.role
+        return 403 if self.vm or ROLES.index(role) < ROLES.index(needed) else None
+
+
+def askers(d):
+    """Each role; who owns a VM; tokens with less than their user has; nobody."""
+    d.ok("POST", "/v1/users", {"name": "owner", "role": "operator", "password": PASSWORD})
+    tokens = {name: d.login(name) for name in ("owner",)}
+    for role in ROLES:
+        d.ok("POST", "/v1/users", {"name": role, "role": role, "password": PASSWORD})
+        tokens[role] = d.login(role)
+    things(d, tokens["owner"])
+    for name, user in (("less", "admin"), ("its", "owner")):
+        status, made = d.ask("POST", "/v1/tokens", {"name": name, "role": "viewer"}, tokens[user])
+        equal(status, 201, made)
+        tokens[name] = made["token"]
+    mine = {name: f"token-of-{name}" for name in ROLES}
+    return [*(Asker(role, tokens[role], role, own=mine[role]) for role in ROLES), Asker("owner", tokens["owner"], "viewer", own="thing"),
+            Asker("less", tokens["less"], "viewer", limited=True), Asker("one", None, "admin", vm="thing", limited=True),
+            Asker("another", None, "admin", vm="else", limited=True),
+            Asker("its", tokens["its"], "viewer", limited=True, own="thing"), Asker("nobody", None, None),
+            Asker("liar", tokens["admin"][:-4] + "0000", None)]
+
+
+def things(d, owner):
+    """One of each kind that requests can be about, made anew where the last request took it away."""
+    vm = {"memory": "32M", "kernel": ARGS().guest, "nets": [], "engine": "soft"}
+    if d.call("GET", "/v1/vms/thing")[0] == 404:
+        d.ok("PATCH", "/v1/users/owner", {"role": "operator"})
+        status, job = d.ask("POST", "/v1/vms", {"name": "thing", **vm}, owner)
+        equal(status, 202, job)
+        d.job(job)
+        d.ok("PATCH", "/v1/users/owner", {"role": "viewer"})
+    for kind, fields in (("vms", {"name": "else", **vm}), ("disks", {"name": "thing", "size": "1M"}), ("users", {"name": "thing"}),
+                         ("images", {"name": "thing", "source": os.path.join(d.folder, "small.img")})):
+        if d.call("GET", f"/v1/{kind}/{fields['name']}")[0] == 404:
+            made = d.ok("POST", f"/v1/{kind}", fields)
+            if "stage" in made or made.get("kind", "").endswith("create"):
+                equal(d.job(made)["state"], "done", f"{kind}: {made}")
+    for role in ROLES:
+        if d.call("GET", f"/v1/tokens/token-of-{role}")[0] == 404 and d.call("GET", f"/v1/users/{role}")[0] == 200:
+            d.ok("POST", "/v1/tokens", {"name": f"token-of-{role}", "user": role})
+
+
 @case
 def access(folder):
-    """Every request of the tables with every role: refused exactly where the document says so."""
+    """Every request of the document by everybody: refused exactly where the rules say so, and answered as the document says."""
+    with open(os.path.join(folder, "small.img"), "wb") as file:
+        file.truncate(1 << 20)
     with Remote(folder) as d:
-        tokens = {}
-        for role in ROLES:
-            d.ok("POST", "/v1/users", {"name": role, "role": role, "password": PASSWORD})
-            tokens[role] = d.login(role)
-        equal(d.ask("GET", "/v1/health")[0], 200)
-        document = d.ok("GET", "/v1/openapi.json")
-        tried = 0
-        for path, item in document["paths"].items():
-            for method, operation in item.items():
-                if "Needs the role" not in operation.get("description", ""):
-                    continue
-                needed = operation["description"].split("Needs the role ")[1].split(".")[0]
-                kind = path.split("/")[2]
-                # An object that is there, whatever the request then makes of it.
-                d.call("POST", "/v1/vms", {"name": "thing", "memory": "32M", "kernel": ARGS().guest, "nets": []})
-                d.call("POST", "/v1/users", {"name": "thing", "role": "viewer"})
-                d.call("POST", "/v1/disks", {"name": "thing", "size": "1M"})
-                d.call("POST", "/v1/images", {"name": "thing", "source": os.path.join(folder, "nothing")})
-                which = {"jobs": "1", "hosts": socket.gethostname(), "tokens": "absent"}.get(kind, "thing")
-                for role in ROLES:
-                    login = (kind, method, path.count("/")) == ("tokens", "post", 2)
-                    status, answer = d.ask(method.upper(), path.replace("{id}", which), {} if method != "get" else None, tokens[role])
-                    refused = status == 403
-                    wanted = ROLES.index(role) < ROLES.index(needed) and not login
-                    if kind == "images" and "{id}" in path and status == 404:
-                        wanted = False  # its making has failed meanwhile
-                    if which == "absent" and "{id}" in path:
-                        wanted = False  # there is nothing to refuse
-                        check(status in (404, 405), f"{method} {path} by {role}: {status} {answer}")
-                    equal(refused, wanted, f"{method} {path} by {role}: {status} {answer}")
-                    tried += 1
-                    status, answer = d.ask(method.upper(), path.replace("{id}", which), {} if method != "get" else None)
-                    equal(status, 401, f"{method} {path} by nobody: {answer}")
-        check(tried > 60, f"only {tried} requests were tried")
+        judge = Judge(d.ok("GET", "/v1/openapi.json"))
+        who = askers(d)
+        owner = who[3].token
+        job = next(job["id"] for job in d.ok("GET", "/v1/jobs")["items"] if job["kind"] == "image.create")
+        tried, let_in = set(), 0
+        streams_too = [(f"/v1/vms/{{id}}/{name}", "get") for name in ("console", "vnc")]
+        for path, method in [*((path, method) for path, item in judge.document["paths"].items() for method in item), *streams_too]:
+            about = "" if (path, method) in streams_too else judge.operation(path, method)["description"]
+            kind = path.split("/")[2] if path.startswith("/v1") else path
+            needed = "operator" if not about else about.removeprefix("Needs the role ").removesuffix(".")
+            for asker in who:
+                things(d, owner)
+                asker.renew(d, who[ROLES.index("admin")].token)
+                which = {"jobs": job, "hosts": socket.gethostname(), "tokens": "token-of-viewer"}.get(kind, "thing") if "{id}" in path else None
+                status, answer = d.ask(method.upper(), path.replace("{id}", which or ""), {} if method != "get" else None, asker.token,
+                                       socket=not about)
+                if method == "delete" and status == 202:
+                    d.job(answer)
+                if about:
+                    judge.answer(path, method, status, answer)
+                open_to_all = about == "For everybody."
+                verdict = None if open_to_all else asker.verdict(kind, method, needed, which)
+                refused = status if status in (401, 403) or (status == 404 and which) else None
+                equal(refused, verdict, f"{method} {path} by {asker.name}: {status} {answer}")
+                tried.add((path, method))
+                let_in += verdict is None
+        count = sum(len(item) for item in judge.document["paths"].values()) + len(streams_too)
+        check(len(tried) == count > 50 and let_in > 150, f"{len(tried)} requests of {count} were tried, {let_in} let in")
 
 
 def ARGS():
