@@ -8,6 +8,14 @@
 
 /* ---- virtual machines ---- */
 
+/* A limit of a disk, and how far and how long it may be exceeded. */
+#define LIMIT(name, type, flags, what, most) \
+    { name, type, flags, what " a second at most; 0: no limit", .min = 0, .max = most }, \
+    { name "_burst", type, flags, what " a second for a while, when there were fewer before; 0: no more than else", .min = 0, .max = most }, \
+    { name "_burst_s", API_INTEGER, flags, "seconds of that; 0: one", .min = 0, .max = 3600 }
+#define IOPS_MAX 10000000
+#define BPS_MAX (1ll << 40)
+
 static const struct api_field disk_fields[] = {
     { "path", API_STRING, API_REQUIRED, "image file, nbd:// address, or disk:NAME", API_IMAGE, .max = 4096 },
     { "format", API_STRING, 0, "image format; absent: found out by its magic", API_ENUM,
@@ -18,12 +26,12 @@ static const struct api_field disk_fields[] = {
     { "serial", API_STRING, 0, "serial number that the guest reads", .max = 20 },
     { "cache", API_STRING, 0, "what the host caches", API_ENUM, .choices = WORDS("none", "writeback", "unsafe") },
     { "discard", API_STRING, 0, "whether trimmed space is given back", API_ENUM, .choices = WORDS("unmap", "ignore") },
-    { "iops", API_INTEGER, 0, "requests a second at most; 0: no limit", .min = 0, .max = 10000000 },
-    { "bps", API_SIZE, 0, "bytes a second at most; 0: no limit", .min = 0, .max = 1ll << 40 },
-    { "iops_rd", API_INTEGER, 0, "reads a second at most; 0: no limit", .min = 0, .max = 10000000 },
-    { "iops_wr", API_INTEGER, 0, "writes a second at most; 0: no limit", .min = 0, .max = 10000000 },
-    { "bps_rd", API_SIZE, 0, "bytes read a second at most; 0: no limit", .min = 0, .max = 1ll << 40 },
-    { "bps_wr", API_SIZE, 0, "bytes written a second at most; 0: no limit", .min = 0, .max = 1ll << 40 },
+    LIMIT("iops", API_INTEGER, 0, "requests", IOPS_MAX),
+    LIMIT("bps", API_SIZE, 0, "bytes", BPS_MAX),
+    LIMIT("iops_rd", API_INTEGER, 0, "reads", IOPS_MAX),
+    LIMIT("iops_wr", API_INTEGER, 0, "writes", IOPS_MAX),
+    LIMIT("bps_rd", API_SIZE, 0, "bytes read", BPS_MAX),
+    LIMIT("bps_wr", API_SIZE, 0, "bytes written", BPS_MAX),
     { "throttle_group", API_STRING, 0, "a name; disks of one group share the limits that one of them has", .min = 1, .max = 63 },
     { "on_full", API_STRING, 0, "when the host's disk is full: the guest sees an error, the VM pauses, or the guest is told that all is well", API_ENUM,
       .choices = WORDS("report", "pause", "ignore") },
@@ -31,7 +39,7 @@ static const struct api_field disk_fields[] = {
     { "copy_on_read", API_STRING, 0, "keep in the image what was read from below it", API_ENUM, .choices = WORDS("off", "on") },
     { "detect_zeroes", API_STRING, 0, "write zeros without room for them; unmap: give that room back", API_ENUM,
       .choices = WORDS("off", "on", "unmap") },
-    { "queues", API_INTEGER, 0, "queues of a virtio disk, each served by a thread; 0: as it is usual", .min = 0, .max = 64 },
+    { "queues", API_INTEGER, 0, "queues of a virtio disk, each served by a thread (those of a disk that is plugged in by one); 0: as it is usual", .min = 0, .max = 64 },
     { "io_thread", API_STRING, 0, "a name; disks of one name are served by one thread", .min = 1, .max = 63 },
     { "key_file", API_STRING, 0, "the passphrase of an encrypted image, and nothing else", API_PATH, .max = 4096 },
     { "tls_certificates", API_STRING, 0, "folder with an NBD client's certificates", API_PATH, .max = 4096 },
@@ -87,8 +95,12 @@ static const struct api_field now_disk_fields[] = {
     { "format", API_STRING, API_SERVER, "of the image" },
     { "size", API_SIZE, API_SERVER, "that the guest sees" },
     { "readonly", API_BOOLEAN, API_SERVER, "the guest cannot write" },
-    { "iops", API_INTEGER, API_SERVER, "requests a second at most" },
-    { "bps", API_SIZE, API_SERVER, "bytes a second at most" },
+    LIMIT("iops", API_INTEGER, API_SERVER, "requests", IOPS_MAX),
+    LIMIT("bps", API_SIZE, API_SERVER, "bytes", BPS_MAX),
+    LIMIT("iops_rd", API_INTEGER, API_SERVER, "reads", IOPS_MAX),
+    LIMIT("iops_wr", API_INTEGER, API_SERVER, "writes", IOPS_MAX),
+    LIMIT("bps_rd", API_SIZE, API_SERVER, "bytes read", BPS_MAX),
+    LIMIT("bps_wr", API_SIZE, API_SERVER, "bytes written", BPS_MAX),
     { "removable", API_BOOLEAN, API_SERVER, "it was plugged in while the VM ran, and can be removed so" },
     END
 };
@@ -172,6 +184,7 @@ static const struct api_field vm_fields[] = {
     { "virtio_console", API_BOOLEAN, 0, "a virtio console (hvc0); a socket hvc.sock beside `console`", .initial = "false" },
     { "debug_console", API_BOOLEAN, 0, "keep what firmware says on its debug port, in debug.log beside `console`", .initial = "false" },
     { "gdb", API_BOOLEAN, 0, "serve gdb; a socket gdb.sock beside `console`", .initial = "false" },
+    { "gdb_wait", API_BOOLEAN, 0, "with `gdb`: the VM waits until a debugger lets it begin", .initial = "false" },
     { "balloon", API_BOOLEAN, 0, "memory that the guest does not use goes back to the host", .initial = "true" },
     { "reboot", API_BOOLEAN, 0, "a reset by the guest starts it anew; otherwise it ends the VM", .initial = "true" },
     { "watchdog", API_STRING, 0, "what a watchdog that fires does", API_ENUM, .choices = WORDS("reset", "pause", "exit", "none"),

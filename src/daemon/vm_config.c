@@ -23,8 +23,7 @@ static void copy_size(json_t *to, const char *option, const json_t *from, const 
         json_object_set_new(to, option, json_string(text));
 }
 
-/* A field's name with bedplate-vmm's dashes. */
-static void option_name(const char *field, char out[32])
+void option_name(const char *field, char out[32])
 {
     snprintf(out, 32, "%s", field);
     for (char *c = out; *c; c++)
@@ -32,16 +31,26 @@ static void option_name(const char *field, char out[32])
             *c = '-';
 }
 
+const char *const disk_limits[] = {
+    "iops",    "iops_burst",    "iops_burst_s",    "iops_rd", "iops_rd_burst", "iops_rd_burst_s",
+    "iops_wr", "iops_wr_burst", "iops_wr_burst_s", "bps",     "bps_burst",     "bps_burst_s",
+    "bps_rd",  "bps_rd_burst",  "bps_rd_burst_s",  "bps_wr",  "bps_wr_burst",  "bps_wr_burst_s",
+    NULL
+};
+
+bool disk_limit_is_size(const char *limit)
+{
+    return strncmp(limit, "bps", 3) == 0 && strcmp(limit + strlen(limit) - 2, "_s") != 0;
+}
+
 static json_t *disk_config(const json_t *disk)
 {
-    static const char *const same[] = { "path",           "format",        "bus",
-                                        "serial",         "cache",         "discard",
-                                        "iops",           "iops_rd",       "iops_wr",
-                                        "throttle_group", "on_full",       "on_error",
-                                        "copy_on_read",   "detect_zeroes", "queues",
-                                        "io_thread",      "key_file",      "tls_certificates",
-                                        "tls_psk_file" },
-                             *const sizes[] = { "bps", "bps_rd", "bps_wr" };
+    static const char *const same[] = { "path",          "format",         "bus",
+                                        "serial",        "cache",          "discard",
+                                        "on_full",       "on_error",       "copy_on_read",
+                                        "detect_zeroes", "throttle_group", "queues",
+                                        "io_thread",     "key_file",       "tls_certificates",
+                                        "tls_psk_file" };
     char name[32];
     json_t *out = json_object();
     for (unsigned i = 0; i < sizeof same / sizeof *same; i++) {
@@ -52,9 +61,13 @@ static json_t *disk_config(const json_t *disk)
     }
     if (json_is_true(json_object_get(disk, "readonly")))
         json_object_set_new(out, "readonly", json_true());
-    for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        option_name(sizes[i], name);
-        copy_size(out, name, disk, sizes[i]);
+    for (unsigned i = 0; disk_limits[i]; i++) {
+        json_t *value = json_object_get(disk, disk_limits[i]);
+        option_name(disk_limits[i], name);
+        if (disk_limit_is_size(disk_limits[i]))
+            copy_size(out, name, disk, disk_limits[i]);
+        else if (json_integer_value(value))
+            json_object_set(out, name, value);
     }
     return out;
 }
@@ -166,6 +179,9 @@ static void add_sockets(json_t *out, const struct vm *vm, const json_t *json)
         if (json_is_true(json_object_get(json, sockets[i].field)))
             set_path(out, sockets[i].option, sockets[i].scheme, path);
     }
+    if (json_object_get(out, "gdb") && json_is_true(json_object_get(json, "gdb_wait")))
+        json_object_set_new(
+            out, "gdb", json_sprintf("%s,wait", json_string_value(json_object_get(out, "gdb"))));
     if (!json_is_false(json_object_get(json, "agent"))) { /* VMs of earlier versions lack it */
         vm_run_path(vm, "agent.sock", path);
         json_array_append_new(ports, json_sprintf(AGENT_PORT "=unix:%s", path));

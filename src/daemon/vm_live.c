@@ -128,6 +128,24 @@ static json_t *copy_members(const json_t *from, const char *const *names)
     return to;
 }
 
+/* A limit in a configuration, where sizes are "1048576B"; 0: there is none. */
+static json_int_t limit_of(const json_t *config, const char *option)
+{
+    const json_t *value = json_object_get(config, option);
+    return json_is_string(value) ? strtoll(json_string_value(value), NULL, 10)
+                                 : json_integer_value(value);
+}
+
+static void limits_show(const json_t *config, json_t *now)
+{
+    char option[32];
+    for (unsigned i = 0; disk_limits[i]; i++) {
+        option_name(disk_limits[i], option);
+        if (limit_of(config, option))
+            json_object_set_new(now, disk_limits[i], json_integer(limit_of(config, option)));
+    }
+}
+
 static json_t *now_list(const struct vm *vm, const char *status, const char *option,
                         const char *key, const char *const *from_status,
                         const char *const *from_config)
@@ -140,8 +158,7 @@ static json_t *now_list(const struct vm *vm, const char *status, const char *opt
             list_find(json_object_get(vm->config, option), key, text_of(entry, key));
         json_t *now = copy_members(entry, from_status);
         json_object_update_new(now, copy_members(config, from_config));
-        if (json_object_get(now, "bps")) /* "1048576B" in configurations */
-            json_object_set_new(now, "bps", json_integer(strtoll(text_of(now, "bps"), NULL, 10)));
+        limits_show(config, now);
         json_object_set_new(now, "removable", json_boolean(plugged_in(entry)));
         json_array_append_new(list, now);
     }
@@ -152,12 +169,12 @@ static json_t *now_json(const struct vm *vm)
 {
     static const char *const top[] = { "cpus", "memory", "cpu", NULL },
                              *disk[] = { "drive", "path", "format", "size", "readonly", NULL },
-                             *limits[] = { "iops", "bps", NULL }, *net[] = { "mac", NULL },
-                             *backend[] = { "backend", NULL };
+                             *net[] = { "mac", NULL }, *backend[] = { "backend", NULL },
+                             *none[] = { NULL };
     json_t *now = copy_members(vm->status, top);
     if (json_object_get(vm->status, "memory-target"))
         json_object_set(now, "memory_target", json_object_get(vm->status, "memory-target"));
-    json_object_set_new(now, "disks", now_list(vm, "disks", "disk", "path", disk, limits));
+    json_object_set_new(now, "disks", now_list(vm, "disks", "disk", "path", disk, none));
     json_object_set_new(now, "nets", now_list(vm, "nets", "net", "mac", net, backend));
     json_object_set_new(now, "agent", json_boolean(vm->agent_open));
     vm_limits_tell(vm, now);
@@ -340,15 +357,27 @@ static void device_name(const struct vm *vm, char out[16])
     }
 }
 
+static bool is_limit(const char *option)
+{
+    char name[32];
+    for (unsigned i = 0; disk_limits[i]; i++) {
+        option_name(disk_limits[i], name);
+        if (strcmp(name, option) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* What device-add knows of a disk. */
 static bool disk_pluggable(const json_t *disk)
 {
-    static const char *const known[] = { "path", "format", "bus", "readonly", "iops", "bps" };
+    static const char *const known[] = { "path",   "format",  "bus",      "readonly",
+                                         "serial", "on-full", "on-error", "queues" };
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)disk, key, value)
     {
-        bool found = false;
+        bool found = is_limit(key);
         for (unsigned i = 0; i < sizeof known / sizeof *known; i++)
             found |= strcmp(known[i], key) == 0;
         if (!found)
@@ -374,6 +403,7 @@ static bool step_open(struct vm *vm, const char *key, const char *what, json_t *
 
 static bool disk_add(struct vm *vm, const json_t *disk)
 {
+    static const char *const others[] = { "path", "format", "bus", "readonly" };
     const char *path = text_of(disk, "path"), *format = text_of(disk, "format");
     bool readonly = json_is_true(json_object_get(disk, "readonly"));
     char key[KEY_ROOM], name[16];
@@ -385,27 +415,31 @@ static bool disk_add(struct vm *vm, const json_t *disk)
                                 path, "readonly", readonly);
     if (*format)
         json_object_set_new(members, "format", json_string(format));
+    json_t *options = json_deep_copy(disk);
+    for (unsigned i = 0; i < sizeof others / sizeof *others; i++)
+        json_object_del(options, others[i]);
+    if (json_object_size(options))
+        json_object_set_new(members, "options", options);
+    else
+        json_decref(options);
     return step_open(vm, key, "device-add", members, path, readonly ? O_RDONLY : O_RDWR);
 }
 
-/* Both by one command: what is left out has no limit. */
+/* All by one command: what is left out has no limit. */
 static bool disk_limit(struct vm *vm, const json_t *disk, const json_t *now)
 {
-    static const char *const names[] = { "iops", "bps" };
-    char key[KEY_ROOM];
+    char key[KEY_ROOM], name[32];
     bool same = true;
     json_t *limits = json_object(), *entry = json_deep_copy(now);
-    for (unsigned i = 0; i < 2; i++) {
-        json_t *wanted = json_object_get(disk, names[i]), *is = json_object_get(now, names[i]);
-        same &= (!wanted && !is) || json_equal(wanted, is);
-        json_object_del(entry, names[i]);
+    for (unsigned i = 0; disk_limits[i]; i++) {
+        option_name(disk_limits[i], name);
+        json_int_t wanted = limit_of(disk, name);
+        same &= wanted == limit_of(now, name);
+        json_object_del(entry, name);
         if (!wanted)
             continue;
-        json_object_set(entry, names[i], wanted);
-        json_object_set_new(limits, names[i],
-                            json_is_string(wanted) /* vm_config writes "1048576B" */
-                                ? json_integer(strtoll(json_string_value(wanted), NULL, 10))
-                                : json_incref(wanted));
+        json_object_set(entry, name, json_object_get(disk, name));
+        json_object_set_new(limits, name, json_integer(wanted));
     }
     snprintf(key, sizeof key, "limit %s", text_of(disk, "path"));
     if (!same && may_try(vm, key))

@@ -268,6 +268,9 @@ static const char *screen_address(const json_t *status)
 static const char *paused_by(const struct vm *vm)
 {
     const char *by = json_string_value(json_object_get(vm->status, "paused-by"));
+    const char *state = json_string_value(json_object_get(vm->status, "state"));
+    if (state && strcmp(state, "created") == 0) /* it waits for one */
+        return "debugger";
     return vm->paused && by ? by : "";
 }
 

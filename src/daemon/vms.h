@@ -188,6 +188,11 @@ void vm_agent_forget(struct vm *vm);
 
 /* ---- vm_config.c ---- */
 
+/* A field's name with bedplate-vmm's dashes. */
+void option_name(const char *field, char out[32]);
+/* The fields of a disk that limit it; ends with NULL. */
+extern const char *const disk_limits[];
+bool disk_limit_is_size(const char *limit);
 /* The configuration for bedplate-vmm out of the VM's object. */
 json_t *vm_config(const struct vm *vm, const json_t *object);
 

@@ -163,6 +163,9 @@ static int device_add_disk(struct vmm *vmm, const char *id, const json_t *args, 
         r = json_get_string(args, "format", &disk.format, err);
     if (r >= 0)
         r = json_get_bool(args, "readonly", &disk.readonly, err);
+    disk.options = json_object_get(args, "options");
+    if (r >= 0 && disk.options && !json_is_object(disk.options))
+        r = err_set(err, EINVAL, "'options' is an object: {\"serial\": \"S-1\"}");
     if (r < 0) {
         fd_close(fd);
         return r;
@@ -333,8 +336,8 @@ static const char *const screenshot_members[] = { "fd", "format", NULL };
 static const char *const keys_members[] = { "keys", "text", NULL };
 static const char *const pointer_members[] = { "x", "y", "buttons", NULL };
 
-static const char *const add_members[] = { "kind", "device",   "name", "format",
-                                           "mac",  "readonly", NULL };
+static const char *const add_members[] = { "kind", "device",   "name",    "format",
+                                           "mac",  "readonly", "options", NULL };
 static const char *const remove_members[] = { "device", "force", NULL };
 static const char *const log_members[] = { "port", "bytes", NULL };
 static const char *const balloon_members[] = { "target", NULL };

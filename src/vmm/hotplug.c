@@ -7,6 +7,7 @@
  * A device is made and destroyed while the machine is paused: the guest notices a few hundred
  * microseconds at most. Files come as descriptors, because nothing can be opened any more.
  */
+#include "base/checked.h"
 #include "base/log.h"
 #include "board/board.h"
 #include "devices/pci_port.h"
@@ -121,13 +122,40 @@ static void disk_forget(struct vmm *vmm, unsigned index)
     vmm->disk_devices[o->disk_count] = NULL;
 }
 
+/* Texts or numbers, as a configuration has them. Others need files, or threads of their own. */
+static int disk_parts(struct disk_options *disk, const json_t *options, struct err *err)
+{
+    static const char *const known[] = { "serial", "queues", "on-full", "on-error" };
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)options, key, value)
+    {
+        char number[32];
+        bool found = strncmp(key, "iops", 4) == 0 || strncmp(key, "bps", 3) == 0;
+        for (size_t i = 0; i < ARRAY_LEN(known); i++)
+            found |= strcmp(known[i], key) == 0;
+        if (!found || !(json_is_string(value) || json_is_integer(value)))
+            return err_set(err, EINVAL,
+                           "the option '%.40s' cannot be given to a disk that is plugged in", key);
+        snprintf(number, sizeof number, "%lld", (long long)json_integer_value(value));
+        int r = options_disk_part(disk, key, json_string_value(value) ?: number, err);
+        if (r < 0)
+            return r;
+    }
+    return options_disk_check(disk, err);
+}
+
 static int disk_create(struct vmm *vmm, const char *id, unsigned index, unsigned port,
                        struct err *err)
 {
+    const struct disk_options *disk = &vmm->options.disks[index];
     struct virtio_blk_options options = { .id = id,
                                           .node = vmm->disks[index],
-                                          .readonly = vmm->options.disks[index].readonly,
-                                          .on_full = VIRTIO_BLK_REPORT };
+                                          .readonly = disk->readonly,
+                                          .queues = disk->queues,
+                                          .serial = disk->serial,
+                                          .on_full = disk->on_full,
+                                          .on_error = disk->on_error };
     struct pci_device *pci;
     bool running = pause_begin(vmm);
     int r = virtio_blk_create(vmm->machine, &options, &pci, err);
@@ -160,6 +188,8 @@ int hotplug_add_disk(struct vmm *vmm, const struct hotplug_disk *disk, int take_
     o->disk_count++;
     if (!new->id || !new->path || (disk->format && !new->format))
         r = err_set(err, ENOMEM, "out of memory");
+    if (r == 0)
+        r = disk_parts(new, disk->options, err);
     if (r == 0)
         r = throttle_group_create(NULL, &new->limits, &vmm->throttles[index], err);
     if (r == 0)

@@ -156,6 +156,7 @@ int media_open_fd(struct vmm *vmm, unsigned index, int *fd, struct err *err);
 struct hotplug_disk {
     const char *id, *name, *format; /* format NULL: found out */
     bool readonly;
+    const json_t *options; /* parts of --disk; NULL: none */
 };
 bool hotplug_id_good(const char *id);
 /* Into a free slot, *port. They take fd. */

@@ -20,6 +20,9 @@ import tempfile
 import threading
 import time
 
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "vmm")]
+import vmm_test  # noqa: E402
+
 LIMIT = 30
 CASES = {}
 
@@ -736,6 +739,13 @@ def image(folder, name, size=1 << 20):
 @case
 def changes(folder):
     """Of a VM that runs: what can be done now is, and the rest says that it waits."""
+    def in_force(disk):
+        """Its limits, by its process's word."""
+        client = vmm_test.Client(os.path.join(os.path.dirname(d.vm("a")["console"]), "control.sock"))
+        limits = {name: value for name, value in client.ok("disk-throttle", disk=disk)["limits"].items() if value}
+        client.socket.close()
+        return limits
+
     with Daemon(folder) as d:
         one, two, three = (image(folder, name) for name in ("one", "two", "three"))
         cds = [image(folder, name)["path"] for name in ("cd1", "cd2")]
@@ -756,12 +766,15 @@ def changes(folder):
         # Limits.
         vm, disks = patch(disks=[{**one, "iops": 100, "bps": "1M"}])
         equal((vm["pending"], disks["disk1"]["iops"], disks["disk1"]["bps"]), ([], 100, 1 << 20), vm)
-        vm, disks = patch(disks=[{**one, "bps": "2M"}])
-        equal((disks["disk1"].get("iops"), disks["disk1"]["bps"]), (None, 2 << 20))
+        vm, disks = patch(disks=[{**one, "bps": "2M", "bps_burst": "3M", "bps_burst_s": 5, "iops_wr": 7}])
+        equal((vm["pending"], disks["disk1"].get("iops"), disks["disk1"]["bps"], disks["disk1"]["bps_burst"]), ([], None, 2 << 20, 3 << 20), vm)
+        equal(in_force(one["path"]), {"bps": 2 << 20, "bps-burst": 3 << 20, "bps-burst-s": 5, "iops-wr": 7})
         # A disk is plugged in, with its limit; one that cannot be waits.
-        vm, disks = patch(disks=[one, {**two, "iops": 50}, {**three, "serial": "x"}])
+        vm, disks = patch(disks=[one, {**two, "iops": 50, "serial": "S-2", "queues": 2}, {**three, "cache": "none"}])
         equal((vm["pending"], disks["hot1"]["path"], disks["hot1"]["iops"], disks["hot1"]["removable"]),
               (["disks"], two["path"], 50, True), vm)
+        equal((in_force(one["path"]), in_force(two["path"])), ({}, {"iops": 50}))
+        two = {**two, "serial": "S-2", "queues": 2}
         vm, _ = patch(disks=[one, {"path": "/nonexistent"}, {**two, "iops": 50}])
         check("cannot open /nonexistent" in vm["change_error"], vm)
         vm, disks = patch(disks=[one, {**two, "iops": 50}])
@@ -898,7 +911,7 @@ def options(folder):
 
     def parts(option, first):
         said = subprocess.run([program, "--" + option, first + ",wrong=1", "--check"], capture_output=True, text=True, check=False).stderr
-        return set(said.split("known are ")[1].strip().split(", "))
+        return set(re.split(", | and ", re.split("known are |there are ", said)[1].strip()))
 
     paths = {name: os.path.join(folder, name) for name in ("key", "tls", "psk", "tftp", "iso", "fw")}
     os.mkdir(paths["tftp"])
@@ -906,9 +919,10 @@ def options(folder):
         with open(paths[name], "wb") as file:
             file.write(bytes(65536))
     disk = {**image(folder, "one.img"), "bus": "virtio", "serial": "S-1", "cache": "writeback", "discard": "ignore", "iops": 1000, "bps": "10M",
-            "throttle_group": "g", "on_full": "pause", "on_error": "pause",
+            "iops_burst": 2000, "iops_burst_s": 10, "bps_burst": "20M", "bps_burst_s": 10, "throttle_group": "g", "on_full": "pause", "on_error": "pause",
             "copy_on_read": "off", "detect_zeroes": "on", "queues": 1, "io_thread": "t"}
-    reader = {**image(folder, "two.img"), "readonly": True, "iops_rd": 500, "iops_wr": 500, "bps_rd": "1M", "bps_wr": "1M"}
+    reader = {**image(folder, "two.img"), "readonly": True, "bps_wr": "1M", "bps_wr_burst": "2M", "bps_wr_burst_s": 3,
+              **{f"{limit}{end}": value for limit in ("iops_rd", "iops_wr", "bps_rd") for end, value in (("", 500), ("_burst", 600), ("_burst_s", 2))}}
     with Daemon(folder) as d:
         words = d.cli("create", "--help")
         asked = d.ok("POST", "/v1/vms?dry_run=true", {"name": "x", "kernel": ARGS.guest, "disks": [
@@ -919,8 +933,9 @@ def options(folder):
                                                  "forwards": [f"tcp:127.0.0.1:{free_port()}-:22"]}],
                  video="virtio", display=True, usbs=["tablet", "keyboard"], inputs=["tablet"], ports=["org.example.0"], virtio_console=True,
                  debug_console=True, gdb=True, balloon=False, reboot=False, watchdog="pause", initrd=paths["iso"], keymap="de")
-        d.create("b", kernel=None, firmware="bios", boot="dc", boot_menu=True, boot_timeout=100, display=True, clipboard=False)
-        given, parts_given = set(), {"disk": {"key-file", "tls-certificates", "tls-psk-file"}, "net": set()}
+        d.create("b", kernel=None, firmware="bios", boot="dc", boot_menu=True, boot_timeout=100, display=True, clipboard=False,
+                 gdb=True, gdb_wait=True)
+        given, parts_given = set(), {"disk": {"key-file", "tls-certificates", "tls-psk-file"}, "net": set(), "display": set()}
         for name in "ab":
             d.done(name, "start")
             vm = d.vm(name)
@@ -928,13 +943,19 @@ def options(folder):
                 config = json.load(file)
             given |= set(config)
             for option, got in parts_given.items():
-                for entry in config.get(option, []):
+                entries = config.get(option, [])
+                for entry in entries if isinstance(entries, list) else [entries]:
                     got |= set(entry)
             equal(vm["pending"], [], f"{name} runs with something else")
             equal({part: word for part, word in config["display"].items() if part != "viewer"},
                   {"keymap": "de"} if name == "a" else {"clipboard": "off"}, "parts of --display")
         equal(known - given - OWN_OPTIONS, set(), "what a VM cannot have")
-        equal(parts("disk", "a") - parts_given["disk"], set(), "parts of --disk that a VM's disk cannot have")
+        disk_parts = parts("disk", "a")
+        bursts = {part + end for part in disk_parts if part.startswith(("iops", "bps")) for end in ("-burst", "-burst-s")}
+        equal((len(bursts), (disk_parts | bursts) - parts_given["disk"]), (12, set()), "parts of --disk that a VM's disk cannot have")
+        # Viewers come to the screen through the daemon, which has its own passwords and TLS.
+        equal(parts("display", "vnc=unix:/x") - parts_given["display"], {"password-file", "tls-cert", "tls-key", "tls-ca"})
+        equal((d.vm("b")["state"], d.vm("b")["paused_by"]), ("paused", "debugger"), "it waits for gdb")
         equal(parts("net", "user") - parts_given["net"], set(), "parts of --net that a VM's card cannot have")
         folder_a = os.path.dirname(d.vm("a")["console"])
         for name in ("hvc.sock", "port-org.example.0.sock", "gdb.sock", "agent.sock", "debug.log"):
