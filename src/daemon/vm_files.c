@@ -3,6 +3,8 @@
  * A VM's directories.
  *
  *   RUN/vms/ID     lock, control.sock, exit.json, log: of its process, see docs/exit-status.md
+ *                  jail         locked as long as its jail is there: from before that makes the
+ *                               process, until all is over
  *                  start.json   the configuration that its process was started with
  *                  config.json  the one that it has now: some things change while it runs
  *                  serial.log   the last output of its serial port, once it ended
@@ -88,16 +90,34 @@ void vm_dirs_remove(const struct vm *vm)
     dir_remove(dir);
 }
 
-bool vm_lock_held(const struct vm *vm)
+int vm_lock_take(const struct vm *vm, int *fd, struct err *err)
 {
     char path[PATH_MAX];
-    vm_run_path(vm, "lock", path);
+    vm_run_path(vm, "jail", path);
+    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (*fd >= 0 && flock(*fd, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    int r = err_errno(err, errno, "cannot lock %s", path);
+    fd_close(*fd);
+    return r;
+}
+
+static bool file_locked(const struct vm *vm, const char *name)
+{
+    char path[PATH_MAX];
+    vm_run_path(vm, name, path);
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
         return false;
     bool held = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
     close(fd);
     return held;
+}
+
+/* The jail's comes first: a look at the process's own would be in the way of one that takes it. */
+bool vm_lock_held(const struct vm *vm)
+{
+    return file_locked(vm, "jail") || file_locked(vm, "lock");
 }
 
 /* ---- how it ended ---- */

@@ -243,13 +243,22 @@ static void writable_words(const struct vm *vm, char *argv[], unsigned *count)
 int vm_jail_start(struct vm *vm, const char *config, int errors, const int *fds, unsigned fd_count,
                   pid_t *pid, struct err *err)
 {
-    char *groups[CGROUP_WORDS], ids[32], *argv[CGROUP_WORDS + 12 + 2 * (WRITABLE_DISKS + 2)];
+    char *groups[CGROUP_WORDS], ids[32], hold[16];
+    char *argv[CGROUP_WORDS + 14 + 2 * (WRITABLE_DISKS + 2)];
+    int all[VM_FDS_MAX + 1];
+    AUTO(fd_close) int lock = -1;
     const struct vm_ids *range = &vm->daemon->ids;
     unsigned before, count = 0, n = 0;
     struct cgroup_limits limits = limits_of(vm_object(vm)->json);
-    int r = cgroup_make(vm->id, &limits, groups, &before, err);
+    int r = vm_lock_take(vm, &lock, err);
+    if (r == 0)
+        r = cgroup_make(vm->id, &limits, groups, &before, err);
     if (r < 0)
         return r;
+    assert(fd_count <= VM_FDS_MAX);
+    for (unsigned i = 0; i < fd_count; i++)
+        all[i] = fds[i];
+    all[fd_count] = lock;
     vm->own_id = id_choose(vm);
     r = id_keep(vm, err);
     for (; n < before; n++)
@@ -263,6 +272,9 @@ int vm_jail_start(struct vm *vm, const char *config, int errors, const int *fds,
         argv[count++] = (char *)"--ids";
         argv[count++] = ids;
     }
+    snprintf(hold, sizeof hold, "%u", CHILD_FD + fd_count);
+    argv[count++] = (char *)"--hold";
+    argv[count++] = hold;
     unsigned first = count;
     writable_words(vm, argv, &count);
     unsigned last = count;
@@ -272,7 +284,7 @@ int vm_jail_start(struct vm *vm, const char *config, int errors, const int *fds,
     argv[count++] = (char *)config;
     argv[count] = NULL;
     if (r == 0)
-        r = process_spawn(argv, -1, errors, fds, fd_count, pid, err);
+        r = process_spawn(argv, -1, errors, all, fd_count + 1, pid, err);
     while (n)
         free(groups[--n]);
     for (; first < last; first += 2)

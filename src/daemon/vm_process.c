@@ -9,7 +9,8 @@
  * VM is as it wanted, or cannot be.
  *
  * A VM's process is a session of its own and no child that matters: daemons come and go. It is
- * found again by its control socket, and its end by its lock and exit record in the run directory.
+ * found again by its control socket, and its end by the locks and the exit record in the run
+ * directory.
  */
 #include "base/log.h"
 #include "base/text.h"
@@ -33,7 +34,6 @@ enum {
     KILL_GRACE_MS = 5000, /* between "quit" and SIGKILL */
     BACKOFF_MIN_MS = 1000,
     BACKOFF_MAX_MS = 60000,
-    NETS_MAX = 16,
     PROGRESS_MS = 500, /* between what is kept of a save's progress */
     SETTLED_S = 60,    /* a VM that ran so long begins with the shortest back-off again */
 };
@@ -142,10 +142,10 @@ static void process_start(struct vm *vm)
 {
     struct err err;
     pid_t pid;
-    int fds[NETS_MAX];
+    int fds[VM_FDS_MAX];
     unsigned fd_count = 0;
     AUTO(json_decref) json_t *config = start_config(vm);
-    int r = net_taps_open(config, fds, NETS_MAX, &fd_count, &err);
+    int r = net_taps_open(config, fds, VM_FDS_MAX, &fd_count, &err);
     if (r == 0)
         r = vm_config_write(vm, "config.json", vm->config, &err);
     if (r == 0)

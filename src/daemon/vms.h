@@ -137,8 +137,9 @@ enum { EXIT_POWERED_OFF = 0, EXIT_QUIT = 7, EXIT_SAVED = 8, EXIT_KILLED = 255 };
 void vm_run_path(const struct vm *vm, const char *name, char out[PATH_MAX]);
 void vm_state_path(const struct vm *vm, const char *name, char out[PATH_MAX]);
 int vm_dirs_make(const struct vm *vm, struct err *err);
-void vm_dirs_remove(const struct vm *vm); /* with all that is in them */
-bool vm_lock_held(const struct vm *vm);   /* does a process hold the run directory? */
+void vm_dirs_remove(const struct vm *vm);                        /* with all that is in them */
+int vm_lock_take(const struct vm *vm, int *fd, struct err *err); /* for its jail, which holds it */
+bool vm_lock_held(const struct vm *vm); /* does a jail or a process hold the run directory? */
 /* starting: what it last said stands for a record that it did not leave. */
 json_t *vm_exit_record(const struct vm *vm, bool starting);
 void vm_exit_forget(const struct vm *vm);
@@ -153,6 +154,7 @@ void vm_saved_forget(const struct vm *vm);
 
 /* ---- vm_jail.c ---- */
 
+enum { VM_FDS_MAX = 16 };
 /* Starts its process with this configuration; fds as process_spawn() has them. */
 int vm_jail_start(struct vm *vm, const char *config, int errors, const int *fds, unsigned fd_count,
                   pid_t *pid, struct err *err);

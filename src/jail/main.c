@@ -2,11 +2,13 @@
 /*
  * bedplate-jail: puts a VM's process where it can do no harm, as far as this host lets us.
  *
- *   bedplate-jail [--cgroup DIRECTORY]... [--ids UID:GID] [--writable PATH]... -- PROGRAM ...
+ *   bedplate-jail [--cgroup DIRECTORY]... [--ids UID:GID] [--writable PATH]... [--hold N]
+ *                 -- PROGRAM ...
  *
  *   --cgroup  put the program and its helpers into this control group, before they do anything
  *   --ids     ids of this host that the program shall become once it has opened its files
  *   --writable  until then it can write only what is at or below these paths; without any: all
+ *   --hold    keep this descriptor as long as the program runs, whose it is not: a lock
  *
  * Three processes: this one stays in the host's name spaces, makes those of the others, waits and
  * ends as the program does. `init` is the first process of the new process name space: it starts
@@ -32,6 +34,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -63,6 +66,7 @@ struct jail {
     const char *writable[WRITABLE_MAX];
     unsigned writable_count;
     struct ids ids; /* of the host */
+    int hold;       /* -1: none */
     char **command;
 };
 
@@ -187,6 +191,7 @@ init_run(const struct jail *jail, unsigned long spaces, int go)
     int pair[2];
     char joined;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    fd_close(jail->hold);
     if (read(go, &ids, sizeof ids) != sizeof ids) /* it gave up, or is dead */
         _exit(FAILED);
     if ((spaces & CLONE_NEWUSER) && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0))
@@ -321,7 +326,7 @@ static int jail_run(struct jail *jail)
     prctl(PR_SET_NAME, "vm-jail");
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     (void)confine_capabilities();
-    close_others(-1);
+    close_others(jail->hold);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
     return status_of(status);
@@ -334,7 +339,9 @@ static bool arguments_take(int argc, char **argv, struct jail *jail)
     static const struct option options[] = { { "cgroup", required_argument, NULL, 'c' },
                                              { "ids", required_argument, NULL, 'i' },
                                              { "writable", required_argument, NULL, 'w' },
+                                             { "hold", required_argument, NULL, 'h' },
                                              { NULL, 0, NULL, 0 } };
+    uint64_t number;
     for (int c; (c = getopt_long(argc, argv, "+", options, NULL)) != -1;)
         switch (c) {
         case 'c':
@@ -352,6 +359,11 @@ static bool arguments_take(int argc, char **argv, struct jail *jail)
             if (!jail->ids.given || !jail->ids.uid || !jail->ids.gid)
                 return false;
             break;
+        case 'h':
+            if (number_parse(optarg, 3, INT_MAX, &number, NULL) < 0)
+                return false;
+            jail->hold = (int)number;
+            break;
         default: return false;
         }
     jail->command = argv + optind;
@@ -360,11 +372,11 @@ static bool arguments_take(int argc, char **argv, struct jail *jail)
 
 int main(int argc, char **argv)
 {
-    struct jail jail = { 0 };
+    struct jail jail = { .hold = -1 };
     struct rlimit none = { 0, 0 };
     if (!arguments_take(argc, argv, &jail)) {
         fprintf(stderr, "usage: bedplate-jail [--cgroup DIRECTORY]... [--ids UID:GID] [--writable "
-                        "PATH]... -- PROGRAM ARGUMENT...\n");
+                        "PATH]... [--hold DESCRIPTOR] -- PROGRAM ARGUMENT...\n");
         return 2;
     }
     setrlimit(RLIMIT_CORE, &none); /* a guest's memory */

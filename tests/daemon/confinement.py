@@ -5,10 +5,12 @@
   ids     users, roots, name spaces and groups of two VMs and their helpers; nothing is left of them
   limits  a guest that spins is held to its CPU limit, which changes while it runs
   killed  nothing is left of VMs whose processes, and whose daemon, were killed
+  jailing a daemon that is killed while a jail is being made: the next one waits for it, and lets it live
   tap     a VM whose process has no power over the host's network gets a tap of the host
   user    a daemon of a user without privileges
   systemd scopes of systemd: the host's, or else one that is started for the test, with nothing to do, in name spaces of its own
 """
+import contextlib
 import glob
 import os
 import pwd
@@ -23,6 +25,7 @@ import daemon_test
 from daemon_test import Daemon, check, equal
 
 SKIP, NOBODY, FIRST = 77, 65534, 2000000000
+LEAVING = 2.5  # after which groups that should have been left are killed
 
 
 def skip(why):
@@ -204,6 +207,41 @@ def killed(folder):
         d.done("a", "kill")
 
 
+def jails(folder):
+    """Pids of this daemon's."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read()
+            if words.split(b"\0")[0].endswith(b"bedplate-jail") and folder.encode() in words:
+                found.append(int(pid))
+    return found
+
+
+def jailing(folder):
+    with Daemon(folder) as d:
+        d.create("a")
+        for _ in range(3):
+            d.ok("POST", "/v1/vms/a/start")
+            stopped, deadline = [], time.monotonic() + 20
+            while not stopped or stopped != jails(folder):  # at once: it is soon over
+                check(time.monotonic() < deadline, "there is no jail")
+                stopped = jails(folder)
+                for pid in stopped:
+                    os.kill(pid, signal.SIGSTOP)
+            d.kill()
+            d.start()
+            time.sleep(0.3)
+            equal(jails(folder), stopped, "another one was begun beside it")
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+            d.becomes("a", "running")
+            pid = d.vm("a")["pid"]
+            time.sleep(LEAVING)
+            equal((d.vm("a")["state"], d.vm("a")["pid"], d.processes()), ("running", pid, [pid]), "a moment later")
+            d.done("a", "kill")
+
+
 def tap(folder):
     only_root()
     name = f"bptest{os.getpid() % 100000}"
@@ -372,7 +410,7 @@ container=test exec /lib/systemd/systemd --system --unit=nothing.target --log-ta
                 os.rmdir(directory)
 
 
-CASES = {f.__name__: f for f in (ids, limits, killed, tap, user, scopes, systemd)}
+CASES = {f.__name__: f for f in (ids, limits, killed, jailing, tap, user, scopes, systemd)}
 
 
 def main():
