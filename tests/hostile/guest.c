@@ -509,10 +509,7 @@ static void virtio_start(struct dice *d, struct device *dev, bool plain)
 /* Does the range have a port that must be left alone (rule 1)? */
 static bool spared(struct dice *d, uint16_t port, unsigned size)
 {
-    static const uint16_t ports[][2] = {
-        { 0x64, 1 },  { 0x92, 1 },  { 0xcf9, 1 },
-        { 0x604, 2 }, { 0x660, 2 }, /* starts the watchdog */
-    };
+    static const uint16_t ports[][2] = { { 0x64, 1 }, { 0x92, 1 }, { 0xcf9, 1 }, { 0x604, 2 } };
     if (port == 0xcf8 && size == 4)
         return false;
     for (unsigned i = 0; i < sizeof ports / sizeof *ports; i++)
