@@ -4,6 +4,7 @@
 The package holds what the CD holds, without the CD around it. Made as Debian makes it: ISOLINUX for BIOS, Debian's
 signed GRUB in a FAT image for UEFI, and the package's menus for both.
 """
+import gzip
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ ISOLINUX = "/usr/lib/ISOLINUX/isolinux.bin"
 GRUB = "/usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed"
 GRUB_MODULES = "/usr/lib/grub/x86_64-efi"
 NEEDED = [(ISOLINUX, "isolinux"), (GRUB, "grub-efi-amd64-signed"), (GRUB_MODULES, "grub-efi-amd64-bin")]
-TOOLS = [("xorriso", "xorriso"), ("mformat", "mtools")]
+TOOLS = [("xorriso", "xorriso"), ("mformat", "mtools"), ("cpio", "cpio")]
 FOLDER = "debian-installer/amd64"
 
 
@@ -69,3 +70,13 @@ def kernel(iso):
     if not folders:
         raise ValueError(f"{iso} has no initrd.gz, so it is no CD of Debian's installer")
     return folders[0].rstrip("/")
+
+
+def status(iso, work):
+    """dpkg's list of what is installed in the installer on a CD."""
+    initrd = os.path.join(work, "initrd.gz")
+    subprocess.run(["xorriso", "-osirrox", "on", "-indev", iso, "-extract", kernel(iso) + "/initrd.gz", initrd], check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with gzip.open(initrd) as file:
+        return subprocess.run(["cpio", "-i", "--quiet", "--to-stdout", "var/lib/dpkg/status"], check=True, input=file.read(),
+                              stdout=subprocess.PIPE).stdout.decode()

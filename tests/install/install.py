@@ -8,6 +8,7 @@ what the mirror has that this host's apt uses. The stages of the installer are p
 is started without the CD; its console must show a login on the screen and let root in by keys.
 """
 import argparse
+import glob
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TESTS = os.path.dirname(HERE)
 sys.path[:0] = [HERE, *(os.path.join(TESTS, name) for name in ("vmm", "display"))]
 import cd  # noqa: E402
+import components  # noqa: E402
 import glyphs  # noqa: E402
 import mirror  # noqa: E402
 import screen  # noqa: E402
@@ -28,7 +30,7 @@ ROOT = os.path.dirname(TESTS)
 PASSWORD = "bedplate"
 RELEASES = {"bookworm": "12", "trixie": "13"}
 # Which of the installer's components an installation like this one needs.
-COMPONENTS = """apt-mirror-setup apt-setup-udeb base-installer bootstrap-base clock-setup finish-install grub-installer
+WANTED = """apt-mirror-setup apt-setup-udeb base-installer bootstrap-base clock-setup finish-install grub-installer
 nobootloader partman-auto partman-auto-lvm partman-auto-crypto partman-ext3 partman-basicfilesystems partman-basicmethods
 partman-efi partman-partitioning partman-target partman-utils pkgsel tzsetup-udeb user-setup-udeb disk-detect save-logs""".split()
 
@@ -188,16 +190,50 @@ def started(args, folder, start):
 # ---- ----
 
 
-def preseed(server, udebs, components):
-    """The answers, with the places filled in. Udebs that were given are installed before the installer gets its own."""
-    early = "".join(f"; wget -q -O /tmp/{name} http://10.0.2.2:{server.port}/udebs/{name} && udpkg -i /tmp/{name}"
+def preseed(server, udebs, modules):
+    """The answers, with the places filled in. Udebs that were given are unpacked before the installer gets its own; it
+    configures all when their turn comes."""
+    early = "".join(f"; wget -q -O /tmp/{name} http://10.0.2.2:{server.port}/udebs/{name} && udpkg --unpack /tmp/{name}"
                     for name in udebs)
     with open(os.path.join(HERE, "preseed.cfg"), encoding="ascii") as file:
         text = file.read()
     for name, value in (("HOST", f"10.0.2.2:{server.port}"), ("EARLY", early.lstrip("; ")), ("PASSWORD", PASSWORD),
-                        ("DISK", "/dev/vda"), ("COMPONENTS", ", ".join(components))):
+                        ("DISK", "/dev/vda"), ("COMPONENTS", ", ".join(modules))):
         text = text.replace(f"@{name}@", value)
     return text.encode()
+
+
+def given(args, release):
+    """Components that are handed in: by name, and what the folder of the release has."""
+    kept = glob.glob(os.path.join(args.udebs, release, "*.udeb"))
+    return {os.path.basename(path): path for path in kept + args.udeb}
+
+
+def release_fits(args, folder, server, release):
+    """(release, CD, udebs to hand in, components to fetch); Lacking if the mirror has not all of these."""
+    os.mkdir(folder)
+    iso = args.installer or mirror.package(server.uri, release, f"debian-installer-{RELEASES[release]}-netboot-amd64", folder)
+    if not iso.endswith(".iso"):
+        package, iso = iso, os.path.join(folder, "mini.iso")
+        cd.make(iso, package, folder)
+    udebs = given(args, release)
+    known = components.Set(components.index(server, release), cd.status(iso, folder), udebs.values())
+    needed = known.needed(WANTED + [f"scsi-modules-{known.kernel}-di"])  # where the kernel has virtio_blk
+    lacks = sorted(name for name, fields in needed.items() if not server.has("/" + fields["Filename"]))
+    if lacks:
+        raise Lacking(f"the mirror lacks components of Debian {RELEASES[release]}'s installer: {', '.join(lacks)}")
+    return release, iso, udebs, needed
+
+
+def choose(args, folder, server):
+    """The release to install: what was asked for, or the first that the mirror has everything of."""
+    reasons = []
+    for release in [args.release] if args.release else RELEASES:
+        try:
+            return release_fits(args, os.path.join(folder, release), server, release)
+        except (Lacking, mirror.Missing) as error:
+            reasons.append(str(error))
+    raise Lacking("; ".join(reasons))
 
 
 def go(args, folder):
@@ -205,16 +241,11 @@ def go(args, folder):
     uri = args.mirror or mirror.of_this_host()
     if not uri:
         vmm_test.skip("apt knows no source of Debian; name one with --mirror")
-    iso = args.installer
-    if not iso:
-        say(start, "getting the installer")
-        iso = mirror.package(uri, args.release, f"debian-installer-{RELEASES[args.release]}-netboot-amd64", folder)
-    if not iso.endswith(".iso"):
-        package, iso = iso, os.path.join(folder, "mini.iso")
-        cd.make(iso, package, folder)
-    udebs = {os.path.basename(path): path for path in args.udeb}
-    server = mirror.Server(uri, args.cache, udebs)
-    server.pages["/preseed.cfg"] = preseed(server, udebs, COMPONENTS)
+    server = mirror.Server(uri, args.cache)
+    args.release, iso, server.udebs, needed = choose(args, folder, server)
+    say(start, f"installing Debian {RELEASES[args.release]}, {len(server.udebs)} components by hand: "
+        f"{' '.join(sorted(server.udebs)) or 'none'}")
+    server.pages["/preseed.cfg"] = preseed(server, server.udebs, needed)
     tool = os.path.join(os.path.dirname(os.path.dirname(args.binary)), "img/bedplate-img")
     subprocess.run([tool, "create", "-f", "qcow2", args.disk, args.size], check=True, stdout=subprocess.DEVNULL)
     install(args, folder, iso, server, start)
@@ -225,12 +256,14 @@ def go(args, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--firmware", choices=["bios", "uefi"], required=True)
-    parser.add_argument("--release", choices=sorted(RELEASES), default="bookworm")
+    parser.add_argument("--release", choices=sorted(RELEASES), help="the first that the mirror has all of")
     parser.add_argument("--mirror", help="the URI of a mirror of Debian (what this host's apt uses)")
     parser.add_argument("--installer", metavar="FILE", help="a mini.iso, or a package debian-installer-N-netboot-amd64 "
                         "(the release's newest package)")
     parser.add_argument("--udeb", action="append", default=[], metavar="FILE", help="a component of the installer that the "
                         "mirror does not have")
+    parser.add_argument("--udebs", metavar="FOLDER", default=os.path.join(ROOT, ".cache/udebs"), help="such components in a "
+                        "folder for each release")
     parser.add_argument("--disk", help="the disk to make, which is kept")
     parser.add_argument("--variables", help="the UEFI variables to make, which are kept")
     parser.add_argument("--size", default="12G", help="of the disk")

@@ -56,7 +56,7 @@ def package(uri, release, name, folder):
 class Server:
     """Serves pages of its own, files, and below /debian/ the mirror; what never changes there is kept in `cache`."""
 
-    def __init__(self, uri, cache, udebs):
+    def __init__(self, uri, cache):
         os.makedirs(cache, exist_ok=True)
         outer = self
 
@@ -76,7 +76,7 @@ class Server:
             def log_message(self, *_):
                 pass
 
-        self.uri, self.cache, self.udebs, self.pages = uri, cache, udebs, {}
+        self.uri, self.cache, self.udebs, self.pages = uri, cache, {}, {}
         self.files = self.bytes = 0
         self.refused = []  # packages that the mirror does not have, though its index names them
         self.opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies()))
@@ -97,6 +97,13 @@ class Server:
         self.files += status == 200
         self.bytes += len(body)
         return status, body
+
+    def has(self, path):
+        try:
+            with self.opener.open(urllib.request.Request(self.uri + path, method="HEAD"), timeout=60) as answer:
+                return answer.status == 200
+        except urllib.error.HTTPError:
+            return False
 
     def fetch(self, path):
         constant = path.startswith("/pool/")
