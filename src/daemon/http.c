@@ -16,6 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
+
+enum { CHAIN_MAX = 8 };
 
 struct http {
     struct loop *loop;
@@ -26,8 +29,10 @@ struct http {
     void (*replied)(void *arg, const struct http_request *request, unsigned status);
     void *arg;
     bool tls;
-    struct http_request *requests; /* all that live */
-    bool running;                  /* inside MHD_run */
+    gnutls_x509_trust_list_t clients; /* whose certificates are believed; NULL: nobody's */
+    time_t crl_until;                 /* what is known of revoked ones is good till then; 0: ever */
+    struct http_request *requests;    /* all that live */
+    bool running;                     /* inside MHD_run */
     bool closing;
 };
 
@@ -229,25 +234,37 @@ const struct http_identity *http_identity_of(const struct http_request *request)
 }
 
 /* libmicrohttpd asks for the certificate and leaves the judgement to us. */
+static bool chain_believed(const struct http *http, gnutls_x509_crt_t *chain, unsigned count)
+{
+    unsigned status = ~0u;
+    if (http->crl_until && time(NULL) > http->crl_until)
+        return false; /* who was revoked since is not known */
+    return gnutls_x509_trust_list_verify_crt(http->clients, chain, count, 0, &status, NULL) == 0 &&
+           status == 0;
+}
+
 bool http_certificate(const struct http_request *request, char *out, size_t len)
 {
-    unsigned status = 0, count = 0;
-    gnutls_x509_crt_t crt;
+    unsigned count = 0, known = 0;
+    gnutls_x509_crt_t chain[CHAIN_MAX];
     const union MHD_ConnectionInfo *info =
-        request->http->tls
+        request->http->clients
             ? MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_GNUTLS_SESSION)
             : NULL;
     if (!info)
         return false;
-    gnutls_session_t session = info->tls_session;
-    const gnutls_datum_t *chain = gnutls_certificate_get_peers(session, &count);
-    if (!chain || !count || gnutls_certificate_verify_peers2(session, &status) < 0 || status ||
-        gnutls_x509_crt_init(&crt) < 0)
-        return false;
+    const gnutls_datum_t *peers = gnutls_certificate_get_peers(info->tls_session, &count);
+    while (peers && known < count && known < CHAIN_MAX &&
+           gnutls_x509_crt_init(&chain[known]) == 0) {
+        known++;
+        if (gnutls_x509_crt_import(chain[known - 1], &peers[known - 1], GNUTLS_X509_FMT_DER) < 0)
+            break;
+    }
     bool found =
-        gnutls_x509_crt_import(crt, &chain[0], GNUTLS_X509_FMT_DER) == 0 &&
-        gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, out, &len) == 0;
-    gnutls_x509_crt_deinit(crt);
+        known && known == count && chain_believed(request->http, chain, count) &&
+        gnutls_x509_crt_get_dn_by_oid(chain[0], GNUTLS_OID_X520_COMMON_NAME, 0, 0, out, &len) == 0;
+    while (known)
+        gnutls_x509_crt_deinit(chain[--known]);
     return found;
 }
 
@@ -364,6 +381,35 @@ const struct http *http_of(const struct http_stream *stream) { return stream->ht
 
 /* ---- life ---- */
 
+static int crl_set(struct http *http, const char *text, struct err *err)
+{
+    const gnutls_datum_t pem = { (uint8_t *)text, (unsigned)strlen(text) };
+    gnutls_x509_crl_t *lists = NULL;
+    unsigned count = 0;
+    if (gnutls_x509_crl_list_import2(&lists, &count, &pem, GNUTLS_X509_FMT_PEM, 0) < 0 || !count)
+        return err_set(err, EINVAL, "--tls-crl: there is no list of revoked certificates in it");
+    for (unsigned i = 0; i < count; i++) {
+        time_t until = gnutls_x509_crl_get_next_update(lists[i]);
+        if (until != (time_t)-1 && (!http->crl_until || until < http->crl_until))
+            http->crl_until = until;
+    }
+    int added = gnutls_x509_trust_list_add_crls(http->clients, lists, count, 0, 0);
+    gnutls_free(lists); /* they are the trust list's */
+    return added == (int)count ? 0
+                               : err_set(err, EINVAL, "--tls-crl: a list is of no CA in --tls-ca");
+}
+
+static int clients_set(struct http *http, const struct http_tls *tls, struct err *err)
+{
+    const gnutls_datum_t ca = { (uint8_t *)tls->ca, (unsigned)strlen(tls->ca) };
+    if (gnutls_x509_trust_list_init(&http->clients, 0) < 0)
+        abort(); /* out of memory */
+    if (gnutls_x509_trust_list_add_trust_mem(http->clients, &ca, NULL, GNUTLS_X509_FMT_PEM, 0, 0) <
+        1)
+        return err_set(err, EINVAL, "--tls-ca: there is no certificate in it");
+    return tls->crl ? crl_set(http, tls->crl, err) : 0;
+}
+
 void http_quiesce(struct http *http) { fd_close(MHD_quiesce_daemon(http->mhd)); }
 
 int http_create(struct loop *loop, int take_fd, const struct http_tls *tls, http_handler handler,
@@ -381,6 +427,10 @@ int http_create(struct loop *loop, int take_fd, const struct http_tls *tls, http
     http->replied = replied;
     http->tls = tls;
     http->arg = arg;
+    if (tls && tls->ca && clients_set(http, tls, err) < 0) {
+        fd_close(take_fd);
+        return -err->code;
+    }
     const struct MHD_OptionItem plain[] = { { MHD_OPTION_END, 0, NULL } };
     const struct MHD_OptionItem secure[] = {
         { MHD_OPTION_HTTPS_MEM_CERT, 0, tls ? (void *)tls->certificate : NULL },
@@ -426,5 +476,7 @@ void http_destroy(struct http *http)
             MHD_resume_connection(r->connection);
     if (http->mhd)
         MHD_stop_daemon(http->mhd);
+    if (http->clients)
+        gnutls_x509_trust_list_deinit(http->clients, 1);
     free(http);
 }

@@ -25,9 +25,10 @@ struct http_request;
 /* Answers by http_reply_*, now or later, exactly once. */
 typedef void (*http_handler)(void *arg, struct http_request *request);
 
-/* PEM texts, borrowed. ca: whose client certificates are asked for and believed; NULL: none. */
+/* PEM texts, borrowed. ca: whose client certificates are asked for and believed; NULL: none. crl:
+ * which of them no more; NULL: none is known. */
 struct http_tls {
-    const char *certificate, *key, *ca;
+    const char *certificate, *key, *ca, *crl;
 };
 
 /* Serves who connects to this listening socket; takes it. tls NULL: in the clear, for unix sockets.

@@ -92,15 +92,19 @@ static int serve_remote(struct daemon *daemon, int take_fd, struct http **out, s
     AUTO(buf_fini) struct buf certificate = { 0 };
     AUTO(buf_fini) struct buf key = { 0 };
     AUTO(buf_fini) struct buf ca = { 0 };
+    AUTO(buf_fini) struct buf crl = { 0 };
     int r = file_read(remote.certificate, PEM_MAX, &certificate, err);
     if (r == 0)
         r = file_read(remote.key, PEM_MAX, &key, err);
     if (r == 0 && remote.ca)
         r = file_read(remote.ca, PEM_MAX, &ca, err);
+    if (r == 0 && remote.crl)
+        r = file_read(remote.crl, PEM_MAX, &crl, err);
     if (r < 0)
         return r;
     const struct http_tls tls = { (const char *)certificate.data, (const char *)key.data,
-                                  remote.ca ? (const char *)ca.data : NULL };
+                                  remote.ca ? (const char *)ca.data : NULL,
+                                  remote.crl ? (const char *)crl.data : NULL };
     r = http_create(daemon->loop, TAKE_FD(fd), &tls, router_request, audit_request, daemon, out,
                     err);
     explicit_bzero(key.data, key.len);
@@ -138,6 +142,8 @@ int listen_start(struct daemon *daemon, const struct remote *options, struct err
         return err_set(
             err, EINVAL,
             "--listen needs --tls-cert and --tls-key: the API is not served in the clear");
+    if (remote.crl && !remote.ca)
+        return err_set(err, EINVAL, "--tls-crl is for the clients of --tls-ca");
     int r = listen_api(daemon->run_dir, &fd, err);
     if (r == 0)
         r = http_create(daemon->loop, fd, NULL, router_request, audit_request, daemon,

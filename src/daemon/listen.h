@@ -8,7 +8,7 @@
 
 /* Of the options; listen NULL: nowhere. Borrowed for the daemon's life. */
 struct remote {
-    const char *listen, *certificate, *key, *ca;
+    const char *listen, *certificate, *key, *ca, *crl;
 };
 
 int listen_start(struct daemon *daemon, const struct remote *remote, struct err *err);

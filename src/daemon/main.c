@@ -258,7 +258,8 @@ static const char usage[] =
     "                   serve the API there too, with TLS, to users with a token or a certificate\n"
     "  --tls-cert FILE, --tls-key FILE\n"
     "                   certificate (with its chain) and key for that, PEM\n"
-    "  --tls-ca FILE    whose client certificates are believed\n"
+    "  --tls-ca FILE    whose client certificates are believed, PEM\n"
+    "  --tls-crl FILE   which of them are revoked, PEM; all are, once it is out of date\n"
     "  --vm-ids FIRST-LAST\n"
     "                   user ids, and group ids, of VMs' processes, for root's daemon (default "
     "2130706432-2130771967)\n"
@@ -311,6 +312,7 @@ int main(int argc, char **argv)
         { "tls-cert", required_argument, NULL, 'c' },
         { "tls-key", required_argument, NULL, 'k' },
         { "tls-ca", required_argument, NULL, 'a' },
+        { "tls-crl", required_argument, NULL, 'x' },
         { "vm-ids", required_argument, NULL, 'i' },
         { "help", no_argument, NULL, 'h' },
         { NULL, 0, NULL, 0 },
@@ -334,6 +336,7 @@ int main(int argc, char **argv)
         case 'c': remote.certificate = optarg; break;
         case 'k': remote.key = optarg; break;
         case 'a': remote.ca = optarg; break;
+        case 'x': remote.crl = optarg; break;
         case 'i':
             if (ids_parse(optarg, &daemon.ids, &err) < 0) {
                 fprintf(stderr, "bedplated: --vm-ids: %s\n", err.text);

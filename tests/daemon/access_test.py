@@ -39,15 +39,57 @@ def certificates(folder):
             name + ".pem", "-days", "2", "-extfile", "ext")
 
 
+CA = """[ca]
+default_ca = own
+[own]
+database = index
+new_certs_dir = .
+certificate = ca.pem
+private_key = ca.key
+default_md = sha256
+policy = any
+rand_serial = yes
+default_crl_days = 2
+unique_subject = no
+[any]
+commonName = supplied
+"""
+
+
+def odd_certificates(folder):
+    """Of users all of them: over, not yet good, revoked, by nobody but itself, by a CA that is none. And lists of revoked ones."""
+    def run(*words):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    for name, text in (("ca.cnf", CA), ("index", "")):
+        with open(os.path.join(folder, name), "w", encoding="ascii") as file:
+            file.write(text)
+    new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    for name, start, end in (("over", "20200101000000Z", "20200201000000Z"), ("future", "20900101000000Z", "20910101000000Z"),
+                             ("revoked", None, "20910101000000Z")):
+        run(*new, "-keyout", name + ".key", "-out", name + ".csr", "-subj", f"/CN={name}")
+        run("ca", "-config", "ca.cnf", "-batch", "-notext", "-in", name + ".csr", "-out", name + ".pem",
+            *(["-startdate", start] if start else []), "-enddate", end)
+    run(*new, "-x509", "-keyout", "self.key", "-out", "self.pem", "-subj", "/CN=self", "-days", "2")
+    run(*new, "-keyout", "below.key", "-out", "below.csr", "-subj", "/CN=below")
+    run("x509", "-req", "-in", "below.csr", "-CA", "client.pem", "-CAkey", "client.key", "-CAcreateserial", "-out", "below.pem", "-days", "2")
+    with open(os.path.join(folder, "below.pem"), "a", encoding="ascii") as below, \
+            open(os.path.join(folder, "client.pem"), encoding="ascii") as client:
+        below.write(client.read())
+    run("ca", "-config", "ca.cnf", "-revoke", "revoked.pem")
+    run("ca", "-config", "ca.cnf", "-gencrl", "-out", "crl.pem")
+    run("ca", "-config", "ca.cnf", "-gencrl", "-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20200201000000Z", "-out", "old.crl.pem")
+
+
 class Remote(Daemon):
     """One that is served by TLS, too."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *options):
         certificates(folder)
         self.port = free_port()
         path = {name: os.path.join(folder, name) for name in os.listdir(folder)}
         super().__init__(folder, "--listen", f"127.0.0.1:{self.port}", "--tls-cert", path["server.pem"], "--tls-key",
-                         path["server.key"], "--tls-ca", path["ca.pem"])
+                         path["server.key"], "--tls-ca", path["ca.pem"], *options)
 
     def ask(self, method, path, body=None, token=None, certificate=None, socket=False):
         context = ssl.create_default_context(cafile=os.path.join(self.folder, "ca.pem"))
@@ -527,20 +569,75 @@ def streams(folder):
 
 
 @case
-def tls(folder):
-    """Old versions and other nonsense; bad options."""
+def clients(folder):
+    """Client certificates: only one that is good, now, and not revoked stands for its user."""
     with Remote(folder) as d:
-        def s_client(*options):
+        odd_certificates(folder)
+        names = ["over", "future", "revoked", "self", "below", "client"]
+        for name in names:
+            d.ok("POST", "/v1/users", {"name": name, "certificate": name})
+
+        def good():
+            return [name for name in names if d.ask("GET", "/v1/vms", certificate=name)[0] == 200]
+        equal(good(), ["revoked", "client"], "without a list of revoked ones")
+        crl = os.path.join(folder, "list.pem")
+        os.link(os.path.join(folder, "crl.pem"), crl)
+        d.process.terminate()
+        d.process.communicate()
+        d.options = (*d.options, "--tls-crl", crl)
+        d.start()
+        equal(good(), ["client"])
+        # A list that is out of date says nothing of who was revoked since; one that is none leaves the former in use.
+        for name, left in (("old.crl.pem", []), ("ca.pem", []), ("crl.pem", ["client"])):
+            os.unlink(crl)
+            os.link(os.path.join(folder, name), crl)
+            d.process.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + (LIMIT if name != "ca.pem" else 0.5)
+            while (now := good()) != left or (name == "ca.pem" and time.monotonic() < deadline):
+                check(time.monotonic() < deadline, f"with {name}: {now}, want {left}")
+                time.sleep(0.1)
+        equal(d.ask("GET", "/v1/health", certificate="over")[0], 200, "what needs nobody")
+
+
+@case
+def tls(folder):
+    """Old versions, weak ciphers and other nonsense; bad options."""
+    with Remote(folder) as d:
+        def s_client(*options, given=b"", **more):
             return subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{d.port}", "-CAfile",
-                                   os.path.join(folder, "ca.pem"), *options], input=b"", capture_output=True, check=False, timeout=LIMIT)
+                                   os.path.join(folder, "ca.pem"), *options], input=given, capture_output=True, check=False, timeout=LIMIT, **more)
 
         for version in ("-tls1_2", "-tls1_3"):
             result = s_client(version)
             check(b"Verify return code: 0 (ok)" in result.stdout, f"{version}: {result.stdout} {result.stderr}")
         for options in (["-tls1", "-cipher", "ALL:@SECLEVEL=0"], ["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"],
-                        ["-tls1_2", "-cipher", "NULL:aNULL:@SECLEVEL=0"], ["-tls1_2", "-cipher", "RC4:3DES:@SECLEVEL=0"]):
+                        *(["-tls1_2", "-cipher", f"{cipher}:@SECLEVEL=0"] for cipher in (
+                            "NULL", "aNULL", "eNULL", "ADH", "AECDH", "PSK", "SRP", "CAMELLIA", "ARIA", "SEED", "kRSA")),
+                        ["-tls1_2", "-sigalgs", "ECDSA+SHA1"], ["-tls1_2", "-curves", "secp224r1"]):
             result = s_client(*options)
-            check(b"Cipher is (NONE)" in result.stdout or result.returncode != 0, f"{options}: {result.stdout}")
+            check(b"Cipher is (NONE)" in result.stdout or b"Cipher    : 0000" in result.stdout or result.returncode != 0,
+                  f"{options}: {result.stdout}")
+        # Names of servers that it has not.
+        for name in ("a" * 255, "xn--nonsense", "..", "127.0.0.1", "evil.example"):
+            result = s_client("-servername", name, given=b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", )
+            check(b"CONNECTED" in result.stdout, f"{name}: {result.stdout}")
+            equal(d.ask("GET", "/v1/health")[0], 200, name)
+        # A handshake again in the middle is not had, and costs it nothing; nor does half of one.
+        result = s_client("-tls1_2", "-legacy_renegotiation", given=b"R\n" * 3)
+        check(b"RENEGOTIATING" in result.stdout + result.stderr and result.stdout.count(b"Verify return code") <= 1, result.stdout)
+        hello = bytes.fromhex("160301")
+        halves = [socket.create_connection(("127.0.0.1", d.port), timeout=LIMIT) for _ in range(50)]
+        for i, half in enumerate(halves):
+            half.sendall(hello + bytes([i]) * i)
+        equal(d.ask("GET", "/v1/health")[0], 200)
+        with open(f"/proc/{d.process.pid}/stat", encoding="ascii") as file:
+            ticks = sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13]))
+        time.sleep(0.5)
+        with open(f"/proc/{d.process.pid}/stat", encoding="ascii") as file:
+            spent = sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13])) - ticks
+        check(spent < 0.2 * os.sysconf("SC_CLK_TCK"), f"it spins: {spent} ticks in half a second")
+        for half in halves:
+            half.close()
         with socket.create_connection(("127.0.0.1", d.port), timeout=LIMIT) as plain:
             plain.sendall(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
             check(b"200" not in plain.recv(100), "it answers in the clear")
@@ -559,6 +656,9 @@ def tls(folder):
         sentence("ADDRESS:PORT", "--listen", "nonsense", *file[2:])
         sentence("does not start", "--listen", f"127.0.0.1:{free_port()}", "--tls-cert", file[3], "--tls-key",
                  os.path.join(folder, "client.key"))
+        sentence("--tls-crl is for", "--listen", f"127.0.0.1:{free_port()}", *file[2:6], "--tls-crl", file[3])
+        sentence("--tls-crl: there is no list", "--listen", f"127.0.0.1:{free_port()}", *file[2:8], "--tls-crl", file[3])
+        sentence("--tls-ca: there is no certificate", "--listen", f"127.0.0.1:{free_port()}", *file[2:6], "--tls-ca", file[5])
         sentence("absent", "--listen", f"127.0.0.1:{free_port()}", "--tls-cert", "/absent", "--tls-key", file[5])
 
 
