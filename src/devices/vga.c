@@ -20,21 +20,9 @@
 #include <string.h>
 
 enum { PRIORITY_LFB = 1 /* above its own BAR */, PRIORITY_WINDOW = 10 /* above RAM */ };
-enum { BAR_LFB = 0, BAR_MMIO = 2, MMIO_SIZE = 4096 };
 enum { MMIO_PORTS = 0x400, MMIO_DISPI = 0x500, MMIO_EXTENSION = 0x600 };
 enum { WINDOW = 0xa0000, WINDOW_SIZE = 0x20000, VGA_BYTES = 256 << 10 };
-enum region {
-    R_LFB = BAR_LFB,
-    R_MMIO = BAR_MMIO,
-    R_WINDOW = 8,
-    R_3B4,
-    R_3BA,
-    R_3C0,
-    R_3D4,
-    R_3DA,
-    R_DISPI
-};
-#define MEMORY_DEFAULT (16ull << 20)
+enum region { R_WINDOW = VGA_WINDOW, R_3B4, R_3BA, R_3C0, R_3D4, R_3DA, R_DISPI };
 
 static const struct {
     enum region region;
@@ -62,7 +50,7 @@ static bool window_offset(const struct vga_regs *regs, uint64_t offset, uint32_t
 /* The byte that a chained access means, or UINT64_MAX for planes at `*address`. */
 static uint64_t window_byte(const struct vga *vga, uint32_t offset, bool write, uint32_t *address)
 {
-    const struct vga_regs *regs = &vga->regs;
+    const struct vga_regs *regs = vga->regs;
     bool enabled = regs->dispi[DISPI_ENABLE] & DISPI_ENABLED;
     uint64_t bank = enabled ? (uint64_t)regs->dispi[DISPI_BANK] << 16 : 0;
     bool odd_even =
@@ -78,7 +66,7 @@ static uint64_t window_byte(const struct vga *vga, uint32_t offset, bool write, 
 
 static uint8_t window_read8(struct vga *vga, uint64_t at)
 {
-    struct vga_regs *regs = &vga->regs;
+    struct vga_regs *regs = vga->regs;
     uint32_t offset, address = 0;
     if (!window_offset(regs, at, &offset))
         return 0xff;
@@ -138,12 +126,12 @@ static uint8_t plane_value(const struct vga_regs *regs, unsigned p, uint8_t valu
 
 static void vram_written(struct vga *vga, uint64_t at, uint64_t len)
 {
-    ram_written(vga->pci.dev.machine, vga->vram, at, len);
+    ram_written(vga->dev->machine, vga->vram, at, len);
 }
 
 static void window_write8(struct vga *vga, uint64_t at, uint8_t value)
 {
-    const struct vga_regs *regs = &vga->regs;
+    const struct vga_regs *regs = vga->regs;
     uint8_t planes = regs->sequencer[SR_MAP_MASK];
     uint32_t offset, address = 0;
     if (!window_offset(regs, at, &offset))
@@ -168,7 +156,7 @@ static void window_write8(struct vga *vga, uint64_t at, uint8_t value)
 
 static uint16_t dispi_read(const struct vga *vga, unsigned index)
 {
-    const struct vga_regs *regs = &vga->regs;
+    const struct vga_regs *regs = vga->regs;
     if (index == DISPI_MEMORY_64K)
         return (uint16_t)(vga->vram->size >> 16);
     if (index >= DISPI_COUNT)
@@ -199,14 +187,14 @@ static uint64_t dispi_pitch(const struct vga_regs *regs)
  */
 static void dispi_fit(struct vga *vga)
 {
-    uint16_t *r = vga->regs.dispi;
+    uint16_t *r = vga->regs->dispi;
     uint64_t size = vga->vram->size;
 
     r[DISPI_XRES] = r[DISPI_XRES] > SCREEN_MAX_WIDTH ? SCREEN_MAX_WIDTH : r[DISPI_XRES];
     r[DISPI_XRES] = r[DISPI_XRES] < 8 ? 8 : r[DISPI_XRES] & ~7;
     if (r[DISPI_VIRT_WIDTH] < r[DISPI_XRES])
         r[DISPI_VIRT_WIDTH] = r[DISPI_XRES];
-    uint64_t pitch = dispi_pitch(&vga->regs), lines = size / pitch;
+    uint64_t pitch = dispi_pitch(vga->regs), lines = size / pitch;
     if (r[DISPI_YRES] > SCREEN_MAX_HEIGHT)
         r[DISPI_YRES] = SCREEN_MAX_HEIGHT;
     if (!r[DISPI_YRES])
@@ -223,7 +211,7 @@ static void dispi_fit(struct vga *vga)
 /* The VGA registers follow, as SeaVGABIOS expects: a window of 64 KiB at 0xa0000, linear. */
 static void dispi_enable(struct vga *vga, uint16_t value)
 {
-    struct vga_regs *regs = &vga->regs;
+    struct vga_regs *regs = vga->regs;
     bool was = regs->dispi[DISPI_ENABLE] & DISPI_ENABLED;
 
     regs->dispi[DISPI_ENABLE] = value;
@@ -247,7 +235,7 @@ static void dispi_enable(struct vga *vga, uint16_t value)
 
 static void dispi_write(struct vga *vga, unsigned index, uint16_t value)
 {
-    struct vga_regs *regs = &vga->regs;
+    struct vga_regs *regs = vga->regs;
     bool enabled = regs->dispi[DISPI_ENABLE] & DISPI_ENABLED;
 
     switch (index) {
@@ -285,7 +273,7 @@ static uint8_t status1(const struct vga *vga)
 {
     enum { FRAME_NS = 16666667, RETRACE_NS = 1000000, LINE_NS = 31778, BLANK_NS = 6000 };
     enum { BLANKING = 1, RETRACE = 8 };
-    uint64_t in_frame = guest_now_ns(vga->pci.dev.machine) % FRAME_NS;
+    uint64_t in_frame = guest_now_ns(vga->dev->machine) % FRAME_NS;
     if (in_frame < RETRACE_NS)
         return RETRACE | BLANKING;
     return in_frame % LINE_NS < BLANK_NS ? BLANKING : 0;
@@ -344,7 +332,7 @@ static bool port_is_here(const struct vga_regs *regs, unsigned port)
 
 static uint8_t port_read8(struct vga *vga, unsigned port)
 {
-    struct vga_regs *regs = &vga->regs;
+    struct vga_regs *regs = vga->regs;
     if (!port_is_here(regs, port))
         return 0xff;
     switch (port) {
@@ -378,7 +366,7 @@ static uint8_t port_read8(struct vga *vga, unsigned port)
 
 static void port_write8(struct vga *vga, unsigned port, uint8_t value)
 {
-    struct vga_regs *regs = &vga->regs;
+    struct vga_regs *regs = vga->regs;
     if (!port_is_here(regs, port))
         return;
     switch (port) {
@@ -456,33 +444,31 @@ static uint64_t mmio_read(struct vga *vga, uint64_t offset, unsigned size)
     return value;
 }
 
-static uint64_t vga_read(struct device *dev, unsigned region, uint64_t offset, unsigned size)
+uint64_t vga_region_read(struct vga *vga, unsigned region, uint64_t offset, unsigned size)
 {
-    struct vga *vga = (struct vga *)dev;
     uint64_t value = 0;
     switch (region) {
     case R_WINDOW:
         for (unsigned i = 0; i < size; i++)
             value |= (uint64_t)window_read8(vga, offset + i) << 8 * i;
         return value;
-    case R_MMIO: return mmio_read(vga, offset, size);
+    case VGA_MMIO: return mmio_read(vga, offset, size);
     case R_DISPI:
-        return offset == 0 ? vga->regs.dispi_index : dispi_read(vga, vga->regs.dispi_index);
-    case R_LFB: return UINT64_MAX; /* its RAM lies over it */
+        return offset == 0 ? vga->regs->dispi_index : dispi_read(vga, vga->regs->dispi_index);
+    case VGA_LFB: return UINT64_MAX; /* its RAM lies over it */
     }
     return ports_read(vga, region_port(region) + (unsigned)offset, size);
 }
 
-static void vga_write(struct device *dev, unsigned region, uint64_t offset, unsigned size,
+void vga_region_write(struct vga *vga, unsigned region, uint64_t offset, unsigned size,
                       uint64_t value)
 {
-    struct vga *vga = (struct vga *)dev;
     switch (region) {
     case R_WINDOW:
         for (unsigned i = 0; i < size; i++)
             window_write8(vga, offset + i, (uint8_t)(value >> 8 * i));
         return;
-    case R_MMIO:
+    case VGA_MMIO:
         if (offset >= MMIO_PORTS && range_fits(offset - MMIO_PORTS, size, 0x20))
             ports_write(vga, 0x3c0 + (unsigned)(offset - MMIO_PORTS), size, value);
         else if (offset >= MMIO_DISPI && offset < MMIO_DISPI + 2 * DISPI_COUNT)
@@ -490,11 +476,11 @@ static void vga_write(struct device *dev, unsigned region, uint64_t offset, unsi
         return;
     case R_DISPI:
         if (offset == 0)
-            vga->regs.dispi_index = (uint16_t)value;
+            vga->regs->dispi_index = (uint16_t)value;
         else
-            dispi_write(vga, vga->regs.dispi_index, (uint16_t)value);
+            dispi_write(vga, vga->regs->dispi_index, (uint16_t)value);
         return;
-    case R_LFB: return;
+    case VGA_LFB: return;
     }
     ports_write(vga, region_port(region) + (unsigned)offset, size, value);
 }
@@ -503,9 +489,9 @@ static void vga_write(struct device *dev, unsigned region, uint64_t offset, unsi
 
 void vga_frame_take(struct vga *vga)
 {
-    const struct vga_regs *regs = &vga->regs;
+    const struct vga_regs *regs = vga->regs;
     struct vga_frame *f = &vga->frame;
-    LOCKED(&vga->pci.dev.lock);
+    LOCKED(&vga->dev->lock);
 
     memcpy(f->sequencer, regs->sequencer, sizeof f->sequencer);
     memcpy(f->crtc, regs->crtc, sizeof f->crtc);
@@ -524,156 +510,66 @@ void vga_frame_take(struct vga *vga)
     }
 }
 
-/* The frame buffer's BAR: memory over what the core maps. */
-static void vga_bar_mapped(struct pci_device *pci, unsigned bar, uint64_t address, bool mapped)
+/* Memory over what the core maps. */
+void vga_lfb_mapped(struct vga *vga, uint64_t address, bool mapped)
 {
-    struct vga *vga = (struct vga *)pci;
-    if (bar != BAR_LFB)
-        return;
-    map_remove(pci->dev.machine, TAKE(vga->lfb));
+    map_remove(vga->dev->machine, TAKE(vga->lfb));
     if (mapped)
-        map_ram(pci->dev.machine, SPACE_MEMORY, address, vga->vram->size, REGION_RAM, vga->vram, 0,
+        map_ram(vga->dev->machine, SPACE_MEMORY, address, vga->vram->size, REGION_RAM, vga->vram, 0,
                 PRIORITY_LFB, &vga->lfb, NULL);
 }
 
-static void vga_power_on(struct vga_regs *regs)
+static void regs_power_on(struct vga_regs *regs)
 {
-    struct pci_regs pci = regs->pci;
-    *regs = (struct vga_regs){ .pci = pci, .misc = 1, .dac_mask = 0xff };
+    *regs = (struct vga_regs){ .misc = 1, .dac_mask = 0xff };
     regs->dispi[DISPI_ID] = 0xb0c5;
     regs->dispi[DISPI_BPP] = 8;
 }
 
-static void vga_reset(struct device *dev)
+void vga_power_on(struct vga *vga)
 {
-    struct vga *vga = (struct vga *)dev;
-    vga_power_on(&vga->regs);
+    regs_power_on(vga->regs);
     memset(vga->vram->hva, 0, VGA_BYTES);
     vram_written(vga, 0, VGA_BYTES);
-    pci_reset(&vga->pci);
 }
 
-static int vga_loaded(struct device *dev, struct err *err)
+void vga_regs_loaded(struct vga *vga)
 {
-    struct vga *vga = (struct vga *)dev;
-    if (vga->regs.dispi[DISPI_ENABLE] & DISPI_ENABLED)
+    if (vga->regs->dispi[DISPI_ENABLE] & DISPI_ENABLED)
         dispi_fit(vga);
-    return pci_loaded(&vga->pci, err);
 }
 
-static int vga_check(const void *state, struct err *err)
+int vga_regs_check(const struct vga_regs *r, struct err *err)
 {
-    const struct vga_regs *r = state;
     if (!dispi_bpp_known(r->dispi[DISPI_BPP]) || r->dac_part > 2 || r->attribute_data > 1 ||
         r->dac_reading > 1 || r->attribute_index > 0x3f)
         return err_set(err, EINVAL, "the display adapter cannot be in the saved state");
     return 0;
 }
 
-static void vga_destroy(struct device *dev)
-{
-    struct vga *vga = (struct vga *)dev;
-    pci_device_fini(&vga->pci);
-    free(vga);
-}
-
-static const struct state_field vga_fields[] = {
-    STATE_STRUCT(struct vga_regs, pci, &pci_state),
-    STATE_BYTES(struct vga_regs, sequencer),
-    STATE_BYTES(struct vga_regs, crtc),
-    STATE_BYTES(struct vga_regs, graphics),
-    STATE_BYTES(struct vga_regs, attributes),
-    STATE_U8(struct vga_regs, sequencer_index),
-    STATE_U8(struct vga_regs, crtc_index),
-    STATE_U8(struct vga_regs, graphics_index),
-    STATE_U8(struct vga_regs, attribute_index),
-    STATE_U8(struct vga_regs, attribute_data),
-    STATE_U8(struct vga_regs, misc),
-    STATE_U8(struct vga_regs, feature),
-    STATE_U8(struct vga_regs, dac_mask),
-    STATE_U8(struct vga_regs, dac_read),
-    STATE_U8(struct vga_regs, dac_write),
-    STATE_U8(struct vga_regs, dac_part),
-    STATE_U8(struct vga_regs, dac_reading),
-    STATE_BYTES(struct vga_regs, dac_latch),
-    STATE_BYTES(struct vga_regs, palette),
-    STATE_BYTES(struct vga_regs, latch),
-    STATE_U16(struct vga_regs, dispi_index),
-    STATE_UINTS(struct vga_regs, dispi),
-    STATE_END,
-};
-static const struct state_desc vga_state = {
-    .name = "vga",
-    .version = 1,
-    .base = offsetof(struct vga, regs),
-    .size = sizeof(struct vga_regs),
-    .fields = vga_fields,
-    .check = vga_check,
-};
-static const struct device_type vga_type = {
-    .name = "vga",
-    .about = "display adapter: VGA with a linear frame buffer",
-    .threads = DEVICE_LOCKED,
-    .destroy = vga_destroy,
-    .read = vga_read,
-    .write = vga_write,
-    .reset = vga_reset,
-    .loaded = vga_loaded,
-    .state = &vga_state,
-};
-
 static int vga_map_legacy(struct vga *vga, struct err *err)
 {
-    struct machine *m = vga->pci.dev.machine;
+    struct machine *m = vga->dev->machine;
     struct mapping *mapping; /* the map's */
-    int r = map_device(m, SPACE_MEMORY, WINDOW, WINDOW_SIZE, &vga->pci.dev, R_WINDOW,
-                       PRIORITY_WINDOW, &mapping, err);
+    int r = map_device(m, SPACE_MEMORY, WINDOW, WINDOW_SIZE, vga->dev, R_WINDOW, PRIORITY_WINDOW,
+                       &mapping, err);
     for (unsigned i = 0; r == 0 && i < ARRAY_LEN(ports); i++)
-        r = map_device(m, SPACE_IO, ports[i].port, ports[i].count, &vga->pci.dev, ports[i].region,
+        r = map_device(m, SPACE_IO, ports[i].port, ports[i].count, vga->dev, ports[i].region,
                        PRIORITY_WINDOW, &mapping, err);
     return r;
 }
 
-int vga_create(struct machine *m, const struct vga_options *options, struct pci_device **out,
-               struct err *err)
+int vga_init(struct vga *vga, struct device *dev, struct vga_regs *regs,
+             const struct vga_options *options, struct err *err)
 {
-    static const struct pci_ids ids = {
-        .vendor = 0x1234,
-        .device = 0x1111,
-        .subsystem_vendor = 0x1af4,
-        .subsystem = 0x1100,
-        .class_code = 0x030000,
-        .revision = 2,
-    };
-    static const struct pci_ops ops = { .bar_mapped = vga_bar_mapped };
-    uint64_t memory = options->memory ? options->memory : MEMORY_DEFAULT;
-    if (!is_power_of_two(memory) || memory < 1 << 20 || memory > 256 << 20)
-        return err_set(err, EINVAL, "video memory is a power of two from 1M to 256M");
-    struct vga *vga = calloc(1, sizeof *vga);
-    if (!vga)
-        return err_set(err, ENOMEM, "out of memory");
-    pci_device_init(&vga->pci, m, &vga_type, options->id, &ids, &ops, &vga->regs.pci);
-    AUTO(device_destroy) struct device *dev = &vga->pci.dev;
-    pci_bar_add(&vga->pci, BAR_LFB, memory, PCI_BAR_PREFETCH);
-    pci_bar_add(&vga->pci, BAR_MMIO, MMIO_SIZE, 0);
-    /* It has ports, though no BAR for them: seabios takes only a function for the VGA whose I/O is
-     * on. */
-    vga->pci.writable[PCI_COMMAND] |= PCI_COMMAND_IO;
-    vga_power_on(&vga->regs);
-    vga->screen = options->screen;
+    vga->dev = dev;
+    vga->regs = regs;
+    regs_power_on(regs);
     edid_make(options->width ? options->width : 1280, options->height ? options->height : 800,
               vga->edid);
-
-    int r = ram_create("vram", memory, &vga->vram, err);
-    if (r < 0)
-        return r;
-    r = machine_add_ram(m, vga->vram, err);
+    int r =
+        ram_create("vram", options->memory ? options->memory : VGA_MEMORY_DEFAULT, &vga->vram, err);
     if (r == 0)
-        r = vga_map_legacy(vga, err);
-    if (r < 0)
-        return r;
-    screen_set_source(vga->screen,
-                      &(struct screen_source){ .draw = vga_draw, .text = vga_text, .arg = vga });
-    *out = &((struct vga *)TAKE(dev))->pci;
-    return 0;
+        r = machine_add_ram(dev->machine, vga->vram, err);
+    return r == 0 ? vga_map_legacy(vga, err) : r;
 }

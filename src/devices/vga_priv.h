@@ -1,5 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What vga.c (registers and memory) and vga_draw.c (pixels) share. */
+/*
+ * A VGA inside a PCI function: what vga.c (registers and memory), vga_draw.c (pixels) and the
+ * functions that have one share: vga_pci.c, and virtio/gpu_vga.c.
+ *
+ * A function owns a struct vga and a struct vga_regs, hands accesses to its regions VGA_LFB (the
+ * BAR of the frame buffer) and VGA_WINDOW up, and to the first VGA_MMIO_SIZE bytes of a BAR as
+ * VGA_MMIO, and tells where its frame buffer is decoded. All with its dev->lock, as a DEVICE_LOCKED
+ * device is called.
+ */
 #ifndef DEVICES_VGA_PRIV_H
 #define DEVICES_VGA_PRIV_H
 
@@ -63,8 +71,10 @@ enum {
 };
 enum { DISPI_ENABLED = 1, DISPI_GET_CAPS = 2, DISPI_8BIT_DAC = 0x20, DISPI_NO_CLEAR = 0x80 };
 
+enum { VGA_LFB = 0, VGA_MMIO = 2, VGA_WINDOW = 8 };
+enum { VGA_MMIO_SIZE = 4096, VGA_MEMORY_DEFAULT = 16 << 20 };
+
 struct vga_regs {
-    struct pci_regs pci;
     uint8_t sequencer[VGA_SEQUENCER], crtc[VGA_CRTC];
     uint8_t graphics[VGA_GRAPHICS], attributes[VGA_ATTRIBUTES];
     uint8_t sequencer_index, crtc_index, graphics_index;
@@ -89,11 +99,10 @@ struct vga_frame {
 };
 
 struct vga {
-    struct pci_device pci;
-    struct vga_regs regs; /* dev.lock; regs.pci as pci.h says */
-    struct ram *vram;     /* the machine's */
-    struct mapping *lfb;  /* over BAR 0; bus lock */
-    struct screen *screen;
+    struct device *dev;    /* whose lock guards the registers */
+    struct vga_regs *regs; /* dev->lock */
+    struct ram *vram;      /* the machine's */
+    struct mapping *lfb;   /* over VGA_LFB; bus lock */
     uint8_t edid[128];
 
     /* Drawing; main loop */
@@ -102,10 +111,49 @@ struct vga {
     uint8_t font[2][256 * 32]; /* by attribute bit 3 */
 };
 
+/* Registers as after power-on, memory ("vram") and the legacy window and ports. Also after a
+ * failure the machine owns what was made. */
+int vga_init(struct vga *vga, struct device *dev, struct vga_regs *regs,
+             const struct vga_options *options, struct err *err);
+uint64_t vga_region_read(struct vga *vga, unsigned region, uint64_t offset, unsigned size);
+void vga_region_write(struct vga *vga, unsigned region, uint64_t offset, unsigned size,
+                      uint64_t value);
+void vga_power_on(struct vga *vga); /* a reset */
+void vga_regs_loaded(struct vga *vga);
+int vga_regs_check(const struct vga_regs *regs, struct err *err);
+/* The frame buffer's BAR is decoded at `address` now, or no longer: see pci_ops.bar_mapped. */
+void vga_lfb_mapped(struct vga *vga, uint64_t address, bool mapped);
+
 /* vga_draw.c: a screen_source's functions; arg is the struct vga. */
 void vga_draw(void *arg, struct screen *screen);
 bool vga_text(void *arg, struct buf *out);
 /* vga.c: copies registers under the lock. */
 void vga_frame_take(struct vga *vga);
+
+/* clang-format off */
+/* State of a struct vga_regs that is the first member */
+#define VGA_REGS_FIELDS \
+    STATE_BYTES(struct vga_regs, sequencer), \
+    STATE_BYTES(struct vga_regs, crtc), \
+    STATE_BYTES(struct vga_regs, graphics), \
+    STATE_BYTES(struct vga_regs, attributes), \
+    STATE_U8(struct vga_regs, sequencer_index), \
+    STATE_U8(struct vga_regs, crtc_index), \
+    STATE_U8(struct vga_regs, graphics_index), \
+    STATE_U8(struct vga_regs, attribute_index), \
+    STATE_U8(struct vga_regs, attribute_data), \
+    STATE_U8(struct vga_regs, misc), \
+    STATE_U8(struct vga_regs, feature), \
+    STATE_U8(struct vga_regs, dac_mask), \
+    STATE_U8(struct vga_regs, dac_read), \
+    STATE_U8(struct vga_regs, dac_write), \
+    STATE_U8(struct vga_regs, dac_part), \
+    STATE_U8(struct vga_regs, dac_reading), \
+    STATE_BYTES(struct vga_regs, dac_latch), \
+    STATE_BYTES(struct vga_regs, palette), \
+    STATE_BYTES(struct vga_regs, latch), \
+    STATE_U16(struct vga_regs, dispi_index), \
+    STATE_UINTS(struct vga_regs, dispi)
+/* clang-format on */
 
 #endif
