@@ -326,6 +326,7 @@ static int board_describe(struct board *board, struct err *err)
         .menu = config->menu,
         .serial_console = true,
         .vga_bios = board->config.firmware.vga_bios,
+        .vga_bios_name = board->config.firmware.vga_bios_name,
         .boot_order = (const char *)order.data,
         .kernel_fd = config->kernel_fd,
         .initrd_fd = config->initrd_fd,

@@ -245,7 +245,7 @@ static void describe_boot(struct device *fw_cfg, const struct firmware_items *it
     /* seabios runs a file of such a name as that function's ROM and tells it which one it is; a ROM
      * in vgaroms/ is not told, and would report the frame buffer where it was on the ISA bus. */
     if (items->vga_bios)
-        fw_cfg_add_file(fw_cfg, "pci1234,1111.rom", items->vga_bios->data, items->vga_bios->len);
+        fw_cfg_add_file(fw_cfg, items->vga_bios_name, items->vga_bios->data, items->vga_bios->len);
     if (items->serial_console)
         file_number(fw_cfg, "etc/sercon-port", 0x3f8, 2);
 }

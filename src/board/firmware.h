@@ -35,8 +35,10 @@ struct board_firmware {
     int vars_fd;         /* borrowed; follows what the guest writes. -1: kept in memory only */
     const uint8_t *vars; /* initial contents if vars_fd is -1; NULL: none */
     uint64_t vars_size;  /* UEFI only */
-    const struct buf
-        *vga_bios; /* BIOS only: brings the display adapter to life; NULL: there is none */
+    /* BIOS only: brings the display adapter to life; NULL: there is none. The name in fw_cfg says
+     * which PCI function that is. */
+    const struct buf *vga_bios;
+    const char *vga_bios_name;
 };
 
 struct boot_menu {
@@ -60,9 +62,10 @@ struct firmware_items {
     const uint8_t *uuid;
     const uint8_t *generation; /* 16 bytes; acpi.generation is FIRMWARE_GENERATION_OFFSET */
     struct boot_menu menu;
-    bool serial_console;        /* BIOS text goes to COM1, too */
+    bool serial_console; /* BIOS text goes to COM1, too */
     const struct buf *vga_bios; /* NULL: none */
-    const char *boot_order;     /* paths, one a line; NULL: none */
+    const char *vga_bios_name;
+    const char *boot_order;    /* paths, one a line; NULL: none */
     int kernel_fd, initrd_fd;
     const char *cmdline; /* for kernel_fd */
 };

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 
 #define BIOS_PATH "/usr/share/seabios/bios-256k.bin"
-#define VGA_BIOS_PATH "/usr/share/seabios/vgabios-stdvga.bin"
+#define VGA_BIOS_PATH "/usr/share/seabios/vgabios-"
 #define UEFI_PATH "/usr/share/OVMF/OVMF_CODE_4M.fd"
 #define UEFI_VARS_PATH "/usr/share/OVMF/OVMF_VARS_4M.fd"
 
@@ -162,11 +162,14 @@ int vmm_firmware_open(const struct options *o, struct vmm_firmware *out, struct 
     if (o->uefi_vars && firmware->kind != FIRMWARE_UEFI)
         return err_set(err, EINVAL, "--uefi-vars: the firmware is a BIOS and keeps no variables");
     firmware->vars = out->vars;
-    if (o->video == VIDEO_VGA && firmware->kind == FIRMWARE_BIOS) {
-        r = file_read(VGA_BIOS_PATH, VGA_BIOS_MAX, &out->vga_bios, err);
+    bool is_virtio = o->video == VIDEO_VIRTIO_VGA;
+    if ((o->video == VIDEO_VGA || is_virtio) && firmware->kind == FIRMWARE_BIOS) {
+        r = file_read(is_virtio ? VGA_BIOS_PATH "virtio.bin" : VGA_BIOS_PATH "stdvga.bin",
+                      VGA_BIOS_MAX, &out->vga_bios, err);
         if (r < 0)
-            return err_prefix(err, "--video vga needs the package seabios");
+            return err_prefix(err, "--video needs the package seabios");
         firmware->vga_bios = &out->vga_bios;
+        firmware->vga_bios_name = is_virtio ? "pci1af4,1050.rom" : "pci1234,1111.rom";
     }
     return uefi_open(o, out->vars, firmware->vars_size, &firmware->vars_fd, err);
 }

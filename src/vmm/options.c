@@ -236,12 +236,14 @@ static int config_load(struct options *o, struct err *err)
     return r;
 }
 
+static bool is_pc(const struct options *o) { return strncmp(o->profile, "pc-", 3) == 0; }
+
 /* What a person expects, unless somebody else is at the agent's port. What a saved VM has is known
  * later. */
 static int clipboard_default(struct options *o, struct err *err)
 {
     const struct viewer_options *v = &o->viewer;
-    bool taken = o->port_count == OPTIONS_MAX_PORTS || strncmp(o->profile, "pc-", 3) != 0;
+    bool taken = o->port_count == OPTIONS_MAX_PORTS || !is_pc(o);
     for (unsigned i = 0; i < o->port_count; i++)
         taken |= strcmp(o->ports[i].name, CLIPBOARD_PORT) == 0;
     if (o->restore || !v->address || v->no_clipboard || (taken && !v->clipboard))
@@ -271,6 +273,9 @@ static int defaults_set(struct options *o, struct err *err)
         o->serial.kind = STREAM_STDIO;
     if (!options_given(o, "video"))
         o->video = o->viewer.address ? VIDEO_VGA : VIDEO_NONE;
+    /* Firmware and boot loaders of a PC show something, too. A saved VM brings its own. */
+    if (o->video == VIDEO_VIRTIO && r == 0 && is_pc(o) && !o->restore)
+        o->video = VIDEO_VIRTIO_VGA;
     if (!options_given(o, "balloon"))
         o->balloon = true;
     /* With a tablet the pointer is where the viewer's is. */

@@ -102,7 +102,7 @@ struct gdb_options {
     bool wait;         /* do not start before a debugger says so */
 };
 
-enum video_adapter { VIDEO_NONE, VIDEO_VGA, VIDEO_VIRTIO };
+enum video_adapter { VIDEO_NONE, VIDEO_VGA, VIDEO_VIRTIO, VIDEO_VIRTIO_VGA };
 
 struct options {
     char *engine;         /* "auto", "kvm" or "soft" */

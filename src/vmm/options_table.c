@@ -476,7 +476,7 @@ static int display_part(struct options *o, const char *key, const char *value, s
 
 const char *options_video(size_t i)
 {
-    static const char *const names[] = { "none", "vga", "virtio", NULL };
+    static const char *const names[] = { "none", "vga", "virtio", "virtio-vga", NULL };
     return names[i];
 }
 
@@ -704,7 +704,9 @@ const struct option option_table[] = {
       "package spice-vdagent; the port com.redhat.spice.0 is added for it (default on; with profile micro-1 off). password-file=FILE: viewers must know the password in its first line (at most 8 characters). "
       "tls-cert=FILE,tls-key=FILE: viewers must speak TLS (VeNCrypt, X.509); tls-ca=FILE: and show a certificate of that "
       "authority. Addresses that others reach need TLS and one of the two.", NULL, display_part, "viewer" },
-    { "video", "vga|virtio|none", 0, "the display adapter (default: vga with --display, otherwise none)", NULL, video_set },
+    { "video", "vga|virtio|none", 0, "the display adapter (default: vga with --display, otherwise none)",
+      "virtio is virtio-vga with profile pc: a VGA until a driver for virtio takes over; and with profile micro a virtio adapter alone.",
+      video_set },
     { "debug-console", "stdio|file:PATH|unix:PATH|none", 0, "where ports 0x402 and 0xe9 go: firmware's log (default none)",
       NULL, debug_console_set },
     { "usb", "tablet|keyboard|none", OPTION_MANY, "adds a USB controller (xHCI) with this device; may be repeated",

@@ -27,10 +27,12 @@ int video_plug(struct vmm *vmm, struct err *err)
     if (!vmm->options.video)
         return 0;
     struct vga_options vga = { .id = "vga0", .screen = vmm->screen };
-    struct virtio_gpu_options gpu = { .id = "gpu0", .screen = vmm->screen };
+    struct virtio_gpu_options gpu = { .id = "gpu0",
+                                      .screen = vmm->screen,
+                                      .vga = vmm->options.video == VIDEO_VIRTIO_VGA };
     struct pci_device *pci;
     int r = 0;
-    if (vmm->options.video == VIDEO_VIRTIO) /* copying a picture holds up no disk */
+    if (vmm->options.video != VIDEO_VGA) /* copying a picture holds up no disk */
         r = machine_io_loop(vmm->machine, "video", &gpu.loop, err);
     if (r == 0)
         r = vmm->options.video == VIDEO_VGA ? vga_create(vmm->machine, &vga, &pci, err)
@@ -56,7 +58,7 @@ int video_open(struct vmm *vmm, struct err *err)
                                        .tls_cert = viewer->tls_cert,
                                        .tls_key = viewer->tls_key,
                                        .tls_ca = viewer->tls_ca,
-                                       .resizable = vmm->options.video == VIDEO_VIRTIO,
+                                       .resizable = vmm->options.video != VIDEO_VGA,
                                        .agent_fd = agent_fd };
     AUTO(free) char *address = strdup(viewer->address);
     if (!address)

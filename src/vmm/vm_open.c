@@ -136,6 +136,8 @@ static int restore_video(struct options *o, const struct snapshot_config *saved,
     if (!options_video(adapter))
         return err_set(err, EINVAL, "--restore: there is no display adapter '%s'",
                        saved->video_model);
+    if (o->video == VIDEO_VIRTIO && adapter == VIDEO_VIRTIO_VGA)
+        o->video = adapter;
     if (options_given(o, "video") && o->video != adapter)
         return err_set(err, EINVAL, "--restore: the saved VM has --video %s, not %s",
                        options_video(adapter), options_video(o->video));

@@ -15,7 +15,8 @@ import sys
 import tempfile
 import time
 
-sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), *below) for below in ([], ["..", "vmm"])]
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), *below) for below in ([], ["..", "vmm"], ["..", "firmware"])]
+import disk  # noqa: E402
 import rfb  # noqa: E402
 import screen  # noqa: E402
 import vmm_test  # noqa: E402
@@ -184,6 +185,46 @@ def usb_uefi(folder):
         types("restarted", True)
 
 
+def prepared_pc():
+    """Folder with Debian's generic kernel and an initramfs whose init runs lines from the serial port."""
+    prepared = os.path.join(ROOT, ".cache", "pc")
+    done = subprocess.run([os.path.join(ROOT, "tools", "prepare-pc.sh"), prepared], text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        vmm_test.skip(done.stdout.strip())
+    return prepared
+
+
+@case
+def virtio_bios(folder):
+    """--video virtio is a VGA until Linux' virtio-gpu takes over, and again after a reset; GRUB's menu survives a restore."""
+    if disk.missing():
+        vmm_test.skip(f"{disk.missing()} is not installed")
+    prepared, image = prepared_pc(), os.path.join(folder, "disk")
+    control, saved = os.path.join(folder, "control"), os.path.join(folder, "saved")
+    disk.make(image, "set timeout=-1\nmenuentry 'The guest' {\n linux /vmlinuz console=tty0 console=ttyS0 pc.modules=virtio_pci,virtio-gpu\n"
+              " initrd /initrd\n}\n", {"vmlinuz": os.path.join(prepared, "vmlinuz"), "initrd": os.path.join(prepared, "initrd.cpio")},
+              64 << 20)
+    words = ["--disk", image + ",format=raw", "--control", "unix:" + control]
+    with vmm_test.Vm("--firmware", "bios", "--memory", "256M", "--video", "virtio", *words, boots=False) as vm:
+        client = vmm_test.Client(control)
+        screen.Screen(vm, client).shows("The guest")
+        with open(saved, "wb") as file:
+            client.ok("save", fds=[file.fileno()], fd=True, then="end")
+        vm.wait()
+    with vmm_test.Vm("--restore", saved, "--video", "virtio", *words, boots=False) as vm:
+        client = vmm_test.Client(control)
+        seen = screen.Screen(vm, client)
+        seen.shows("The guest", 10)
+        seen.keys("enter")
+        vm.expect("=READY", 120)
+        equal(seen.picture()[:2], (1280, 800), "size by the driver")
+        check("graphics" in client.refused("screenshot", "ENODATA", format="text"), "the VGA's text is still shown")
+        vm.type("lsmod | grep virtio_gpu; reboot -f\n")
+        vm.expect("virtio_gpu", 60)
+        seen.shows("The guest", 60)
+
+
 def clipboard(shell, vnc):
     """A few messages of an agent, from the guest's shell: clipboard_test.py has a real one."""
     def message(kind, *words, text=""):
@@ -220,11 +261,7 @@ def clipboard(shell, vnc):
 @case
 def virtio(folder):
     """Debian's generic kernel on virtio-gpu: its console, what is written to its frame buffer, another size, a restore."""
-    prepared = os.path.join(ROOT, ".cache", "pc")
-    done = subprocess.run([os.path.join(ROOT, "tools", "prepare-pc.sh"), prepared], text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        vmm_test.skip(done.stdout.strip())
+    prepared = prepared_pc()
     path, control, saved = (os.path.join(folder, name) for name in ("vnc", "control", "saved"))
 
     def shell(vm, line):
@@ -287,7 +324,7 @@ def virtio(folder):
             check(time.monotonic() < deadline, "the restored screen does not change")
             time.sleep(0.2)
     with vmm_test.Vm("--restore", saved, "--video", "vga", boots=False) as vm:
-        vm.ends(vmm_test.FILE, "the saved VM has --video virtio, not vga")
+        vm.ends(vmm_test.FILE, "the saved VM has --video virtio-vga, not vga")
 
 
 @case
@@ -501,7 +538,7 @@ def main():
     parser.add_argument("--client", help="the viewer made with libvncclient (client.c)")
     parser.add_argument("--guest", help="the guest that scrolls (scroll.S)")
     vmm_test.ARGS = args = parser.parse_args()
-    if args.case not in ("encodings", "usb_uefi", "virtio", "virtio_uefi") and not os.path.exists(CD):
+    if args.case not in ("encodings", "usb_uefi", "virtio", "virtio_bios", "virtio_uefi") and not os.path.exists(CD):
         vmm_test.skip("the package grub-rescue-pc is not installed")
     with tempfile.TemporaryDirectory() as folder:
         CASES[args.case](folder)

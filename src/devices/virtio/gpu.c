@@ -19,7 +19,6 @@
 
 enum { QUEUE_CONTROL, QUEUE_CURSOR, QUEUES, QUEUE_SIZE = 256 };
 enum { WIDTH_DEFAULT = 1280, HEIGHT_DEFAULT = 800, SIDE_MIN = 64, SIDE_MAX = 4095 };
-enum { RESOURCES_SAVED_MAX = 320 << 20 }; /* GPU_MAX_BYTES with the heads */
 
 static struct gpu *gpu_of(struct virtio_device *vdev) { return (struct gpu *)vdev; }
 
@@ -45,10 +44,18 @@ union gpu_reply {
 
 /* ---- what is shown ---- */
 
-static void scanout_off(struct gpu *gpu)
+/* Lock held. From the first word of a driver to its end the VGA in the adapter is not shown. */
+static void driver_shows(struct gpu *gpu, bool shows)
+{
+    if (gpu->is_vga)
+        gpu->vga_regs.driver_shows = shows;
+}
+
+static void scanout_off(struct gpu *gpu, bool shows)
 {
     {
         LOCKED(&gpu->lock);
+        driver_shows(gpu, shows);
         gpu->regs.scanout = 0;
         gpu->regs.scanout_x = gpu->regs.scanout_y = 0;
         gpu->regs.scanout_w = gpu->regs.scanout_h = 0;
@@ -63,7 +70,7 @@ static uint32_t do_set_scanout(struct gpu *gpu, const struct virtio_gpu_set_scan
     if (le32toh(cmd->scanout_id) != 0)
         return VIRTIO_GPU_RESP_ERR_INVALID_SCANOUT_ID;
     if (!id) {
-        scanout_off(gpu);
+        scanout_off(gpu, true);
         return VIRTIO_GPU_RESP_OK_NODATA;
     }
     const struct gpu_resource *res = gpu_resource_find(gpu, id);
@@ -74,6 +81,7 @@ static uint32_t do_set_scanout(struct gpu *gpu, const struct virtio_gpu_set_scan
         return VIRTIO_GPU_RESP_ERR_INVALID_PARAMETER;
     {
         LOCKED(&gpu->lock);
+        driver_shows(gpu, true);
         r->scanout = id;
         r->scanout_x = le32toh(cmd->r.x);
         r->scanout_y = le32toh(cmd->r.y);
@@ -112,7 +120,7 @@ static uint32_t do_unref(struct gpu *gpu, const struct virtio_gpu_resource_unref
     if (!res)
         return VIRTIO_GPU_RESP_ERR_INVALID_RESOURCE_ID;
     if (gpu->regs.scanout == res->id)
-        scanout_off(gpu);
+        scanout_off(gpu, true);
     gpu_resource_destroy(gpu, res);
     return VIRTIO_GPU_RESP_OK_NODATA;
 }
@@ -317,7 +325,7 @@ static void gpu_forget_saved(struct gpu *gpu)
 static void gpu_reset(struct virtio_device *vdev)
 {
     struct gpu *gpu = gpu_of(vdev);
-    scanout_off(gpu);
+    scanout_off(gpu, false);
     gpu_resources_drop(gpu);
     gpu_forget_saved(gpu);
     {
@@ -355,7 +363,7 @@ static int gpu_loaded(struct virtio_device *vdev, struct err *err)
     return r;
 }
 
-static int gpu_check(const void *state, struct err *err)
+int gpu_check(const void *state, struct err *err)
 {
     const struct gpu_regs *r = state;
     struct gpu_resource shown = { .id = r->scanout };
@@ -372,7 +380,7 @@ static int gpu_check(const void *state, struct err *err)
     return 0;
 }
 
-static void gpu_destroy(struct device *dev)
+void gpu_destroy(struct device *dev)
 {
     struct gpu *gpu = gpu_of(virtio_of(dev));
     virtio_fini(&gpu->vdev);
@@ -395,22 +403,22 @@ static const struct virtio_ops gpu_ops = {
     .loaded = gpu_loaded,
 };
 
+/* With a VGA in it: what QEMU's virtio-vga is to drivers. */
+static const struct virtio_ops gpu_vga_ops = {
+    .id = VIRTIO_ID_GPU,
+    .class_code = 0x030000,
+    .config = gpu_config,
+    .config_write = gpu_config_write,
+    .bar_mapped = gpu_vga_bar_mapped,
+    .queue = gpu_queue,
+    .reset = gpu_reset,
+    .pause = gpu_pause,
+    .resume = gpu_resume,
+    .loaded = gpu_loaded,
+};
+
 static const struct state_field gpu_fields[] = {
-    STATE_STRUCT(struct gpu_regs, virtio, &virtio_state),
-    STATE_U32(struct gpu_regs, events),
-    STATE_U32(struct gpu_regs, width),
-    STATE_U32(struct gpu_regs, height),
-    STATE_U32(struct gpu_regs, scanout),
-    STATE_U32(struct gpu_regs, scanout_x),
-    STATE_U32(struct gpu_regs, scanout_y),
-    STATE_U32(struct gpu_regs, scanout_w),
-    STATE_U32(struct gpu_regs, scanout_h),
-    STATE_U32(struct gpu_regs, cursor_shown),
-    STATE_U32(struct gpu_regs, reserved),
-    STATE_U32(struct gpu_regs, cursor_x),
-    STATE_U32(struct gpu_regs, cursor_y),
-    STATE_UINTS(struct gpu_regs, cursor),
-    STATE_VARBYTES(struct gpu_regs, resources, resources_len, RESOURCES_SAVED_MAX),
+    GPU_REGS_FIELDS,
     STATE_END,
 };
 static const struct state_desc gpu_state = {
@@ -442,24 +450,32 @@ int virtio_gpu_create(struct machine *m, const struct virtio_gpu_options *option
     pthread_mutex_init(&gpu->lock, NULL);
     gpu->bounce = bounce;
     gpu->screen = options->screen;
+    gpu->is_vga = options->vga;
     gpu->regs.width = options->width ? options->width : WIDTH_DEFAULT;
     gpu->regs.height = options->height ? options->height : HEIGHT_DEFAULT;
-    const struct virtio_params params = { .ops = &gpu_ops,
+    const struct virtio_params params = { .ops = gpu->is_vga ? &gpu_vga_ops : &gpu_ops,
                                           .id = options->id,
                                           .regs = &gpu->regs.virtio,
                                           .features = 1ull << VIRTIO_GPU_F_EDID,
                                           .queues = QUEUES,
                                           .config_len = sizeof(struct virtio_gpu_config),
                                           .queue_size = QUEUE_SIZE,
+                                          .bar = gpu->is_vga ? GPU_VGA_BAR : VIRTIO_BAR,
+                                          .bar_offset = gpu->is_vga ? GPU_VGA_BAR_OFFSET : 0,
                                           .loops = options->loop ? &options->loop : NULL,
                                           .loop_count = options->loop ? 1 : 0 };
-    int r = virtio_init(&gpu->vdev, m, &gpu_type, &params, err);
+    int r = virtio_init(&gpu->vdev, m, gpu->is_vga ? &gpu_vga_type : &gpu_type, &params, err);
+    if (r == 0 && gpu->is_vga)
+        r = gpu_vga_init(gpu, options, err);
     if (r < 0) {
         gpu_destroy(&gpu->vdev.pci.dev);
         return r;
     }
-    screen_set_source(
-        gpu->screen, &(struct screen_source){ .draw = gpu_draw, .resize = gpu_resize, .arg = gpu });
+    screen_set_source(gpu->screen,
+                      &(struct screen_source){ .draw = gpu->is_vga ? gpu_vga_draw : gpu_draw,
+                                               .text = gpu->is_vga ? gpu_vga_text : NULL,
+                                               .resize = gpu_resize,
+                                               .arg = gpu });
     gpu_dirty_all(gpu);
     *out = &gpu->vdev.pci;
     return 0;

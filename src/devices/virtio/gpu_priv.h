@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What gpu.c (commands, life), gpu_resource.c (the guest's pictures) and gpu_draw.c (pixels for the
- * screen) share.
+ * What gpu.c (commands, life), gpu_resource.c (the guest's pictures), gpu_draw.c (pixels for the
+ * screen) and gpu_vga.c (a VGA in the same function) share.
  *
  * Threads: commands run on the device's loop, drawing on the main loop. Only the device's loop
  * changes what is under `lock`, so it reads that without; the main loop reads with the lock, a line
@@ -11,6 +11,7 @@
 #define DEVICES_VIRTIO_GPU_PRIV_H
 
 #include "base/text.h"
+#include "devices/vga_priv.h"
 #include "devices/virtio/gpu.h"
 #include "devices/virtio/virtio_pci.h"
 
@@ -24,6 +25,7 @@ enum {
     GPU_DIRTY = 16,          /* areas that are told apart */
 };
 #define GPU_MAX_BYTES (256ull << 20) /* pixels and pieces of all resources */
+enum { GPU_SAVED_MAX = 320 << 20 };  /* that, with the heads */
 
 struct gpu_piece {
     uint64_t gpa;
@@ -64,9 +66,20 @@ struct gpu_regs {
     size_t resources_len;
 };
 
+struct gpu_vga_regs { /* of an adapter that is a VGA, too */
+    struct gpu_regs gpu;
+    uint32_t driver_shows; /* 1: a driver has set the scanout since the reset; gpu->lock */
+    struct vga_regs vga;   /* dev.lock */
+};
+
 struct gpu {
     struct virtio_device vdev;
-    struct gpu_regs regs;
+    union {
+        struct gpu_regs regs;
+        struct gpu_vga_regs vga_regs;
+    };
+    bool is_vga;           /* fixed at create */
+    struct vga vga;        /* if so */
     struct screen *screen; /* borrowed; main loop */
     pthread_mutex_t lock;  /* leaf */
     /* the device's loop, lock to change */
@@ -113,7 +126,39 @@ struct gpu_area gpu_cursor_area(const struct gpu *gpu);
 /* A screen_source's function; arg is the struct gpu. */
 void gpu_draw(void *arg, struct screen *screen);
 
+/* ---- gpu_vga.c ---- */
+
+enum { GPU_VGA_BAR = 2, GPU_VGA_BAR_OFFSET = VIRTIO_BAR_SIZE };
+int gpu_vga_init(struct gpu *gpu, const struct virtio_gpu_options *options, struct err *err);
+extern const struct device_type gpu_vga_type;
+void gpu_vga_bar_mapped(struct virtio_device *vdev, unsigned bar, uint64_t address, bool mapped);
+/* A screen_source's functions; arg is the struct gpu. */
+void gpu_vga_draw(void *arg, struct screen *screen);
+bool gpu_vga_text(void *arg, struct buf *out);
+
 /* ---- gpu.c ---- */
+
+int gpu_check(const void *state, struct err *err);
+void gpu_destroy(struct device *dev);
+/* State of a struct gpu_regs that is the first member */
+/* clang-format off */
+#define GPU_REGS_FIELDS                                                      \
+    STATE_STRUCT(struct gpu_regs, virtio, &virtio_state),                    \
+    STATE_U32(struct gpu_regs, events),                                      \
+    STATE_U32(struct gpu_regs, width),                                       \
+    STATE_U32(struct gpu_regs, height),                                      \
+    STATE_U32(struct gpu_regs, scanout),                                     \
+    STATE_U32(struct gpu_regs, scanout_x),                                   \
+    STATE_U32(struct gpu_regs, scanout_y),                                   \
+    STATE_U32(struct gpu_regs, scanout_w),                                   \
+    STATE_U32(struct gpu_regs, scanout_h),                                   \
+    STATE_U32(struct gpu_regs, cursor_shown),                                \
+    STATE_U32(struct gpu_regs, reserved),                                    \
+    STATE_U32(struct gpu_regs, cursor_x),                                    \
+    STATE_U32(struct gpu_regs, cursor_y),                                    \
+    STATE_UINTS(struct gpu_regs, cursor),                                    \
+    STATE_VARBYTES(struct gpu_regs, resources, resources_len, GPU_SAVED_MAX)
+/* clang-format on */
 
 /* Does one command: reads `elem->out`, answers into `elem->in`. Returns the bytes written. */
 uint32_t gpu_command(struct gpu *gpu, const struct virtqueue_elem *elem);

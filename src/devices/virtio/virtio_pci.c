@@ -273,7 +273,7 @@ static void common_write(struct virtio_device *vdev, unsigned offset, unsigned s
         common_write_queue(vdev, offset, size, value);
 }
 
-/* ---- BAR 0 ---- */
+/* ---- The BAR ---- */
 
 /* `size` little-endian bytes at `offset` of a structure of `len` bytes; zero behind it. */
 static uint64_t bytes_read(const void *data, size_t len, uint64_t offset, unsigned size)
@@ -295,8 +295,9 @@ static uint64_t isr_read(struct virtio_device *vdev)
 uint64_t virtio_read(struct device *dev, unsigned region, uint64_t offset, unsigned size)
 {
     struct virtio_device *vdev = virtio_of(dev);
-    if (region != VIRTIO_BAR)
+    if (region != vdev->bar || offset < vdev->bar_offset)
         return UINT64_MAX;
+    offset -= vdev->bar_offset;
     if (offset < VIRTIO_BAR_ISR) {
         struct common_config common;
         common_fill(vdev, &common);
@@ -317,8 +318,9 @@ void virtio_write(struct device *dev, unsigned region, uint64_t offset, unsigned
                   uint64_t value)
 {
     struct virtio_device *vdev = virtio_of(dev);
-    if (region != VIRTIO_BAR)
+    if (region != vdev->bar || offset < vdev->bar_offset)
         return;
+    offset -= vdev->bar_offset;
     if (offset < VIRTIO_BAR_ISR) {
         common_write(vdev, (unsigned)offset, size, value);
     } else if (offset >= VIRTIO_BAR_DEVICE && offset < VIRTIO_BAR_NOTIFY) {
@@ -350,8 +352,10 @@ static bool cfg_window(struct pci_device *pci, unsigned offset, unsigned size, u
     *bar_offset = le32toh(at.offset);
     *len = le32toh(at.length);
     *data = &pci->regs->config[cap + sizeof at];
-    return at.bar == VIRTIO_BAR && (*len == 1 || *len == 2 || *len == 4) &&
-           *bar_offset % *len == 0 && range_fits(*bar_offset, *len, VIRTIO_BAR_SIZE);
+    const struct virtio_device *vdev = (struct virtio_device *)pci;
+    return at.bar == vdev->bar && (*len == 1 || *len == 2 || *len == 4) &&
+           *bar_offset % *len == 0 &&
+           range_fits(*bar_offset, *len, vdev->bar_offset + VIRTIO_BAR_SIZE);
 }
 
 static void virtio_config_read(struct pci_device *pci, unsigned offset, unsigned size)
@@ -360,7 +364,7 @@ static void virtio_config_read(struct pci_device *pci, unsigned offset, unsigned
     uint8_t *data;
     if (!cfg_window(pci, offset, size, &at, &len, &data))
         return;
-    uint64_t value = htole64(device_read(&pci->dev, VIRTIO_BAR, at, len));
+    uint64_t value = htole64(device_read(&pci->dev, ((struct virtio_device *)pci)->bar, at, len));
     memcpy(data, &value, len);
 }
 
@@ -371,7 +375,7 @@ static void virtio_config_written(struct pci_device *pci, unsigned offset, unsig
     if (cfg_window(pci, offset, size, &at, &len, &data)) {
         uint64_t value = 0;
         memcpy(&value, data, len);
-        device_write(&pci->dev, VIRTIO_BAR, at, len, le64toh(value));
+        device_write(&pci->dev, ((struct virtio_device *)pci)->bar, at, len, le64toh(value));
     }
     if (ranges_overlap(offset, size, PCI_COMMAND, 2))
         lanes_kick((struct virtio_device *)pci); /* perhaps a bus master now */
@@ -381,10 +385,13 @@ static void virtio_bar_mapped(struct pci_device *pci, unsigned bar, uint64_t add
 {
     struct virtio_device *vdev = (struct virtio_device *)pci;
     struct machine *m = pci->dev.machine;
-    if (bar != VIRTIO_BAR)
+    if (bar != vdev->bar) {
+        if (vdev->ops->bar_mapped)
+            vdev->ops->bar_mapped(vdev, bar, address, mapped);
         return;
+    }
     for (unsigned i = 0; i < vdev->queue_count; i++) {
-        uint64_t at = address + VIRTIO_BAR_NOTIFY + i * NOTIFY_MULTIPLIER;
+        uint64_t at = address + vdev->bar_offset + VIRTIO_BAR_NOTIFY + i * NOTIFY_MULTIPLIER;
         struct err err = { 0 };
         if (!mapped)
             doorbell_remove(m, SPACE_MEMORY, at, vdev->doorbells[i].fd);
@@ -399,16 +406,18 @@ static const struct pci_ops virtio_pci_ops = {
     .bar_mapped = virtio_bar_mapped,
 };
 
-static void virtio_add_cap(struct pci_device *pci, uint8_t type, unsigned extra, uint32_t offset,
-                           uint32_t length)
+static void virtio_add_cap(struct virtio_device *vdev, uint8_t type, unsigned extra,
+                           uint32_t offset, uint32_t length)
 {
+    struct pci_device *pci = &vdev->pci;
     unsigned len = sizeof(struct virtio_pci_cap) + extra;
     unsigned at = pci_add_capability(pci, PCI_CAP_VENDOR, len);
     bool window = type == VIRTIO_PCI_CAP_PCI_CFG;
     pci_config_init(pci, at + VIRTIO_PCI_CAP_LEN, 1, len, 0);
     pci_config_init(pci, at + VIRTIO_PCI_CAP_CFG_TYPE, 1, type, 0);
-    pci_config_init(pci, at + VIRTIO_PCI_CAP_BAR, 1, VIRTIO_BAR, window ? 0xff : 0);
-    pci_config_init(pci, at + VIRTIO_PCI_CAP_OFFSET, 4, offset, window ? 0xffffffff : 0);
+    pci_config_init(pci, at + VIRTIO_PCI_CAP_BAR, 1, vdev->bar, window ? 0xff : 0);
+    pci_config_init(pci, at + VIRTIO_PCI_CAP_OFFSET, 4, vdev->bar_offset + offset,
+                    window ? 0xffffffff : 0);
     pci_config_init(pci, at + VIRTIO_PCI_CAP_LENGTH, 4, length, window ? 0xffffffff : 0);
     if (type == VIRTIO_PCI_CAP_NOTIFY_CFG)
         pci_config_init(pci, at + VIRTIO_PCI_NOTIFY_CAP_MULT, 4, NOTIFY_MULTIPLIER, 0);
@@ -419,17 +428,18 @@ static void virtio_add_cap(struct pci_device *pci, uint8_t type, unsigned extra,
 static void virtio_add_caps(struct virtio_device *vdev)
 {
     struct pci_device *pci = &vdev->pci;
-    pci_bar_add(pci, VIRTIO_BAR, VIRTIO_BAR_SIZE, PCI_BAR_64);
-    pci_msix_init(pci, VIRTIO_BAR, VIRTIO_BAR_MSIX_TABLE, VIRTIO_BAR_MSIX_PBA,
+    unsigned at = vdev->bar_offset;
+    pci_bar_add(pci, vdev->bar, at + VIRTIO_BAR_SIZE, PCI_BAR_64);
+    pci_msix_init(pci, vdev->bar, at + VIRTIO_BAR_MSIX_TABLE, at + VIRTIO_BAR_MSIX_PBA,
                   vdev->queue_count + 1);
-    virtio_add_cap(pci, VIRTIO_PCI_CAP_COMMON_CFG, 0, VIRTIO_BAR_COMMON,
+    virtio_add_cap(vdev, VIRTIO_PCI_CAP_COMMON_CFG, 0, VIRTIO_BAR_COMMON,
                    sizeof(struct common_config));
-    virtio_add_cap(pci, VIRTIO_PCI_CAP_ISR_CFG, 0, VIRTIO_BAR_ISR, 1);
+    virtio_add_cap(vdev, VIRTIO_PCI_CAP_ISR_CFG, 0, VIRTIO_BAR_ISR, 1);
     if (vdev->config_len)
-        virtio_add_cap(pci, VIRTIO_PCI_CAP_DEVICE_CFG, 0, VIRTIO_BAR_DEVICE, vdev->config_len);
-    virtio_add_cap(pci, VIRTIO_PCI_CAP_NOTIFY_CFG, 4, VIRTIO_BAR_NOTIFY,
+        virtio_add_cap(vdev, VIRTIO_PCI_CAP_DEVICE_CFG, 0, VIRTIO_BAR_DEVICE, vdev->config_len);
+    virtio_add_cap(vdev, VIRTIO_PCI_CAP_NOTIFY_CFG, 4, VIRTIO_BAR_NOTIFY,
                    vdev->queue_count * NOTIFY_MULTIPLIER);
-    virtio_add_cap(pci, VIRTIO_PCI_CAP_PCI_CFG, 4, 0, 0);
+    virtio_add_cap(vdev, VIRTIO_PCI_CAP_PCI_CFG, 4, 0, 0);
 }
 
 /* ---- State ---- */
@@ -534,6 +544,8 @@ int virtio_init(struct virtio_device *vdev, struct machine *m, const struct devi
     vdev->queue_count = params->queues;
     vdev->queue_size = params->queue_size;
     vdev->config_len = params->config_len;
+    vdev->bar = params->bar;
+    vdev->bar_offset = params->bar_offset;
     lanes_init(vdev, m, params);
     pci_device_init(&vdev->pci, m, type, params->id, &ids, &virtio_pci_ops, &params->regs->pci);
     vdev->whole = true;

@@ -30,7 +30,7 @@ enum {
     VIRTIO_BATCH = 256, /* buffers that a queue handler takes before it lets others run */
 };
 
-/* BAR 0: where the structures are. */
+/* Where the structures are in their BAR: number 0, unless the kind has something else there. */
 enum {
     VIRTIO_BAR = 0,
     VIRTIO_BAR_COMMON = 0x0000,
@@ -66,6 +66,8 @@ struct virtio_ops {
     void (*config)(struct virtio_device *vdev, uint8_t *out);
     void (*config_write)(struct virtio_device *vdev, unsigned offset, unsigned size,
                          uint64_t value);
+    /* A BAR of the kind's own: as pci_ops.bar_mapped. */
+    void (*bar_mapped)(struct virtio_device *vdev, unsigned bar, uint64_t address, bool mapped);
 
     /* The rest: on the queue's or the lane's loop, no lock held. */
     void (*queue)(struct virtio_device *vdev, unsigned queue); /* there may be buffers */
@@ -84,7 +86,8 @@ struct virtio_ops {
 
 struct virtio_device {
     struct pci_device pci;
-    const struct virtio_ops *ops; /* fixed at create, like the next six */
+    const struct virtio_ops *ops; /* fixed at create, like the next eight */
+    unsigned bar, bar_offset;     /* where the structures are */
     struct virtio_regs *regs;
     uint64_t features; /* offered */
     unsigned queue_count, config_len;
@@ -120,6 +123,9 @@ struct virtio_params {
     uint64_t features; /* of the kind; the transport adds its own */
     unsigned queues, config_len;
     uint16_t queue_size; /* a power of two */
+    unsigned bar;        /* the structures' */
+    /* Where they begin in it, a multiple of VIRTIO_BAR_SIZE: what is below is the kind's own. */
+    unsigned bar_offset;
     /* One lane for each; 0: one, on machine->io_loop. */
     struct loop *const *loops;
     unsigned loop_count;
