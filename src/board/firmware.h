@@ -62,10 +62,10 @@ struct firmware_items {
     const uint8_t *uuid;
     const uint8_t *generation; /* 16 bytes; acpi.generation is FIRMWARE_GENERATION_OFFSET */
     struct boot_menu menu;
-    bool serial_console; /* BIOS text goes to COM1, too */
+    bool serial_console;        /* BIOS text goes to COM1, too */
     const struct buf *vga_bios; /* NULL: none */
     const char *vga_bios_name;
-    const char *boot_order;    /* paths, one a line; NULL: none */
+    const char *boot_order; /* paths, one a line; NULL: none */
     int kernel_fd, initrd_fd;
     const char *cmdline; /* for kernel_fd */
 };

@@ -86,6 +86,7 @@ struct vga_regs {
     uint8_t dac_latch[3];
     uint8_t palette[768];
     uint8_t latch[4]; /* planes */
+    uint8_t reserved;
     uint16_t dispi_index, dispi[DISPI_COUNT];
 };
 
@@ -152,6 +153,7 @@ void vga_frame_take(struct vga *vga);
     STATE_BYTES(struct vga_regs, dac_latch), \
     STATE_BYTES(struct vga_regs, palette), \
     STATE_BYTES(struct vga_regs, latch), \
+    STATE_U8(struct vga_regs, reserved), \
     STATE_U16(struct vga_regs, dispi_index), \
     STATE_UINTS(struct vga_regs, dispi)
 /* clang-format on */

@@ -25,10 +25,26 @@ struct adapter {
     uint64_t memory;
 };
 
+static bool is_vga; /* the adapters of this test are VGAs, too */
+
+static int vga_setup(void **state)
+{
+    is_vga = true;
+    return 0;
+}
+
+static int vga_teardown(void **state)
+{
+    is_vga = false;
+    return 0;
+}
+
 static void adapter_open(struct adapter *a)
 {
     struct pci_device *pci;
-    struct virtio_gpu_options options = { .id = "gpu0", .width = 640, .height = 400 };
+    struct virtio_gpu_options options = {
+        .id = "gpu0", .width = 640, .height = 400, .vga = is_vga
+    };
     memset(a, 0, sizeof *a);
     guest_init(&a->g, true);
     assert_int_equal(screen_create(a->g.loop, &a->screen, NULL), 0);
@@ -397,7 +413,9 @@ static void test_move(void **state)
     assert_int_equal(by_id(&to, VIRTIO_GPU_CMD_RESOURCE_UNREF, 2), OK);
     gdev_reset(&to.d);
     screen_refresh(to.screen);
-    assert_int_equal(screen_width(to.screen), 640);
+    if (!is_vga) /* a VGA that is off has no size of its own */
+        assert_int_equal(screen_width(to.screen), 640);
+    assert_int_equal(screen_pixels(to.screen)[0], 0);
 
     /* Damaged state is refused or loads; it never crashes. */
     rnd_seed(11);
@@ -439,16 +457,63 @@ static void test_coverage(void **state)
     adapter_close(&a);
 }
 
+static void dispi(struct adapter *a, unsigned index, unsigned value)
+{
+    bus_write(a->g.m, SPACE_IO, 0x1ce, 2, index);
+    bus_write(a->g.m, SPACE_IO, 0x1cf, 2, value);
+}
+
+/* The VGA is shown until a driver shows something, and when that is gone. */
+static void test_vga(void **state)
+{
+    struct adapter a;
+    adapter_open(&a);
+    machine_start(a.g.m);
+    assert_int_equal(pci_config_read(a.g.bus, a.d.pci->devfn, PCI_CLASS_PROG - 1, 4) >> 8,
+                     0x030000);
+    dispi(&a, DISPI_XRES, 320);
+    dispi(&a, DISPI_YRES, 200);
+    dispi(&a, DISPI_BPP, 32);
+    dispi(&a, DISPI_ENABLE, DISPI_ENABLED);
+    bus_write(a.g.m, SPACE_MEMORY, 0xa0000 + 4 * (320 * 2 + 3), 4, 0x123456);
+    assert_int_equal(shown(&a, 3, 2), 0x123456);
+    assert_int_equal(screen_width(a.screen), 320);
+    uint64_t bar = a.d.common - GPU_VGA_BAR_OFFSET;
+    assert_int_equal(bus_read(a.g.m, SPACE_MEMORY, bar + 0x500 + 2 * DISPI_XRES, 2), 320);
+    assert_int_equal(bus_read(a.g.m, SPACE_MEMORY, bar, 4), 0xffffff00); /* the EDID */
+    uint64_t frame = pci_config_read(a.g.bus, a.d.pci->devfn, PCI_BAR0, 4) & ~15u;
+    assert_int_equal(bus_read(a.g.m, SPACE_MEMORY, frame + 4 * (320 * 2 + 3), 4), 0x123456);
+
+    adapter_start(&a, RING_FEATURES);
+    assert_int_equal(shown(&a, 3, 2), 0x123456); /* it has not shown anything */
+    picture(&a);
+    assert_int_equal(shown(&a, 0, 0), 10 << 12 | 20);
+    assert_int_equal(scanout(&a, 0, rect(0, 0, 0, 0)), OK);
+    assert_int_equal(shown(&a, 3, 2), 0); /* the driver's darkness */
+    assert_int_equal(screen_width(a.screen), 640);
+    gdev_reset(&a.d);
+    assert_int_equal(shown(&a, 3, 2), 0x123456);
+    adapter_close(&a);
+}
+
 /* gpu_test ['*pattern*'] */
 int main(int argc, char **argv)
 {
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_picture), cmocka_unit_test(test_formats),
-        cmocka_unit_test(test_cursor),  cmocka_unit_test(test_monitor),
-        cmocka_unit_test(test_refuses), cmocka_unit_test(test_move),
-        cmocka_unit_test(test_garbage), cmocka_unit_test(test_coverage),
+        cmocka_unit_test(test_picture),
+        cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_cursor),
+        cmocka_unit_test(test_monitor),
+        cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_move),
+        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_coverage),
+        cmocka_unit_test_setup_teardown(test_vga, vga_setup, vga_teardown),
+        cmocka_unit_test_setup_teardown(test_move, vga_setup, vga_teardown),
+        cmocka_unit_test_setup_teardown(test_garbage, vga_setup, vga_teardown),
+        cmocka_unit_test_setup_teardown(test_coverage, vga_setup, vga_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
