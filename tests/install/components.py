@@ -45,8 +45,8 @@ class Set:
         return [fields["Package"]] + [name for part in names(fields.get("Provides", "")) for name in part]
 
     def needed(self, wanted):
-        """These and all that they depend on, without what is there or given. What a given one needs has to be given, too:
-        only the kernel's modules are looked for."""
+        """These and all that they depend on, without what is there: (to be fetched, given). What a given one needs has to be
+        given, too: only the kernel's modules are looked for."""
         found, left = {}, list(wanted)
         while left:
             name = left.pop()
@@ -57,14 +57,16 @@ class Set:
                 raise ValueError(f"the mirror's index has no component {name}")
             found[name] = fields
             for alternatives in names(fields.get("Depends", "")):
-                if name in self.given and not alternatives[0].endswith("-modules"):
+                providers = [provider for one in alternatives for provider in self.providers.get(one, [])]
+                if name in self.given and not alternatives[0].endswith("-modules") and not self.given.keys() & providers:
                     continue
                 if not any(self.is_met(one, found, left) for one in alternatives):
-                    left += [provider for one in alternatives for provider in self.providers.get(one, [])][:1]
-        return {name: fields for name, fields in found.items() if name not in self.given}
+                    left += providers[:1]
+        return ({name: fields for name, fields in found.items() if name not in self.given},
+                [name for name in found if name in self.given])
 
     def is_met(self, name, found, left):
-        return name in self.there or any(provider in found or provider in left or provider in self.given
+        return name in self.there or any(provider in found or provider in left
                                          for provider in self.providers.get(name, [name]))
 
 

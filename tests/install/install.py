@@ -205,24 +205,25 @@ def preseed(server, udebs, modules):
 
 def given(args, release):
     """Components that are handed in: by name, and what the folder of the release has."""
-    kept = glob.glob(os.path.join(args.udebs, release, "*.udeb"))
-    return {os.path.basename(path): path for path in kept + args.udeb}
+    return {components.of_udeb(path)["Package"]: path
+            for path in glob.glob(os.path.join(args.udebs, release, "*.udeb")) + args.udeb}
 
 
 def release_fits(args, folder, server, release):
     """(release, CD, udebs to hand in, components to fetch); Lacking if the mirror has not all of these."""
     os.mkdir(folder)
-    iso = args.installer or mirror.package(server.uri, release, f"debian-installer-{RELEASES[release]}-netboot-amd64", folder)
+    package = f"debian-installer-{RELEASES[release]}-netboot-amd64"
+    iso = args.installer or mirror.download(server.uri, release, "main", [package], folder)[0]
     if not iso.endswith(".iso"):
         package, iso = iso, os.path.join(folder, "mini.iso")
         cd.make(iso, package, folder)
     udebs = given(args, release)
     known = components.Set(components.index(server, release), cd.status(iso, folder), udebs.values())
-    needed = known.needed(WANTED + [f"scsi-modules-{known.kernel}-di"])  # where the kernel has virtio_blk
-    lacks = sorted(name for name, fields in needed.items() if not server.has("/" + fields["Filename"]))
+    fetched, handed = known.needed(WANTED + [f"scsi-modules-{known.kernel}-di"])  # where the kernel has virtio_blk
+    lacks = sorted(name for name, fields in fetched.items() if not server.has("/" + fields["Filename"]))
     if lacks:
         raise Lacking(f"the mirror lacks components of Debian {RELEASES[release]}'s installer: {', '.join(lacks)}")
-    return release, iso, udebs, needed
+    return release, iso, {os.path.basename(udebs[name]): udebs[name] for name in handed}, fetched
 
 
 def choose(args, folder, server):
@@ -242,10 +243,10 @@ def go(args, folder):
     if not uri:
         vmm_test.skip("apt knows no source of Debian; name one with --mirror")
     server = mirror.Server(uri, args.cache)
-    args.release, iso, server.udebs, needed = choose(args, folder, server)
+    args.release, iso, server.udebs, fetched = choose(args, folder, server)
     say(start, f"installing Debian {RELEASES[args.release]}, {len(server.udebs)} components by hand: "
         f"{' '.join(sorted(server.udebs)) or 'none'}")
-    server.pages["/preseed.cfg"] = preseed(server, server.udebs, needed)
+    server.pages["/preseed.cfg"] = preseed(server, server.udebs, fetched)
     tool = os.path.join(os.path.dirname(os.path.dirname(args.binary)), "img/bedplate-img")
     subprocess.run([tool, "create", "-f", "qcow2", args.disk, args.size], check=True, stdout=subprocess.DEVNULL)
     install(args, folder, iso, server, start)

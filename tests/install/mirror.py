@@ -2,7 +2,9 @@
 """A guest's way to a mirror of Debian: a server on this host's loopback, which passes on what the mirror has."""
 import http.server
 import os
+import shutil
 import subprocess
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -32,25 +34,26 @@ def proxies():
     return found or None  # None: those of the environment
 
 
-def package(uri, release, name, folder):
-    """Downloads a package of a release, with apt, which checks signatures; its path."""
-    apt = os.path.join(folder, "apt")
+def download(uri, release, section, names, folder):
+    """Downloads packages of a release's section, with apt, which checks signatures; their paths."""
+    apt = tempfile.mkdtemp(prefix="apt-", dir=folder)
     for below in ("etc/apt/preferences.d", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial"):
         os.makedirs(os.path.join(apt, below))
     with open(os.path.join(apt, "etc/apt/sources.list"), "w", encoding="ascii") as file:
-        file.write(f"deb [signed-by={KEYRING}] {uri} {release} main\n")
+        file.write(f"deb [signed-by={KEYRING}] {uri} {release} {section}\n")
     config = os.path.join(apt, "apt.conf")
     with open(config, "w", encoding="ascii") as file:
         file.write(f'Dir "{apt}"; Dir::State::status "/dev/null"; APT::Sandbox::User "root"; APT::Architecture "amd64";\n'
                    'Acquire::Languages "none";\n')
         for scheme, proxy in (proxies() or {}).items():
             file.write(f'Acquire::{scheme}::Proxy "{proxy}";\n')
-    for words in (["update"], ["download", name]):
+    for words in (["update"], ["download", *names]):
         done = subprocess.run(["apt-get", "-q", *words], cwd=folder, env=dict(os.environ, APT_CONFIG=config), text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         if done.returncode:
             raise Missing(f"apt-get {' '.join(words)}: {done.stdout.strip()}")
-    return next(os.path.join(folder, file) for file in os.listdir(folder) if file.startswith(name + "_"))
+    shutil.rmtree(apt)
+    return [os.path.join(folder, file) for file in os.listdir(folder) if file.partition("_")[0] in names]
 
 
 class Server:
