@@ -66,7 +66,7 @@ def run(args, name, folder):
             said = guest.ssh("cd /root/work && sh -eu run", limit, log=os.path.join(folder, "log"))
             faults = [*same_faults(said), *host_faults(said)]
             if not said.rstrip().endswith("good"):
-                faults.append("it did not come to its end")
+                faults.append(f"it did not come to its end:\n{said[-3000:]}")
             faults += [f"the kernel says: {line}" for line in guest.kernel_faults()]
             if faults:
                 raise Fault("; ".join(faults))
