@@ -42,6 +42,7 @@ enum api_flag {
     API_LIVE = 8,     /* a change reaches a running VM at once; others wait for its next start */
     API_SECRET = 16,  /* taken (with API_SERVER: kept), never shown */
     API_FILTER = 32,  /* lists can be filtered by it */
+    API_PLURAL = 64,  /* a list whose option keeps its s: another field has the singular */
 };
 
 /* What a string must look like. */

@@ -166,7 +166,7 @@ static const struct api_field vm_fields[] = {
     { "disks", API_LIST, 0, "further disks, in order", .max = 16, .element = API_OBJECT, .fields = disk_fields },
     { "cdrom", API_STRING, 0, "image in the CD drive", API_PATH, .max = 4096 },
     { "cdrom_bus", API_STRING, 0, "how the guest sees that drive", API_ENUM, .choices = WORDS("sata", "ide") },
-    { "cdroms", API_LIST, 0, "further CD drives", .max = 3, .element = API_OBJECT, .fields = cdrom_fields },
+    { "cdroms", API_LIST, API_PLURAL, "further CD drives", .max = 3, .element = API_OBJECT, .fields = cdrom_fields },
     { "nets", API_LIST, 0, "network cards", .max = 8, .element = API_OBJECT, .fields = net_fields,
       .initial = "[{\"backend\": \"user\", \"model\": \"virtio\"}]" },
     { "agent", API_BOOLEAN, 0, "a port for the guest agent", .initial = "true" },

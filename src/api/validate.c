@@ -488,6 +488,18 @@ int api_filter(const struct api_field *fields, const json_t *object, const char 
             }
         return -1;
     }
+    const char *const *choice = f->format == API_ENUM ? f->choices : NULL;
+    while (choice && *choice && strcmp(*choice, value) != 0)
+        choice++;
+    if (choice && !*choice) {
+        api_fail(error, 400, "invalid", field, "is never '%.80s'", value);
+        for (choice = f->choices; *choice; choice++) {
+            size_t at = strlen(error->hint);
+            snprintf(error->hint + at, sizeof error->hint - at, "%s%s",
+                     at ? ", " : "it is one of: ", *choice);
+        }
+        return -1;
+    }
     const json_t *is = json_object_get(object, field);
     char number[32];
     switch (json_typeof(is ? is : json_null())) {

@@ -90,6 +90,14 @@ int do_token(struct cli *cli, const struct command *command, int argc, char **ar
 
 /* ---- roles ---- */
 
+static bool has(const json_t *list, const json_t *value)
+{
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (json_equal(json_array_get(list, i), value))
+            return true;
+    return false;
+}
+
 int do_role(struct cli *cli, const struct command *command, int argc, char **argv)
 {
     AUTO(json_decref) json_t *page = NULL;
@@ -102,9 +110,13 @@ int do_role(struct cli *cli, const struct command *command, int argc, char **arg
     for (size_t i = 0; r == CLI_OK && !cli->json && i < json_array_size(roles); i++) {
         const json_t *role = json_array_get(roles, i),
                      *requests = json_object_get(role, "requests");
-        puts(json_string_value(json_object_get(role, "name")));
+        const json_t *less = i ? json_object_get(json_array_get(roles, i - 1), "requests")
+                               : NULL; /* it may these, too */
+        printf("%s%s%s\n", json_string_value(json_object_get(role, "name")),
+               less && !cli->quiet ? ", beside what the former may" : "", cli->quiet ? "" : ":");
         for (size_t j = 0; !cli->quiet && j < json_array_size(requests); j++)
-            printf("  %s\n", json_string_value(json_array_get(requests, j)));
+            if (!has(less, json_array_get(requests, j)))
+                printf("  %s\n", json_string_value(json_array_get(requests, j)));
     }
     return r;
 }
@@ -124,14 +136,22 @@ static json_t *page_next(struct cli *cli, unsigned long long last, int *status)
     return NULL;
 }
 
+/* Paths are those who asked's, whoever that was. */
 static void record_print(const json_t *record)
 {
     const char *user = json_string_value(json_object_get(record, "user"));
-    printf("%s %s %s %s %s %lld\n", json_string_value(json_object_get(record, "id")),
-           user && *user ? user : "-", json_string_value(json_object_get(record, "via")),
-           json_string_value(json_object_get(record, "method")),
-           json_string_value(json_object_get(record, "path")),
-           (long long)json_integer_value(json_object_get(record, "status")));
+    AUTO(free) char *asked = NULL;
+    char when[TIME_TEXT];
+    output_time(json_object_get(record, "time"), when);
+    if (asprintf(&asked, "%s  %-12s %-15s %lld  %-6s %s", when, user && *user ? user : "-",
+                 json_string_value(json_object_get(record, "via")),
+                 (long long)json_integer_value(json_object_get(record, "status")),
+                 json_string_value(json_object_get(record, "method")),
+                 json_string_value(json_object_get(record, "path"))) < 0)
+        abort(); /* out of memory */
+    printf("%6s  ", json_string_value(json_object_get(record, "id")));
+    output_plain(stdout, asked);
+    puts("");
 }
 
 int do_audit(struct cli *cli, const struct command *command, int argc, char **argv)

@@ -20,7 +20,8 @@ void args_option_name(const struct api_field *f, char out[64])
     for (char *c = out; *c; c++)
         if (*c == '_')
             *c = '-';
-    if ((f->type == API_LIST || f->type == API_MAP) && len > 1 && out[len - 1] == 's')
+    if ((f->type == API_LIST || f->type == API_MAP) && !(f->flags & API_PLURAL) && len > 1 &&
+        out[len - 1] == 's')
         out[len - 1] = 0;
 }
 
@@ -99,7 +100,7 @@ static json_t *parts(const struct api_field *fields, char *text, const char *opt
             value = part;
         }
         if (!f) {
-            cli_say("--%s has no part '%.*s'", option, (int)len, part);
+            cli_say("--%s has no part '%.*s'; --help lists them", option, (int)len, part);
             json_decref(object);
             return NULL;
         }
@@ -256,30 +257,59 @@ void args_value(FILE *to, const struct api_field *f, enum api_type type)
     } else if (type == API_STRING && f->format == API_PATH) {
         fprintf(to, "FILE");
     } else if (type == API_OBJECT) {
-        for (const struct api_field *g = f->fields; g->name; g++) {
-            char name[64];
-            args_option_name(g, name);
-            fprintf(to, g == f->fields ? "[%s=]VALUE" : "[,%s...]", name);
-        }
+        char name[64];
+        args_option_name(f->fields, name);
+        fprintf(to, f->fields[1].name ? "[%s=]VALUE[,PART=VALUE...]" : "[%s=]VALUE", name);
     } else {
         fprintf(to, "%s", words[type]);
     }
 }
 
+/* The parts of an object behind its first, in lines of a terminal's width. */
+static void parts_help(const struct api_field *fields)
+{
+    enum { WIDTH = 78 };
+    size_t at = WIDTH;
+    for (const struct api_field *f = fields + 1; fields->name && f->name; f++) {
+        char name[64];
+        args_option_name(f, name);
+        if (at + strlen(name) + 2 > WIDTH)
+            at = (size_t)printf("%s", f == fields + 1 ? "        parts: " : "\n          ") - 1;
+        at += (size_t)printf("%s%s", name, f[1].name ? ", " : "\n");
+    }
+}
+
+static void default_help(const struct api_field *f)
+{
+    char size[32];
+    if (!f->initial || f->type == API_LIST || strcmp(f->initial, "false") == 0)
+        return;
+    if (f->type == API_SIZE)
+        printf("; default %s", size_print(strtoull(f->initial, NULL, 10), size, sizeof size));
+    else if (f->type == API_BOOLEAN)
+        printf("; default yes");
+    else
+        printf("; default %.*s", (int)strcspn(f->initial + (*f->initial == '"'), "\""),
+               f->initial + (*f->initial == '"'));
+}
+
 void args_help(const struct api_field *fields)
 {
     for (const struct api_field *f = fields; f && f->name; f++) {
+        enum api_type type = f->type == API_LIST ? f->element : f->type;
         char name[64];
         if (f->flags & API_SERVER)
             continue;
         args_option_name(f, name);
-        printf("  --%s ", name);
+        printf("  --%s%s", name, type == API_BOOLEAN ? "" : " ");
         if (f->flags & API_SECRET)
             printf("(is asked for, or read from standard input)");
         else
-            args_value(stdout, f, f->type == API_LIST ? f->element : f->type);
-        printf("\n        %s%s%s%s\n", f->about, f->type == API_LIST ? "; may be repeated" : "",
-               f->initial && f->type != API_LIST ? "; default " : "",
-               f->initial && f->type != API_LIST ? f->initial : "");
+            args_value(stdout, f, type);
+        printf("\n        %s%s", f->about, f->type == API_LIST ? "; may be repeated" : "");
+        default_help(f);
+        puts("");
+        if (type == API_OBJECT)
+            parts_help(f->fields);
     }
 }

@@ -139,6 +139,10 @@ void args_value(FILE *to, const struct api_field *f, enum api_type type);
 /* ---- output.c ---- */
 
 void output_json(const json_t *value);
+/* Control characters of others' texts, which would reach the terminal, as question marks. */
+void output_plain(FILE *to, const char *text);
+enum { TIME_TEXT = 32 };
+void output_time(const json_t *value, char out[TIME_TEXT]);
 /* A table of these fields, NULL-terminated. */
 void output_table(const json_t *items, const char *const *columns);
 void output_object(const struct api_field *fields, const json_t *object);

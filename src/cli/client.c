@@ -22,10 +22,13 @@ enum { ANSWER_MAX = 64 << 20, START_MS = 10000, JOB_POLL_MS = 50 };
 void cli_say(const char *format, ...)
 {
     va_list args;
-    fputs("bedplate: ", stderr);
+    AUTO(free) char *text = NULL;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    if (vasprintf(&text, format, args) < 0)
+        abort(); /* out of memory */
     va_end(args);
+    fputs("bedplate: ", stderr);
+    output_plain(stderr, text); /* guests have their words in it */
     fputc('\n', stderr);
 }
 

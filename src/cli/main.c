@@ -8,9 +8,11 @@
  * Options of `create` and `edit` come out of the API's tables. Statuses: 0 done, 1 failed, 2 wrong
  * words, 3 there is no such object, 4 the daemon cannot be reached.
  */
-#include "cli/cli.h"
+#include "cli/guest.h"
 
 #include <curl/curl.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -274,14 +276,30 @@ static int do_logs(struct cli *cli, const struct command *command, int argc, cha
     return r;
 }
 
+static int file_make(const char *path, const struct buf *data)
+{
+    AUTO(fd_close) int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd >= 0 && write_full(fd, data->data, data->len) == 0)
+        return CLI_OK;
+    cli_say("cannot write %s: %s", path, strerror(errno));
+    return CLI_FAILED;
+}
+
+/* The text on it, or a picture for a file. */
 static int do_screenshot(struct cli *cli, const struct command *command, int argc, char **argv)
 {
     AUTO(json_decref) json_t *answer = NULL;
-    int r = want_words(command, argc, 1, 1);
+    AUTO(buf_fini) struct buf picture = { 0 };
+    int r = want_words(command, argc, 1, 2);
+    const char *format = argc == 2 ? "png" : "text";
     if (r == CLI_OK)
-        r = ask(cli, "POST", "vms", argv[0], "screenshot", json_pack("{s:s}", "format", "text"),
+        r = ask(cli, "POST", "vms", argv[0], "screenshot", json_pack("{s:s}", "format", format),
                 &answer);
-    if (r == CLI_OK && cli->json)
+    if (r == CLI_OK && argc == 2)
+        r = guest_output(answer, "png", &picture);
+    if (r == CLI_OK && argc == 2)
+        r = file_make(argv[1], &picture);
+    else if (r == CLI_OK && cli->json)
         output_json(answer);
     else if (r == CLI_OK)
         fputs(json_string_value(json_object_get(answer, "text")), stdout);
@@ -294,17 +312,17 @@ static void event_print(struct cli *cli, const json_t *event)
     char *detail = json_object_get(event, "detail")
                        ? json_dumps(json_object_get(event, "detail"), JSON_COMPACT)
                        : NULL;
-    time_t seconds = (time_t)json_number_value(json_object_get(event, "time"));
-    char when[32];
-    struct tm tm;
+    char when[TIME_TEXT];
     if (cli->json) {
         json_dumpf(event, stdout, JSON_COMPACT);
         puts("");
         return;
     }
-    strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", localtime_r(&seconds, &tm));
-    printf("%s  %-18s %s %s\n", when, json_string_value(json_object_get(event, "kind")),
-           json_string_value(json_object_get(event, "name")), detail ? detail : "");
+    output_time(json_object_get(event, "time"), when);
+    printf("%s  %-18s %s%s", when, json_string_value(json_object_get(event, "kind")),
+           json_string_value(json_object_get(event, "name")), detail ? " " : "");
+    output_plain(stdout, detail ? detail : ""); /* reasons have a guest's words */
+    puts("");
 }
 
 static int do_events(struct cli *cli, const struct command *command, int argc, char **argv)
@@ -457,7 +475,7 @@ const struct command commands[] = {
     { "disk", "[create NAME --size S | convert NAME NEW | info NAME | resize NAME SIZE | check NAME | snapshot NAME WORD | revert NAME WORD | "
       "delete-snapshot NAME WORD | delete NAME...]", "disks that the daemon keeps, for VMs as disk:NAME; on files (with a slash): bedplate-img",
       do_disk, NULL, NULL, disk_options, "disks" },
-    { "screenshot", "VM", "the text on a VM's screen", do_screenshot, NULL, NULL, NULL, "vms" },
+    { "screenshot", "VM [FILE]", "the text on a VM's screen, or the screen as a picture (PNG) in a file", do_screenshot, NULL, NULL, NULL, "vms" },
     { "events", "[--follow] [VM]", "what happened", do_events, NULL, NULL, events_options, "vms" },
     { "job", "[info ID | cancel ID]", "long work and what became of it", do_job, NULL, NULL, NULL, "jobs" },
     { "user", "[create NAME --role R | edit NAME ... | delete NAME...]", "who may use the API from elsewhere", do_user, NULL, "users", NULL, "users" },
@@ -472,12 +490,17 @@ const struct command commands[] = {
     { .name = NULL },
 };
 /* clang-format on */
+enum { WORDS_WIDTH = 22 };
+
 static void help(void)
 {
     printf("usage: bedplate [--json] [--quiet] [--no-wait] [--user | --socket PATH | "
            "--url https://HOST:PORT] COMMAND ...\n\n");
-    for (unsigned i = 0; commands[i].name; i++)
-        printf("  %-12s %-22s %s\n", commands[i].name, commands[i].words, commands[i].about);
+    for (unsigned i = 0; commands[i].name; i++) {
+        const struct command *c = &commands[i];
+        bool short_words = strlen(c->words) <= WORDS_WIDTH;
+        printf("  %-12s %-*s %s\n", c->name, WORDS_WIDTH, short_words ? c->words : "...", c->about);
+    }
     printf("\nVMs are named by name, id, or the beginning of either. bedplate COMMAND --help tells "
            "more.\n");
 }

@@ -13,6 +13,13 @@ void output_json(const json_t *value)
     puts("");
 }
 
+void output_time(const json_t *value, char out[TIME_TEXT])
+{
+    time_t seconds = (time_t)json_number_value(value);
+    struct tm tm;
+    strftime(out, TIME_TEXT, "%Y-%m-%d %H:%M:%S", localtime_r(&seconds, &tm));
+}
+
 static void cell(const struct api_field *f, const json_t *value, char *out, size_t len)
 {
     char text[64];
@@ -29,9 +36,12 @@ static void cell(const struct api_field *f, const json_t *value, char *out, size
             snprintf(out, len, "%lld", (long long)json_integer_value(value));
         break;
     case JSON_REAL: {
-        time_t seconds = (time_t)json_real_value(value);
-        struct tm tm;
-        strftime(out, len, "%Y-%m-%d %H:%M:%S", localtime_r(&seconds, &tm));
+        if (f && f->type != API_TIME) {
+            snprintf(out, len, "%.1f", json_real_value(value));
+            break;
+        }
+        output_time(value, text);
+        snprintf(out, len, "%s", text);
         break;
     }
     case JSON_NULL: snprintf(out, len, "-"); break;
@@ -42,11 +52,13 @@ static void cell(const struct api_field *f, const json_t *value, char *out, size
     }
 }
 
-/* Control characters of others' texts would reach the terminal. */
-static void print_plain(const char *text)
+void output_plain(FILE *to, const char *text)
 {
-    for (; *text; text++)
-        putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
+        bool high = c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0; /* U+0080 to U+009F */
+        putc(*c < 0x20 || *c == 0x7f || high ? '?' : *c, to);
+        c += high;
+    }
 }
 
 static const struct api_field *field_anywhere(const char *name)
@@ -75,7 +87,7 @@ void output_table(const json_t *items, const char *const *columns)
     }
     for (unsigned c = 0; columns[c]; c++) {
         for (const char *p = columns[c]; *p; p++)
-            putchar(*p >= 'a' && *p <= 'z' ? *p - 32 : *p);
+            putchar(*p == '_' ? ' ' : *p >= 'a' && *p <= 'z' ? *p - 32 : *p);
         printf("%*s", columns[c + 1] ? (int)(widths[c] - strlen(columns[c]) + 2) : 0, "");
     }
     puts("");
@@ -83,7 +95,7 @@ void output_table(const json_t *items, const char *const *columns)
         for (unsigned c = 0; columns[c]; c++) {
             cell(field_anywhere(columns[c]), json_object_get(json_array_get(items, i), columns[c]),
                  text, sizeof text);
-            print_plain(text);
+            output_plain(stdout, text);
             printf("%*s", columns[c + 1] ? (int)(widths[c] - strlen(text) + 2) : 0, "");
         }
         puts("");
@@ -110,7 +122,7 @@ static void print_fields(const struct api_field *fields, const json_t *object, i
         } else {
             cell(f, value, text, sizeof text);
             putchar(' ');
-            print_plain(text);
+            output_plain(stdout, text);
             puts("");
         }
     }

@@ -285,6 +285,8 @@ def requests(folder):
         for path, status, words in (("/", 404, "nothing at this path"), ("/v1", 404, "openapi"), ("/v1/nothing", 404, "nothing"),
                                     ("/v1/vms/x", 404, "there is no vm 'x'"), ("/v1/vms/web", 404, "2 vms begin with"),
                                     ("/v1/vms?nope=1", 400, "cannot be filtered"), ("/v1/vms?limit=0", 400, "from 1"),
+                                    ("/v1/vms?state=bogus", 400, "one of: "), ("/v1/events?nope=1", 400, "cannot be filtered"),
+                                    ("/v1/hosts?fields=nope", 400, "no field 'nope'"), ("/v1/images?fields=nope", 400, "no field 'nope'"),
                                     ("/v1/vms?fields=name,nope", 400, "no field 'nope'"), ("/v1/vms/a/b/c/d", 404, "nothing")):
             d.refused("GET", path, status, words)
         for body, field, words in (({}, "name", "required"), ({"name": "web-1"}, "name", "is taken"),
@@ -294,6 +296,8 @@ def requests(folder):
                                    ([], "", "JSON object"), ({"name": 7}, "name", "string")):
             status = 409 if words == "is taken" else 422
             d.refused("POST", "/v1/vms", status, words, body, field=field)
+        equal([list(item) for item in d.ok("GET", "/v1/events?kind=vm.created&fields=name&limit=2")["items"]], [["name"]] * 2)
+        equal(d.ok("GET", "/v1/hosts?name=nobody")["items"], [])
         d.refused("POST", "/v1/vms", 400, "not JSON", raw=b"{")
         d.refused("POST", "/v1/vms", 413, "larger", raw=b"[" + b"1," * 600000 + b"1]")
         d.refused("PUT", "/v1/vms/db", 405, "method")
@@ -692,6 +696,26 @@ def words(folder):
         check("vm.start" in d.cli("job", "info", job), "job info")
         check("over" in d.cli("job", "cancel", job, status=1), "job cancel")
         check(d.cli("info", "web", "db").count("uuid") == 0 and "name: db" in d.cli("info", "web", "db"), "two VMs")
+        # What others write does not reach the terminal as it is.
+        d.call("POST", "/v1/%1b%5b2J%c2%9b")
+        check("/v1/?[2J?\n" in d.cli("audit"), "the audit log on a terminal")
+        vm = json.loads(d.cli("create", "x", "--cdrom", "/a.iso", "--cdroms", "path=/b.iso,bus=ide", "--dry-run", "--json"))
+        equal((vm["cdrom"], vm["cdroms"]), ("/a.iso", [{"path": "/b.iso", "bus": "ide"}]))
+        check("no screen" in d.cli("screenshot", "web", os.path.join(folder, "x.png"), status=1), "a picture of nothing")
+        d.cli("create", "seen", "--kernel", ARGS.guest, "--memory", "32M", "--engine", "soft", "--net", "none", "--video", "vga")
+        d.cli("start", "seen")
+        d.cli("screenshot", "seen", os.path.join(folder, "x.png"))
+        with open(os.path.join(folder, "x.png"), "rb") as file:
+            equal(file.read(8), b"\x89PNG\r\n\x1a\n")
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            d.cli("create", "port", "--kernel", ARGS.guest, "--memory", "32M", "--engine", "soft", "--net",
+                  f"user,forward=tcp:127.0.0.1:{port}-:22")
+            check(str(port) in d.cli("start", "port", status=1), "a port that is taken")
+        d.cli("kill", "seen")
+        d.cli("delete", "seen", "port")
         # Documents.
         commands = [line.split()[0] for line in d.cli("--help").splitlines() if line.startswith("  ")]
         page = subprocess.run([client, "--help-man"], capture_output=True, text=True, check=True).stdout
