@@ -31,11 +31,15 @@ enum kind {
     TARGET,  /* r14: that address */
     PAGE,    /* r14: its page */
     READY,   /* rax: as FOUND, and jit_page was set just before */
+    PAST,    /* address - the tag of a site's last page */
+    ROOMY,   /* the same, compared with its room */
+    WITHIN,  /* the same, and less than that */
 };
 struct value {
     enum kind kind;
     unsigned size;
     bool write;
+    unsigned site;
 };
 
 struct insn_at {
@@ -47,6 +51,8 @@ struct insn_at {
     uint8_t mark;        /* of rounds_check */
     bool write_check;    /* JNBE of the check of a store... */
     uint64_t write_size; /* ... of so many bytes */
+    bool site_check;     /* JNB of the check by the last page of... */
+    unsigned site;       /* ... this one */
     bool quick_check;    /* JNE of an entry of the quick table that is for another address */
     bool reached;        /* a jump further up leads here: window is what it had in r15 */
     bool no_window;      /* jumps lead here with different windows */
@@ -337,6 +343,88 @@ static bool is_imm(const ZydisDecodedOperand *o, uint64_t *value)
     return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 }
 
+static struct insn_at *insn_find(const struct reader *r, const uint8_t *at)
+{
+    unsigned low = 0, high = r->count;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (r->insns[middle].at < at)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < r->count && r->insns[low].at == at ? &r->insns[low] : NULL;
+}
+
+static bool is_last_find(const struct reader *r, const uint8_t *target)
+{
+    for (unsigned n = 0; n < 6; n++)
+        if (target && target == r->j->last_find[n / 2][n % 2])
+            return true;
+    return false;
+}
+
+/* Is it this field of a site's last page? */
+static bool site_field(const ZydisDecodedOperand *o, size_t field, unsigned *site)
+{
+    uint64_t at = (uint64_t)o->mem.disp.value - field;
+    *site = (unsigned)(at / 8);
+    return o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->size == 64 &&
+           o->mem.segment == ZYDIS_REGISTER_GS && o->mem.base == ZYDIS_REGISTER_NONE &&
+           o->mem.index == ZYDIS_REGISTER_NONE && at < LAST_SITES * 8 && at % 8 == 0;
+}
+#define LAST_FIELD(name) offsetof(struct soft_vcpu, last.name)
+
+/* For how many bytes does the check at n ask where its site does not have the page? 0: for none
+ * (site_second_check says whether it asks rightly). */
+static unsigned site_size(const struct reader *r, unsigned n)
+{
+    const struct insn_at *to = r->insns[n].target ? insn_find(r, r->insns[n].target) : NULL;
+    uint32_t imm;
+    if (!to || to + 2 >= r->insns + r->count || to[1].at[0] != 0x41 || to[1].at[1] != 0xbe ||
+        !is_last_find(r, to[2].target))
+        return 0;
+    memcpy(&imm, to[1].at + 2, 4);
+    return imm >> LAST_SIZE_SHIFT < PAGE_SIZE ? (unsigned)PAGE_SIZE - (imm >> LAST_SIZE_SHIFT) : 0;
+}
+
+/* jnb behind the comparison with the room */
+static bool site_branch(struct reader *r, unsigned n)
+{
+    struct value *v = r->ax.kind == ROOMY ? &r->ax : r->r15.kind == ROOMY ? &r->r15 : NULL;
+    if (!v || r->z.mnemonic != ZYDIS_MNEMONIC_JNB)
+        return false;
+    unsigned most = v->site < LAST_WINDOWS ? LAST_OPERAND : LAST_WINDOW, size = site_size(r, n);
+    if (!size || size > most)
+        fault(r, "for %u bytes, where the room is for %u", size, most);
+    *v = (struct value){ WITHIN, size, v->site % 2, v->site };
+    r->insns[n].site_check = true;
+    r->insns[n].site = v->site;
+    return true;
+}
+
+/* sub, cmp and add: the check by a site's last page; false: it is none of them */
+static bool site_step(struct reader *r)
+{
+    const ZydisDecodedOperand *o = r->o;
+    struct value *v = value_in(r, &o[0]);
+    unsigned site;
+    if (!v || v == &r->r14 || o[0].size != 64)
+        return false;
+    if (r->z.mnemonic == ZYDIS_MNEMONIC_SUB && site_field(&o[1], LAST_FIELD(tag), &site) &&
+        (site >= LAST_WINDOWS) == (v == &r->r15))
+        *v = (struct value){ PAST, .site = site };
+    else if (r->z.mnemonic == ZYDIS_MNEMONIC_CMP && v->kind == PAST &&
+             site_field(&o[1], LAST_FIELD(room), &site) && site == v->site)
+        v->kind = ROOMY;
+    else if (r->z.mnemonic == ZYDIS_MNEMONIC_ADD && v->kind == WITHIN &&
+             site_field(&o[1], LAST_FIELD(host), &site) && site == v->site)
+        v->kind = HOST;
+    else
+        return false;
+    return true;
+}
+
 /* The check's own instructions lead from one kind to the next. */
 static bool check_step(struct reader *r)
 {
@@ -428,14 +516,17 @@ static bool check_step(struct reader *r)
     }
 }
 
-static void values_step(struct reader *r)
+static bool is_brief(const struct value *v)
+{
+    return v->kind == LIMITED || v->kind == QASKED || v->kind == READY || v->kind == ROOMY ||
+           v->kind == WITHIN;
+}
+
+static void values_step(struct reader *r, unsigned at)
 {
     /* The comparison counts only for the jump right behind it; so do others. */
-    struct value *brief = r->ax.kind == LIMITED || r->ax.kind == QASKED || r->ax.kind == READY
-                              ? &r->ax
-                          : r->r15.kind == LIMITED ? &r->r15
-                                                   : NULL;
-    if (check_step(r))
+    struct value *brief = is_brief(&r->ax) ? &r->ax : is_brief(&r->r15) ? &r->r15 : NULL;
+    if (check_step(r) || site_step(r) || site_branch(r, at))
         return;
     if (brief)
         *brief = (struct value){ UNKNOWN };
@@ -468,19 +559,6 @@ static bool is_start(const struct reader *r, const uint8_t *at)
     uint64_t offset = (uint64_t)(at - r->j->rx);
     return at >= r->j->rx && offset < r->j->used && offset % 16 == 0 &&
            r->starts[offset / 128] >> (offset / 16 % 8) & 1;
-}
-
-static struct insn_at *insn_find(struct reader *r, const uint8_t *at)
-{
-    unsigned low = 0, high = r->count;
-    while (low < high) {
-        unsigned middle = (low + high) / 2;
-        if (r->insns[middle].at < at)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < r->count && r->insns[low].at == at ? &r->insns[low] : NULL;
 }
 
 /* Behind the look at `request`, or what a retired block has in its place. Answers its end. */
@@ -516,8 +594,8 @@ static const uint8_t *block_begin(struct reader *r, const uint8_t *at, const uin
 
 static bool is_second(const struct reader *r, const uint8_t *target)
 {
-    return target &&
-           (target == r->j->code_store[0] || target == r->j->code_store[1] || target == r->j->find);
+    return target && (target == r->j->code_store[0] || target == r->j->code_store[1] ||
+                      target == r->j->find || is_last_find(r, target));
 }
 
 /* Is it the jump behind a call of code_store or find? */
@@ -526,16 +604,52 @@ static bool from_second(const struct reader *r, unsigned n)
     return n > 0 && r->insns[n - 1].call && is_second(r, r->insns[n - 1].target);
 }
 
+/* Behind one of last_find what r15 has is what the check would have made of it. */
+static bool from_last_find(const struct reader *r, unsigned n)
+{
+    return n > 0 && r->insns[n - 1].call && is_last_find(r, r->insns[n - 1].target);
+}
+
 /*
  * code_store takes over where a store's check failed, find where the quick table's did, and their
  * success (carry clear) is that of the check: so they must be reached by that check's jump only,
  * and come back right behind it.
  */
+/*
+ * So does last_find for a site's last page, but behind the addition of `host`, as it answers the
+ * whole address. Before it: add rax, gs:[tag] (r15 for a window); mov r14d, what it asks for.
+ */
+static void site_second_check(struct reader *r, unsigned n)
+{
+    const struct insn_at *i = &r->insns[n], *add = i - 2, *check = n < 3 ? NULL : add->from;
+    if (!check || !i[-3].jump || add->landings != 1 || !check->site_check || i[-1].landings ||
+        i->landings || n + 1 >= r->count) {
+        fault(r, "not where the check of a site failed");
+        return;
+    }
+    bool window = check->site >= LAST_WINDOWS;
+    uint8_t wanted[9] = { 0x65, window ? 0x4c : 0x48, 0x03, window ? 0x3c : 0x04, 0x25 };
+    uint32_t tag = (uint32_t)(LAST_FIELD(tag) + check->site * 8), imm;
+    memcpy(wanted + 5, &tag, 4);
+    memcpy(&imm, i[-1].at + 2, 4);
+    unsigned form = window                                                      ? LAST_IN_WINDOW
+                    : PAGE_SIZE - (imm >> LAST_SIZE_SHIFT) > code_store_most[0] ? LAST_LONG
+                                                                                : LAST_SHORT;
+    if (memcmp(add->at, wanted, sizeof wanted) || (imm & 0xffff) != check->site * 8 ||
+        i->target != r->j->last_find[form][check->site % 2])
+        fault(r, "asks for another site");
+    else if (i[1].at[0] != 0x0f || i[1].at[1] != 0x83 || i[1].landings ||
+             i[1].target != check[2].at)
+        fault(r, "does not come back behind the check");
+}
+
 static void second_check(struct reader *r, unsigned n)
 {
     const struct insn_at *i = &r->insns[n], *check = i->from;
-    if (n == 0 || !r->insns[n - 1].jump || i->landings != 1 ||
-        !(i->target == r->j->find ? check->quick_check : check->write_check))
+    if (is_last_find(r, i->target))
+        site_second_check(r, n);
+    else if (n == 0 || !r->insns[n - 1].jump || i->landings != 1 ||
+             !(i->target == r->j->find ? check->quick_check : check->write_check))
         fault(r, "not where a check failed that it is for");
     else if (i->target != r->j->find &&
              check->write_size > code_store_most[i->target == r->j->code_store[1]])
@@ -633,13 +747,15 @@ static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint
     return at;
 }
 
-static bool may_call(const struct jit *j, const uint8_t *target)
+static bool may_call(const struct reader *r, const uint8_t *target)
 {
+    const struct jit *j = r->j;
     return target == j->call_handler || target == j->code_store[0] || target == j->code_store[1] ||
            target == j->x87_enter || target == j->vec_enter[VEC_XMM] ||
            target == j->vec_enter[VEC_YMM] || target == j->mxcsr_enter || target == j->ac[0] ||
            target == j->ac[1] || target == j->read_tsc || target == j->syscall ||
-           target == j->sysret || target == j->find || target == j->open_window;
+           target == j->sysret || target == j->find || target == j->open_window ||
+           is_last_find(r, target);
 }
 
 /* mov rax, place; jmp leave_at (mov r14d, IP; jmp leave_to): how each block leaves when something
@@ -663,7 +779,7 @@ static void jump_check(struct reader *r, const uint8_t *target)
         if (r->z.mnemonic != ZYDIS_MNEMONIC_JMP || !quick_field(r, &r->o[0]))
             fault(r, "an indirect jump");
     } else if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL) {
-        if (!may_call(j, target))
+        if (!may_call(r, target))
             fault(r, "calls something else than a handler");
     } else if (target == r->block || (is_start(r, target) && !insn_find(r, target))) {
         r->verdict->joined++;
@@ -740,10 +856,10 @@ static void block_read(struct reader *r, const uint8_t *end)
         i->quick_check = r->z.mnemonic == ZYDIS_MNEMONIC_JNZ && r->ax.kind == QASKED;
         i->write_check = r->z.mnemonic == ZYDIS_MNEMONIC_JNBE && r->ax.kind == LIMITED &&
                          r->ax.write && r->r14.kind == ENTRY;
-        values_step(r);
+        values_step(r, n);
         i->write_size = i->write_check ? r->ax.size : 0;
         struct insn_at *to = i->target && !i->call ? insn_find(r, i->target) : NULL;
-        if (to)
+        if (to && !from_last_find(r, n))
             window_jump(r, n, to);
         r->verdict->insns++;
     }

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CACHE = 8 << 20, RANDOM_BLOCKS = 30000, SPOILT_BLOCKS = 60 };
+enum { CACHE = 8 << 20, RANDOM_BLOCKS = 30000, SPOILT_BLOCKS = 20 };
 
 static uint64_t random_state = 88172645463325252ull;
 static unsigned random_below(unsigned n)
@@ -32,7 +32,7 @@ static struct block *block_new(void)
     struct block *b = calloc(1, sizeof *b + (BLOCK_MAX + 1) * sizeof(struct insn));
     if (!b)
         abort();
-    b->key = MODE_64 | CODE_SSE | CODE_X87 | CODE_CPL0;
+    b->key = MODE_64 | CODE_SSE | CODE_X87 | (random_below(2) ? CODE_CPL0 : 0);
     b->offset = random_below(4096);
     return b;
 }
@@ -100,7 +100,7 @@ static bool random_blocks(void)
         return false;
     }
     jit_inspect = verify_or_die;
-    j.link = j.windows = j.loops = j.pins = j.syscalls = j.sse = j.x87 = true;
+    j.link = j.windows = j.loops = j.pins = j.syscalls = j.sse = j.x87 = j.last = true;
     for (unsigned n = 0; n < RANDOM_BLOCKS; n++) {
         random_block(&j);
         if (j.full)
@@ -140,7 +140,7 @@ static bool fullest_blocks(void)
             struct verdict v;
             if (jit_create(&j, 1 << 20, &err) < 0)
                 abort();
-            j.link = j.windows = j.loops = j.pins = j.syscalls = j.sse = j.x87 = true;
+            j.link = j.windows = j.loops = j.pins = j.syscalls = j.sse = j.x87 = j.last = true;
             struct block *b = block_new();
             b->key |= CODE_AVX;
             b->offset = 0;
@@ -394,6 +394,67 @@ static bool jump_outside(struct spoiler *s)
     return true;
 }
 
+/* A site's last page: a field of another site, for a byte more, not compared, one found elsewhere.
+ */
+static bool site_field(const struct spoiler *s, size_t field)
+{
+    return s->z.length == 9 && s->z.operand_count > 1 &&
+           s->o[1].type == ZYDIS_OPERAND_TYPE_MEMORY && s->o[1].mem.segment == ZYDIS_REGISTER_GS &&
+           (uint64_t)s->o[1].mem.disp.value - field < LAST_SITES * 8;
+}
+static bool site_exchanged(struct spoiler *s, size_t field)
+{
+    if (!site_field(s, field))
+        return false;
+    s->at[5] ^= 16;
+    return true;
+}
+static bool site_tag(struct spoiler *s)
+{
+    return site_exchanged(s, offsetof(struct soft_vcpu, last.tag));
+}
+static bool site_room(struct spoiler *s)
+{
+    return site_exchanged(s, offsetof(struct soft_vcpu, last.room));
+}
+static bool site_host(struct spoiler *s)
+{
+    return site_exchanged(s, offsetof(struct soft_vcpu, last.host));
+}
+static bool site_not_compared(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_CMP ||
+        !site_field(s, offsetof(struct soft_vcpu, last.room)))
+        return false;
+    memset(s->at, 0x90, s->z.length);
+    return true;
+}
+static bool site_ignored(struct spoiler *s)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_JNB || s->at[-9] != 0x65)
+        return false;
+    memset(s->at, 0x90, s->z.length);
+    return true;
+}
+static bool is_site_asked(const struct spoiler *s)
+{
+    return s->at[0] == 0x41 && s->at[1] == 0xbe && s->at[6] == 0xe8;
+}
+static bool site_asked(struct spoiler *s)
+{
+    if (!is_site_asked(s))
+        return false;
+    s->at[2] ^= 16;
+    return true;
+}
+static bool site_asked_smaller(struct spoiler *s)
+{
+    if (!is_site_asked(s))
+        return false;
+    s->at[4]++;
+    return true;
+}
+
 /* The look of a turn: not heeded, at something else, and leaving for the loop itself */
 static bool is_look(const struct spoiler *s, unsigned back)
 {
@@ -496,6 +557,13 @@ static const struct {
     { "page not masked", page_unmasked },
     { "page not stored", page_kept },
     { "jump to the address", jump_by_address },
+    { "another site's tag", site_tag },
+    { "another site's room", site_room },
+    { "another site's host page", site_host },
+    { "room not compared", site_not_compared },
+    { "room not heeded", site_ignored },
+    { "another site asked for", site_asked },
+    { "a site asked for a byte less", site_asked_smaller },
 };
 
 static bool spoil_all(void)
@@ -509,7 +577,7 @@ static bool spoil_all(void)
     for (unsigned n = 0; n < SPOILT_BLOCKS; n++) {
         if (jit_create(&j, 1 << 20, &err) < 0)
             abort();
-        j.link = j.windows = j.loops = j.pins = j.syscalls = j.sse = j.x87 = true;
+        j.link = j.windows = j.loops = j.pins = j.syscalls = j.sse = j.x87 = j.last = true;
         struct verdict v;
         /* Loads and stores first, so that there is something to spoil: 8, 2, 16, 1 and 10 bytes,
          * and a control word. */

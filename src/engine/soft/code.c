@@ -830,13 +830,20 @@ void code_translate_again(struct soft_vcpu *v)
     struct block *b = v->jit_again;
     v->jit_again = NULL;
     LOCKED(&c->lock);
-    if (atomic_load(&b->stale) || b->no_windows || !b->code)
+    const bool no_windows = b->window_faults >= WINDOW_FAULTS_MAX;
+    const uint64_t scattered = jit_scattered(b, v->jit_again_insn);
+    if (atomic_load(&b->stale) || !b->code ||
+        (no_windows == b->no_windows && scattered == b->scattered))
         return;
-    b->no_windows = true;
+    b->no_windows = no_windows;
+    b->scattered = scattered;
     const uint8_t *old = b->code;
     jit_translate(&c->jit, b);
-    if (b->code != old)
+    if (b->code != old) {
         jit_replace(&c->jit, old, b);
+        trace_translated(soft_engine_of(v)->trace, v, b->code,
+                         (size_t)(c->jit.rx + c->jit.used - b->code));
+    }
     if (c->jit.full)
         atomic_store(&c->want_flush, true);
 }

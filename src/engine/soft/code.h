@@ -36,6 +36,7 @@ struct soft_vcpu;
 
 enum { BLOCK_MAX = 48 }; /* instructions; the sentinel comes on top */
 enum { INSN_BYTES = 15, SOURCE_PIECE = 64, SOURCE_MAX = BLOCK_MAX * INSN_BYTES + SOURCE_PIECE };
+enum { WINDOW_FAULTS_MAX = 16, SCATTERED_MAX = 3 };
 
 struct block {
     struct block *bucket_next; /* same page, same bucket; lock for writing */
@@ -55,8 +56,9 @@ struct block {
     const uint8_t *out;    /* in the translation: leaves at the block's start */
     uint8_t window_faults; /* windows that could not be opened; racy, only a hint */
     bool no_windows;       /* lock; too many of them */
-    bool loops;            /* lock; its translation can run on in itself */
-    struct insn insns[];   /* count + 1: the last is op_block_end */
+    uint64_t scattered;  /* lock; a bit for each instruction that hardly ever finds its last page */
+    bool loops;          /* lock; its translation can run on in itself */
+    struct insn insns[]; /* count + 1: the last is op_block_end */
 };
 
 /* Aligned, so that a TLB entry can name one in few bits (cpu.h, tlb_code_tag). */
@@ -174,7 +176,7 @@ struct block *code_lookup(struct soft_vcpu *v);
 const uint8_t *code_go_on(struct soft_vcpu *v);
 void code_translate(struct soft_vcpu *v, struct block *b);
 void code_link(struct soft_vcpu *v);
-/* Translates v->jit_again once more. */
+/* Translates v->jit_again once more, without what it does not gain by. */
 void code_translate_again(struct soft_vcpu *v);
 /* Between two blocks: whatever was checked before is over. */
 void code_acknowledge(struct soft_vcpu *v);

@@ -126,6 +126,24 @@ static inline struct code_page *tlb_code_page(uint64_t tag)
     return (struct code_page *)(uintptr_t)(tag >> TLB_CODE_SHIFT << CODE_PAGE_BITS);
 }
 
+/*
+ * In front of it, for user code: each check of translated code (a site) remembers the page that it
+ * found last, so that its next access there needs no look into the table, and no wait for one.
+ */
+enum {
+    LAST_SITES = 256,   /* the number's lowest bit: of stores */
+    LAST_WINDOWS = 192, /* from here on they are of windows */
+    LAST_OPERAND = 32,  /* the largest operand of a site, ... */
+    LAST_WINDOW = 256,  /* ... and of those */
+    LAST_SIZE_SHIFT = 16
+};
+enum { LAST_SHORT, LAST_LONG, LAST_IN_WINDOW }; /* operands of up to code_store_most[0], [1] */
+struct last_pages {
+    uint64_t tag[LAST_SITES];
+    uint64_t room[LAST_SITES]; /* so many offsets in the page are for this site; 0: no page */
+    uint64_t host[LAST_SITES];
+};
+
 struct exception {
     uint8_t vector;
     bool has_error;
@@ -162,7 +180,8 @@ struct soft_vcpu {
     uint64_t jit_window_va;     /* of a window (translate.h) that could not be opened... */
     uint32_t jit_window;        /* ... its size * 2, + 1 for stores */
     uint64_t jit_value;         /* of an instruction with two operands in memory */
-    struct block *jit_again;    /* to be translated without windows, or NULL */
+    struct block *jit_again;    /* to be translated once more, or NULL... */
+    unsigned jit_again_insn;    /* ... because of this instruction of it */
     struct tsc_line tsc;        /* a copy */
     uint64_t seg_base[S_COUNT]; /* what addressing adds: 0 for ES CS SS DS in 64-bit mode */
     /* Outside 64-bit mode: so many bytes from offset 0 on may be read (1: written); 0 where more
@@ -208,6 +227,9 @@ struct soft_vcpu {
     } ac[2];
     struct tlb_entry *user_tlb; /* what CPL 3 looks into, unless alignment is checked */
     bool align_check;           /* CPL 3, CR0.AM and EFLAGS.AC: the TLB is bypassed */
+    struct last_pages last;
+    int32_t last_misses;  /* to go until somebody looks who it is that misses so often */
+    uint64_t last_looked; /* at the host's TSC */
 };
 
 static inline struct soft_vcpu *soft_vcpu_of(struct vcpu *v)

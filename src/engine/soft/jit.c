@@ -23,9 +23,25 @@ enum { HWCAP2_FSGSBASE_BIT = 1 << 1 };
 
 void (*jit_inspect)(const struct jit *j);
 
+/* A check did not find its last page. Once this has happened often in a short time, whoever is
+ * there when it is looked at is most likely the one: it does better with the table alone. */
+static void last_look(struct soft_vcpu *v, const struct insn *i, struct block *b)
+{
+    enum { MISSES = 1024, CYCLES = 128 /* for each */ };
+    uint64_t now = __builtin_ia32_rdtsc();
+    if (now - v->last_looked < (uint64_t)MISSES * CYCLES) {
+        v->jit_again = b;
+        v->jit_again_insn = (unsigned)(i - b->insns);
+    }
+    v->last_looked = now;
+    v->last_misses = MISSES;
+}
+
 const uint8_t *jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b)
 {
     v->run->current = b;
+    if (unlikely(v->last_misses < 0))
+        last_look(v, i, b);
     if (unlikely(v->fpu.x87_in_host) && insn_rows[i->row].attr & AT_X87REGS)
         x87_leave_host_slow(v);
     v->gpr[REG_RIP] = b->key & CODE_BY_IP ? b->ip : v->jit_page + (b->offset & (PAGE_SIZE - 1));
@@ -38,17 +54,28 @@ const uint8_t *jit_handler(struct soft_vcpu *v, const struct insn *i, struct blo
     return code ? code : soft_engine_of(v)->code.jit.leave_answered;
 }
 
+uint64_t jit_scattered(const struct block *b, unsigned insn)
+{
+    _Static_assert(BLOCK_MAX < 64, "one bit each");
+    if (insn >= BLOCK_MAX)
+        return b->scattered;
+    uint64_t now = b->scattered | 1ull << insn;
+    return __builtin_popcountll(now) >= SCATTERED_MAX ? ~0ull : now;
+}
+
 bool jit_open_window(struct soft_vcpu *v, const struct insn *i, struct block *b)
 {
-    enum { FAULTS_MAX = 16 };
     unsigned size = v->jit_window >> 1;
     bool write = v->jit_window & 1;
     uint64_t va = v->jit_window_va;
-    (void)i;
+    if (unlikely(v->last_misses < 0))
+        last_look(v, i, b);
     if (tlb_can_open(v, va, size, write))
         return true;
-    if (++b->window_faults >= FAULTS_MAX)
+    if (++b->window_faults >= WINDOW_FAULTS_MAX) {
         v->jit_again = b;
+        v->jit_again_insn = BLOCK_MAX;
+    }
     return false;
 }
 
@@ -319,6 +346,61 @@ static void emit_code_store(struct emit *e, unsigned most)
     e8(e, 0xf9), e8(e, 0xc3); /* stc; ret */
 }
 
+/* Looks into the table, for the site to remember. code_store: what else a store may ask, or NULL.
+ */
+static void emit_last_find(struct emit *e, const uint8_t *code_store, bool write, bool window)
+{
+    const size_t tag = write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
+    const int32_t last = offsetof(struct soft_vcpu, last);
+    emit_alu_imm(e, 0, 4, 5, in_vcpu(offsetof(struct soft_vcpu, last_misses)), 1, 0);
+    uint8_t *look = emit_jcc_forward(e, CC_S);
+    if (window)
+        emit_store(e, in_reg(H_AX), H_15);
+    emit_push(e, H_CX);
+    emit_push(e, H_DX);
+    emit_op(e, 0, 4, 0x89, H_14, in_reg(H_CX), 0);
+    emit_op(e, 0, 4, 0x89, H_AX, in_reg(H_14), 0);
+    emit_op(e, 0, 4, 0xc1, 5, in_reg(H_14), 0), e8(e, PAGE_SHIFT - 5);
+    emit_alu_imm(e, 0, 4, 4, in_reg(H_14), (TLB_SIZE - 1) << 5, 0);
+    emit_op(e, 0, 8, 0x03, H_14, in_vcpu(offsetof(struct soft_vcpu, tlb)), 0);
+    emit_op(e, 0, 8, 0x2b, H_AX, at_offset(H_14, (int32_t)tag), 0);
+    emit_op(e, 0, 4, 0x89, H_CX, in_reg(H_DX), 0);
+    emit_op(e, 0, 4, 0xc1, 5, in_reg(H_DX), 0), e8(e, LAST_SIZE_SHIFT);
+    emit_op(e, 0, 8, 0x39, H_DX, in_reg(H_AX), 0);
+    uint8_t *miss = emit_jcc_forward(e, CC_A);
+    emit_op(e, 0, 8, 0x03, H_AX, at_offset(H_14, offsetof(struct tlb_entry, host)), 0);
+    emit_load(e, H_DX, in_vcpu(offsetof(struct soft_vcpu, user_tlb)));
+    emit_op(e, 0, 8, 0x3b, H_DX, in_vcpu(offsetof(struct soft_vcpu, tlb)), 0);
+    uint8_t *other = emit_jcc_forward(e, CC_NE);
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xb7), H_CX, in_reg(H_CX), 0);
+    emit_op(e, 0, 8, 0x03, H_CX, in_vcpu(offsetof(struct soft_vcpu, self)), 0);
+    emit_load(e, H_DX, at_offset(H_14, (int32_t)tag));
+    emit_store(e, at_offset(H_CX, last + (int32_t)offsetof(struct last_pages, tag)), H_DX);
+    emit_load(e, H_DX, at_offset(H_14, offsetof(struct tlb_entry, host)));
+    emit_store(e, at_offset(H_CX, last + (int32_t)offsetof(struct last_pages, host)), H_DX);
+    emit_op(e, 0, 8, 0xc7, 0, at_offset(H_CX, last + (int32_t)offsetof(struct last_pages, room)),
+            0);
+    e32(e, PAGE_SIZE + 1 - (window ? LAST_WINDOW : LAST_OPERAND));
+    emit_land(e, other);
+    emit_pop(e, H_DX);
+    emit_pop(e, H_CX);
+    if (window)
+        emit_store(e, in_reg(H_15), H_AX);
+    e8(e, 0xf8), e8(e, 0xc3); /* clc; ret */
+    emit_land(e, miss);
+    emit_pop(e, H_DX);
+    emit_pop(e, H_CX);
+    if (code_store) {
+        emit_call(e, code_store);
+        uint8_t *no = emit_jcc_forward(e, CC_B);
+        emit_op(e, 0, 8, 0x03, H_AX, at_offset(H_14, offsetof(struct tlb_entry, host)), 0);
+        e8(e, 0xf8), e8(e, 0xc3); /* clc; ret */
+        emit_land(e, no);
+    }
+    emit_land(e, look);
+    e8(e, 0xf9), e8(e, 0xc3); /* stc; ret */
+}
+
 /* Which table the kernel looks into. Uses rax. */
 static void ac_select(struct emit *e, unsigned ac)
 {
@@ -507,6 +589,11 @@ static void stubs_make(struct jit *j)
     for (unsigned n = 0; n < ARRAY_LEN(j->code_store); n++) {
         j->code_store[n] = emit_exec(&e);
         emit_code_store(&e, code_store_most[n]);
+    }
+    for (unsigned n = 0; n < 6; n++) {
+        j->last_find[n / 2][n % 2] = emit_exec(&e);
+        emit_last_find(&e, n % 2 && n / 2 < LAST_IN_WINDOW ? j->code_store[n / 2] : NULL, n % 2,
+                       n / 2 == LAST_IN_WINDOW);
     }
     while ((e.p - j->rw) & 63)
         e8(&e, 0xcc);

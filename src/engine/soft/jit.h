@@ -13,6 +13,8 @@
  *  1. Guest memory is touched only through an address that the TLB check just before has turned
  * into a host address; the check that fails runs the interpreter's handler for the whole
  * instruction, which has not begun yet.
+ * User code may ask v->last instead, whose places are empty unless user_tlb has what they say, and
+ * the code of CPL 3 is to see it (last_pages_clear in mem.c).
  *  2. The status flags are in the host's flags or in v->cc; the translator knows where at each
  * instruction. Whatever may fault or leave finds them in v->cc.
  *  3. A block begins with a look at v->request, as does each turn of a loop in it, and is entered
@@ -46,16 +48,18 @@ struct jit {
     size_t size, used, first; /* bytes; first: where blocks begin, behind the entry and exit code */
     bool full;
     /* optimisations, to be switched off one by one; fixed at create */
-    bool link, sse, x87, windows, loops, pins, syscalls;
+    bool link, sse, x87, windows, loops, pins, syscalls, last;
+    unsigned sites;                    /* given out so far */
     int (*enter)(const uint8_t *code); /* answers STEP_* (run.h) */
     /* Written once, before all blocks. leave_at: rax is the offset in the page where to go on;
      * leave_to: r14 is the address; leave_answered: v->rip is. find: r14 is an address; carry
      * clear: rax is a quick entry (code.h) with it. syscall, sysret: what the instruction does to
      * the vCPU; r14 is the address behind SYSCALL, and where to go on then. code_store: for stores
-     * of up to code_store_most bytes. */
+     * of up to code_store_most bytes. last_find[LAST_*][write]: rax (r15) is an address, r14 the
+     * site * 8 and 4096 - size (LAST_SIZE_SHIFT); carry clear: it is the host's. */
     const uint8_t *leave_at, *leave_to, *leave_answered, *call_handler, *x87_enter, *vec_enter[3],
-        *mxcsr_enter, *find, *find_nothing, *code_store[2], *open_window, *ac[2], *read_tsc,
-        *syscall, *sysret;
+        *mxcsr_enter, *find, *find_nothing, *code_store[2], *last_find[3][2], *open_window, *ac[2],
+        *read_tsc, *syscall, *sysret;
     uint64_t features; /* of the CPU model, 1 << FT_x; fixed when vCPUs are created */
     uint64_t blocks, bytes_in;
 };
@@ -93,5 +97,8 @@ bool jit_thread_begin(struct soft_vcpu *v);
 const uint8_t *jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b);
 /* From translated code: can v->jit_window_va be reached now? */
 bool jit_open_window(struct soft_vcpu *v, const struct insn *i, struct block *b);
+
+/* b->scattered when this instruction is one of them, too. BLOCK_MAX: none */
+uint64_t jit_scattered(const struct block *b, unsigned insn);
 
 #endif

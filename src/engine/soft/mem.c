@@ -296,11 +296,17 @@ static bool alignment_is_checked(const struct soft_vcpu *v)
     return unlikely(v->align_check) && v->tlb_mode == TLB_USER;
 }
 
+/* What the TLB said may be true no longer, or user code is to see another table. */
+static void last_pages_clear(struct soft_vcpu *v) { memset(v->last.room, 0, sizeof v->last.room); }
+
 static void table_select(struct soft_vcpu *v, unsigned mode)
 {
     v->tlb_mode = (uint8_t)mode;
     v->tlb = v->run->tlbs[v->run->context][mode];
+    if (mode != TLB_USER && v->cpl) /* they run the same code as CPL 3 */
+        last_pages_clear(v);
     if (alignment_is_checked(v)) {
+        last_pages_clear(v);
         pthread_once(&empty_once, empty_clear);
         v->tlb = empty;
     }
@@ -312,6 +318,8 @@ static void mode_tables_set(struct soft_vcpu *v)
         v->ac[ac].mode = v->cr4 & CR4_SMAP && !ac ? TLB_KERNEL : TLB_KERNEL_AC;
         v->ac[ac].tlb = v->run->tlbs[v->run->context][v->ac[ac].mode];
     }
+    if (v->user_tlb != v->run->tlbs[v->run->context][TLB_USER])
+        last_pages_clear(v);
     v->user_tlb = v->run->tlbs[v->run->context][TLB_USER];
 }
 
@@ -346,6 +354,7 @@ void tlb_flush(struct soft_vcpu *v)
     for (unsigned m = 0; m < TLB_MODES; m++)
         table_clear(run->tlbs[0][m]);
     context_use(v, 0);
+    last_pages_clear(v);
     jump_cache_clear(v);
 }
 
@@ -376,6 +385,7 @@ void tlb_switch(struct soft_vcpu *v, bool keep)
     for (unsigned m = 0; m < TLB_MODES; m++)
         table_clear(run->tlbs[n][m]);
     context_use(v, n);
+    last_pages_clear(v);
 }
 
 /* Entries of a large page carry its size, so that INVLPG drops all of it. */
@@ -423,6 +433,7 @@ void tlb_flush_page(struct soft_vcpu *v, uint64_t va)
     unsigned slot = va >> PAGE_SHIFT & (TLB_SIZE - 1);
     EACH_TABLE(v, table)
     table[slot].read = table[slot].write = tlb_none(slot);
+    last_pages_clear(v);
     v->run->itlb[va >> PAGE_SHIFT & (ITLB_SIZE - 1)].tag = ASID_NONE;
     jump_cache_clear_page(v, va);
     jump_cache_clear_page(v, va - PAGE_SIZE); /* blocks that reach into this page */
@@ -432,6 +443,7 @@ void tlb_flush_page(struct soft_vcpu *v, uint64_t va)
 
 void tlb_drop_writes(struct soft_vcpu *v)
 {
+    last_pages_clear(v);
     EACH_TABLE(v, table)
     for (unsigned n = 0; n < TLB_SIZE; n++)
         table[n].write = tlb_none(n);
@@ -439,6 +451,7 @@ void tlb_drop_writes(struct soft_vcpu *v)
 
 void tlb_drop_writes_of(struct soft_vcpu *v, const _Atomic uint8_t *page_flags)
 {
+    last_pages_clear(v);
     EACH_TABLE(v, table)
     for (unsigned n = 0; n < TLB_SIZE; n++)
         if (TLB_FLAGS_PTR(&table[n]) == page_flags)

@@ -56,9 +56,10 @@ struct slow { /* a check that failed: run the handler, come back behind the inst
     const struct insn *insn; /* NULL: no handler, only fp_back is to be had, or to leave for r14 */
     struct window window;    /* size 0: no window was opened here */
     const uint8_t *again;    /* where opening it begins */
-    const uint8_t *second;   /* first asks this, code_store or find: if carry is clear, on at... */
-    const uint8_t *checked;  /* ... where the check ends */
-    uint8_t *back;           /* NULL: a branch, whose handler never comes back */
+    uint16_t last_site, last_size; /* the check of this site, of so many bytes; size 0: of none */
+    const uint8_t *second;  /* first asks this, code_store or find: if carry is clear, on at... */
+    const uint8_t *checked; /* ... where the check ends */
+    uint8_t *back;          /* NULL: a branch, whose handler never comes back */
     enum flags_where flags_at, flags; /* at the check; what the code behind expects */
     struct producer producer;         /* at the check */
     struct fp_state fp, fp_back;      /* at the check, and what the code behind expects */
@@ -279,6 +280,8 @@ bool window_operand(struct tr *t, const struct insn *i, unsigned base, int64_t d
                     bool write);
 /* The instruction has been written: is the window still of use? */
 void window_follow(struct tr *t, const struct insn *i);
+/* Looks for the page that a site does not have, and comes back if there is one. */
+void last_slow_path(struct tr *t, const struct slow *s);
 /* Asks whether the window can be opened now: "not zero" if it can. */
 void window_slow_path(struct tr *t, const struct slow *s);
 /* rax = checked host address of the memory operand. Spills the flags, uses r14. False: an address

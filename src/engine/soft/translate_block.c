@@ -377,6 +377,8 @@ static void slow_paths_write(struct tr *t)
     for (unsigned n = 0; n < t->slow_count; n++) {
         const struct slow *s = &t->slow[n];
         emit_land(&t->e, s->site);
+        if (s->last_size)
+            last_slow_path(t, s);
         if (s->second) {
             emit_call(&t->e, s->second);
             emit_jcc(&t->e, CC_AE, s->checked);

@@ -70,6 +70,54 @@ void fp_enter_if(struct tr *t, unsigned cc, struct fp_state fp)
     held_drop(t);
 }
 
+/* ---- Last pages (cpu.h) ---- */
+
+#define LAST_AT(field, site) in_vcpu(offsetof(struct soft_vcpu, last.field) + (site)*8u)
+
+/* Sites are more than there is room for; those of one block have different places. */
+static unsigned site_new(struct jit *j, bool write, bool window)
+{
+    enum { OPERANDS = LAST_WINDOWS / 2, WINDOWS = (LAST_SITES - LAST_WINDOWS) / 2 };
+    unsigned n = window ? OPERANDS + j->sites++ % WINDOWS : j->sites++ % OPERANDS;
+    return n * 2 + write;
+}
+
+/* The code of CPL 0 goes without: CLAC, STAC and SYSCALL choose its table without telling. */
+static bool has_last_page(const struct tr *t)
+{
+    return t->jit->last && !(t->block->key & CODE_CPL0) && !(t->block->scattered >> t->n & 1);
+}
+
+static struct slow *check_last_page(struct tr *t, const struct insn *i, unsigned reg, unsigned size,
+                                    bool write)
+{
+    struct emit *e = &t->e;
+    unsigned site = site_new(t->jit, write, reg == H_15);
+    emit_op(e, 0, 8, 0x2b, reg, LAST_AT(tag, site), 0);
+    emit_op(e, 0, 8, 0x3b, reg, LAST_AT(room, site), 0);
+    slow_if(t, CC_AE, i);
+    struct slow *slow = &t->slow[t->slow_count - 1];
+    emit_op(e, 0, 8, 0x03, reg, LAST_AT(host, site), 0);
+    slow->last_site = (uint16_t)site;
+    slow->last_size = (uint16_t)size;
+    unsigned form = reg == H_15                 ? LAST_IN_WINDOW
+                    : size > code_store_most[0] ? LAST_LONG
+                                                : LAST_SHORT;
+    slow->second = t->jit->last_find[form][write];
+    slow->checked = emit_exec(e);
+    return slow;
+}
+
+void last_slow_path(struct tr *t, const struct slow *s)
+{
+    struct emit *e = &t->e;
+    emit_op(e, 0, 8, 0x03, s->window.size ? H_15 : H_AX, LAST_AT(tag, s->last_site), 0);
+    e8(e, 0x41), e8(e, 0xbe); /* mov r14d, imm32: what last_find wants to know */
+    e32(e, (uint32_t)(PAGE_SIZE - s->last_size) << LAST_SIZE_SHIFT | s->last_site * 8u);
+}
+
+/* ---- The check ---- */
+
 /* The address in `reg`, rax or r15, checked against the TLB: a host address. Uses r14. Invariant 1
  * of jit.h. */
 static struct slow *check(struct tr *t, const struct insn *i, unsigned reg, unsigned size,
@@ -77,6 +125,8 @@ static struct slow *check(struct tr *t, const struct insn *i, unsigned reg, unsi
 {
     struct emit *e = &t->e;
     held_drop(t);
+    if (has_last_page(t))
+        return check_last_page(t, i, reg, size, write);
     emit_op(e, 0, 4, 0x89, reg, in_reg(H_14), 0);
     emit_op(e, 0, 4, 0xc1, 5, in_reg(H_14), 0), e8(e, PAGE_SHIFT - 5);
     emit_alu_imm(e, 0, 4, 4, in_reg(H_14), (TLB_SIZE - 1) << 5, 0);
@@ -236,6 +286,7 @@ void window_slow_path(struct tr *t, const struct slow *s)
     emit_store(e, in_vcpu(offsetof(struct soft_vcpu, jit_window_va)), H_AX);
     emit_op(e, 0, 4, 0xc7, 0, in_vcpu(offsetof(struct soft_vcpu, jit_window)), 0);
     e32(e, (uint32_t)s->window.size << 1 | s->window.write);
+    emit_imm64(e, H_AX, (uint64_t)(uintptr_t)s->insn);
     emit_imm64(e, H_14, (uint64_t)(uintptr_t)t->block);
     pins_undo(t);
     emit_call(e, t->jit->open_window);
