@@ -4,10 +4,15 @@
 
 The shell, the disk, the network, the terminal's size, the keys, the end by `poweroff`, by Ctrl-A X or D and by a kill,
 and that a second start is quick. The clone is made of what is committed. --clone keeps and uses a folder of your choice.
+
+The guest debian-user is for root to ask for: an ordinary user, made for the test, does it all without root.
 """
 import argparse
+import json
 import os
+import pwd
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,10 +32,27 @@ ROWS, COLUMNS = 33, 107
 SIZE_LIMIT = 120
 
 
-class Direct:
+class Kind:
+    """What all have in common."""
+    AS = ()  # the words before a command that make it another user's
+    ENV = {}
+
+    def __init__(self, folder):
+        """folder: for what is to lie beside the clone."""
+
+    def ready(self, clone):
+        """The clone is there."""
+
+    def after(self, clone):
+        """All went well."""
+
+    def clean(self, clone):
+        """In the end, however it went."""
+
+
+class Direct(Kind):
     """By bedplate-vmm alone."""
     FETCH = "wget -q -O - {url} | sha256sum"
-    ENV = {}
 
     def keys(self, terminal):
         terminal.child.send("\x01h")
@@ -41,9 +63,6 @@ class Direct:
     def second(self, terminal):
         terminal.child.send("\x01x")
         terminal.end(0)
-
-    def clean(self, clone):
-        pass
 
 
 class Small(Direct):
@@ -69,7 +88,7 @@ class Userland(Direct):
     FROM_HOST_SAYS = "debian\nuid=0(root)"
 
 
-class Debian:
+class Debian(Kind):
     """Debian by the user's own daemon, whose directories lie beside the clone."""
     MAKE = "make run"
     PROMPT = "root@debian-12:~# "
@@ -103,6 +122,57 @@ class Debian:
             os.kill(pid, signal.SIGTERM)
 
 
+class DebianUser(Debian):
+    """By a user without privileges, who is made for that and has a home, a range in /etc/subuid, and nothing else of the test's."""
+    NAME = f"bp-clone-{os.getpid()}"
+
+    def __init__(self, folder):
+        if os.geteuid() != 0:
+            boot.skip("only root can make a user")
+        os.chmod(folder, 0o755)
+        self.home = os.path.join(folder, "home")
+        subprocess.run(["useradd", "--create-home", "--home-dir", self.home, "--shell", "/bin/sh", self.NAME], check=True)
+        self.uid = pwd.getpwnam(self.NAME).pw_uid
+        self.ENV = {}
+        self.AS = ["setpriv", f"--reuid={self.NAME}", f"--regid={self.NAME}", "--clear-groups", "env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin",
+                   "TERM=vt100", "LANG=C.UTF-8", "HOME=" + self.home, "USER=" + self.NAME]
+
+    def ready(self, clone):
+        subprocess.run(["chown", "-R", f"{self.NAME}:", clone], check=True)
+
+    def doctor(self, clone, *before):
+        """What `bedplate doctor` finds: the verdict of each check and what is to be done."""
+        said = subprocess.run([*before, *self.AS, self.PROGRAM, "--user", "--json", "doctor"], cwd=clone, capture_output=True, text=True, check=False)
+        return {finding["check"]: (finding["verdict"], finding.get("todo", "")) for finding in json.loads(said.stdout)}
+
+    def after(self, clone):
+        """Doctor says what was there, and where it is not what to do."""
+        found = self.doctor(clone)
+        check(all(found[name][0] == "good" for name in ("subuid", "newuidmap", "mmdebstrap", "fakeroot", "vm-ids")), found)
+        self.daemon_end(clone)
+        mounts = " && ".join(f"mount --bind /dev/null {path}" for path in ("/etc/subuid", "/etc/subgid", "/usr/bin/newuidmap"))
+        found = self.doctor(clone, "unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh")
+        for name, todo in (("subuid", "--add-subuids"), ("newuidmap", "apt-get install uidmap"), ("vm-ids", "--add-subuids")):
+            check(found[name][0] == "note" and todo in found[name][1], found)
+        self.daemon_end(clone)
+
+    def daemon_end(self, clone):
+        for pid in processes(clone, "build/src/daemon/bedplated"):
+            os.kill(pid, signal.SIGTERM)
+        while processes(clone, "build/src/daemon/bedplated"):
+            time.sleep(0.1)
+
+    def clean(self, clone):
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.stat(f"/proc/{pid}").st_uid == self.uid:
+                    os.kill(int(pid), signal.SIGKILL)
+            except OSError:
+                pass
+        shutil.rmtree(f"/tmp/bedplate-{self.uid}", ignore_errors=True)
+        subprocess.run(["userdel", self.NAME], check=True)
+
+
 def check(condition, what):
     if not condition:
         raise AssertionError(what)
@@ -113,8 +183,8 @@ class Terminal:
 
     def __init__(self, clone, guest, limit):
         self.start, self.clone, self.guest = time.monotonic(), clone, guest
-        self.child = pexpect.spawn("/bin/sh", ["-c", f"stty -g; {guest.MAKE}; echo status=$?; stty -g"], cwd=clone,
-                                   env=dict(os.environ, **guest.ENV),
+        words = [*guest.AS, "/bin/sh", "-c", f"stty -g; {guest.MAKE}; echo status=$?; stty -g"]
+        self.child = pexpect.spawn(words[0], words[1:], cwd=clone, env=dict(os.environ, **guest.ENV),
                                    dimensions=(ROWS, COLUMNS), encoding="latin-1", timeout=limit)
         self.log = open(os.path.join(clone, "clone-test.log"), "a+", encoding="latin-1", newline="")
         self.log.truncate(0)
@@ -162,7 +232,7 @@ def use(terminal, guest, server):
     for what, command, says in guest.SAYS:
         said = terminal.command(command)
         check(says in said, f"{what}: {said}")
-    done = subprocess.run(guest.FROM_HOST, cwd=terminal.clone, capture_output=True, text=True, timeout=120,
+    done = subprocess.run([*guest.AS, *guest.FROM_HOST], cwd=terminal.clone, capture_output=True, text=True, timeout=120,
                           env=dict(os.environ, **guest.ENV))
     check(done.returncode == 0 and guest.FROM_HOST_SAYS in done.stdout, f"{guest.FROM_HOST}: {done.stdout}{done.stderr}")
     deadline = time.monotonic() + SIZE_LIMIT
@@ -221,10 +291,13 @@ def run(clone, guest, limit):
     terminal.end(2)  # make's, of a command that failed
 
 
+GUESTS = {"debian": Debian, "debian-user": DebianUser, "userland": Userland, "small": Small}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clone", help="folder; is made if it is not there")
-    parser.add_argument("--guest", choices=("debian", "userland", "small"), default="debian")
+    parser.add_argument("--guest", choices=sorted(GUESTS), default="debian")
     parser.add_argument("--limit", type=float, default=600, help="seconds for each step")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bedplate-clone-") as folder:
@@ -233,9 +306,11 @@ def main():
             done = subprocess.run(["git", "clone", "-q", boot.ROOT, clone], capture_output=True, text=True)
             if done.returncode:
                 boot.skip(f"this tree cannot be cloned: {done.stderr.strip()}")
-        guest = Debian(folder) if args.guest == "debian" else Small() if args.guest == "small" else Userland()
+        guest = GUESTS[args.guest](folder)
         try:
+            guest.ready(clone)
             run(clone, guest, args.limit)
+            guest.after(clone)
         finally:
             guest.clean(clone)
     print("good")
