@@ -2,6 +2,7 @@
 /* bedplate doctor: what this host has for virtual machines, and what to do about what it has not.
  */
 #include "base/cleanup.h"
+#include "base/sub_range.h"
 #include "cli/cli.h"
 
 #include <fcntl.h>
@@ -171,22 +172,21 @@ static void check_namespaces(struct doctor *d)
 
 static void check_ids(struct doctor *d)
 {
+    static const char *const files[] = { "/etc/subuid", "/etc/subgid" };
     const struct passwd *user = getpwuid(geteuid());
-    char line[200], name[100] = "";
-    bool have = false;
     if (geteuid() == 0 || !user)
         return;
-    snprintf(name, sizeof name, "%s:", user->pw_name);
-    FILE *file = fopen("/etc/subuid", "re");
-    while (file && fgets(line, sizeof line, file))
-        have |= strncmp(line, name, strlen(name)) == 0;
-    if (file)
-        fclose(file);
-    found(d, "subuid", have ? GOOD : NOTE,
-          "as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER", "%s",
-          have ? "/etc/subuid has a range for you"
-               : "/etc/subuid has no range for you: debian-12 cannot be made, and VMs "
-                 "run as you");
+    for (unsigned i = 0; i < 2; i++) {
+        unsigned first, count;
+        bool have = sub_range(files[i], &first, &count);
+        char todo[120];
+        snprintf(todo, sizeof todo, "as root: usermod --add-%ss 100000-165535 %s", files[i] + 5,
+                 user->pw_name);
+        found(d, files[i] + 5, have ? GOOD : NOTE, todo,
+              have ? "%s has a range for you"
+                   : "%s has no range for you: debian-12 cannot be made, and VMs run as you",
+              files[i]);
+    }
 }
 
 static void check_kernel(struct doctor *d)

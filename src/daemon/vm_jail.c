@@ -7,12 +7,12 @@
  * /etc/subgid. Which one a VM has is kept in its run directory while it runs.
  */
 #include "base/log.h"
+#include "base/sub_range.h"
 #include "base/text.h"
 #include "daemon/child.h"
 #include "daemon/vms.h"
 
 #include <fcntl.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,33 +31,17 @@ enum {
 
 /* ---- ids ---- */
 
-/* The first range of the user in such a file. */
-static bool sub_range(const char *path, const char *name, unsigned *first, unsigned *count)
-{
-    AUTO(file_close) FILE *file = fopen(path, "re");
-    char line[300], who[200], number[16];
-    snprintf(number, sizeof number, "%u", (unsigned)geteuid());
-    while (file && fgets(line, sizeof line, file))
-        if (sscanf(line, "%199[^:]:%u:%u", who, first, count) == 3 && *count &&
-            (strcmp(who, name) == 0 || strcmp(who, number) == 0))
-            return true;
-    return false;
-}
-
 void vm_ids_begin(struct daemon *daemon)
 {
     struct vm_ids *ids = &daemon->ids;
     unsigned uids = 0, gids = 0;
-    const struct passwd *user = getpwuid(geteuid());
     if (geteuid() == 0) {
         if (!ids->count)
             *ids = (struct vm_ids){ IDS_FIRST, IDS_FIRST, IDS_COUNT };
         return;
     }
-    const char *name = user ? user->pw_name : "";
-    if (access("/usr/bin/newuidmap", X_OK) == 0 &&
-        sub_range("/etc/subuid", name, &ids->uid, &uids) &&
-        sub_range("/etc/subgid", name, &ids->gid, &gids))
+    if (access("/usr/bin/newuidmap", X_OK) == 0 && sub_range("/etc/subuid", &ids->uid, &uids) &&
+        sub_range("/etc/subgid", &ids->gid, &gids))
         ids->count = uids < gids ? uids : gids;
     else
         ids->count = 0;

@@ -148,11 +148,11 @@ class DebianUser(Debian):
     def after(self, clone):
         """Doctor says what was there, and where it is not what to do."""
         found = self.doctor(clone)
-        check(all(found[name][0] == "good" for name in ("subuid", "newuidmap", "mmdebstrap", "fakeroot", "vm-ids")), found)
+        check(all(found[name][0] == "good" for name in ("subuid", "subgid", "newuidmap", "mmdebstrap", "fakeroot", "vm-ids")), found)
         self.daemon_end(clone)
         mounts = " && ".join(f"mount --bind /dev/null {path}" for path in ("/etc/subuid", "/etc/subgid", "/usr/bin/newuidmap"))
         found = self.doctor(clone, "unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh")
-        for name, todo in (("subuid", "--add-subuids"), ("newuidmap", "apt-get install uidmap"), ("vm-ids", "--add-subuids")):
+        for name, todo in (("subuid", "--add-subuids"), ("subgid", "--add-subgids"), ("newuidmap", "apt-get install uidmap"), ("vm-ids", "--add-subuids")):
             check(found[name][0] == "note" and todo in found[name][1], found)
         self.daemon_end(clone)
 
