@@ -150,6 +150,9 @@ json_t *vm_exit_record(const struct vm *vm, bool starting)
     char path[PATH_MAX], why[300] = "its process was killed or crashed";
     json_t *record = NULL;
     struct err err;
+    vm_run_path(vm, "config.json", path);
+    if (access(path, F_OK) < 0) /* the record was there, too */
+        snprintf(why, sizeof why, "the host went down, or its user logged out, while it ran");
     vm_run_path(vm, "exit.json", path);
     if (json_parse_file(path, &record, &err) < 0 || !json_is_object(record)) {
         json_decref(record);
