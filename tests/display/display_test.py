@@ -7,6 +7,7 @@ GRUB's rescue CD runs under seabios; viewers look, type, and are turned away.
 import argparse
 import base64
 import os
+import select
 import socket
 import ssl
 import struct
@@ -240,7 +241,11 @@ def clipboard(shell, vnc):
         equal(shell(f"dd bs=1 count={len(want)} <&3 2>/dev/null | hexdump -v -e '1/1 \"%02x\"'"), want.hex(), f"message {what}")
 
     announce, data, grab, request = 6, 4, 7, 8
-    viewer = rfb.Viewer(vnc)
+    viewer, new = rfb.Viewer(vnc), rfb.Viewer(vnc)
+    new.ask_clipboard()
+    half = socket.socket(socket.AF_UNIX)  # in the middle of its greeting: it has shown no password yet
+    half.connect(vnc)
+    equal(half.recv(12), b"RFB 003.008\n", "greeting")
     shell("exec 3<>/dev/$(ls /sys/class/virtio-ports)")
     hears(announce, 1, 0x60)
     says(announce, 0, 0x60)
@@ -248,14 +253,21 @@ def clipboard(shell, vnc):
     hears(grab, 0, 1)
     says(request, 0, 1)
     hears(data, 0, 1, text="café")
+    new.cut("€\r\n")
+    hears(grab, 0, 1)
+    says(request, 0, 1)
+    hears(data, 0, 1, text="€\n")
     says(grab, 0, 1)
     hears(request, 0, 1)
-    says(data, 0, 1, text="ä€")
-    while not viewer.cuts:
-        check(viewer.waiting(30), "the guest's text does not come")
-        viewer.update()
-    equal(viewer.cuts, [b"\xe4?"], "the guest's text")
-    viewer.close()
+    says(data, 0, 1, text="ä€\n")
+    for one, texts in ((viewer, [b"\xe4?\n"]), (new, [b"caps", "ä€\r\n"])):
+        while one.cuts[-1:] != texts[-1:]:
+            check(one.waiting(30), f"the guest's text does not come: {one.cuts}")
+            one.update()
+        equal(one.cuts, texts, "the guest's text")
+        one.close()
+    check(not select.select([half], [], [], 0.2)[0], "a viewer that was not let in is told something")
+    half.close()
 
 
 @case

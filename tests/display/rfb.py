@@ -60,7 +60,6 @@ class Viewer:
         """Says that it knows the extended clipboard, too, and waits for the server's answer."""
         self.socket.sendall(struct.pack(">BxHiiii", 2, 4, RAW, EXTENDED_KEYS, DESKTOP_SIZE, EXTENDED_CLIPBOARD))
         while b"caps" not in self.cuts:
-            self.request()
             self.update()
 
     def cut(self, text):

@@ -391,30 +391,16 @@ void gpu_destroy(struct device *dev)
     free(gpu);
 }
 
-static const struct virtio_ops gpu_ops = {
-    .id = VIRTIO_ID_GPU,
-    .class_code = 0x038000,
-    .config = gpu_config,
-    .config_write = gpu_config_write,
-    .queue = gpu_queue,
-    .reset = gpu_reset,
-    .pause = gpu_pause,
-    .resume = gpu_resume,
-    .loaded = gpu_loaded,
-};
-
+#define GPU_OPS                                                                       \
+    .id = VIRTIO_ID_GPU, .config = gpu_config, .config_write = gpu_config_write,      \
+    .queue = gpu_queue, .reset = gpu_reset, .pause = gpu_pause, .resume = gpu_resume, \
+    .loaded = gpu_loaded
+static const struct virtio_ops gpu_ops = { GPU_OPS, .class_code = 0x038000 };
 /* With a VGA in it: what QEMU's virtio-vga is to drivers. */
 static const struct virtio_ops gpu_vga_ops = {
-    .id = VIRTIO_ID_GPU,
+    GPU_OPS,
     .class_code = 0x030000,
-    .config = gpu_config,
-    .config_write = gpu_config_write,
     .bar_mapped = gpu_vga_bar_mapped,
-    .queue = gpu_queue,
-    .reset = gpu_reset,
-    .pause = gpu_pause,
-    .resume = gpu_resume,
-    .loaded = gpu_loaded,
 };
 
 static const struct state_field gpu_fields[] = {
