@@ -7,8 +7,8 @@
  * any block lies in it.
  *  2. Once the flag is set, every vCPU other than the marker drops its write tags at its next safe
  * point and publishes the epoch (vcpu_run.acked). A block is put into the cache only if every vCPU
- * that is not parked has acknowledged the page's epoch; until then blocks of the page run once and
- * are forgotten. So no store misses a kept block.
+ * that is not parked has acknowledged the page's epoch, and its bytes are still the same then; until
+ * then blocks of the page run once and are forgotten. So no store misses a kept block.
  *  3. A store into a code page writes first and then takes the lock and retires what overlaps;
  * decoding reads the bytes and inserts under the same lock. So a block never outlives the bytes it
  * was made of.
@@ -16,8 +16,9 @@
  * instruction boundary; its memory is freed only in a rendezvous after every jump cache was
  * cleared.
  *  5. A granule's bit in its page is set while any kept block lies in it. Setting one is like
- * marking the page: a new epoch, and blocks are kept only when all vCPUs have acknowledged it. So a
- * store that finds the bits of its bytes clear need not look any further.
+ * marking the page, but for the tags, which stay: a new epoch, and blocks are kept only when all
+ * vCPUs have acknowledged it, at a point where no store is between its look at the bits and its
+ * bytes. So a store that finds the bits of its bytes clear need not look any further.
  *  6. v->quick goes with the jump keys: its key is one of them, or none that an entry has. Only
  * entries of the jump cache with that key get into its table, and whatever takes an address out of
  * the jump cache takes it out of all tables.
