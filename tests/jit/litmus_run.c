@@ -9,8 +9,8 @@
  *   litmus_run loop OPTIONS FILE    nothing else: the guest changes what another vCPU runs
  *   litmus_run deaf OPTIONS FILE    the same, but nobody is asked to leave a loop that has changed:
  *                                   the guest must hang, and go on when they are asked after all
- *   litmus_run patch OPTIONS FILE   nothing else: the guest changes code all the time, with little
- * work
+ *   litmus_run patch OPTIONS FILE   nothing else: the guest changes code all the time; counts
+ *                                   the work that makes
  *
  * The guest checks its sums; the verifier reads each cache before it is forgotten.
  */

@@ -601,7 +601,7 @@ struct source {
  */
 static void source_copy(struct source *src, unsigned used, unsigned room)
 {
-    while (src->copied < used + INSN_BYTES && src->copied < room) {
+    while (src->copied < used + INSN_LONGEST && src->copied < room) {
         unsigned n = room - src->copied < SOURCE_PIECE ? room - src->copied : SOURCE_PIECE;
         memcpy(src->bytes + src->copied, src->ram->hva + src->offset + src->copied, n);
         src->copied += n;
@@ -652,7 +652,7 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
     while (count < BLOCK_MAX) {
         struct insn *i = &b->insns[count];
         bool gp = false;
-        unsigned left = room - used < INSN_BYTES ? room - used : INSN_BYTES;
+        unsigned left = room - used < INSN_LONGEST ? room - used : INSN_LONGEST;
         source_copy(src, used, room);
         int len =
             left ? insn_decode(src->bytes + used, left, v->mode, v->features, used, i, &gp) : 0;
@@ -665,8 +665,8 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
             if (!src->ram2)
                 return raise_gp(v, 0);
             page_mark(v, src->ram2, src->page2);
-            memcpy(src->bytes + left, src->ram2->hva + src->page2, INSN_BYTES - left);
-            len = insn_decode(src->bytes, INSN_BYTES, v->mode, v->features, 0, i, &gp);
+            memcpy(src->bytes + left, src->ram2->hva + src->page2, INSN_LONGEST - left);
+            len = insn_decode(src->bytes, INSN_LONGEST, v->mode, v->features, 0, i, &gp);
             if (len == 0)
                 len = -1;
         }

@@ -7,8 +7,8 @@
  * any block lies in it.
  *  2. Once the flag is set, every vCPU other than the marker drops its write tags at its next safe
  * point and publishes the epoch (vcpu_run.acked). A block is put into the cache only if every vCPU
- * that is not parked has acknowledged the page's epoch, and its bytes are still the same then; until
- * then blocks of the page run once and are forgotten. So no store misses a kept block.
+ * that is not parked has acknowledged the page's epoch, and its bytes are still the same then;
+ * until then blocks of the page run once and are forgotten. So no store misses a kept block.
  *  3. A store into a code page writes first and then takes the lock and retires what overlaps;
  * decoding reads the bytes and inserts under the same lock. So a block never outlives the bytes it
  * was made of.
@@ -36,7 +36,7 @@ struct soft_engine;
 struct soft_vcpu;
 
 enum { BLOCK_MAX = 48 }; /* instructions; the sentinel comes on top */
-enum { INSN_BYTES = 15, SOURCE_PIECE = 64, SOURCE_MAX = BLOCK_MAX * INSN_BYTES + SOURCE_PIECE };
+enum { SOURCE_PIECE = 64, SOURCE_MAX = BLOCK_MAX * INSN_LONGEST + SOURCE_PIECE };
 enum { WINDOW_FAULTS_MAX = 16, SCATTERED_MAX = 3 };
 
 struct block {
