@@ -99,9 +99,10 @@ static const uint64_t FP_FEATURES = FT(FT_MMX) | FT(FT_SSE) | FT(FT_SSE2) | FT(F
 
 /* ---- Creation ---- */
 
-/* Room for translated code: resident twice, as it is mapped, and half as much again decoded. More
- * does not make the list of bench/ faster, but large programs: what a compiler needs is 1.5 times
- * as fast with 64 MiB. So it goes by the guest's memory: 12 MiB for each GiB, within limits. */
+/* Room for translated code, and twice as much for decoded blocks: they are what fills first when it
+ * is half as much again, and what runs a few times is then decoded all the time. More does not make
+ * the list of bench/ faster, but large programs: what a compiler needs is 1.5 times as fast with 64
+ * MiB. So it goes by the guest's memory: 12 MiB for each GiB, within limits. */
 enum { CODE_BYTES_LEAST = 12 << 20, CODE_BYTES_MOST = 64 << 20, CODE_BYTES_MIN = 128 << 10 };
 static uint64_t code_bytes(uint64_t memory)
 {
@@ -122,7 +123,7 @@ struct soft_options {
     bool jit, link, lookup, quick, sse, x87, windows, loops, pins, syscall, granules, tsc, perf,
         last;
     uint64_t translate_after;
-    uint64_t code; /* bytes of translated code; decoded blocks may take half as much again */
+    uint64_t code; /* bytes of translated code; decoded blocks may take twice as much */
     char trace[256];
 };
 
@@ -243,7 +244,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     code_cache_init(&e->code);
     e->code.jit_on = options.jit;
     e->code.translate_after = (unsigned)options.translate_after;
-    e->code.limit = options.code + options.code / 2;
+    e->code.limit = options.code * 2;
     r = options.jit ? jit_create(&e->code.jit, round_up(options.code, PAGE_SIZE), err) : 0;
     if (r == 0)
         r = trace_create(*options.trace ? options.trace : NULL, options.perf, &e->trace, err);

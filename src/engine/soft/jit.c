@@ -637,6 +637,16 @@ void jit_reset(struct jit *j)
     j->full = false;
 }
 
+void jit_filled(struct jit *j, size_t used)
+{
+    /* What is written counts as resident in both views, as long as it is mapped. Little is written
+     * again, for joining and retiring. */
+    enum { PIECE = 256 << 10 };
+    if (used / PIECE != j->used / PIECE)
+        madvise(j->rw, used / PIECE * PIECE, MADV_DONTNEED);
+    j->used = used;
+}
+
 /* ---- Joining and retiring ---- */
 
 /* Invariant 3. */

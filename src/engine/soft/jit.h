@@ -75,6 +75,8 @@ void jit_reset(struct jit *j);
 
 /* Translates; b->code is set on success. The code cache's lock is held. */
 void jit_translate(struct jit *j, struct block *b);
+/* Code lies up to `used` now. Lock held. */
+void jit_filled(struct jit *j, size_t used);
 /* Makes the block leave at its start from now on. Lock held. */
 void jit_retire(struct jit *j, struct block *b);
 /* The block was translated again: what still leads to its `old` code goes on to the new. Lock held.

@@ -528,7 +528,7 @@ void jit_translate(struct jit *j, struct block *b)
     do /* INT3 between blocks: nothing runs into the next, and readers see where one begins */
         e8(&t.e, 0xcc);
     while ((t.e.p - j->rw) & 15);
-    j->used = (size_t)(t.e.p - j->rw);
+    jit_filled(j, (size_t)(t.e.p - j->rw));
     j->blocks++;
     j->bytes_in += b->bytes;
     __atomic_store_n(&b->code, start + t.e.to_exec, __ATOMIC_RELEASE);
