@@ -15,8 +15,9 @@
  * the program and its helpers and buries the dead; when it ends, the kernel kills what is left.
  * When this one dies, init is killed, and all with it.
  *
- * To enter a control group takes the kernel 10 ms and more: this one puts init there while init
- * makes its name spaces and the program is loaded, which waits for it (jail.h).
+ * To move a process into a control group makes the kernel wait for all CPUs, 10 ms and more. It
+ * does not where a single thread moves itself (version 1) or a process begins there (version 2), so
+ * init enters its groups like that, and what it starts is born in them.
  *
  * A user name space comes first, for root too: what the program may while it opens its files, it
  * may to files only. Root maps all its ids to themselves; others map root there to themselves here
@@ -35,6 +36,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -59,9 +61,14 @@ struct ids {
     unsigned uid, gid;
 };
 
+/* A control group's directory, and its file that takes our number. */
+struct group {
+    int dir, file; /* dir -1: of version 1 */
+};
+
 struct jail {
     const char *cgroups[CGROUPS_MAX];
-    int cgroup_fds[CGROUPS_MAX];
+    struct group groups[CGROUPS_MAX];
     unsigned cgroup_count;
     const char *writable[WRITABLE_MAX];
     unsigned writable_count;
@@ -83,15 +90,22 @@ static pid_t clone_with(unsigned long flags)
 
 /* ---- control groups ---- */
 
-/* Their files, in the host's mount name space: one in which files are open for writing would not
- * become read-only. */
-static bool cgroups_open(struct jail *jail)
+/* In the host's mount name space: one in which files are open for writing would not become
+ * read-only. */
+static bool groups_open(struct jail *jail)
 {
     char path[4200];
     for (unsigned i = 0; i < jail->cgroup_count; i++) {
-        snprintf(path, sizeof path, "%s/cgroup.procs", jail->cgroups[i]);
-        jail->cgroup_fds[i] = open(path, O_WRONLY | O_CLOEXEC);
-        if (jail->cgroup_fds[i] < 0) {
+        struct group *group = &jail->groups[i];
+        group->dir = -1;
+        snprintf(path, sizeof path, "%s/tasks", jail->cgroups[i]);
+        group->file = open(path, O_WRONLY | O_CLOEXEC);
+        if (group->file < 0 && errno == ENOENT) {
+            group->dir = open(jail->cgroups[i], O_PATH | O_DIRECTORY | O_CLOEXEC);
+            snprintf(path, sizeof path, "%s/cgroup.procs", jail->cgroups[i]);
+            group->file = open(path, O_WRONLY | O_CLOEXEC);
+        }
+        if (group->file < 0) {
             say(path);
             return false;
         }
@@ -99,13 +113,28 @@ static bool cgroups_open(struct jail *jail)
     return true;
 }
 
-/* The process `pid`; 0: this one. One that has ended meanwhile needs no group. */
-static bool cgroups_join(const struct jail *jail, pid_t pid)
+/* clone_with(), into the group of version 2; *into: it is there. */
+static pid_t clone_into_group(const struct jail *jail, unsigned long flags, bool *into)
 {
-    char text[16];
-    int len = snprintf(text, sizeof text, "%d", (int)pid);
+    struct clone_args args = { .flags = flags | CLONE_INTO_CGROUP, .exit_signal = SIGCHLD };
+    for (unsigned i = 0; i < jail->cgroup_count; i++) {
+        if (jail->groups[i].dir < 0)
+            continue;
+        args.cgroup = (uint64_t)jail->groups[i].dir;
+        *into = true; /* for the child */
+        pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+        if (pid >= 0)
+            return pid;
+    }
+    *into = false;
+    return clone_with(flags);
+}
+
+/* This process, which has one thread, moves; `into`: it is in the one of version 2. */
+static bool groups_join(const struct jail *jail, bool into)
+{
     for (unsigned i = 0; i < jail->cgroup_count; i++)
-        if (write(jail->cgroup_fds[i], text, (size_t)len) != len && errno != ESRCH) {
+        if (!(into && jail->groups[i].dir >= 0) && write(jail->groups[i].file, "0", 1) != 1) {
             say(jail->cgroups[i]);
             return false;
         }
@@ -120,8 +149,9 @@ program_run(const struct jail *jail, unsigned long had, struct ids ids, int brok
     static const struct {
         unsigned long flag;
         const char *name;
-    } all[] = { { CLONE_NEWUSER, "user" }, { CLONE_NEWNS, "mount" }, { CLONE_NEWPID, "pid" },
-                { CLONE_NEWIPC, "ipc" },   { CLONE_NEWUTS, "uts" },  { CLONE_NEWNET, "net" } };
+    } all[] = { { CLONE_NEWUSER, "user" },    { CLONE_NEWNS, "mount" }, { CLONE_NEWPID, "pid" },
+                { CLONE_NEWIPC, "ipc" },      { CLONE_NEWUTS, "uts" },  { CLONE_NEWNET, "net" },
+                { CLONE_NEWCGROUP, "cgroup" } };
     char spaces[64] = "", text[160];
     for (unsigned i = 0; i < ARRAY_LEN(all); i++)
         if (had & all[i].flag)
@@ -182,22 +212,23 @@ static void close_others(int keep) /* -1: none of them */
     syscall(SYS_close_range, keep < 3 ? 3 : (unsigned)keep + 1, ~0u, 0);
 }
 
-/* In the new name spaces. Through `go` come its ids, when they are made, and a byte when it is in
- * its control groups. */
+/* In the new name spaces, whose ids come through `go` when they are made. */
 static void __attribute__((noreturn))
-init_run(const struct jail *jail, unsigned long spaces, int go)
+init_run(const struct jail *jail, unsigned long spaces, bool in_group, int go)
 {
     struct ids ids;
     int pair[2];
-    char joined;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     fd_close(jail->hold);
     if (read(go, &ids, sizeof ids) != sizeof ids) /* it gave up, or is dead */
         _exit(FAILED);
+    close(go);
     if ((spaces & CLONE_NEWUSER) && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0))
         _exit(FAILED);
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+    if (!groups_join(jail, in_group) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         _exit(FAILED);
+    if (unshare(CLONE_NEWCGROUP) == 0)
+        spaces |= CLONE_NEWCGROUP;
     files_protect(jail);
     /* Its own processes only; refused where the host hides parts of its own. */
     (void)!mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
@@ -213,10 +244,8 @@ init_run(const struct jail *jail, unsigned long spaces, int go)
         program_run(jail, spaces | with_net, ids, pair[1]);
     }
     prctl(PR_SET_NAME, "vm-init");
-    if (program < 0 || read(go, &joined, 1) != 1 || !cgroups_join(jail, program))
+    if (program < 0)
         _exit(FAILED);
-    (void)!send(pair[0], "", 1, MSG_NOSIGNAL); /* it may have ended */
-    (void)unshare(CLONE_NEWCGROUP);
     close_others(pair[0]);
     fcntl(pair[0], F_SETFD, FD_CLOEXEC);
     if (ids.given)
@@ -292,18 +321,18 @@ static bool map_ids(const struct jail *jail, pid_t pid, struct ids *ids)
 static bool init_start(const struct jail *jail, unsigned long spaces, pid_t *pid)
 {
     int go[2];
+    bool in_group;
     struct ids ids = jail->ids;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, go) < 0)
         return false;
-    *pid = clone_with(spaces);
+    *pid = clone_into_group(jail, spaces, &in_group);
     if (*pid == 0) {
         close(go[1]);
-        init_run(jail, spaces, go[0]);
+        init_run(jail, spaces, in_group, go[0]);
     }
     close(go[0]);
     bool good = *pid > 0 && (!(spaces & CLONE_NEWUSER) || map_ids(jail, *pid, &ids)) &&
-                send(go[1], &ids, sizeof ids, MSG_NOSIGNAL) == sizeof ids &&
-                cgroups_join(jail, *pid) && send(go[1], "", 1, MSG_NOSIGNAL) == 1;
+                send(go[1], &ids, sizeof ids, MSG_NOSIGNAL) == sizeof ids;
     close(go[1]);
     if (!good && *pid > 0)
         waitpid(*pid, NULL, 0);
@@ -315,11 +344,11 @@ static int jail_run(struct jail *jail)
     pid_t pid;
     int status;
     bool root = geteuid() == 0;
-    if (!cgroups_open(jail))
+    if (!groups_open(jail))
         return FAILED;
     if (!init_start(jail, SPACES | CLONE_NEWUSER, &pid) &&
         !(root && init_start(jail, SPACES, &pid))) {
-        if (!cgroups_join(jail, 0))
+        if (!groups_join(jail, false))
             return FAILED;
         program_run(jail, 0, root ? jail->ids : (struct ids){ 0 }, -1);
     }

@@ -26,18 +26,7 @@ void jail_begin(struct jail *out)
         out->spaces[0] = 0;
     if (out->broker >= 0)
         fcntl(out->broker, F_SETFD, FD_CLOEXEC);
-}
-
-void jail_join(struct jail *jail)
-{
-    char byte;
-    if (jail->broker < 0)
-        return;
-    if (read_full(jail->broker, &byte, 1) < 0)
-        _exit(EXIT_FAILURE); /* who waits for us has said why */
-    if (unshare(CLONE_NEWCGROUP) == 0)
-        strcat(jail->spaces, ",cgroup"); /* there is room: the others have 27 letters */
-    helper_ask(jail->broker);
+    helper_ask(out->broker);
 }
 
 bool jail_has_mounts(const struct jail *jail) { return strstr(jail->spaces, "mount") != NULL; }

@@ -20,9 +20,6 @@ struct jail {
 
 /* First thing in main. */
 void jail_begin(struct jail *out);
-/* Waits until the process is in its control groups; before it takes much memory, makes threads or
- * starts helpers. */
-void jail_join(struct jail *jail);
 /* Is the mount name space ours? Then the root goes at the lock, for all processes in it. */
 bool jail_has_mounts(const struct jail *jail);
 /* Part of the lock: no more helpers, another user, nothing in the root. */

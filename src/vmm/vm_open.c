@@ -718,10 +718,8 @@ int vmm_open(struct vmm *vmm, enum exit_status *status, struct err *err)
         r = boot_file_open("initrd", o->initrd, &vmm->initrd_fd, err);
     if (r == 0)
         r = vmm_firmware_open(o, &vmm->firmware, err);
-    if (r < 0)
-        return r;
-    jail_join(&vmm->sandbox.jail);
-    r = restore_open(vmm, err);
+    if (r == 0)
+        r = restore_open(vmm, err);
     if (r == 0)
         r = disks_open(vmm, err);
     if (r == 0 && vmm->restore)
