@@ -7,9 +7,9 @@
  *
  * The program is in its control groups. It has root's powers inside its name spaces, and no others,
  * to open what it was told to open; then it is to give them up: become UID and GID (or stay who it
- * is, where they are -1), and leave the root that it sees for an empty one, for which the mount name
- * space is its own. It has helpers started through SOCKET (base/helper.h); where that is -1, it
- * starts them itself. SPACES: the name spaces of its own, "-" where the host refuses all.
+ * is, where they are -1), and leave the root that it sees for an empty one, for which the mount
+ * name space is its own. It has helpers started through SOCKET (base/helper.h); where that is -1,
+ * it starts them itself. SPACES: the name spaces of its own, "-" where the host refuses all.
  */
 #ifndef JAIL_JAIL_H
 #define JAIL_JAIL_H
