@@ -74,7 +74,7 @@ static void object_show(const struct api_field *fields, const json_t *object, co
         buf_add(out, "\":", 2);
         value_show(&fields[i], values[i], out);
     }
-    buf_add(out, "{}" + (out->len > begin), out->len > begin ? 1 : 2);
+    buf_add(out, &"{}"[out->len > begin], out -> len > begin ? 1 : 2);
 }
 
 int api_show(const struct api_field *fields, const json_t *object, const char *only,

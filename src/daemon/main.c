@@ -239,35 +239,6 @@ static int run(struct daemon *daemon, const char *state_dir, const char *run_dir
     return r;
 }
 
-static const char usage[] =
-    "usage: bedplated [--user] [--state-dir DIR] [--run-dir DIR] [--store URL] [--listen "
-    "ADDRESS:PORT ...]\n\n"
-    "Keeps virtual machines. Its API is HTTP on the socket api.sock in the run directory.\n\n"
-    "  --user           for the user who starts it, without privileges\n"
-    "  --state-dir DIR  what survives (default /var/lib/bedplate; with --user "
-    "~/.local/state/bedplate)\n"
-    "  --run-dir DIR    sockets (default /run/bedplate; with --user $XDG_RUNTIME_DIR/bedplate)\n"
-    "  --store URL      keep the objects in the etcd (3.4 or later) at http://HOST:PORT or "
-    "https://HOST:PORT, not in a file\n"
-    "  --store-ca FILE  the CA of etcd's certificate, PEM (default: those that the host trusts)\n"
-    "  --store-cert FILE, --store-key FILE\n"
-    "                   certificate and key for an etcd that wants them, PEM\n"
-    "  --store-user NAME, --store-password-file FILE\n"
-    "                   for an etcd that has users; the file's first line is the password\n"
-    "  --listen ADDRESS:PORT\n"
-    "                   serve the API there too, with TLS, to users with a token or a certificate\n"
-    "  --tls-cert FILE, --tls-key FILE\n"
-    "                   certificate (with its chain) and key for that, PEM\n"
-    "  --tls-ca FILE    whose client certificates are believed, PEM\n"
-    "  --tls-crl FILE   which of them are revoked, PEM; all are, once it is out of date\n"
-    "  --vm-ids FIRST-LAST\n"
-    "                   user ids, and group ids, of VMs' processes, for root's daemon (default "
-    "2130706432-2130771967)\n"
-    "  --openapi        print the OpenAPI document and exit\n"
-    "  --reference      print the API's reference page and exit\n"
-    "  --version        print the version and exit\n"
-    "  --help           print this and exit\n";
-
 static int print_openapi(void)
 {
     AUTO(json_decref) json_t *document = api_openapi(BEDPLATE_VERSION);
@@ -293,74 +264,151 @@ static int ids_parse(const char *text, struct vm_ids *out, struct err *err)
     return 0;
 }
 
+/* ---- the command line ---- */
+
+static struct daemon daemon_here;
+static struct remote remote_here;
+static const char *state_dir, *run_dir, *vm_ids;
+
+static int print_help(void);
+static int print_man(void);
+static int print_version(void) { return printf("bedplated %s\n", BEDPLATE_VERSION) < 0; }
+
+/* Help, man page and parsing. */
+static const struct word {
+    const char *name, *value, *about;
+    const char **text;  /* where its value goes */
+    int (*print)(void); /* prints, and that is all */
+} words[] = {
+    { "user", NULL, "for the user who starts it, without privileges", NULL, NULL },
+    { "state-dir", "DIR",
+      "what survives (default /var/lib/bedplate; with --user ~/.local/state/bedplate)", &state_dir,
+      NULL },
+    { "run-dir", "DIR", "sockets (default /run/bedplate; with --user $XDG_RUNTIME_DIR/bedplate)",
+      &run_dir, NULL },
+    { "store", "URL",
+      "keep the objects in the etcd (3.4 or later) at http://HOST:PORT or https://HOST:PORT, not "
+      "in a file",
+      &daemon_here.etcd.url, NULL },
+    { "store-ca", "FILE", "the CA of etcd's certificate, PEM (default: those that the host trusts)",
+      &daemon_here.etcd.ca, NULL },
+    { "store-cert", "FILE", "a certificate for an etcd that wants one, PEM",
+      &daemon_here.etcd.certificate, NULL },
+    { "store-key", "FILE", "its key, PEM", &daemon_here.etcd.key, NULL },
+    { "store-user", "NAME", "for an etcd that has users", &daemon_here.etcd.user, NULL },
+    { "store-password-file", "FILE", "whose first line is that user's password",
+      &daemon_here.etcd.password_file, NULL },
+    { "listen", "ADDRESS:PORT",
+      "serve the API there too, with TLS, to users with a token or a certificate",
+      &remote_here.listen, NULL },
+    { "tls-cert", "FILE", "certificate for that, with its chain, PEM", &remote_here.certificate,
+      NULL },
+    { "tls-key", "FILE", "its key, PEM", &remote_here.key, NULL },
+    { "tls-ca", "FILE", "whose client certificates are believed, PEM", &remote_here.ca, NULL },
+    { "tls-crl", "FILE", "which of them are revoked, PEM; all are, once it is out of date",
+      &remote_here.crl, NULL },
+    { "vm-ids", "FIRST-LAST",
+      "user ids, and group ids, of VMs' processes, for root's daemon (default "
+      "2130706432-2130771967)",
+      &vm_ids, NULL },
+    { "openapi", NULL, "print the OpenAPI document and exit", NULL, print_openapi },
+    { "reference", NULL, "print the API's reference page and exit", NULL, print_reference },
+    { "help-man", NULL, "print the man page and exit", NULL, print_man },
+    { "version", NULL, "print the version and exit", NULL, print_version },
+    { "help", NULL, "print this and exit", NULL, print_help },
+};
+enum { WORDS = sizeof words / sizeof *words, ABOUT_AT = 2 + 30 };
+
+static int print_help(void)
+{
+    printf("usage: bedplated [--user] [OPTIONS]\n\nKeeps virtual machines. Its API is HTTP on the "
+           "socket api.sock in the run directory.\n\n");
+    for (unsigned i = 0; i < WORDS; i++) {
+        int len = printf("  --%s%s%s", words[i].name, words[i].value ? " " : "",
+                         words[i].value ? words[i].value : "");
+        printf("%*s%s\n", len < ABOUT_AT ? ABOUT_AT - len : 1, "", words[i].about);
+    }
+    return 0;
+}
+
+static void roff(const char *text)
+{
+    for (; *text; text++)
+        printf(*text == '-' ? "\\-" : "%c", *text);
+}
+
+static int print_man(void)
+{
+    printf(
+        ".TH BEDPLATED 8 \"\" \"Bedplate %s\" \"Bedplate\"\n.SH NAME\nbedplated \\- keeps virtual "
+        "machines\n.SH SYNOPSIS\n.B bedplated\n[\\fB\\-\\-user\\fR] [\\fIoptions\\fR]\n.SH "
+        "DESCRIPTION\nKeeps the virtual machines of a host, or of one user. Its API is HTTP on the "
+        "socket api.sock in the run directory; bedplate(1) is its client, and starts a "
+        "user\\(aqs own when none answers. Virtual machines are processes of their own: they "
+        "outlive it, and the next one finds them. SIGHUP has it read its TLS certificates "
+        "anew.\n.SH OPTIONS\n",
+        BEDPLATE_VERSION);
+    for (unsigned i = 0; i < WORDS; i++) {
+        printf(".TP\n\\fB\\-\\-");
+        roff(words[i].name);
+        printf("\\fR %s%s%s\n", words[i].value ? "\\fI" : "", words[i].value ? words[i].value : "",
+               words[i].value ? "\\fR" : "");
+        roff(words[i].about);
+        puts(".");
+    }
+    printf(".SH EXIT STATUS\n0 when it was ended by a signal, 1 when it cannot go on, 2 for wrong "
+           "words.\n.SH SEE ALSO\nbedplate(1), bedplate\\-vmm(1), bedplate\\-img(1)\n");
+    return 0;
+}
+
+static int wrong_words(const char *why)
+{
+    fprintf(stderr, "bedplated: %s\n", why);
+    return 2;
+}
+
+/* -1: go on; otherwise the status to end with. */
+static int words_take(int argc, char **argv)
+{
+    struct option options[WORDS + 1] = { 0 };
+    for (unsigned i = 0; i < WORDS; i++)
+        options[i] =
+            (struct option){ words[i].name, words[i].value ? required_argument : no_argument, NULL,
+                             (int)i + 1 };
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (c == '?')
+            return 2;
+        const struct word *word = &words[c - 1];
+        if (word->print)
+            return word->print();
+        if (word->text)
+            *word->text = optarg;
+        else
+            daemon_here.user = true;
+    }
+    return -1;
+}
+
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        { "user", no_argument, NULL, 'u' },
-        { "state-dir", required_argument, NULL, 's' },
-        { "run-dir", required_argument, NULL, 'r' },
-        { "openapi", no_argument, NULL, 'o' },
-        { "store", required_argument, NULL, 'S' },
-        { "reference", no_argument, NULL, 'R' },
-        { "store-ca", required_argument, NULL, 'A' },
-        { "store-cert", required_argument, NULL, 'C' },
-        { "store-key", required_argument, NULL, 'K' },
-        { "store-user", required_argument, NULL, 'U' },
-        { "store-password-file", required_argument, NULL, 'P' },
-        { "version", no_argument, NULL, 'v' },
-        { "listen", required_argument, NULL, 'l' },
-        { "tls-cert", required_argument, NULL, 'c' },
-        { "tls-key", required_argument, NULL, 'k' },
-        { "tls-ca", required_argument, NULL, 'a' },
-        { "tls-crl", required_argument, NULL, 'x' },
-        { "vm-ids", required_argument, NULL, 'i' },
-        { "help", no_argument, NULL, 'h' },
-        { NULL, 0, NULL, 0 },
-    };
-    static struct daemon daemon;
-    const char *state_dir = NULL, *run_dir = NULL;
-    struct remote remote = { 0 };
     struct err err = { 0 };
-    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;)
-        switch (c) {
-        case 'u': daemon.user = true; break;
-        case 's': state_dir = optarg; break;
-        case 'r': run_dir = optarg; break;
-        case 'S': daemon.etcd.url = optarg; break;
-        case 'A': daemon.etcd.ca = optarg; break;
-        case 'C': daemon.etcd.certificate = optarg; break;
-        case 'K': daemon.etcd.key = optarg; break;
-        case 'U': daemon.etcd.user = optarg; break;
-        case 'P': daemon.etcd.password_file = optarg; break;
-        case 'l': remote.listen = optarg; break;
-        case 'c': remote.certificate = optarg; break;
-        case 'k': remote.key = optarg; break;
-        case 'a': remote.ca = optarg; break;
-        case 'x': remote.crl = optarg; break;
-        case 'i':
-            if (ids_parse(optarg, &daemon.ids, &err) < 0) {
-                fprintf(stderr, "bedplated: --vm-ids: %s\n", err.text);
-                return 2;
-            }
-            break;
-        case 'o': return print_openapi();
-        case 'R': return print_reference();
-        case 'v': return printf("bedplated %s\n", BEDPLATE_VERSION) < 0;
-        case 'h': return fputs(usage, stdout) < 0;
-        default: return 2;
-        }
+    const struct etcd_place *etcd = &daemon_here.etcd;
+    int r = words_take(argc, argv);
+    if (r >= 0)
+        return r;
     if (optind < argc) {
-        fprintf(stderr, "bedplated: unexpected argument '%s'\n", argv[optind]);
-        return 2;
+        err_set(&err, EINVAL, "unexpected argument '%s'", argv[optind]);
+        return wrong_words(err.text);
     }
-    const struct etcd_place *etcd = &daemon.etcd;
+    if (vm_ids && ids_parse(vm_ids, &daemon_here.ids, &err) < 0) {
+        err_prefix(&err, "--vm-ids");
+        return wrong_words(err.text);
+    }
     if (!etcd->url &&
-        (etcd->ca || etcd->certificate || etcd->key || etcd->user || etcd->password_file)) {
-        fprintf(stderr, "bedplated: the options --store-... are for --store URL\n");
-        return 2;
-    }
-    daemon.started_ns = monotonic_ns();
-    int r = run(&daemon, state_dir, run_dir, &remote, &err);
+        (etcd->ca || etcd->certificate || etcd->key || etcd->user || etcd->password_file))
+        return wrong_words("the options --store-... are for --store URL");
+    daemon_here.started_ns = monotonic_ns();
+    r = run(&daemon_here, state_dir, run_dir, &remote_here, &err);
     if (r < 0)
         fprintf(stderr, "bedplated: %s\n", err.text);
     return r < 0;
