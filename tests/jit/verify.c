@@ -211,6 +211,8 @@ static bool vcpu_store_allowed(size_t at, size_t size)
         FIELD(jit_window),
         FIELD(jit_value),
         FIELD(flags),
+        FIELD(seg[S_FS].base),
+        FIELD(seg_base[S_FS]),
         FIELD(seg[S_GS].base),
         FIELD(seg_base[S_GS]),
         FIELD(kernel_gs_base),

@@ -254,8 +254,8 @@ static inline bool push_size_fits(const struct tr *t, const struct insn *i)
 
 /* ---- translate_system.c ---- */
 
-tr_fn tr_direction, tr_cli, tr_sti, tr_ac, tr_swapgs, tr_carry, tr_fence, tr_pushf, tr_popf,
-    tr_rdtsc, tr_syscall, tr_sysret;
+tr_fn tr_direction, tr_cli, tr_sti, tr_ac, tr_swapgs, tr_read_base, tr_write_base, tr_read_selector,
+    tr_carry, tr_fence, tr_pushf, tr_popf, tr_rdtsc, tr_syscall, tr_sysret;
 
 /* ---- translate_string.c ---- */
 
@@ -287,6 +287,8 @@ void window_slow_path(struct tr *t, const struct slow *s);
 /* rax = checked host address of the memory operand. Spills the flags, uses r14. False: an address
  * that is left to the handler. */
 bool address(struct tr *t, const struct insn *i, unsigned size, bool write);
+/* The same for what BT reads: the bit's number in i->reg moves the operand. 64-bit code. */
+bool bit_string_address(struct tr *t, const struct insn *i);
 /* Jumps to the instruction's slow path on a condition. */
 void slow_if(struct tr *t, unsigned cc, const struct insn *i);
 /* On a condition brings into the host what `fp` says (fp_enter), and comes back to here. */

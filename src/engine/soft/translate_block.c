@@ -50,6 +50,9 @@ static struct translation *translations; /* by row; made once */
     X(op_jmp_E, tr_jmp_e, 0) X(op_call_E, tr_call_e, 0)                                           \
     X(op_sti, tr_sti, 0) X(op_cli, tr_cli, 0) X(op_cld, tr_direction, 0)                          \
     X(op_std, tr_direction, 1) X(op_clac, tr_ac, 0) X(op_stac, tr_ac, 1)                          \
+    X(op_rdfsbase, tr_read_base, S_FS) X(op_rdgsbase, tr_read_base, S_GS)                         \
+    X(op_wrfsbase, tr_write_base, S_FS) X(op_wrgsbase, tr_write_base, S_GS)                       \
+    X(op_mov_ES, tr_read_selector, 0)                                                             \
     X(op_swapgs, tr_swapgs, 0) X(op_clc, tr_carry, 0xf8) X(op_stc, tr_carry, 0xf9)                \
     X(op_cmc, tr_carry, 0xf5) X(op_lfence, tr_fence, 0xe8) X(op_mfence, tr_fence, 0xf0)           \
     X(op_sfence, tr_fence, 0xf8) X(op_pushf, tr_pushf, 0)                                         \
@@ -193,13 +196,13 @@ static unsigned regs_written(const struct translation *how, const struct insn *i
         return form_regs_written(&forms[how->param], i);
     if (fn == tr_nop || fn == tr_jcc || fn == tr_jmp || fn == tr_sahf || fn == tr_cli ||
         fn == tr_sti || fn == tr_direction || fn == tr_ac || fn == tr_swapgs || fn == tr_carry ||
-        fn == tr_fence)
+        fn == tr_fence || fn == tr_write_base)
         return 0;
     if (fn == tr_loop)
         return how->param == LOOP_ZERO ? 0 : 1u << R_CX;
     if (fn == tr_string)
         return string_regs_written(how->param);
-    if (fn == tr_bswap)
+    if (fn == tr_bswap || fn == tr_read_base || fn == tr_read_selector)
         return rm;
     if (fn == tr_lea || fn == tr_cmov)
         return reg;
@@ -324,8 +327,8 @@ static void insn_translate(struct tr *t, const struct insn *i)
     bool spoils = regs_written(how, i) & producer_regs(&t->producer);
     bool checks = is_mem(i) || how->fn == tr_push || how->fn == tr_push_i || how->fn == tr_pop ||
                   how->fn == tr_pushf || how->fn == tr_popf || how->fn == tr_sti ||
-                  how->fn == tr_rdtsc || how->fn == tr_leave || how->fn == tr_x87 ||
-                  how->fn == tr_sse || how->fn == tr_avx || how->fn == tr_mmx;
+                  how->fn == tr_rdtsc || how->fn == tr_read_base || how->fn == tr_leave ||
+                  how->fn == tr_x87 || how->fn == tr_sse || how->fn == tr_avx || how->fn == tr_mmx;
     if (spoils && !sets_all_flags(i) && (checks || t->flags == IN_PRODUCER))
         flags_commit(t);
 

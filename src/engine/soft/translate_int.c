@@ -246,6 +246,26 @@ static void flags_behind(struct tr *t, struct place_of *o)
     flags_fetch(t);
 }
 
+/* BT of memory with the bit's number in a register, which may lie anywhere before or behind the
+ * operand that the address names. */
+static bool bit_string_test(struct tr *t, const struct insn *i)
+{
+    const bool keep = !flags_dead_behind(t);
+    if (keep && t->host[i->reg] == H_NONE) /* rax cannot hold it while the flags come back */
+        return false;
+    if (keep)
+        flags_commit(t);
+    if (!bit_string_address(t, i))
+        return false;
+    emit_op(&t->e, 0, i->size, 0x8b, H_14, at(H_AX), 0);
+    if (keep)
+        flags_fetch(t);
+    emit_op(&t->e, 0, i->size, OPC(OF0, 0, 0xa3), reg_get(t, i->reg, H_AX), in_reg(H_14), 0);
+    held_drop(t);
+    flags_new(t);
+    return true;
+}
+
 bool tr_form(struct tr *t, const struct insn *i, unsigned param)
 {
     const struct form *f = &forms[param];
@@ -253,6 +273,8 @@ bool tr_form(struct tr *t, const struct insn *i, unsigned param)
     struct place_of o;
     if (from == 1 && !is_mem(i) && high_byte(i->rm_off))
         return extend_high(t, i, f);
+    if (f->op == &op_bt_EG && is_mem(i))
+        return bit_string_test(t, i);
     if (!form_fits(f, i))
         return false;
     const bool high = high_operand(i, f);

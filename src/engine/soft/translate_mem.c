@@ -189,6 +189,25 @@ bool address(struct tr *t, const struct insn *i, unsigned size, bool write)
     return true;
 }
 
+bool bit_string_address(struct tr *t, const struct insn *i)
+{
+    struct emit *e = &t->e;
+    if (narrow(t) || i->asize != 8 || i->size < 4 || !plain_address(t, i))
+        return false;
+    flags_spill(t);
+    unsigned base = address_reg(t, i->base, H_AX);
+    unsigned index = address_reg(t, i->index, H_14);
+    emit_lea(e, 8, H_AX, base, index, i->scale, address_disp(t, i->base, i->disp));
+    held_drop(t);
+    emit_op(e, 0, 8, i->size == 8 ? 0x8b : 0x63, H_14, in_reg(reg_get(t, i->reg, H_14)), 0);
+    held_drop(t);
+    emit_op(e, 0, 8, 0xc1, 7, in_reg(H_14), 0), e8(e, i->size == 8 ? 6 : 5); /* sar */
+    emit_lea(e, 8, H_AX, H_AX, H_14, i->size == 8 ? 3 : 2, 0);
+    segment_apply(t, i, i->seg, i->size, false);
+    check(t, i, H_AX, i->size, false);
+    return true;
+}
+
 /* ---- Windows ---- */
 
 static bool covers(const struct window *w, int64_t at, unsigned size, bool write)

@@ -78,6 +78,61 @@ bool tr_swapgs(struct tr *t, const struct insn *i, unsigned param)
     return true;
 }
 
+static struct place_of base_of(unsigned seg)
+{
+    return in_vcpu(offsetof(struct soft_vcpu, seg) + seg * sizeof(struct x86_segment) +
+                   offsetof(struct x86_segment, base));
+}
+
+static void fsgsbase_enabled(struct tr *t, const struct insn *i)
+{
+    flags_spill(t);
+    held_drop(t);
+    emit_op(&t->e, 0, 4, 0xf7, 0, in_vcpu(offsetof(struct soft_vcpu, cr4)), 0);
+    e32(&t->e, CR4_FSGSBASE);
+    slow_if(t, CC_E, i);
+}
+
+/* RDFSBASE, RDGSBASE */
+bool tr_read_base(struct tr *t, const struct insn *i, unsigned seg)
+{
+    fsgsbase_enabled(t, i);
+    unsigned d = reg_new(t, i->rm, H_AX);
+    emit_op(&t->e, 0, i->size, 0x8b, d, base_of(seg), 0);
+    reg_put(t, i->rm, d);
+    return true;
+}
+
+/* WRFSBASE, WRGSBASE */
+bool tr_write_base(struct tr *t, const struct insn *i, unsigned seg)
+{
+    fsgsbase_enabled(t, i);
+    emit_op(&t->e, 0, i->size, 0x8b, H_14, in_reg(reg_get(t, i->rm, H_14)), 0);
+    held_drop(t);
+    if (i->size == 8)
+        check_target(t, i); /* canonical, as a place to jump to is */
+    emit_store(&t->e, base_of(seg), H_14);
+    emit_store(&t->e, in_vcpu(offsetof(struct soft_vcpu, seg_base) + seg * 8), H_14);
+    return true;
+}
+
+/* MOV from a segment register to a general one */
+bool tr_read_selector(struct tr *t, const struct insn *i, unsigned param)
+{
+    const struct place_of selector =
+        in_vcpu(offsetof(struct soft_vcpu, seg) + i->reg * sizeof(struct x86_segment) +
+                offsetof(struct x86_segment, selector));
+    if (is_mem(i))
+        return false;
+    unsigned d = i->size == 2 ? reg_get(t, i->rm, H_AX) : reg_new(t, i->rm, H_AX);
+    if (i->size == 2)
+        emit_op(&t->e, 0, 2, 0x8b, d, selector, 0);
+    else
+        emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xb7), d, selector, 0); /* movzx */
+    reg_put(t, i->rm, d);
+    return true;
+}
+
 /* param: opcode of CLC, STC, CMC */
 bool tr_carry(struct tr *t, const struct insn *i, unsigned opcode)
 {
