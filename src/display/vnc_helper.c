@@ -6,7 +6,8 @@
  * libvncserver parses what viewers send, so this process is confined before the first viewer: no
  * privileges, no files, no sockets but those it was given. The main thread listens to the VMM and
  * for viewers; libvncserver has two threads for each viewer, so that one that stops in the middle
- * of a message holds up nobody else (those over TLS have one more, see vnc_tls.c).
+ * of a message holds up nobody else (those over TLS have one more, see vnc_tls.c). The clipboard
+ * has a thread of its own (vnc_clipboard.c).
  */
 #include "base/checked.h"
 #include "base/cleanup.h"
