@@ -206,6 +206,10 @@ static inline void emit_store32(struct emit *e, struct place_of o, unsigned reg)
 static inline void emit_lea(struct emit *e, unsigned size, unsigned reg, unsigned base,
                             unsigned index, unsigned scale, int32_t disp)
 {
+    if (size >= 4 && base != H_NONE && index == H_NONE && !disp) { /* nobody waits for a move */
+        emit_op(e, 0, size, 0x8b, reg, in_reg(base), 0);
+        return;
+    }
     emit_op(e, 0, size, 0x8d, reg,
             (struct place_of){ .where = W_ADDRESS,
                                .disp = disp,

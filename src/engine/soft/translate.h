@@ -220,6 +220,11 @@ struct form {
 };
 extern const struct form forms[];
 extern const unsigned form_count;
+/* Of a shift by a constant */
+static inline unsigned shift_count(const struct insn *i)
+{
+    return (unsigned)i->imm & (i->size == 8 ? 63 : 31);
+}
 unsigned form_regs_written(const struct form *f, const struct insn *i);
 /* r14 = the ModRM.rm operand. False: left to the handler. */
 bool rm_load(struct tr *t, const struct insn *i);

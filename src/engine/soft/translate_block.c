@@ -138,11 +138,18 @@ static bool own_handler(const struct insn *i)
     return fn == op->r[size] || fn == op->m[size];
 }
 
+/* Which it looks at: of a shift, which keeps them when the count is zero, its row says more. */
+static unsigned flags_read(const struct insn *i)
+{
+    const struct translation *how = &translations[i->row];
+    bool shifts = how->fn == tr_form && forms[how->param].imm == IMM_COUNT && i->size >= 4;
+    return shifts && shift_count(i) ? 0 : insn_rows[i->row].reads;
+}
+
 /* Does it leave no old status flag, whatever its operands are? */
 static bool sets_all_flags(const struct insn *i)
 {
-    const struct insn_row *row = &insn_rows[i->row];
-    return row->writes == F_ALL && !row->reads;
+    return insn_rows[i->row].writes == F_ALL && !flags_read(i);
 }
 
 /* An instruction on whole registers that nothing can stop: no handler, no fault. */
@@ -162,7 +169,7 @@ bool flags_dead_from(const struct tr *t, unsigned n)
             return false;
         if (sets_all_flags(i))
             return true;
-        if (insn_rows[i->row].reads | insn_rows[i->row].writes)
+        if (flags_read(i)) /* what keeps some does not look at them */
             return false;
     }
     return false;

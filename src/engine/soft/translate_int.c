@@ -161,11 +161,6 @@ unsigned form_regs_written(const struct form *f, const struct insn *i)
 
 /* ---- Writing a form ---- */
 
-static unsigned shift_count(const struct insn *i)
-{
-    return (unsigned)i->imm & (i->size == 8 ? 63 : 31);
-}
-
 /* What the table cannot say of this instruction. */
 static bool form_fits(const struct form *f, const struct insn *i)
 {
