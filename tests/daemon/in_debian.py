@@ -268,7 +268,7 @@ def main():
     userland.add_arguments(parser)
     parser.add_argument("--build", required=True)
     parser.add_argument("--guest", required=True, help="tests/vmm's")
-    parser.add_argument("--limit", type=float, default=240, help="seconds for each step")
+    parser.add_argument("--limit", type=float, default=400, help="seconds for each step")
     args = parser.parse_args()
     userland.prepare(args)
     with tempfile.TemporaryDirectory(prefix="bedplate-userland-") as folder:
