@@ -156,7 +156,7 @@ def folders(run, name, folder):
     os.chmod(os.path.join(site, "-a/b c"), 0o500)
     os.mkfifo(os.path.join(site, "fifo"))
     run("cp", site, f"{name}:/srv", status=1)
-    run("exec", name, "--", "/bin/mkdir", "/srv")
+    run("exec", name, "--", "/bin/mkdir", "-p", "/srv")
     check(b"1 left out" in run("cp", "-r", site + "/", f"{name}:/srv")[1], "the FIFO")
     check(b"there already" in run("cp", "-r", site, f"{name}:/srv", status=1)[1], "copied over it")
     back = os.path.join(folder, "site-back")
