@@ -300,6 +300,7 @@ static int list_parse(const struct place *from, const struct buf *list, struct t
 static int guest_list(struct cli *cli, const struct place *from, struct tree *tree)
 {
     static const char script[] =
+        "[ -e \"$1\" ] || { echo \"$1: No such file or directory\" >&2; exit 1; }\n"
         "cd \"$1\" && f=$(umask 077; mktemp) || exit\n"
         "echo \"$f\"\n"
         "if find . -maxdepth 0 -printf '' 2>/dev/null; then\n"
