@@ -65,13 +65,7 @@ GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     call user
     COUNTED(ROUNDS)
     /* The same with PCID, which keeps what each address space had */
-    mov $1, %eax
-    cpuid
-    bt $17, %ecx
-    jnc 9f
-    mov %cr4, %rax
-    bts $17, %rax
-    mov %rax, %cr4
+    PCID_ON 9f
     mov $0x70000, %rbp
     mov $0x110001, %rdi
     bts $63, %rbp

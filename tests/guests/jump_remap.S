@@ -81,13 +81,7 @@ GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     mov %rbp, %cr3
     call user
     CHECK(%rbx, ROUNDS * 0x202)
-    mov $1, %eax
-    cpuid
-    bt $17, %ecx
-    jnc 9f
-    mov %cr4, %rax
-    bts $17, %rax
-    mov %rax, %cr4
+    PCID_ON 9f
     mov $0x70000, %rbp
     mov $0x110001, %rdi
     bts $63, %rbp

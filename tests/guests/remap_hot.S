@@ -57,13 +57,7 @@ GUEST(LONG, 1, NEED_NOTHING)
     call *%rax
     CHECK(%rbx, ROUNDS * 0x101)
     /* CR3 with PCID, keeping translations */
-    mov $1, %eax
-    cpuid
-    bt $17, %ecx
-    jnc 9f
-    mov %cr4, %rax
-    bts $17, %rax
-    mov %rax, %cr4
+    PCID_ON 9f
     mov $0x70000, %esi
     mov $0x110001, %edi
     bts $63, %rsi
