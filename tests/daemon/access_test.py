@@ -630,12 +630,19 @@ def tls(folder):
         for i, half in enumerate(halves):
             half.sendall(hello + bytes([i]) * i)
         equal(d.ask("GET", "/v1/health")[0], 200)
-        with open(f"/proc/{d.process.pid}/stat", encoding="ascii") as file:
-            ticks = sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13]))
-        time.sleep(0.5)
-        with open(f"/proc/{d.process.pid}/stat", encoding="ascii") as file:
-            spent = sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13])) - ticks
-        check(spent < 0.2 * os.sysconf("SC_CLK_TCK"), f"it spins: {spent} ticks in half a second")
+
+        def ticks():
+            with open(f"/proc/{d.process.pid}/stat", encoding="ascii") as file:
+                return sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13]))
+
+        # To take fifty connections costs something; to have them nothing.
+        deadline = time.monotonic() + LIMIT
+        while True:
+            before = ticks()
+            time.sleep(0.5)
+            if (spent := ticks() - before) < 0.1 * os.sysconf("SC_CLK_TCK"):
+                break
+            check(time.monotonic() < deadline, f"it spins: {spent} ticks in half a second")
         for half in halves:
             half.close()
         with socket.create_connection(("127.0.0.1", d.port), timeout=LIMIT) as plain:

@@ -57,7 +57,7 @@ def text(answer, name):
 
 
 def client(d, name, folder, size):
-    """bedplate exec and cp."""
+    """bedplate exec and cp. Returns what runs bedplate."""
     program = os.path.join(daemon_test.ARGS.build, "src/cli/bedplate")
 
     def run(*words, given=b"", status=0):
@@ -98,6 +98,7 @@ def client(d, name, folder, size):
     equal(run("exec", name, "--", "/bin/sh", "-c", "ls /tmp | grep -c part", status=1)[0].strip(), b"0")
     equal([name for name in os.listdir(folder) if "part" in name], [])
     folders(run, name, folder)
+    return run
 
 
 def live(run, program, d, name):
@@ -169,7 +170,9 @@ def folders(run, name, folder):
     os.chmod(os.path.join(site, "-a/b c"), 0o700)
     os.chmod(os.path.join(back, "-a/b c"), 0o700)
 
-    # A guest that wants out: its shell is somebody else's now, who answers when it is to list.
+
+def hostile_lists(run, name, folder):
+    """A guest that wants out: its shell is somebody else's now, who answers when it is to list."""
     run("exec", "--stdin", name, "--", "/bin/sh", "-c", "cat >/srv/sh; chmod +x /srv/sh; echo hello >/srv/x; mv /srv/sh /bin/sh",
         given=b'#!/bin/busybox sh\ncase "$2" in *maxdepth*) echo /srv/list; exit;; esac\nexec /bin/busybox sh "$@"\n')
     outside = os.path.join(folder, "outside")
@@ -229,7 +232,7 @@ def talk(d, serial):
     d.ok("POST", "/v1/vms/a/set-time")
     now = int(text(d.ok("POST", "/v1/vms/a/exec", {"command": ["/bin/date", "+%s"]}), "out"))
     check(abs(now - time.time()) < 30, f"the guest's clock is {now}")
-    client(d, "a", d.folder, 3 << 20)
+    hostile_lists(client(d, "a", d.folder, 3 << 20), "a", d.folder)
     d.done("a", "kill")
     d.refused("POST", "/v1/vms/a/exec", 409, "does not run", {"command": ["/bin/true"]})
 
