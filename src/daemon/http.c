@@ -33,6 +33,7 @@ struct http {
     time_t crl_until;                 /* what is known of revoked ones is good till then; 0: ever */
     struct http_request *requests;    /* all that live */
     bool running;                     /* inside MHD_run */
+    unsigned turns; /* of MHD_run since its descriptor had something, that want the next at once */
     bool closing;
 };
 
@@ -60,6 +61,31 @@ struct http_request {
 
 /* ---- running MHD ---- */
 
+static bool answering(const struct http *http)
+{
+    for (const struct http_request *r = http->requests; r; r = r->next)
+        if (!r->suspended)
+            return true;
+    return false;
+}
+
+/*
+ * How long until the next turn. As long as a TLS handshake is half done MHD (0.9.75) wants one at
+ * once, since it does not note there that nothing more can be read: anybody could keep it busy with
+ * a few bytes. What comes in shows on its descriptor; so a number of turns without anything there
+ * is as many as other work wants, and after those an answer that is being written goes on each
+ * millisecond at the latest.
+ */
+static uint64_t next_turn_ms(struct http *http, uint64_t wanted_ms)
+{
+    bool writes = answering(http);
+    if (wanted_ms)
+        http->turns = 0;
+    else if (++http->turns > (writes ? 64 : 8))
+        return writes ? 1 : 50;
+    return wanted_ms;
+}
+
 static void http_run(struct http *http)
 {
     MHD_UNSIGNED_LONG_LONG ms;
@@ -69,12 +95,18 @@ static void http_run(struct http *http)
     MHD_run(http->mhd);
     http->running = false;
     if (MHD_get_timeout(http->mhd, &ms) == MHD_YES)
-        loop_timer_arm(http->timer, monotonic_ns() + ms * 1000000ull);
+        loop_timer_arm(http->timer, monotonic_ns() + next_turn_ms(http, ms) * 1000000ull);
     else
         loop_timer_disarm(http->timer);
 }
 
-static void http_ready(void *arg, unsigned events) { http_run(arg); }
+static void http_ready(void *arg, unsigned events)
+{
+    struct http *http = arg;
+    http->turns = 0;
+    http_run(http);
+}
+
 static void http_timeout(void *arg) { http_run(arg); }
 
 /* ---- requests ---- */
