@@ -133,8 +133,7 @@ static bool dry_run(const struct http_request *request)
 }
 
 /* The words of an image that boots directly; LABEL=root is what bedplate-make-image gives it. */
-/* rootdelay: initramfs-tools gives a disk 30 s to appear, too few on a host that is busy. */
-#define IMAGE_CMDLINE "root=LABEL=root ro rootdelay=300 console=ttyS0 quiet"
+#define IMAGE_CMDLINE "root=LABEL=root ro console=ttyS0 quiet"
 
 /* A VM from an image has a disk of its own as its first, and the image's kernel unless something
  * else boots. The disk is made before its first start. */
