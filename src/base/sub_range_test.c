@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -15,13 +15,13 @@
 /* In a file that has our number between these. */
 static bool find(const char *before, const char *behind, unsigned *first, unsigned *count)
 {
-    char path[] = "/tmp/sub_range_XXXXXX";
-    int fd = mkstemp(path);
+    char path[64];
+    int fd = memfd_create("sub_range", MFD_CLOEXEC);
     assert_true(fd >= 0);
     dprintf(fd, "%s%u%s", before, (unsigned)geteuid(), behind);
-    close(fd);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     bool found = sub_range(path, first, count);
-    unlink(path);
+    close(fd);
     return found;
 }
 

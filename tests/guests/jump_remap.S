@@ -66,13 +66,7 @@ GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     /* A second address space, where PAGE_B is */
     mov %rdi, %cr4
     movq $PAGE_A + 7, PTE
-    mov $0x70000, %esi
-    mov $0x110000, %edi
-    mov $0x4000 / 8, %ecx
-    rep movsq
-    movq $0x111007, 0x110000
-    movq $0x112007, 0x111000
-    movq $0x113007, 0x112000
+    SECOND_SPACE
     movq $PAGE_B + 7, OTHER_PTE
     movw $0xee00, 0x7e000 + 0x80 * 16 + 4
     SYSCALL_TO(on_syscall)
