@@ -218,23 +218,45 @@ def jails(folder):
     return found
 
 
+def go_on(pids):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def stop_jails(d):
+    """Starts a VM and stops the jails that begin it: pids of those, and of all that were stopped. A signal is heard only a moment after it
+    was sent: until then a jail still forks, or has become the VM, and then all begins again."""
+    deadline = time.monotonic() + 20
+    while True:
+        d.ok("POST", "/v1/vms/a/start")
+        before, ever = [], set()
+        while not (found := jails(d.folder)):  # at once: it is soon over
+            check(time.monotonic() < deadline, "there is no jail")
+        while found and found != before:
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            ever.update(found)
+            time.sleep(0.05)
+            before, found = found, jails(d.folder)
+        if found:
+            return found, ever
+        go_on(ever)
+        d.becomes("a", "running")
+        d.done("a", "kill")
+
+
 def jailing(folder):
     with Daemon(folder) as d:
         d.create("a")
         for _ in range(3):
-            d.ok("POST", "/v1/vms/a/start")
-            stopped, deadline = [], time.monotonic() + 20
-            while not stopped or stopped != jails(folder):  # at once: it is soon over
-                check(time.monotonic() < deadline, "there is no jail")
-                stopped = jails(folder)
-                for pid in stopped:
-                    os.kill(pid, signal.SIGSTOP)
+            stopped, ever = stop_jails(d)
             d.kill()
             d.start()
             time.sleep(0.3)
             equal(jails(folder), stopped, "another one was begun beside it")
-            for pid in stopped:
-                os.kill(pid, signal.SIGCONT)
+            go_on(ever)
             d.becomes("a", "running")
             pid = d.vm("a")["pid"]
             time.sleep(LEAVING)
