@@ -7,7 +7,9 @@
 OUT is what build.sh made. A --vmm template is split like a shell line, then
 {kernel} {initrd} {cmdline} {disk} {smp} {mem} are filled in (mem in MiB); the
 guest's ttyS0 must be its standard output. Runs are interleaved: every target
-once, then again, --repeats times. Cells are medians.
+once, then again, --repeats times. Cells are medians; with --best rates are the
+highest and times the lowest of the runs, for hosts whose own speed changes while
+they are measured: what slows a run down is then none of a target's doing.
 """
 import argparse
 import json
@@ -340,9 +342,15 @@ class Table:
     def vals(self, target, w):
         return [r["values"][w] for r in self.runs[target] if w in r["values"]]
 
-    def med(self, target, w):
+    def of(self, target, w):
+        """What a cell shows."""
         v = self.vals(target, w)
-        return statistics.median(v) if v else None
+        if not v:
+            return None
+        unit = dict(COSTS).get(w)
+        if not self.args.best or unit not in (None, "s"):
+            return statistics.median(v)
+        return min(v) if unit else max(v)
 
     def bad(self, target, w):
         for r in self.runs[target]:
@@ -354,7 +362,7 @@ class Table:
         v = self.vals(target, w)
         if not v:
             return self.bad(target, w)
-        m = statistics.median(v)
+        m = self.of(target, w)
         s = fmt(m)
         if len(v) > 1 and m:
             s += f" ±{(max(v) - min(v)) / 2 / abs(m) * 100:.0f}%"
@@ -377,7 +385,7 @@ class Table:
                     continue
                 row = [w, self.units.get(w, "")] + [self.cell(t, w) for t in n]
                 for title, a, b in ratios:
-                    x, y = self.med(a, w), self.med(b, w)
+                    x, y = self.of(a, w), self.of(b, w)
                     if x and y:
                         row.append(f"{x / y:.2f}")
                         if w not in NO_MEAN:
@@ -398,8 +406,8 @@ class Table:
         for w, u in COSTS:
             if any(self.vals(t, w) for t in vm):
                 crow.append([w, u] + [self.cell(t, w) for t in vm] +
-                            [f"{self.med(o, w) / self.med(ref, w):.2f}"
-                             if self.med(o, w) is not None and self.med(ref, w) else "-"
+                            [f"{self.of(o, w) / self.of(ref, w):.2f}"
+                             if self.of(o, w) is not None and self.of(ref, w) else "-"
                              for o in others])
         if crow:
             print("Costs (lower is better)")
@@ -447,6 +455,7 @@ def main():
     ap.add_argument("--boot-limit", type=float, default=120,
                     help="wall seconds to the init's first line")
     ap.add_argument("--repeats", type=int, default=3)
+    ap.add_argument("--best", action="store_true", help="best of the runs instead of their median")
     ap.add_argument("--nice", type=int, default=0, help="niceness of every target (-20: as root, on a busy host)")
     ap.add_argument("--append", default="quiet", help="more kernel command line")
     ap.add_argument("--boot-only", action="store_true", help="stop at the init's first line")

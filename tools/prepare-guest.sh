@@ -35,7 +35,7 @@ kernel_fetch()
     mkdir -p "$dir/kernel.tmp/deb"
     say "downloading $1 $2"
     # As root, apt would fetch as another user, who may not write here.
-    (cd "$dir/kernel.tmp/deb" && apt-get -o APT::Sandbox::User="$(id -un)" download "$1=$2") ||
+    (cd "$dir/kernel.tmp/deb" && apt-get -o APT::Sandbox::User="$(id -un)" download "$1=$2" >&2) ||
         return 1
     say "unpacking it"
     dpkg-deb -x "$dir/kernel.tmp/deb"/*.deb "$dir/kernel.tmp" || return 1
