@@ -2,8 +2,8 @@
 /*
  * A user's loads and stores, always by the same instructions, to a page that the kernel exchanges
  * between them: what an engine remembers of where they went last must go with the mapping. By
- * INVLPG, by CR3 with and without PCID; the page becomes read only, the kernel's, and misaligned
- * accesses faults.
+ * INVLPG, by CR3 with and without PCID, also among more address spaces than an engine keeps; the
+ * page becomes read only, the kernel's, and misaligned accesses faults.
  */
 #include "guest64.inc"
 #define VA 0x150000
@@ -13,6 +13,7 @@
 #define PAGE_B 0x181000
 #define USER_STACK 0x101800
 #define ROUNDS 500
+#define SPACES 20
 #define COUNTED(rounds)               \
     CHECK(%rbx, (rounds) * 0x101);    \
     CHECKM(PAGE_A + 8, (rounds));     \
@@ -67,6 +68,18 @@ GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     mov $ROUNDS * 2, %r8d
     call user
     COUNTED(ROUNDS)
+    /* An engine may give a new address space the place of the present one */
+    mov $0x70000, %ebp
+    mov %rbp, %cr3
+    SYSCALL_TO(on_reuse)
+    mov $1, %r9d
+    mov $2, %edi
+    mov $SPACES * 3, %r8d
+    call user
+    CHECK(%rbx, SPACES * 0x102)
+    CHECKM(PAGE_A + 8, SPACES * 2)
+    CHECKM(PAGE_B + 8, SPACES)
+    movq $0, PAGE_A + 8
 9:  mov %rbp, %cr3
     SYSCALL_TO(on_nothing)
     /* Read only: the load goes on, the store faults */
@@ -167,6 +180,32 @@ on_exchange:
 on_switch:
     xchg %rdi, %rbp
     mov %rbp, %cr3
+    sysretq
+/* In turn: r9d more address spaces are seen and the first one again; one with PAGE_B; all are
+   forgotten, and the next time there is one more. */
+on_reuse:
+    dec %edi
+    jz 2f
+    js 3f
+    mov $0x70000, %eax
+    bts $63, %rax
+    mov %r9d, %edx
+1:  lea (%rax, %rdx), %r10
+    mov %r10, %cr3
+    dec %edx
+    jnz 1b
+    mov %rax, %cr3
+    sysretq
+2:  mov $0x110200, %eax
+    mov %rax, %cr3
+    sysretq
+3:  mov $0x70000, %eax
+    mov %rax, %cr3
+    mov %cr4, %rax
+    btc $7, %rax
+    mov %rax, %cr4
+    inc %r9d
+    mov $2, %edi
     sysretq
 on_nothing:
     cmp $2, %r8d
