@@ -17,6 +17,15 @@ GUEST(LONG, 1, NEED_CONTROL | NEED_EXACT)
     FAULTS(13, 0, mov %eax, (%rbx))
     mov $0x800000000000, %rbp
     FAULTS(12, 0, mov (%rbp), %eax)
+    /* only the end is none: before the page fault of what comes first */
+    dec %rbx
+    dec %rbp
+    FAULTS(14, 0, mov (%rbx), %al)
+    FAULTS(13, 0, mov (%rbx), %ax)
+    FAULTS(13, 0, mov %rax, (%rbx))
+    FAULTS(13, 0, lock; xadd %eax, (%rbx))
+    FAULTS(13, 0, btsl $1, (%rbx))
+    FAULTS(12, 0, mov (%rbp), %rax)
     mov $0x50, %eax
     FAULTS(13, 0x58, mov $0x58, %eax; mov %eax, %ds)
     xor %eax, %eax

@@ -235,14 +235,18 @@ denied:
     return WALK_FAULT;
 }
 
+static int raise_noncanonical(struct soft_vcpu *v)
+{
+    raise_gp(v, 0);
+    v->exc.noncanonical = true;
+    return OP_FAULT;
+}
+
 static int page_fault(struct soft_vcpu *v, uint64_t va, enum access access, bool user,
                       uint32_t error)
 {
-    if (error == ~0u) {
-        raise_gp(v, 0);
-        v->exc.noncanonical = true;
-        return OP_FAULT;
-    }
+    if (error == ~0u)
+        return raise_noncanonical(v);
     if (access == ACCESS_WRITE)
         error |= PF_W;
     if (user)
@@ -734,6 +738,18 @@ static unsigned head_size(uint64_t va, unsigned size)
     return left < size ? (unsigned)left : size;
 }
 
+/* Both pages of [va, va + size), `second` only if it reaches there. That its end is no address
+ * comes before a fault of the first page. */
+static int translate_span(struct soft_vcpu *v, uint64_t va, unsigned size, enum access access,
+                          struct place *first, struct place *second)
+{
+    unsigned head = head_size(va, size);
+    if (head < size && v->long_mode && !is_canonical(va + size - 1))
+        return raise_noncanonical(v);
+    int r = translate(v, va, access, first);
+    return r || head == size ? r : translate(v, linear(v, va + head), access, second);
+}
+
 /* SDM vol. 3A 6.15, table 6-7. Ten bytes count as eight, 32 as 16; areas of several fields are not
  * checked, as on AMD's CPUs. */
 static bool misaligned(uint64_t va, unsigned size)
@@ -754,9 +770,7 @@ int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
         return raise_error(v, EXC_AC, 0);
     unsigned head = head_size(va, size);
     struct place first, second;
-    int r = translate(v, va, ACCESS_READ, &first);
-    if (!r && head < size)
-        r = translate(v, linear(v, va + head), ACCESS_READ, &second);
+    int r = translate_span(v, va, size, ACCESS_READ, &first, &second);
     if (r)
         return r;
     if (unlikely(v->run->watch))
@@ -794,9 +808,7 @@ int gva_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
         return raise_error(v, EXC_AC, 0);
     unsigned head = head_size(va, size);
     struct place first, second;
-    int r = translate(v, va, ACCESS_WRITE, &first);
-    if (!r && head < size)
-        r = translate(v, linear(v, va + head), ACCESS_WRITE, &second);
+    int r = translate_span(v, va, size, ACCESS_WRITE, &first, &second);
     if (r)
         return r;
     if (unlikely(v->run->watch))
@@ -810,12 +822,10 @@ int gva_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
 int gva_probe_write(struct soft_vcpu *v, uint64_t va, unsigned size)
 {
     va = linear(v, va);
-    unsigned head = head_size(va, size);
     struct place p;
     if (alignment_is_checked(v) && misaligned(va, size))
         return raise_error(v, EXC_AC, 0);
-    int r = translate(v, va, ACCESS_WRITE, &p);
-    return r || head == size ? r : translate(v, linear(v, va + head), ACCESS_WRITE, &p);
+    return translate_span(v, va, size, ACCESS_WRITE, &p, &p);
 }
 
 int gva_load_slow(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
@@ -853,10 +863,10 @@ int gva_store_system(struct soft_vcpu *v, uint64_t va, const void *data, unsigne
 int rmw_begin_slow(struct soft_vcpu *v, uint64_t va, unsigned size, struct rmw *r)
 {
     va = linear(v, va);
-    struct place p;
+    struct place p, second;
     if (alignment_is_checked(v) && misaligned(va, size))
         return raise_error(v, EXC_AC, 0);
-    int fault = translate(v, va, ACCESS_WRITE, &p);
+    int fault = translate_span(v, va, size, ACCESS_WRITE, &p, &second);
     if (fault)
         return fault;
     r->va = va;
@@ -874,12 +884,6 @@ int rmw_begin_slow(struct soft_vcpu *v, uint64_t va, unsigned size, struct rmw *
     r->p = r->copy;
     r->direct = false;
     r->code = false;
-    if (head_size(va, size) < size) {
-        struct place second;
-        fault = translate(v, linear(v, va + head_size(va, size)), ACCESS_WRITE, &second);
-        if (fault)
-            return fault;
-    }
     return gva_load(v, va, r->copy, size);
 }
 
