@@ -5,6 +5,7 @@
 Content both ways for several formats, what clients are told, dirty bitmaps, TLS, several connections,
 clients that break off, and a server that is killed in the middle of a write.
 """
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import time
 
-from servers import MIB, Failed, Place, Server, certificates, check, free_port, parser, run_tests
+from servers import MIB, Place, Server, certificates, parser, run_tests
+from host import LIMIT, check, free_port, until  # below tests/vmm, where `servers` looks, too
 
 SIZE = 12 * MIB
 
@@ -28,7 +30,7 @@ class Serve(Server):
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        check(self.process.wait(20) == 0, "the server's status")
+        check(self.process.wait(LIMIT) == 0, "the server's status")
 
 
 def out(place, *command, status=0):
@@ -148,17 +150,15 @@ def test_clients(place):
                          hello + struct.pack(">IHHQQI", 0x25609513, 0, 1, 1, 0, 1 << 20) + b"x" * 1000):
             with socket.socket(socket.AF_UNIX) as s:
                 s.connect(path)
-                try:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it was turned away: four others are still there
                     s.sendall(nonsense)
-                except BrokenPipeError:
-                    pass  # it was turned away: four others are still there
-        time.sleep(0.2)
-        out(place, "nbdcopy", "--connections=3", "--requests=16", data, uri)
+        copy = ["nbdcopy", "--connections=3", "--requests=16", data, uri]
+        until("those who are gone keep others out", lambda: place.run(*copy).returncode == 0)
         check(place.read(uri) == place.bytes("source.raw"), "afterwards")
     lone = [place.binary, "serve", "-q", "--socket", place.path("lone.sock"), image]
     server = Server(lone, None, place.path("lone.sock"))
     with server:  # the look whether it is up was its client
-        check(server.process.wait(10) == 0, "a server without --persistent")
+        check(server.process.wait(LIMIT) == 0, "a server without --persistent")
     with Serve(place, image) as uri:
         check("in use" in place.fails("bench", "-w", image), "the lock")
         check("another server" in place.fails("serve", "--socket", uri.split("socket=")[1], data), "socket in use")
@@ -170,20 +170,19 @@ def test_killed(place):
     image = place.path("killed.qcow2")
     place.img("create", "-q", "-f", "qcow2", image, str(4 * SIZE))
     server = Serve(place, image)
-    server.start()
-    busy = subprocess.Popen([place.binary, "convert", "-n", "-m", "2", "-O", "raw", data, server.value],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for _ in range(3):
-        before = os.stat(image).st_blocks
-        while os.stat(image).st_blocks == before and busy.poll() is None:
-            time.sleep(0.005)  # the client is connected once it has written
-        server.kill()
-        check("no errors" in place.img("check", image), "check")
-        server.start()
-    text = busy.communicate(timeout=100)[0]
-    check(busy.returncode == 0, text)
-    out(place, "qemu-img", "compare", data, server.value)
-    server.stop()
+    with server, subprocess.Popen([place.binary, "convert", "-n", "-m", "2", "-O", "raw", data, server.value],
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as busy:
+        for _ in range(3):
+            before = os.stat(image).st_blocks
+            while os.stat(image).st_blocks == before and busy.poll() is None:
+                time.sleep(0.005)  # the client is connected once it has written
+            server.kill()
+            check("no errors" in place.img("check", image), "check")
+            server.start()
+        text = busy.communicate(timeout=100)[0]
+        check(busy.returncode == 0, text)
+        out(place, "qemu-img", "compare", data, server.value)
+        server.stop()
     out(place, "qemu-img", "check", image)
     out(place, "qemu-img", "compare", data, image)
 

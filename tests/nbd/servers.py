@@ -9,24 +9,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "vmm")]
+from host import check, free_port, listens, until  # noqa: E402
 
 MIB = 1 << 20
-
-
-class Failed(Exception):
-    pass
-
-
-def check(good, why):
-    if not good:
-        raise Failed(why)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Server:
@@ -40,17 +27,18 @@ class Server:
         if isinstance(self.wait, str) and os.path.exists(self.wait):
             os.unlink(self.wait)
         self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.time() + 20
-        while not self.is_up():
-            if self.process.poll() is not None or time.time() > deadline:
-                raise Failed(f"{' '.join(self.command)} does not start")
-            time.sleep(0.02)
+        try:
+            until(f"{' '.join(self.command)} does not start", self.is_up)
+        except BaseException:
+            self.kill()
+            raise
 
     def is_up(self):
-        family, where = (socket.AF_UNIX, self.wait) if isinstance(self.wait, str) else \
-            (socket.AF_INET, ("127.0.0.1", self.wait))
-        with socket.socket(family) as s:
-            return s.connect_ex(where) == 0
+        check(self.process.poll() is None, f"{' '.join(self.command)} ended at once")
+        if isinstance(self.wait, str):
+            return listens(self.wait)
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.wait)) == 0
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -243,7 +231,7 @@ def run_tests(tests, args):
             print(f"{test.__name__}: {test.__doc__}", flush=True)
             try:
                 test(Place(args.binary, folder))
-            except Failed as why:
+            except AssertionError as why:
                 print(f"  FAILED: {why}", flush=True)
                 failed += 1
     return failed > 0
