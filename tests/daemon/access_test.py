@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Who may do what, over TLS:  access_test.py CASE --build BUILD --guest G"""
 import concurrent.futures
+import contextlib
 import hashlib
 import http.client
 import json
@@ -15,7 +16,8 @@ import time
 import jsonschema
 
 import daemon_test
-from daemon_test import LIMIT, Daemon, case, check, equal, free_port
+from daemon_test import Daemon, case, equal
+from host import LIMIT, check, free_port, until
 
 ROLES = ["viewer", "operator", "admin"]
 PASSWORD = "correct horse"
@@ -372,9 +374,8 @@ def tokens(folder):
             del d.env["BEDPLATE_" + name]
 
         # Ends: time, deletion, the user's. One that is over goes when the next is made.
-        ending = d.ok("POST", "/v1/tokens", {"name": "ending", "user": "vic", "expires": time.time() + 1})["token"]
-        time.sleep(1)
-        status, answer = d.ask("GET", "/v1/vms", None, ending)
+        ending = d.ok("POST", "/v1/tokens", {"name": "ending", "user": "vic", "expires": time.time() + 4})["token"]
+        status, answer = until("a token has no end", lambda: (said := d.ask("GET", "/v1/vms", None, ending))[0] != 200 and said)
         equal((status, answer["error"]["code"]), (401, "expired"))
         equal(d.call("DELETE", "/v1/tokens/less")[0], 204)
         equal(d.ask("GET", "/v1/vms", None, less)[0], 401)
@@ -391,7 +392,7 @@ def tokens(folder):
         # Guessing becomes slow, for names that nobody has, too.
         for name in ("ann", "nobody"):
             statuses = [d.ask("POST", "/v1/tokens", {"user": name, "password": "wrong"})[0] for _ in range(6)]
-            equal((statuses[0], statuses[-1]), (401, 429), name)
+            check(statuses[0] == 401 and set(statuses) == {401, 429}, f"{name}: {statuses}")
         # Also when the guesses come all at once.
         d.ok("POST", "/v1/users", {"name": "many", "password": PASSWORD})
         with concurrent.futures.ThreadPoolExecutor(12) as pool:
@@ -458,7 +459,7 @@ import asyncio, json, ssl, sys, websockets
 
 async def main():
     url, path, ca, protocols, script = json.loads(sys.argv[1])
-    options = {"subprotocols": protocols or None, "open_timeout": 20}
+    options = {"subprotocols": protocols or None, "open_timeout": 60}
     if ca:
         options["ssl"] = ssl.create_default_context(cafile=ca)
     connect = websockets.unix_connect(path, url, **options) if path else websockets.connect(url, **options)
@@ -475,11 +476,11 @@ async def main():
                     await (await ws.ping(b"x" * 125))
                 elif kind == "hear":
                     while text.encode() not in heard:
-                        more = await asyncio.wait_for(ws.recv(), 20)
+                        more = await asyncio.wait_for(ws.recv(), 60)
                         heard += more if isinstance(more, bytes) else more.encode()
                     print("heard", text, flush=True)
                 elif kind == "closed":
-                    await asyncio.wait_for(ws.wait_closed(), 20)
+                    await asyncio.wait_for(ws.wait_closed(), 60)
                     print("closed", ws.close_code, flush=True)
     except websockets.exceptions.InvalidStatusCode as e:
         print("refused", e.status_code, flush=True)
@@ -592,10 +593,10 @@ def clients(folder):
             os.unlink(crl)
             os.link(os.path.join(folder, name), crl)
             d.process.send_signal(signal.SIGHUP)
-            deadline = time.monotonic() + (LIMIT if name != "ca.pem" else 0.5)
-            while (now := good()) != left or (name == "ca.pem" and time.monotonic() < deadline):
-                check(time.monotonic() < deadline, f"with {name}: {now}, want {left}")
-                time.sleep(0.1)
+            if name == "ca.pem":
+                time.sleep(0.5)  # in which it would have taken what it must not
+                equal(good(), left, f"with {name}")
+            until(lambda: f"with {name}: {good()}, want {left}", lambda: good() == left)
         equal(d.ask("GET", "/v1/health", certificate="over")[0], 200, "what needs nobody")
 
 
@@ -636,18 +637,18 @@ def tls(folder):
                 return sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13]))
 
         # To take fifty connections costs something; to have them nothing.
-        deadline = time.monotonic() + LIMIT
-        while True:
+        def idle():
             before = ticks()
             time.sleep(0.5)
-            if (spent := ticks() - before) < 0.1 * os.sysconf("SC_CLK_TCK"):
-                break
-            check(time.monotonic() < deadline, f"it spins: {spent} ticks in half a second")
+            return ticks() - before < 0.1 * os.sysconf("SC_CLK_TCK")
+
+        until("it spins", idle)
         for half in halves:
             half.close()
         with socket.create_connection(("127.0.0.1", d.port), timeout=LIMIT) as plain:
             plain.sendall(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
-            check(b"200" not in plain.recv(100), "it answers in the clear")
+            with contextlib.suppress(ConnectionResetError):
+                check(b"200" not in plain.recv(100), "it answers in the clear")
         equal(d.ask("GET", "/v1/health")[0], 200)
         program = os.path.join(ARGS().build, "src/daemon/bedplated")
 
@@ -712,10 +713,7 @@ def systemd(folder):
         subprocess.run(["openssl", "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out",
                         "server.pem", "-days", "2", "-extfile", "ext"], cwd=folder, check=True, capture_output=True)
         d.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + LIMIT
-        while server() == old:
-            check(time.monotonic() < deadline, "the new certificate is not served")
-            time.sleep(0.05)
+        until("the new certificate is not served", lambda: server() != old)
         d.done("a", "start")
         equal(viewer.says(), ["heard vm.started"], "who was connected before")
         d.process.terminate()

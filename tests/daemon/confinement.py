@@ -22,7 +22,8 @@ import tempfile
 import time
 
 import daemon_test
-from daemon_test import Daemon, check, equal
+from daemon_test import Daemon, equal
+from host import LIMIT, check, kill_all, listens, processes, send_all, until
 
 SKIP, NOBODY, FIRST = 77, 65534, 2000000000
 LEAVING = 2.5  # after which groups that should have been left are killed
@@ -54,19 +55,32 @@ def groups(vm):
 
 def members(vm):
     """Processes in its groups."""
-    return {int(line) for directory in groups(vm) for line in open(os.path.join(directory, "cgroup.procs"), encoding="ascii")}
-
-
-def until(what, true, limit=20):
-    deadline = time.monotonic() + limit
-    while not true():
-        check(time.monotonic() < deadline, what)
-        time.sleep(0.05)
+    found = set()
+    for directory in groups(vm):
+        with contextlib.suppress(OSError), open(os.path.join(directory, "cgroup.procs"), encoding="ascii") as file:
+            found.update(map(int, file))
+    return found
 
 
 def gone(vm, pids):
-    until(f"{groups(vm)} and {[p for p in pids if os.path.exists(f'/proc/{p}')]} are left",
+    until(lambda: f"{groups(vm)} and {[p for p in pids if os.path.exists(f'/proc/{p}')]} are left",
           lambda: not groups(vm) and not any(os.path.exists(f"/proc/{p}") for p in pids))
+
+
+def users(vm):
+    """Who the processes in its groups run as, by pid."""
+    found = {}
+    for pid in members(vm):
+        with contextlib.suppress(OSError):  # one that was soon over
+            found[pid] = int(status(pid, "Uid")[1])
+    return found
+
+
+def task(pid, tid):
+    """What is to be known of a thread: what its root holds, its capabilities, its filters, and which it is."""
+    of = f"{pid}/task/{tid}"
+    with open(f"/proc/{of}/comm", encoding="ascii") as file:
+        return os.listdir(f"/proc/{of}/root"), status(of, "CapEff"), status(of, "Seccomp"), status(of, "Seccomp_filters"), file.read()
 
 
 def need_groups(vm):
@@ -84,18 +98,19 @@ def ids(folder):
         if "without: name spaces" in vms[0]["now"]["confinement"]:
             skip(vms[0]["now"]["confinement"])
         check("without" not in vms[0]["now"]["confinement"], vms[0]["now"])
-        uids = [{int(status(pid, "Uid")[1]) for pid in members(vm) if status(pid, "Uid")[1] != "0"} for vm in vms]
+        uids = [set(found.values()) - {0} for found in map(users, vms)]
         equal(uids, [{FIRST}, {FIRST + 1}], "users, with helpers")
         ours, theirs, others = spaces("self"), spaces(vms[0]["pid"]), spaces(vms[1]["pid"])
         for kind in ours:
             check(len({ours[kind], theirs[kind], others[kind]}) == 3, f"name space {kind} is shared")
-        for task in os.listdir(f"/proc/{vms[0]['pid']}/task"):
-            equal(os.listdir(f"/proc/{vms[0]['pid']}/task/{task}/root"), [], "its root")
-            equal(status(f"{vms[0]['pid']}/task/{task}", "CapEff"), ["0" * 16], "its capabilities")
-            equal(status(f"{vms[0]['pid']}/task/{task}", "Seccomp"), ["2"], "its filter")
-            with open(f"/proc/{vms[0]['pid']}/task/{task}/comm", encoding="ascii") as file:
-                kind = file.read()
-            equal(status(f"{vms[0]['pid']}/task/{task}", "Seccomp_filters"), ["2" if kind.startswith("vcpu/") else "1"], kind)
+        kinds = set()
+        for tid in os.listdir(f"/proc/{vms[0]['pid']}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a worker of the kernel's that was soon over
+                root, powers, mode, filters, kind = task(vms[0]["pid"], tid)
+                equal((root, powers, mode), ([], ["0" * 16], ["2"]), f"{kind}: its root, its capabilities, its filter")
+                equal(filters, ["2" if kind.startswith("vcpu/") else "1"], kind)
+                kinds.add(kind.split("/")[0])
+        check("vcpu" in kinds and len(kinds) > 1, kinds)
         # A daemon that comes later knows which id is taken.
         d.kill()
         d.start()
@@ -210,39 +225,30 @@ def killed(folder):
 def jails(folder):
     """Pids of this daemon's."""
     found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in processes("cmdline", folder):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read()
-            if words.split(b"\0")[0].endswith(b"bedplate-jail") and folder.encode() in words:
-                found.append(int(pid))
+            if file.read().split(b"\0")[0].endswith(b"bedplate-jail"):
+                found.append(pid)
     return found
-
-
-def go_on(pids):
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
 
 
 def stop_jails(d):
     """Starts a VM and stops the jails that begin it: pids of those, and of all that were stopped. A signal is heard only a moment after it
     was sent: until then a jail still forks, or has become the VM, and then all begins again."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LIMIT
     while True:
         d.ok("POST", "/v1/vms/a/start")
         before, ever = [], set()
         while not (found := jails(d.folder)):  # at once: it is soon over
             check(time.monotonic() < deadline, "there is no jail")
         while found and found != before:
-            for pid in found:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGSTOP)
+            send_all(found, signal.SIGSTOP)
             ever.update(found)
             time.sleep(0.05)
             before, found = found, jails(d.folder)
         if found:
             return found, ever
-        go_on(ever)
+        send_all(ever, signal.SIGCONT)
         d.becomes("a", "running")
         d.done("a", "kill")
 
@@ -256,7 +262,7 @@ def jailing(folder):
             d.start()
             time.sleep(0.3)
             equal(jails(folder), stopped, "another one was begun beside it")
-            go_on(ever)
+            send_all(ever, signal.SIGCONT)
             d.becomes("a", "running")
             pid = d.vm("a")["pid"]
             time.sleep(LEAVING)
@@ -317,9 +323,11 @@ def user(folder):
         words = ["unshare", "-m", "sh", "-c", f'{bind}; exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups "$@"', "sh"]
         env = dict(os.environ, HOME=home, XDG_STATE_HOME=home + "/s", XDG_RUNTIME_DIR=home + "/r")
         cli = [*words, os.path.join(programs, "bedplate")]
+        api = home + "/r/bedplate/api.sock"
         daemon = subprocess.Popen([*words, os.path.join(programs, "bedplated"), "--user"], env=env)
         try:
-            until("the daemon does not answer", lambda: os.path.exists(home + "/r/bedplate/api.sock"))
+            # The former one's socket is still there. Before this one listens the client would start a daemon of its own.
+            until("the daemon does not answer", lambda: listens(api))
 
             def run(*more):
                 result = subprocess.run([*cli, *more], env=env, capture_output=True, text=True, timeout=60, check=False)
@@ -344,6 +352,7 @@ def user(folder):
         finally:
             daemon.terminate()
             daemon.wait()
+            kill_all(lambda: processes("cmdline", programs))
 
 
 def scopes(folder):
@@ -417,7 +426,7 @@ container=test exec /lib/systemd/systemd --system --unit=nothing.target --log-ta
             words = enter()
             return words and subprocess.run([*words, "systemctl", "is-system-running"], capture_output=True, check=False).stdout == b"running\n"
 
-        until("systemd does not start", ready, 60)
+        until("systemd does not start", ready)
         below = os.path.join(folder, "t")
         os.mkdir(below)
         args = daemon_test.ARGS
@@ -426,10 +435,15 @@ container=test exec /lib/systemd/systemd --system --unit=nothing.target --log-ta
     finally:
         outer.kill()
         outer.wait()
-        time.sleep(0.2)
-        for top in set(glob.glob("/sys/fs/cgroup/*/*/")) - before:
-            for directory, _, _ in os.walk(top, topdown=False):
-                os.rmdir(directory)
+
+        def left():
+            tops = [top for top in set(glob.glob("/sys/fs/cgroup/*/*/")) - before if top.endswith((".slice/", ".scope/"))]
+            for directory in [directory for top in tops for directory, _, _ in os.walk(top, topdown=False)]:
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
+            return tops
+
+        until("its control groups cannot be removed", lambda: not left())
 
 
 CASES = {f.__name__: f for f in (ids, limits, killed, jailing, tap, user, scopes, systemd)}

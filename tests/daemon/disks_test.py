@@ -4,10 +4,10 @@
 import json
 import os
 import subprocess
-import time
 
 import daemon_test
-from daemon_test import Daemon, case, check, equal
+from daemon_test import Daemon, case, equal
+from host import check, until
 
 MIB = 1 << 20
 
@@ -95,10 +95,7 @@ def disks_used(folder):
         done(d, "data", "resize", {"size": "32M"})
         equal(d.ok("GET", "/v1/disks/data")["size"], 32 * MIB)
         equal(d.ok("POST", "/v1/disks/data/info")["virtual-size"], 32 * MIB)
-        deadline = time.monotonic() + daemon_test.LIMIT
-        while (size := d.vm("a")["now"]["disks"][0]["size"]) != 32 * MIB:
-            check(time.monotonic() < deadline, f"the VM says {size}")
-            time.sleep(0.05)
+        until(lambda: f"the VM says {d.vm('a')['now']}", lambda: d.vm("a")["now"]["disks"][0]["size"] == 32 * MIB)
         for action, body in (("check", None), ("snapshot", {"name": "x"}), ("revert", {"name": "x"})):
             d.refused("POST", f"/v1/disks/data/{action}", 409, "runs with this disk", body)
         d.refused("DELETE", "/v1/disks/data", 409, "has this disk")

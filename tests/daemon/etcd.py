@@ -22,7 +22,8 @@ import time
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__))]
 import daemon_test  # noqa: E402
 from access_test import certificates  # noqa: E402
-from daemon_test import Daemon, check, equal, free_port  # noqa: E402
+from daemon_test import Daemon, equal  # noqa: E402
+from host import check, free_port  # noqa: E402
 
 PASSWORD = "ein langes Passwort"
 

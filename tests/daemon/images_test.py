@@ -10,7 +10,6 @@ import http.server
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -20,7 +19,8 @@ import pexpect
 
 import agent_test
 import daemon_test
-from daemon_test import Daemon, case, check, equal
+from daemon_test import Daemon, case, equal
+from host import check, kill_all, processes, until
 
 MIB = 1 << 20
 KEPT_BACK = 64 << 10  # more than curl's buffer before the file
@@ -234,21 +234,17 @@ def images_given_up(folder):
         equal(os.listdir(os.path.join(folder, "s/bedplate/images")), [], "folders of images")
 
         job = d.ok("POST", "/v1/images", {"name": "late", "source": server.url, "sha256": sha256(source)})
-        deadline = time.monotonic() + daemon_test.LIMIT
-        while not (part := glob.glob(os.path.join(folder, "s/bedplate/images/*/download"))) or os.path.getsize(part[0]) < MIB:
-            check(time.monotonic() < deadline, "no download begins")
-            time.sleep(0.02)
+
+        def part():
+            found = glob.glob(os.path.join(folder, "s/bedplate/images/*/download"))
+            return found and os.path.getsize(found[0]) >= MIB and found[0]
+
+        part = until("no download begins", part)
         # The whole host goes down: the daemon and what it started.
         d.kill()
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/cmdline", "rb") as file:
-                    if folder.encode() in file.read() and int(pid) != os.getpid():
-                        os.kill(int(pid), signal.SIGKILL)
-            except OSError:
-                pass
+        kill_all(lambda: processes("cmdline", folder))
         server.serve = serve
-        kept = os.path.getsize(part[0])
+        kept = os.path.getsize(part)
         d.start()
         equal(d.job(d.ok("GET", "/v1/jobs/" + job["id"]))["state"], "done")
         equal(d.ok("GET", "/v1/images/late")["size"], 64 * MIB)

