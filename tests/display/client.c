@@ -3,7 +3,8 @@
  * A viewer made with libvncclient, as other programs make theirs:
  *
  *     vnc_client ADDRESS ENCODINGS picture FILE    all of the screen, as lines of red, green, blue
- *     vnc_client ADDRESS ENCODINGS watch SECONDS   asks for what changes, and counts it
+ *     vnc_client ADDRESS ENCODINGS watch PIXELS    what changes, until so many came and a second
+ * more more than so many take
  *
  * ADDRESS is HOST:PORT or a socket's path; ENCODINGS are libvncclient's words ("tight", "zrle
  * raw"). Both print the size, updates, and pixels in them, for a script.
@@ -14,6 +15,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+
+enum { LIMIT_S = 100 };
 
 static struct {
     unsigned long updates, pixels; /* updates that had any */
@@ -41,10 +44,11 @@ static void update_came(rfbClient *client)
     seen.some = FALSE;
 }
 
-/* Reads what comes until that time; false: the server is gone or talks nonsense. */
-static rfbBool follow(rfbClient *client, double end, unsigned long updates)
+/* Reads what comes until that time, or so much came; false: the server is gone or talks nonsense.
+ */
+static rfbBool follow(rfbClient *client, double end, unsigned long updates, unsigned long pixels)
 {
-    while (now() < end && seen.updates < updates) {
+    while (now() < end && seen.updates < updates && seen.pixels < pixels) {
         int n = WaitForMessage(client, 20000);
         if (n < 0 || (n > 0 && !HandleRFBServerMessage(client)))
             return FALSE;
@@ -67,7 +71,7 @@ static void quiet(const char *format, ...) { (void)format; }
 int main(int argc, char **argv)
 {
     if (argc != 5) {
-        fprintf(stderr, "vnc_client ADDRESS ENCODINGS picture FILE | watch SECONDS\n");
+        fprintf(stderr, "vnc_client ADDRESS ENCODINGS picture FILE | watch PIXELS\n");
         return 2;
     }
     rfbBool watch = strcmp(argv[3], "watch") == 0;
@@ -88,13 +92,15 @@ int main(int argc, char **argv)
         fprintf(stderr, "no connection to %s\n", argv[1]);
         return 1;
     }
-    double limit = watch ? strtod(argv[4], NULL) : 20, start = now();
-    if (!follow(client, start + limit, watch ? ~0ul : 1)) {
+    double start = now();
+    unsigned long pixels = watch ? strtoul(argv[4], NULL, 10) : ~0ul;
+    if (!follow(client, start + LIMIT_S, watch ? ~0ul : 1, pixels) ||
+        (watch && !follow(client, now() + 1, ~0ul, ~0ul))) {
         fprintf(stderr, "the server has ended the connection, or cannot be understood\n");
         return 1;
     }
     if (!watch && seen.updates == 0) {
-        fprintf(stderr, "no picture within %.0f s\n", limit);
+        fprintf(stderr, "no picture within %d s\n", LIMIT_S);
         return 1;
     }
     if (!watch && picture_write(client, argv[4]) != 0) {

@@ -2,7 +2,6 @@
 """A VNC client: RFB 3.8 with raw pixels, QEMU's extended keys, and VeNCrypt with X.509."""
 import select
 import socket
-import ssl
 import struct
 import time
 import zlib
