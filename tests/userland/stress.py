@@ -63,7 +63,8 @@ def run(args, name, folder):
             guest.ssh(f"apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install {packages}", 900)
             start = time.monotonic()
             guest.ssh("mkdir -p /root/work; cat >/root/work/run", stdin=text)
-            said = guest.ssh("cd /root/work && sh -eu run", limit, log=os.path.join(folder, "log"))
+            # One stream: of two, ssh does not keep the order, and the last word would not always come last.
+            said = guest.ssh("cd /root/work && exec sh -eu run 2>&1", limit, log=os.path.join(folder, "log"))
             faults = [*same_faults(said), *host_faults(said)]
             if not said.rstrip().endswith("good"):
                 faults.append(f"it did not come to its end:\n{said[-3000:]}")
@@ -74,6 +75,7 @@ def run(args, name, folder):
             guest.power_off()
         except Fault as fault:
             print(guest.tail())
+            print("the VM", "runs" if guest.process.poll() is None else f"has ended with status {guest.process.returncode}")
             sys.exit(f"FAIL {name}: {fault}")
 
 
