@@ -24,6 +24,7 @@ TESTS = {
     "pcre2": ("gcc libc6-dev make dpkg-dev", 1500),
     "gmp": ("gcc libc6-dev make dpkg-dev m4", 3000),
     "python": ("python3 libpython3.11-testsuite gcc libc6-dev", 1800),
+    "python_system": ("python3 libpython3.11-testsuite gcc libc6-dev", 1800),
     "perl": ("perl dpkg-dev make gcc libc6-dev", 1800),
     "openssl": ("openssl", 600),
     "luajit": ("luajit", 600),
