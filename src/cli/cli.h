@@ -11,6 +11,7 @@
  *   access.c   users, tokens, audit
  *   edit.c     changing a VM, by options or in an editor
  *   top.c      what VMs use
+ *   stop.c     stop --all, for a host that goes down
  *   document.c man page and completion out of the commands' table
  *   disks.c    disks that the daemon keeps, and disk files
  *   guest.c    what is asked of a guest's agent
@@ -59,7 +60,8 @@ int want_words(const struct command *command, int argc, int min, int max);
 /* A request about one object: /v1/KIND/WHICH[/ACTION]. */
 int ask(struct cli *cli, const char *method, const char *kind, const char *which,
         const char *action, json_t *take_body, json_t **out);
-/* All objects of a kind, page by page. */
+/* All objects of a kind, page by page. filters: names and values; NULL: none. */
+int list_fetch(struct cli *cli, const char *kind, const json_t *filters, json_t **out);
 int list(struct cli *cli, const char *kind, const char *const *columns);
 /* The path of such a request; the caller frees. NULL: it has been said why. */
 char *path_of(const char *kind, const char *which, const char *action);
@@ -71,6 +73,12 @@ int do_top(struct cli *cli, const struct command *command, int argc, char **argv
 extern const struct api_field top_options[];
 int do_completion(struct cli *cli, const struct command *command, int argc, char **argv);
 void document_man(void); /* the man page of all commands */
+
+/* ---- stop.c ---- */
+
+/* Stops all VMs that run; args: those of the action `stop`. */
+int stop_all(struct cli *cli, const json_t *args);
+extern const struct api_field stop_options[];
 
 /* ---- images.c ---- */
 

@@ -64,19 +64,13 @@ int ask(struct cli *cli, const char *method, const char *kind, const char *which
 
 /* ---- commands ---- */
 
-static int do_action(struct cli *cli, const struct command *command, int argc, char **argv)
+static int act(struct cli *cli, const struct command *command, const json_t *args, int argc,
+               char **argv)
 {
-    static const struct api_field none[] = { { .name = NULL } };
-    const struct api_field *args = action_args(command->action);
-    AUTO(json_decref) json_t *body = json_object();
-    int status = args_take(args ? args : none, &argc, argv, body);
-    if (status == CLI_OK)
-        status = want_words(command, argc, 1, -1);
-    for (int i = 0; i < argc; i++) {
+    int status = want_words(command, argc, 1, -1);
+    for (int i = 0; status != CLI_USAGE && i < argc; i++) {
         AUTO(json_decref) json_t *answer = NULL;
-        int r = status == CLI_USAGE ? status
-                                    : ask(cli, "POST", "vms", argv[i], command->action,
-                                          json_deep_copy(body), &answer);
+        int r = ask(cli, "POST", "vms", argv[i], command->action, json_deep_copy(args), &answer);
         if (r == CLI_OK && cli->json)
             output_json(answer ? answer : json_null());
         if (r == CLI_OK)
@@ -85,6 +79,33 @@ static int do_action(struct cli *cli, const struct command *command, int argc, c
             status = r;
     }
     return status;
+}
+
+static int do_action(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    static const struct api_field none[] = { { .name = NULL } };
+    const struct api_field *args = action_args(command->action);
+    AUTO(json_decref) json_t *body = json_object();
+    int r = args_take(args ? args : none, &argc, argv, body);
+    return r == CLI_OK ? act(cli, command, body, argc, argv) : r;
+}
+
+static int do_stop(struct cli *cli, const struct command *command, int argc, char **argv)
+{
+    const struct api_field *args = action_args(command->action);
+    AUTO(json_decref) json_t *body = json_object();
+    AUTO(json_decref) json_t *own = json_object();
+    int r = args_take_own(args, body, command->options, own, &argc, argv);
+    if (r != CLI_OK || !json_is_true(json_object_get(own, "all")))
+        return r == CLI_OK ? act(cli, command, body, argc, argv) : r;
+    if (argc) {
+        cli_say("--all takes no names of VMs");
+        return CLI_USAGE;
+    }
+    if (!json_object_get(body, "timeout"))
+        json_object_set_new(body, "timeout",
+                            json_integer(atoi(api_field_find(args, "timeout")->initial)));
+    return stop_all(cli, body);
 }
 
 static int do_create(struct cli *cli, const struct command *command, int argc, char **argv)
@@ -163,9 +184,7 @@ static void query_add(struct buf *query, const char *name, const char *value)
     curl_free(word);
 }
 
-/* filters: names and values; NULL: none. */
-static int list_filtered(struct cli *cli, const char *kind, const char *const *columns,
-                         const json_t *filters)
+int list_fetch(struct cli *cli, const char *kind, const json_t *filters, json_t **out)
 {
     AUTO(json_decref) json_t *all = json_array();
     AUTO(free) char *after = NULL;
@@ -190,6 +209,17 @@ static int list_filtered(struct cli *cli, const char *kind, const char *const *c
         free(after);
         after = strdup(next);
     }
+    *out = TAKE(all);
+    return CLI_OK;
+}
+
+static int list_filtered(struct cli *cli, const char *kind, const char *const *columns,
+                         const json_t *filters)
+{
+    AUTO(json_decref) json_t *all = NULL;
+    int r = list_fetch(cli, kind, filters, &all);
+    if (r != CLI_OK)
+        return r;
     if (cli->json)
         output_json(all);
     else if (cli->quiet)
@@ -448,7 +478,7 @@ const struct command commands[] = {
     { "run", "IMAGE|NAME [OPTIONS]", "create a VM, start it, and attach to its console", do_run, NULL, "vms", NULL, "images" },
     { "create", "NAME [OPTIONS]", "define a VM", do_create, NULL, "vms", create_options, NULL },
     { "start", "VM...", "start VMs, or let paused ones go on", do_action, "start", NULL, NULL, "vms" },
-    { "stop", "[--timeout S] VM...", "ask guests to shut down; kill those that do not in time", do_action, "stop", NULL, NULL, "vms" },
+    { "stop", "[--timeout S] VM... | --all", "ask guests to shut down; kill those that do not in time", do_stop, "stop", NULL, stop_options, "vms" },
     { "restart", "[--timeout S] VM...", "stop, then start", do_action, "restart", NULL, NULL, "vms" },
     { "reset", "VM...", "press the reset button", do_action, "reset", NULL, NULL, "vms" },
     { "pause", "VM...", "let VMs stand still", do_action, "pause", NULL, NULL, "vms" },

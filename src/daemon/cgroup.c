@@ -21,6 +21,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#define GUESTS_UNIT "bedplate-guests.service"
+
 enum controller { CPU, MEMORY, IO, PIDS, TREE, CONTROLLERS };
 enum version { NONE, V1, V2 };
 
@@ -408,6 +410,9 @@ static void scope_words(const char *id, const struct cgroup_limits *limits,
     word_add(words, count, "--unit=bedplate-%s-%llx.scope", id,
              (unsigned long long)monotonic_ns() + host.scopes++);
     word_add(words, count, "--property=Delegate=yes"); /* or it takes no process later */
+    /* Which asks guests to shut down when it is stopped, before their scopes are. */
+    word_add(words, count, "--property=Wants=" GUESTS_UNIT);
+    word_add(words, count, "--property=Before=" GUESTS_UNIT);
     scope_properties(words, count, "--property=", limits);
     word_add(words, count, "--");
 }

@@ -640,6 +640,36 @@ def autostart(folder):
 
 
 @case
+def stop_all(folder):
+    """Those without autostart first, then the last that started; each has its time, and what goes on meanwhile may end."""
+    with Daemon(folder) as d:
+        vms = {"lone": None, "first": 1, "last": 7, "last2": 7, "second": 3}
+        for name, order in vms.items():
+            more = {"autostart": {"enabled": True, "order": order}} if order else {}
+            d.create(name, restart="always", cmdline="button", **more)
+            d.done(name, "start")
+        d.create("off")
+        d.ok("POST", "/v1/vms/first/pause")
+        # A job that is under way is waited for.
+        busy = d.ok("POST", "/v1/vms/last2/save")
+        check("takes no names" in d.cli("stop", "--all", "lone", status=2), "names")
+        d.cli("stop", "--all")
+        equal(d.job(busy)["state"], "done")
+        equal({name: (d.vm(name)["state"], d.vm(name)["exit"]["name"]) for name in vms},
+              {"lone": ("stopped", "powered-off"), "first": ("stopped", "powered-off"), "last": ("stopped", "powered-off"),
+               "last2": ("saved", "saved"), "second": ("stopped", "powered-off")})
+        stops = sorted((job for job in d.ok("GET", "/v1/jobs?kind=vm.stop")["items"]), key=lambda job: int(job["id"]))
+        equal([job["name"] for job in stops], ["lone", "last", "second", "first"], "the order")
+        check(all(job["ended"] <= after["created"] for job, after in zip(stops, stops[1:])), stops)
+        # One that does not end in time is ended, also where a job is in the way.
+        d.create("deaf")
+        d.done("deaf", "start")
+        d.ok("POST", "/v1/vms/deaf/stop", {"timeout": 3600})
+        d.cli("stop", "--all", "--timeout", "1")
+        equal(d.vm("deaf")["state"], "stopped")
+
+
+@case
 def backup(folder):
     """A backup is a store that a daemon starts with."""
     with Daemon(folder) as d:

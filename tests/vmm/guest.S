@@ -7,10 +7,14 @@
  *   u  print the UUID of SMBIOS structure 1, byte by byte
  *   w  start the watchdog of a PC (TCO), which fires some seconds later
  *
- * It says "ready" when it starts and answers each letter with a line.
+ * It says "ready" when it starts and answers each letter with a line. With a command line that begins with b it powers off when the
+ * power button is pressed.
  */
     .set COM1, 0x3f8
+    .set PM_STATUS, 0x600
+    .set PM_STATUS_BUTTON, 1 << 8
     .set PM_CONTROL, 0x604
+    .set CMDLINE, 24                /* in PVH's start info */
     .set TCO_RLD, 0x660
     .set FILL_START, 0x400000
     .set FILL_WORDS, 0x200000
@@ -30,11 +34,20 @@
 start:
     movl $stack_end, %esp
     movl $0, counter
+    movl CMDLINE(%ebx), %esi        /* 0: there is none, and address 0 holds no b */
+    movb (%esi), %al
+    movb %al, obeys
     movl $hello, %esi
     call print
 
 wait_letter:
-    movw $(COM1 + 5), %dx
+    cmpb $'b', obeys
+    jne 1f
+    movw $PM_STATUS, %dx
+    inw %dx, %ax
+    testw $PM_STATUS_BUTTON, %ax
+    jnz power_off
+1:  movw $(COM1 + 5), %dx
     inb %dx, %al
     testb $1, %al
     jnz take_letter
@@ -185,6 +198,7 @@ no_idt: .word 0
     .bss
     .globl counter
 counter: .space 4
+obeys:  .space 1                    /* b: the power button, too */
     .balign 16
     .space 4096
 stack_end:
