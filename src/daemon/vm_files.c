@@ -4,7 +4,7 @@
  *
  *   RUN/vms/ID     lock, control.sock, exit.json, log: of its process, see docs/exit-status.md
  *                  jail         locked as long as its jail is there: from before that makes the
- *                               process, until all is over
+ *                               process, until all is over; and the jail's number
  *                  start.json   the configuration that its process was started with
  *                  config.json  the one that it has now: some things change while it runs
  *                  serial.log   the last output of its serial port, once it ended
@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -95,7 +96,7 @@ int vm_lock_take(const struct vm *vm, int *fd, struct err *err)
     char path[PATH_MAX];
     vm_run_path(vm, "jail", path);
     *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (*fd >= 0 && flock(*fd, LOCK_EX | LOCK_NB) == 0)
+    if (*fd >= 0 && flock(*fd, LOCK_EX | LOCK_NB) == 0 && ftruncate(*fd, 0) == 0)
         return 0;
     int r = err_errno(err, errno, "cannot lock %s", path);
     fd_close(*fd);
@@ -112,6 +113,17 @@ static bool file_locked(const struct vm *vm, const char *name)
     bool held = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
     close(fd);
     return held;
+}
+
+pid_t vm_jail_pid(const struct vm *vm)
+{
+    char path[PATH_MAX];
+    AUTO(buf_fini) struct buf text = { 0 };
+    vm_run_path(vm, "jail", path);
+    if (!file_locked(vm, "jail") || file_read(path, 16, &text, NULL) < 0)
+        return 0;
+    buf_add(&text, "", 1);
+    return (pid_t)atoi((const char *)text.data);
 }
 
 /* The jail's comes first: a look at the process's own would be in the way of one that takes it. */

@@ -30,7 +30,8 @@
 
 enum {
     CONNECT_MS = 10,      /* between looks for a starting VM's socket */
-    START_LIMIT_S = 60,   /* for a process to answer */
+    EFFORT_MS = 500,      /* between looks for what a starting process does */
+    START_LIMIT_S = 60,   /* for a process to answer, of its own time (effort.h) */
     KILL_GRACE_MS = 5000, /* between "quit" and SIGKILL */
     BACKOFF_MIN_MS = 1000,
     BACKOFF_MAX_MS = 60000,
@@ -111,7 +112,8 @@ static void start_failed(struct vm *vm, const char *why)
 static void await(struct vm *vm, uint64_t ms)
 {
     vm->real = STARTING;
-    vm->start_deadline_ns = monotonic_ns() + START_LIMIT_S * 1000000000ull;
+    vm->gave_up = false;
+    effort_begin(&vm->effort);
     timer_set(vm, TIMER_CONNECT, ms);
 }
 
@@ -320,7 +322,8 @@ static void status_known(void *arg, const json_t *ok, const struct err *err)
     vm->real = UP;
     if (!was_up) {
         vm->up_since_ns = monotonic_ns();
-        timer_set(vm, TIMER_NONE, 0);
+        if (!vm->killing)
+            timer_set(vm, TIMER_NONE, 0);
         vm_event(vm, "vm.started", NULL);
     }
     if (strcmp(state, "saving") == 0) { /* its outcome is an event; a daemon before us asked */
@@ -451,14 +454,25 @@ static void client_lost(void *arg)
 
 static const struct vmm_client_calls client_calls = { client_ready, client_event, client_lost };
 
+/* One that hangs is killed, which says the rest. */
+static void give_up(struct vm *vm)
+{
+    if (vm->pid && kill(vm->pid, SIGKILL) == 0)
+        vm->gave_up = true;
+    else if (!vm->pid)
+        start_failed(vm, "its process does not answer");
+}
+
 static void try_connect(struct vm *vm)
 {
     char path[PATH_MAX];
+    pid_t jail = vm->pid_watch ? 0 : vm_jail_pid(vm); /* that a daemon before us started */
+    if (jail)
+        pid_follow(vm, jail);
     vm_run_path(vm, "control.sock", path);
-    int r = vmm_client_create(vm->daemon->loop, path, &client_calls, vm, &vm->client, NULL);
-    if (r == 0)
-        return;
-    bool gone = !vm->pid_watch && !vm_lock_held(vm);
+    if (!vm->client)
+        vmm_client_create(vm->daemon->loop, path, &client_calls, vm, &vm->client, NULL);
+    bool gone = !vm->client && !vm->pid_watch && !vm_lock_held(vm);
     if (gone && strcmp(object_text(vm_object(vm), "state"), "starting") == 0) {
         vm->real = GONE; /* only a keeper was left, or it is told again what is wrong */
         timer_set(vm, TIMER_NONE, 0);
@@ -469,13 +483,10 @@ static void try_connect(struct vm *vm)
         process_gone(vm);
         return;
     }
-    if (monotonic_ns() > vm->start_deadline_ns) {
-        if (vm->pid)
-            kill(vm->pid, SIGKILL);
-        start_failed(vm, "its process does not answer; it was killed");
-        return;
-    }
-    timer_set(vm, TIMER_CONNECT, CONNECT_MS);
+    timer_set(vm, TIMER_CONNECT, vm->client ? EFFORT_MS : CONNECT_MS);
+    if (monotonic_ns() - vm->effort.seen_ns >= EFFORT_MS * 1000000ull &&
+        effort_look(&vm->effort, vm->pid) > START_LIMIT_S * 1000000000ull)
+        give_up(vm);
 }
 
 /* ---- its end ---- */
@@ -507,6 +518,7 @@ static void process_forget(struct vm *vm)
     pid_forget(vm);
     vm->real = GONE;
     vm->ended = true;
+    vm->gave_up = false;
     vm->paused = vm->paused_itself = false;
     vm_live_forget(vm);
     vm_jail_end(vm);
@@ -547,7 +559,10 @@ static void process_gone(struct vm *vm)
     int status = (int)json_integer_value(json_object_get(record, "status"));
     const char *reason = json_string_value(json_object_get(record, "reason"));
     char why[400];
-    snprintf(why, sizeof why, "%s", reason ? reason : "no reason is known");
+    snprintf(why, sizeof why, "%s",
+             vm->gave_up ? "its process did not answer, and was killed"
+             : reason    ? reason
+                         : "no reason is known");
     process_forget(vm);
     vm_event(vm, "vm.ended", json_pack("{s:i, s:s}", "status", status, "reason", why));
     json_t *patch =
@@ -621,9 +636,13 @@ void vm_drive(struct vm *vm)
 {
     const char *wanted = vm_wanted(vm);
     bool up = strcmp(wanted, "running") == 0 || strcmp(wanted, "paused") == 0;
+    bool kill_it = strcmp(wanted, "stopped") == 0 && !vm->stop_timeout_s && !vm->restart;
 
-    if (vm->real == STARTING)
-        return; /* its first status drives on */
+    if (vm->real == STARTING) { /* its first status drives on */
+        if (kill_it && vm->pid)
+            kill_asked(vm);
+        return;
+    }
     if (up && vm->real == GONE && vm->timing != TIMER_RESTART && vm->timing != TIMER_KEEPER)
         vm_start(vm);
     else if (up && vm->real == UP && vm->paused != (strcmp(wanted, "paused") == 0) &&

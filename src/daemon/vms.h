@@ -19,6 +19,7 @@
 
 #include "daemon/cgroup.h"
 #include "daemon/daemon.h"
+#include "daemon/effort.h"
 #include "daemon/vmm_client.h"
 
 enum real { GONE, STARTING, UP };
@@ -50,7 +51,9 @@ struct vm {
     bool ended;               /* GONE: we saw its process end; only its keeper may be left */
     struct loop_timer *timer; /* connecting, or a stop's deadline, or a restart's back-off */
     enum { TIMER_NONE, TIMER_CONNECT, TIMER_STOP, TIMER_KILL, TIMER_KEEPER, TIMER_RESTART } timing;
-    uint64_t start_deadline_ns, up_since_ns, told_ns;
+    struct effort effort; /* STARTING: of its process; looked at beside the tries to connect */
+    bool gave_up;         /* it did not answer, and was killed for that */
+    uint64_t up_since_ns, told_ns;
     unsigned backoff_ms, start_delay_ms;
     unsigned stop_timeout_s;
     bool asked_to_stop, asked_to_pause, asked_to_save;
@@ -139,6 +142,8 @@ void vm_state_path(const struct vm *vm, const char *name, char out[PATH_MAX]);
 int vm_dirs_make(const struct vm *vm, struct err *err);
 void vm_dirs_remove(const struct vm *vm);                        /* with all that is in them */
 int vm_lock_take(const struct vm *vm, int *fd, struct err *err); /* for its jail, which holds it */
+pid_t vm_jail_pid(
+    const struct vm *vm); /* of who holds that; 0: it is not known, or there is none */
 bool vm_lock_held(const struct vm *vm); /* does a jail or a process hold the run directory? */
 /* starting: what it last said stands for a record that it did not leave. */
 json_t *vm_exit_record(const struct vm *vm, bool starting);

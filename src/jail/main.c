@@ -8,7 +8,8 @@
  *   --cgroup  put the program and its helpers into this control group, before they do anything
  *   --ids     ids of this host that the program shall become once it has opened its files
  *   --writable  until then it can write only what is at or below these paths; without any: all
- *   --hold    keep this descriptor as long as the program runs, whose it is not: a lock
+ *   --hold    keep this descriptor as long as the program runs, whose it is not: a lock, into whose
+ *             file goes our number
  *
  * Three processes: this one stays in the host's name spaces, makes those of the others, waits and
  * ends as the program does. `init` is the first process of the new process name space: it starts
@@ -344,7 +345,7 @@ static int jail_run(struct jail *jail)
     pid_t pid;
     int status;
     bool root = geteuid() == 0;
-    if (!groups_open(jail))
+    if (!groups_open(jail) || (jail->hold >= 0 && dprintf(jail->hold, "%d\n", (int)getpid()) < 0))
         return FAILED;
     if (!init_start(jail, SPACES | CLONE_NEWUSER, &pid) &&
         !(root && init_start(jail, SPACES, &pid))) {

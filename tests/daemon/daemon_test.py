@@ -113,7 +113,7 @@ class Daemon:
         connection.close()
         return text
 
-    def job(self, answer):
+    def job(self, answer, limit=LIMIT):
         """Waits for it; answers the job."""
         def over():
             nonlocal answer
@@ -121,7 +121,7 @@ class Daemon:
                 answer = self.ok("GET", "/v1/jobs/" + answer["id"])
             return answer["state"] not in ("running", "queued")
 
-        until(lambda: f"the job goes on and on: {answer}", over)
+        until(lambda: f"the job goes on and on: {answer}", over, limit)
         return answer
 
     def create(self, name, **fields):
@@ -637,6 +637,53 @@ def autostart(folder):
         d.start()
         for name in ("a", "b", "c"):
             d.becomes(name, "running")
+
+
+def until(condition, what):
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        check(time.monotonic() < deadline, what)
+        time.sleep(0.02)
+
+
+def hanging(d, folder):
+    """A VM whose process opens what never answers."""
+    fifo = os.path.join(folder, "fifo")
+    os.mkfifo(fifo)
+    d.create("a", kernel=fifo)
+    job = d.ok("POST", "/v1/vms/a/start")
+    until(d.processes, "no process")
+    return job
+
+
+@case
+def hangs(folder):
+    """One that does not come up can be killed, by the daemon that began it and by the next."""
+    with Daemon(folder) as d:
+        job = hanging(d, folder)
+        d.done("a", "kill")
+        equal((d.job(job)["state"], d.vm("a")["state"]), ("failed", "stopped"))
+        until(lambda: not d.processes(), "its process is left")
+        d.ok("POST", "/v1/vms/a/start")
+        d.kill()
+        d.start()
+        equal(d.vm("a")["state"], "starting")
+        d.done("a", "kill")
+        equal(d.vm("a")["state"], "stopped")
+        until(lambda: not d.processes(), "its process is left")
+
+
+@case
+def hangs_long(folder):
+    """It is found out, also by the next daemon."""
+    with Daemon(folder) as d:
+        job = hanging(d, folder)
+        d.kill()
+        d.start()
+        job = d.job(job, limit=1800)
+        equal((job["state"], d.vm("a")["state"]), ("failed", "failed"))
+        until(lambda: not d.processes(), "its process is left")
+        check("did not answer" in job["error"]["message"] and "did not answer" in d.vm("a")["error"], job)
 
 
 @case

@@ -139,8 +139,8 @@ class Unit:
 
     def __init__(self, inside, systemctl="systemctl", client="bedplate"):
         self.inside, self.systemctl, self.client = inside, systemctl, client
-        # It waits for letters by looking for them all the time.
-        inside.run(f"{client} create a {VM} && {client} start a && {client} edit a --cpu-limit 5")
+        # It waits for letters by looking for them all the time. Its start takes longer than a process that answers nothing is given.
+        inside.run(f"{client} create a {VM} --cpu-limit 5 && {client} start a")
         self.pid = inside.vm("a", client)["pid"]
         self.lives("after its start")
 
@@ -207,7 +207,7 @@ def asleep(inside, unit):
     unit.lives("after the host slept")
     inside.run("date -s '+2 days'")
     unit.lives("two days later")
-    inside.run("bedplate edit a --cpu-limit 0 && bedplate restart a --timeout 0 && bedplate edit a --cpu-limit 5 && date -s '-3 days'")
+    inside.run("bedplate restart a --timeout 0 && date -s '-3 days'")
     unit.pid = inside.vm("a")["pid"]
     unit.lives("yesterday")
 
@@ -227,7 +227,12 @@ def user(inside):
     unit.life()
     inside.run(f"{unit.systemctl} start bedplated")
     unit.lives("after a stop")
-    inside.run(f"{unit.client} kill a; {unit.client} delete a")
+    # Her guests are asked to shut down also when her daemon has gone before them, like one that a command started.
+    inside.run(f"{unit.client} kill a && {unit.client} create b {VM} --cmdline button && {unit.client} start b && {unit.systemctl} stop bedplated && "
+               f"{unit.systemctl} stop bedplate-guests")
+    equal(inside.run(f"{unit.systemctl} show -P Result bedplate-guests").strip(), "success")
+    equal(inside.vm("b", unit.client)["exit"]["name"], "powered-off")
+    inside.run(f"{unit.client} delete a b")
 
 
 def rebooted(inside):
