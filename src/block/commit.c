@@ -22,6 +22,23 @@ struct commit {
     struct mirror mirror;
 };
 
+/* One that died after its last write took its layer out of the chain: what is to be resumed is
+ * done, and says so. */
+static bool commit_is_done(struct chain *chain, const struct commit_options *options)
+{
+    const struct image *top = chain->top;
+    bool switched = options->base && strcmp(options->base, image_path(top)) == 0;
+    bool skipped = options->layer && strcmp(options->layer, image_path(top)) != 0 && top->backing &&
+                   !chain_find(chain, options->layer) &&
+                   (!options->base || chain_find(chain, options->base));
+    if (!options->resume || !(switched || skipped))
+        return false;
+    chain_hold(chain);
+    journal_clear(chain);
+    chain_release(chain);
+    return true;
+}
+
 static int commit_find(struct commit *c, const struct commit_options *options, struct err *err)
 {
     struct chain *chain = c->chain;
@@ -249,9 +266,10 @@ int chain_commit(struct job *job, struct chain *chain, const struct commit_optio
 {
     struct commit c = { .chain = chain };
     AUTO(free) uint8_t *data = malloc(COPY_PIECE);
-    if (!data) {
+    bool done = commit_is_done(chain, options);
+    if (done || !data) {
         store_close(options->take_base_store);
-        return err_set(err, ENOMEM, "out of memory");
+        return done ? 0 : err_set(err, ENOMEM, "out of memory");
     }
     int r = commit_prepare(&c, options, err);
     if (r == 0)
