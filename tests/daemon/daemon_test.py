@@ -646,25 +646,31 @@ def until(condition, what):
         time.sleep(0.02)
 
 
-def hanging(d, folder):
-    """A VM whose process opens what never answers."""
-    fifo = os.path.join(folder, "fifo")
-    os.mkfifo(fifo)
-    d.create("a", kernel=fifo)
-    job = d.ok("POST", "/v1/vms/a/start")
-    until(d.processes, "no process")
-    return job
+class Silent:
+    """A server for disks that takes connections and says nothing; whose VMs do not come up."""
+
+    def __init__(self, d):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        d.create("a", disks=[{"path": f"nbd://127.0.0.1:{self.socket.getsockname()[1]}/x", "format": "raw"}])
+
+    def hang(self, d):
+        job = d.ok("POST", "/v1/vms/a/start")
+        self.socket.settimeout(LIMIT)
+        self.connection = self.socket.accept()
+        equal(d.vm("a")["state"], "starting")
+        return job
 
 
 @case
 def hangs(folder):
     """One that does not come up can be killed, by the daemon that began it and by the next."""
     with Daemon(folder) as d:
-        job = hanging(d, folder)
+        silent = Silent(d)
+        job = silent.hang(d)
         d.done("a", "kill")
         equal((d.job(job)["state"], d.vm("a")["state"]), ("failed", "stopped"))
         until(lambda: not d.processes(), "its process is left")
-        d.ok("POST", "/v1/vms/a/start")
+        silent.hang(d)
         d.kill()
         d.start()
         equal(d.vm("a")["state"], "starting")
@@ -677,13 +683,16 @@ def hangs(folder):
 def hangs_long(folder):
     """It is found out, also by the next daemon."""
     with Daemon(folder) as d:
-        job = hanging(d, folder)
+        silent = Silent(d)
+        job = silent.hang(d)
+        for pid in d.processes():
+            os.kill(pid, signal.SIGSTOP)
         d.kill()
         d.start()
         job = d.job(job, limit=1800)
         equal((job["state"], d.vm("a")["state"]), ("failed", "failed"))
-        until(lambda: not d.processes(), "its process is left")
         check("did not answer" in job["error"]["message"] and "did not answer" in d.vm("a")["error"], job)
+        until(lambda: not d.processes(), "its process is left")
 
 
 @case
