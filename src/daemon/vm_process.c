@@ -467,8 +467,12 @@ static void try_connect(struct vm *vm)
 {
     char path[PATH_MAX];
     pid_t jail = vm->pid_watch ? 0 : vm_jail_pid(vm); /* that a daemon before us started */
-    if (jail)
+    if (jail) {
         pid_follow(vm, jail);
+        vm_drive(vm); /* what it waited for, to be killed, can be done now */
+        if (vm->killing)
+            return;
+    }
     vm_run_path(vm, "control.sock", path);
     if (!vm->client)
         vmm_client_create(vm->daemon->loop, path, &client_calls, vm, &vm->client, NULL);

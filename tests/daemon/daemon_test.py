@@ -639,13 +639,6 @@ def autostart(folder):
             d.becomes(name, "running")
 
 
-def until(condition, what):
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        check(time.monotonic() < deadline, what)
-        time.sleep(0.02)
-
-
 class Silent:
     """A server for disks that takes connections and says nothing; whose VMs do not come up."""
 
@@ -669,14 +662,14 @@ def hangs(folder):
         job = silent.hang(d)
         d.done("a", "kill")
         equal((d.job(job)["state"], d.vm("a")["state"]), ("failed", "stopped"))
-        until(lambda: not d.processes(), "its process is left")
+        until("its process is left", lambda: not d.processes())
         silent.hang(d)
         d.kill()
         d.start()
         equal(d.vm("a")["state"], "starting")
         d.done("a", "kill")
         equal(d.vm("a")["state"], "stopped")
-        until(lambda: not d.processes(), "its process is left")
+        until("its process is left", lambda: not d.processes())
 
 
 @case
@@ -692,7 +685,7 @@ def hangs_long(folder):
         job = d.job(job, limit=1800)
         equal((job["state"], d.vm("a")["state"]), ("failed", "failed"))
         check("did not answer" in job["error"]["message"] and "did not answer" in d.vm("a")["error"], job)
-        until(lambda: not d.processes(), "its process is left")
+        until("its process is left", lambda: not d.processes())
 
 
 @case
