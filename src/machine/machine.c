@@ -568,8 +568,8 @@ void machine_destroy(struct machine *m)
         device_destroy(list[i]);
     m->devices = NULL;
     io_finish(m);
+    engine_finish(m); /* whose timers are the clock's */
     clock_fini(m);
-    engine_finish(m);
     priv_fini(m);
     for (unsigned i = 0; i < m->ram_count; i++)
         ram_destroy(m->rams[i]);
