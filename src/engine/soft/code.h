@@ -52,11 +52,11 @@ struct block {
     uint32_t ip, cs_base, cs_limit; /* CODE_BY_IP: of the first byte; otherwise 0 */
     uint16_t count;
     _Atomic bool stale;
-    uint16_t heat;         /* how often it was interpreted; racy, only a hint */
-    const uint8_t *code;   /* its translation, or NULL */
-    const uint8_t *out;    /* in the translation: leaves at the block's start */
-    uint8_t window_faults; /* windows that could not be opened; racy, only a hint */
-    bool no_windows;       /* lock; too many of them */
+    _Atomic uint16_t heat; /* how often it was interpreted; some turns are lost, only a hint */
+    const uint8_t *_Atomic code;   /* its translation, whole when it is seen, or NULL */
+    const uint8_t *out;            /* lock; in the translation: leaves at the block's start */
+    _Atomic uint8_t window_faults; /* windows that could not be opened */
+    bool no_windows;               /* lock; too many of them */
     uint64_t scattered;  /* lock; a bit for each instruction that hardly ever finds its last page */
     bool loops;          /* lock; its translation can run on in itself */
     struct insn insns[]; /* count + 1: the last is op_block_end */

@@ -294,6 +294,14 @@ int vcpu_finish(struct soft_vcpu *v, const struct insn *i, int r)
     }
 }
 
+/* Counts a turn of the block; vCPUs that do so at once may lose one. */
+static bool block_is_hot(const struct code_cache *c, struct block *b)
+{
+    const uint16_t heat = atomic_load_explicit(&b->heat, memory_order_relaxed);
+    atomic_store_explicit(&b->heat, (uint16_t)(heat + 1), memory_order_relaxed);
+    return heat >= c->translate_after;
+}
+
 static int step(struct soft_vcpu *v, bool one)
 {
     struct block *b = code_lookup(v);
@@ -302,7 +310,7 @@ static int step(struct soft_vcpu *v, bool one)
     const struct insn *i;
     int r;
     const struct code_cache *code = &soft_engine_of(v)->code;
-    if (v->run->translate && !b->code && !one && b->heat++ >= code->translate_after)
+    if (v->run->translate && !b->code && !one && block_is_hot(code, b))
         code_translate(v, b);
     trace_block(soft_engine_of(v)->trace, v, b);
     if (v->run->translate && b->code && !one &&

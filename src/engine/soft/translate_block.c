@@ -541,5 +541,5 @@ void jit_translate(struct jit *j, struct block *b)
     jit_filled(j, (size_t)(t.e.p - j->rw));
     j->blocks++;
     j->bytes_in += b->bytes;
-    __atomic_store_n(&b->code, start + t.e.to_exec, __ATOMIC_RELEASE);
+    atomic_store_explicit(&b->code, start + t.e.to_exec, memory_order_release);
 }
