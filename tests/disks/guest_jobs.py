@@ -176,7 +176,7 @@ def chains(guest, jobs, disk):
     with loaded(guest, "commit of a middle layer"):
         jobs.wait(jobs.commit("one.qcow2", layer=jobs.path("two.qcow2"), speed=4 * MIB))
     with loaded(guest, "stream down to the base"):
-        job = jobs.stream(base=disk.path, speed=160 * MIB)
+        job = jobs.stream(base=disk.path, speed=MIB)  # not over before it is paused
         busy["text"] = jobs.client.refused("disk-resize", "EBUSY", disk="disk0", size=SIZE * 2)
         jobs.client.ok("job-pause", job=job)
         jobs.wait(job, "paused")

@@ -73,14 +73,18 @@ class Vm:
                 return answer.get("ok")
             self.events.append(answer)
 
+    def has_told(self, what, **members):
+        """The event, if it came before the last answer; else None."""
+        return next((event for event in self.events
+                     if event.get("what") == what and all(event.get(k) == v for k, v in members.items())), None)
+
     def event(self, what, limit=None, **members):
         """Waits for it."""
         end = time.monotonic() + (limit or self.limit)
         while time.monotonic() < end:
-            for event in self.events:
-                if event.get("what") == what and all(event.get(k) == v for k, v in members.items()):
-                    self.events.remove(event)
-                    return
+            if event := self.has_told(what, **members):
+                self.events.remove(event)
+                return
             self.read()
             if select.select([self.socket], [], [], 0.1)[0]:
                 line = self.lines.readline()
@@ -122,14 +126,14 @@ class Vm:
 
 
 def save_and_restore(vm, args, folder, disks):
-    """A new process goes on."""
+    """A new process goes on, with the disks that `disks` tells of once the old one has been saved."""
     saved = os.path.join(folder, "saved")
     with open(saved, "wb") as file:
         vm.do("save", fds=[file.fileno()], fd=True, then="end")
     vm.process.wait(args.limit)
     vm.read()
     words = base(args, folder) + ["--restore", saved]
-    again = Vm(words + [w for d in disks for w in ("--disk", f"{d},format=raw")], folder, args.limit)
+    again = Vm(words + [w for d in disks() for w in ("--disk", f"{d},format=raw")], folder, args.limit)
     again.text, again.seen = vm.text[vm.seen:], 0
     return again
 
@@ -166,7 +170,7 @@ def disk_comes_and_goes(vm, disk, name):
 
 def asked(vm, name):
     """A guest that is still taking it in does not listen: then it is asked again."""
-    for _ in range(5):
+    for _ in range(20):
         try:
             vm.event("device-removed", limit=8, device=name)
             return
@@ -234,13 +238,13 @@ def main():
                 with open(disk, "r+b") as file:
                     vm.do("device-add", fds=[file.fileno()], kind="disk", device="data2", name=disk, format="raw")
                 time.sleep(dice.random() * 0.5)
-                vm = save_and_restore(vm, args, folder, [disk])
+                vm = save_and_restore(vm, args, folder, lambda: [disk])
                 vm.shell_until("test -b /dev/vdb")
                 vm.do("device-remove", device="data2")
                 time.sleep(dice.random() * 6)
-                gone = "data2" not in json.dumps(vm.do("inspect"))
-                vm = save_and_restore(vm, args, folder, [] if gone else [disk])
-                if not gone:
+                was = vm
+                vm = save_and_restore(was, args, folder, lambda: [] if was.has_told("device-removed", device="data2") else [disk])
+                if not was.has_told("device-removed", device="data2"):
                     asked(vm, "data2")
                 vm.shell_until("! test -b /dev/vdb")
             vm.do("quit")

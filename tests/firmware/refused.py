@@ -7,12 +7,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "vmm"))
 import vmm_test  # noqa: E402
-from vmm_test import check  # noqa: E402
+from host import check, until  # noqa: E402
 
 UEFI = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 
@@ -44,10 +43,7 @@ def variables(folder):
     sentence("bytes, the variables of this firmware", "--firmware", "uefi", "--uefi-vars", make(folder + "/short", 4096))
     sentence("cannot create", "--firmware", "uefi", "--uefi-vars", folder + "/none/variables")
     with vmm_test.Vm("--firmware", "uefi", "--uefi-vars", path, "--memory", "128M", boots=False, serial="none"):
-        deadline = time.monotonic() + 60
-        while not os.path.exists(path):
-            check(time.monotonic() < deadline, "the file of variables was not made")
-            time.sleep(0.05)
+        until("the file of variables was not made", lambda: os.path.exists(path) and os.path.getsize(path))
         sentence("in use by another VM", "--firmware", "uefi", "--uefi-vars", path)
 
 

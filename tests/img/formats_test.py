@@ -6,7 +6,6 @@ Prints a matrix of format x operation x oracle; a cell that fails says why and t
 qcow2's many options are in img_test.py. Second readers are libvhdi, libvmdk, libqcow, nbdkit, cryptsetup.
 """
 import argparse
-import json
 import os
 import random
 import shutil
@@ -18,7 +17,7 @@ import time
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "nbd"))
 import servers  # noqa: E402
-from img_test import MIB, SIZE, Bench, Failed  # noqa: E402
+from img_test import MIB, SIZE, Bench, Failed, cpu_seconds  # noqa: E402
 
 # Read by a second reader's library; Debian's python has the modules.
 SECOND = {
@@ -547,10 +546,10 @@ def wrong_facts(b):
     one_sentence(b, ["info", patched("v3.luks", b.path("good.luks"), 6, b"\0\3")], "LUKS header of version 3")
     one_sentence(b, ["info", patched("slot.luks", b.path("good.luks"), 208 + 44, b"\xff\xff\xff\xff")], "key slot")
     slow = patched("slow.luks", b.path("good.luks"), 208 + 4, b"\x7f\xff\xff\xff")
-    start = time.monotonic()
+    start = cpu_seconds()
     one_sentence(b, ["map", f"--key-file={b.path('key')}", slow], "would take too long")
-    if time.monotonic() - start > 10:
-        raise Failed("a header with too many rounds took more than 10 s")
+    if cpu_seconds() - start > 10:
+        raise Failed("a header with too many rounds took more than 10 s of a CPU")
     os.truncate(b.path("flat-flat.vmdk"), MIB)
     one_sentence(b, ["map", b.path("flat.vmdk")], "is shorter")
     os.unlink(b.path("flat-flat.vmdk"))

@@ -16,10 +16,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 
 import img_test
-from img_test import MIB, Failed
+from img_test import MIB, Failed, cpu_seconds
 
 SECONDS, MEMORY = 20, 700 * MIB
 
@@ -28,21 +27,24 @@ def bounded(b, *args):
     """Its answer; at most one sentence if it is an error."""
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (256 * MIB, 256 * MIB))
 
-    start = time.monotonic()
+    start = cpu_seconds()
     try:
-        done = subprocess.run([b.binary, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=SECONDS,
+        done = subprocess.run([b.binary, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=10 * SECONDS,
                               preexec_fn=limit, check=False)
     except subprocess.TimeoutExpired as late:
-        raise Failed(f"{args}: more than {SECONDS} s") from late
+        raise Failed(f"{args}: more than {10 * SECONDS} s") from late
+    if done.returncode == -signal.SIGXCPU:
+        raise Failed(f"{args}: more than {SECONDS} s of a CPU")
     if done.returncode not in (0, 1, 2, 3):
         raise Failed(f"{args}: status {done.returncode}: {done.stderr[-300:]}")
     errors = [line for line in done.stderr.splitlines() if line.startswith("bedplate-img")]
     if len(errors) > 1 or (done.returncode == 1 and len(errors) != 1):
         raise Failed(f"{args}: {done.stderr!r}")
-    return done.returncode, errors[0] if errors else "", time.monotonic() - start
+    return done.returncode, errors[0] if errors else "", cpu_seconds() - start
 
 
 def look(b, img, fmt):

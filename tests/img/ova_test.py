@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
+
+from img_test import cpu_seconds
 
 MIB = 1 << 20
 SIZE = 6 * MIB
@@ -81,7 +82,7 @@ class Test:
     def ours(self, *args, status=(0,)):
         # Time and memory are bounded, whatever is in the archive.
         done = subprocess.run(["prlimit", "--as=2000000000", self.binary, *args], stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
+                              stderr=subprocess.STDOUT, text=True, timeout=200, check=False,
                               env={**os.environ, "TMPDIR": self.dir})
         if done.returncode not in status:
             raise Failed(f"{' '.join(args)}: status {done.returncode}: {done.stdout[-300:]}")
@@ -167,10 +168,10 @@ def hostile(t):
         t.refused(name + ".ova", want, "info", "-f", "ova")
     bomb = gzip.compress(bytes(300 * MIB))
     pack(t.path("bomb.ova"), [("a.ovf", ovf([file_line(1, "b", 'ovf:compression="gzip"')], [disk_line(1, uri="raw")])), ("b", bomb)])
-    start = time.monotonic()
+    start = cpu_seconds()
     t.refused("bomb.ova", "larger than its description allows", "map")
-    if time.monotonic() - start > 20:
-        raise Failed("a bomb took more than 20 s")
+    if cpu_seconds() - start > 20:
+        raise Failed("a bomb took more than 20 s of a CPU")
     small = ovf([file_line(1, "disk.vmdk")], [disk_line(1, SIZE * 2)])
     pack(t.path("small.ova"), [("a.ovf", small), disk])
     t.refused("small.ova", "smaller than its description says", "map")

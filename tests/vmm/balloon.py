@@ -88,7 +88,7 @@ def talk(args, folder):
         until(lambda: f"{balloon(vm)}", lambda: balloon(vm)["actual"] == target)
         small = falls(vm, cached - 20)
 
-        vm = hotplug.save_and_restore(vm, args, folder, [])
+        vm = hotplug.save_and_restore(vm, args, folder, list)
         report = balloon(vm)
         expect(report["actual"] == report["target"] == target, f"the restored balloon: {report}")
         restored = resident(vm)
