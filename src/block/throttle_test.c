@@ -100,14 +100,25 @@ static unsigned load_end(struct load *load)
 
 static void stop_loop(void *arg) { loop_stop(loop, 0); }
 
-static void run_for(unsigned ms)
+/* How many milliseconds it took indeed: a busy machine lets us wait. */
+static unsigned run_for(unsigned ms)
 {
     struct loop_timer *timer;
     struct err err = { 0 };
+    uint64_t start = monotonic_ns();
     assert_int_equal(loop_timer_create(loop, stop_loop, NULL, &timer, &err), 0);
-    loop_timer_arm(timer, monotonic_ns() + ms * 1000000ull);
+    loop_timer_arm(timer, start + ms * 1000000ull);
     loop_run(loop);
     loop_timer_destroy(timer);
+    return (unsigned)((monotonic_ns() - start) / 1000000) + 1;
+}
+
+/* For what nothing holds back. */
+static void run_until_done(const struct load *load, unsigned count)
+{
+    for (unsigned i = 0; i < 1200 && load->done <= count; i++)
+        run_for(50);
+    assert_true(load->done > count);
 }
 
 static struct throttle_group *group_of_limits(const struct throttle_limits *limits)
@@ -119,33 +130,40 @@ static struct throttle_group *group_of_limits(const struct throttle_limits *limi
     return group;
 }
 
-/* Measured against the clock of a busy machine: too many is wrong, too few only by a lot. */
-static void expect(unsigned done, unsigned most)
+enum { AT_ONCE = 10 }; /* what may be over the edge */
+
+/* At a rate, of which a tenth of a second's worth passes at once, in a time that was to be `ms` and
+ * became `took`: too many is wrong, too few only by a lot. */
+static void expect(unsigned done, unsigned rate, unsigned ms, unsigned took)
 {
-    if (done > most || done < most / 3)
-        fail_msg("%u operations where %u are allowed", done, most);
+    unsigned least = rate * (ms + 100) / 1000 / 3, most = rate * (took + 100) / 1000 + AT_ONCE;
+    if (done > most || done < least)
+        fail_msg("%u operations in %u ms, where %u to %u are right", done, took, least, most);
 }
 
-static unsigned measure(const struct throttle_limits *limits, enum block_op op, unsigned ms)
+static void rate_is(const struct throttle_limits *limits, enum block_op op, unsigned rate)
 {
     AUTO(throttle_group_unref) struct throttle_group *group = group_of_limits(limits);
     struct disk disk = disk_open(group);
     struct load *load = load_start(&disk, op, 8);
-    run_for(ms);
-    unsigned done = load_end(load);
+    unsigned took = run_for(300);
+    expect(load_end(load), rate, 300, took);
     disk_close(&disk);
-    return done;
 }
 
 static void test_rates(void **state)
 {
     struct throttle_limits iops = { .of[THROTTLE_IOPS] = { .rate = 400 } };
-    /* A tenth of a second's worth passes at once, one more may be over the edge. */
-    expect(measure(&iops, BLOCK_READ, 300), 120 + 40 + 10);
-    expect(measure(&iops, BLOCK_WRITE, 300), 120 + 40 + 10);
+    rate_is(&iops, BLOCK_READ, 400);
+    rate_is(&iops, BLOCK_WRITE, 400);
     struct throttle_limits bytes = { .of[THROTTLE_BPS_WRITE] = { .rate = 400 * BLOCK } };
-    expect(measure(&bytes, BLOCK_WRITE, 300), 120 + 40 + 10);
-    assert_true(measure(&bytes, BLOCK_READ, 100) > 200);
+    rate_is(&bytes, BLOCK_WRITE, 400);
+    AUTO(throttle_group_unref) struct throttle_group *group = group_of_limits(&bytes);
+    struct disk disk = disk_open(group);
+    struct load *load = load_start(&disk, BLOCK_READ, 8);
+    run_until_done(load, 200);
+    load_end(load);
+    disk_close(&disk);
 }
 
 static void test_burst(void **state)
@@ -155,13 +173,13 @@ static void test_burst(void **state)
     AUTO(throttle_group_unref) struct throttle_group *group = group_of_limits(&limits);
     struct disk disk = disk_open(group);
     struct load *load = load_start(&disk, BLOCK_WRITE, 8);
-    run_for(300); /* the burst's rate */
-    expect(load->done, 600 + 200 + 20);
-    run_for(1500); /* which is used up within a second */
-    assert_true(load->done <= 2000 + 180 + 20);
+    unsigned took = run_for(300); /* the burst's rate */
+    expect(load->done, 2000, 300, took);
+    took += run_for(1500); /* which is used up within a second */
+    assert_true(load->done <= 2000 + 100 * took / 1000 + 2 * AT_ONCE);
     unsigned had = load->done;
-    run_for(300);
-    assert_true(load->done - had <= 45);
+    took = run_for(300);
+    assert_true(load->done - had <= 100 * took / 1000 + 15);
     load_end(load);
     disk_close(&disk);
 }
@@ -172,9 +190,9 @@ static void test_group(void **state)
     AUTO(throttle_group_unref) struct throttle_group *group = group_of_limits(&limits);
     struct disk a = disk_open(group), b = disk_open(group);
     struct load *load_a = load_start(&a, BLOCK_WRITE, 8), *load_b = load_start(&b, BLOCK_READ, 1);
-    run_for(500);
+    unsigned took = run_for(500);
     unsigned of_a = load_end(load_a), of_b = load_end(load_b);
-    expect(of_a + of_b, 200 + 40 + 12);
+    expect(of_a + of_b, 400, 500, took);
     assert_true(of_b * 3 > of_a); /* a deep queue gets no more turns */
     disk_close(&a);
     disk_close(&b);
@@ -186,11 +204,10 @@ static void test_change(void **state)
     AUTO(throttle_group_unref) struct throttle_group *group = group_of_limits(&slow);
     struct disk disk = disk_open(group);
     struct load *load = load_start(&disk, BLOCK_WRITE, 8);
-    run_for(50);
-    assert_true(load->done <= 2);
+    unsigned took = run_for(50);
+    assert_true(load->done <= 2 + took / 1000);
     throttle_group_set(group, &none); /* what waits goes at once */
-    run_for(50);
-    assert_true(load->done > 20);
+    run_until_done(load, 20);
     throttle_group_set(group, &slow);
     throttle_group_get(group, &now);
     assert_int_equal(now.of[THROTTLE_IOPS].rate, 1);

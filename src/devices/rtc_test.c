@@ -123,7 +123,7 @@ static void update_interrupt(void **state)
 {
     test_time(1950000000);
     cmos_set(0x0b, 0x12);
-    wait_for_interrupt(2000);
+    wait_for_interrupt(60000);
     assert_int_equal(cmos(0x0c) & 0x90, 0x90);
     assert_int_equal(cmos(0x0c) & 0x80, 0);
 }
@@ -135,7 +135,7 @@ static void alarm_interrupt(void **state)
     cmos_set(3, 0x13);
     cmos_set(5, 0x22);
     cmos_set(0x0b, 0x22);
-    wait_for_interrupt(2000);
+    wait_for_interrupt(60000);
     assert_int_equal(cmos(0x0c) & 0xa0, 0xa0);
 }
 
@@ -143,7 +143,7 @@ static void periodic_interrupt(void **state)
 {
     cmos_set(0x0a, 0x2d); /* 8 Hz */
     cmos_set(0x0b, 0x42);
-    wait_for_interrupt(2000);
+    wait_for_interrupt(60000);
     assert_int_equal(cmos(0x0c) & 0xc0, 0xc0);
 }
 

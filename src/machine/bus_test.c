@@ -194,14 +194,25 @@ struct ringing {
     struct machine *m;
     int fd;
     _Atomic int stage;
+    _Atomic pid_t thread;
 };
 
 static void *ring_once(void *arg)
 {
     struct ringing *ringing = arg;
+    ringing->thread = gettid();
     ringing->stage = 1;
     bus_write(ringing->m, SPACE_MEMORY, 0x4002, 2, 0);
     return NULL;
+}
+
+/* Has the kernel put this thread to sleep? */
+static bool sleeps(pid_t thread)
+{
+    char path[64], text[128];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)thread);
+    AUTO(file_close) FILE *f = fopen(path, "re");
+    return f && fgets(text, sizeof text, f) && strstr(text, ") S ");
 }
 
 static void *drain_later(void *arg)
@@ -224,9 +235,8 @@ static void test_doorbell_close(void **state)
     assert_int_equal(doorbell_add(board->m, SPACE_MEMORY, 0x4002, 2, ringing.fd, NULL), 0);
     pthread_t ringer, drainer;
     pthread_create(&ringer, NULL, ring_once, &ringing);
-    while (!ringing.stage)
+    while (!ringing.stage || !sleeps(ringing.thread))
         usleep(100);
-    usleep(10000);
     pthread_create(&drainer, NULL, drain_later, &ringing);
     doorbell_remove(board->m, SPACE_MEMORY, 0x4002, ringing.fd);
     assert_int_equal(ringing.stage, 2);

@@ -35,8 +35,10 @@ static void test_clock(void **state)
     now = guest_now_ns(m);
     usleep(2000);
     assert_int_equal(guest_now_ns(m), now);
+    before = monotonic_ns();
     clock_start(m);
-    assert_in_range(guest_now_ns(m) - now, 0, 2000 * (uint64_t)MS);
+    uint64_t later = guest_now_ns(m);
+    assert_in_range(later - now, 0, monotonic_ns() - before);
     clock_stop(m);
     assert_int_equal(fake_engine(m)->clock_changes, 5);
     fake_machine_destroy(m);
@@ -91,7 +93,7 @@ static void alarm_init(struct alarm *a, struct machine *m)
 
 static void wait_fired(struct alarm *a, unsigned count)
 {
-    for (unsigned i = 0; i < 5000 && a->fired < count; i++)
+    for (unsigned i = 0; i < 60000 && a->fired < count; i++)
         usleep(1000);
     assert_true(a->fired >= count);
 }
@@ -116,9 +118,11 @@ static void test_timers(void **state)
     assert_int_equal(c.fired, 0);
     guest_timer_arm(c.timer, guest_now_ns(m) + 2 * MS); /* earlier than before */
     wait_fired(&c, 1);
+    clock_stop(m); /* so that it cannot fire before */
     guest_timer_arm(c.timer, guest_now_ns(m) + 3 * MS);
     guest_timer_disarm(c.timer);
     guest_timer_disarm(c.timer);
+    clock_start(m);
     usleep(8000);
     assert_int_equal(a.fired, 1);
     assert_int_equal(c.fired, 1);

@@ -52,6 +52,7 @@ static void test_retire(void **state)
 
 struct reader {
     struct gate *g;
+    _Atomic bool go;   /* it may leave soon */
     _Atomic int stage; /* 1: inside, 2: about to leave */
 };
 
@@ -60,6 +61,8 @@ static void *reader_run(void *arg)
     struct reader *r = arg;
     unsigned token = gate_enter(r->g);
     r->stage = 1;
+    while (!r->go)
+        usleep(100);
     usleep(20000);
     r->stage = 2;
     gate_leave(r->g, token);
@@ -79,6 +82,7 @@ static void test_wait(void **state)
             usleep(100);
         gate_retire(&g, malloc(1)); /* flips the parity in every round */
         assert_int_equal(waiting(&g), 1);
+        r.go = true;
         gate_wait(&g);
         assert_int_equal(r.stage, 2);
         assert_int_equal(waiting(&g), 0);

@@ -20,7 +20,7 @@ static void set(unsigned port, unsigned at, uint32_t value)
 
 static void wait_for(unsigned port, unsigned at, uint32_t mask, uint32_t value)
 {
-    for (unsigned i = 0; i < 5000; i++) {
+    for (unsigned i = 0; i < 60000; i++) {
         if ((reg(port, at) & mask) == value)
             return;
         usleep(1000);
@@ -32,7 +32,7 @@ static void wait_for(unsigned port, unsigned at, uint32_t mask, uint32_t value)
 static void wait_for_signature(unsigned port)
 {
     enum { AT_D2H = 0x40, D2H = 0x34 };
-    for (unsigned i = 0; i < 5000; i++) {
+    for (unsigned i = 0; i < 60000; i++) {
         uint8_t type = 0;
         mem_read(test_machine.m, FIS + port * 0x100 + AT_D2H, &type, 1);
         if (type == D2H) {
@@ -278,7 +278,7 @@ static void software_and_link_resets(void **state)
     assert_int_equal(reg(1, SIG), 0xeb140101);
     mmio_write(AHCI_AT + 4, 4, 0x80000001);
     for (unsigned i = 0; mmio_read(AHCI_AT + 4, 4) & 1; i++) {
-        assert_true(i < 5000);
+        assert_true(i < 60000);
         usleep(1000);
     }
 }

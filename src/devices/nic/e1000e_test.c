@@ -33,7 +33,7 @@ static int teardown(void **state)
 static void wait_for(unsigned at, uint32_t value)
 {
     for (unsigned i = 0; get(at) != value; i++) {
-        if (i == 2000)
+        if (i == 60000)
             fail_msg("register 0x%x stays 0x%x", at, get(at));
         usleep(1000);
     }

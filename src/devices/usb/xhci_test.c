@@ -29,7 +29,7 @@ static void put(uint64_t ring, unsigned *at, uint64_t parameter, uint32_t status
 static struct trb event(void)
 {
     struct trb trb;
-    for (unsigned i = 0; i < 3000; i++) {
+    for (unsigned i = 0; i < 60000; i++) {
         mem_read(test_machine.m, EVENTS + event_at % 64 * 16, &trb, sizeof trb);
         if ((trb.control & 1) == (event_at / 64 % 2 == 0)) {
             event_at++;
@@ -69,7 +69,7 @@ static int setup(void **state)
     device_fuzz_begin(&xhci_model);
     set(0x40, 2);
     for (unsigned i = 0; get(0x40) & 2; i++) {
-        assert_true(i < 3000);
+        assert_true(i < 60000);
         usleep(1000);
     }
     mem_write(test_machine.m, ERST, segment, sizeof segment);

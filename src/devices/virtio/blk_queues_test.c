@@ -163,7 +163,7 @@ static void queue_renew(struct driver *v)
     bus_write(t->g.m, SPACE_MEMORY, common + VIRTIO_PCI_COMMON_Q_RESET, 2, 1);
     for (unsigned i = 0; bus_read(t->g.m, SPACE_MEMORY, common + VIRTIO_PCI_COMMON_Q_RESET, 2) != 0;
          i++) {
-        assert_true(i < 10000);
+        assert_true(i < 60000);
         usleep(1000);
     }
     queue_make(v);

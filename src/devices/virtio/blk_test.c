@@ -166,7 +166,7 @@ static void test_blk_commands(void **state)
     gq_add(&k.q[0], &header, 1);
     gdev_kick(&k.q[0]);
     for (unsigned i = 0; gdev_status(&k.d) != (15 | VIRTIO_CONFIG_S_NEEDS_RESET); i++) {
-        assert_true(i < 5000);
+        assert_true(i < 60000);
         usleep(1000);
     }
     k.mdisk->mode = MDISK_WORKS;
@@ -316,9 +316,11 @@ static void test_blk_io_thread(void **state)
     for (unsigned i = 0; i < 100; i++)
         assert_int_equal(disk_do(&k, VIRTIO_BLK_T_IN, i, 512), VIRTIO_BLK_S_OK);
     k.mdisk->mode = MDISK_HANGS;
+    k.mdisk->submitted = 0;
     assert_true(disk_add(&k, 0, 0, VIRTIO_BLK_T_IN, 0, 512) >= 0);
     gdev_kick(&k.q[0]);
-    usleep(20000);
+    for (unsigned i = 0; !k.mdisk->submitted && i < 60000; i++)
+        usleep(1000);
     machine_pause(k.g.m);
     loop_call(loop, mdisk_release, k.mdisk); /* ends while paused: not told before the resume */
     assert_int_equal(gq_get(&k.q[0], &len), -1);
@@ -438,7 +440,7 @@ static void test_blk_reset_waits(void **state)
         k.mdisk->submitted = 0;
         assert_true(disk_add(&k, 0, 1, VIRTIO_BLK_T_IN, 0, 512) >= 0);
         gdev_kick(&k.q[0]);
-        for (unsigned i = 0; !k.mdisk->submitted && i < 5000; i++)
+        for (unsigned i = 0; !k.mdisk->submitted && i < 60000; i++)
             usleep(1000);
         unsigned reg = whole ? VIRTIO_PCI_COMMON_STATUS : VIRTIO_PCI_COMMON_Q_RESET;
         unsigned size = whole ? 1 : 2;

@@ -152,7 +152,7 @@ static void test_console_single(void **state)
         gq_wait(&c.q[0], &used);
         got += used;
     }
-    for (unsigned i = 0; !c.t[0].rooms && i < 5000; i++)
+    for (unsigned i = 0; !c.t[0].rooms && i < 60000; i++)
         usleep(1000);
     assert_int_equal(c.t[0].rooms, 1);
 

@@ -57,7 +57,7 @@ static void test_input(void **state)
         gq_add(&q, &buf, 1);
     }
     gdev_kick(&q);
-    for (unsigned i = 0; i < 500 && !input_has_tablet(hub); i++) {
+    for (unsigned i = 0; i < 60000 && !input_has_tablet(hub); i++) {
         usleep(2000);
         guest_run_loop(&g);
     }
