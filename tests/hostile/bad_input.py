@@ -11,7 +11,6 @@ What needs no real kernel is in tests/vmm/vmm_test.py. The full disk is a tmpfs 
 """
 import argparse
 import contextlib
-import contextlib
 import hashlib
 import os
 import re
@@ -26,6 +25,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "boot"), os.path.join(HERE, "..", "vmm")]
 import boot  # noqa: E402  (tests/boot/boot.py)
 import vmm_test  # noqa: E402  (tests/vmm/vmm_test.py)
+from host import LIMIT  # noqa: E402
 
 USAGE, FILE, NOBODY = vmm_test.USAGE, vmm_test.FILE, 65534
 MIB = 1 << 20
@@ -34,7 +34,7 @@ check = vmm_test.check
 
 def refused(sentence, *words, status=FILE, **options):
     done = subprocess.run([ARGS.binary, "--engine", "soft", "--serial", "none", *words], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=30, **options)
+                          capture_output=True, text=True, timeout=LIMIT, **options)
     what = " ".join(words)
     vmm_test.equal(done.returncode, status, f"status of {what!r}: {done.stderr}")
     check(re.search(sentence, done.stderr), f"{what!r}: no {sentence!r} in {done.stderr!r}")
@@ -92,7 +92,7 @@ def files(folder):
         small = shutil.copy(ARGS.small_guest, folder)
         os.chmod(disk, 0o444)  # readable, but not for writing
         done = subprocess.run([binary, "--engine", "soft", "--serial", "none", "--kernel", small, "--disk", disk + ",format=raw"],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, preexec_fn=as_nobody)
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, preexec_fn=as_nobody)
         vmm_test.equal(done.returncode, FILE, f"a disk that may not be written: {done.stderr}")
         check("may only be read; add readonly or" in done.stderr, done.stderr)
 
@@ -100,14 +100,14 @@ def files(folder):
 def start_qemu(disk, path):
     """Comes back when QEMU holds the disk: its main loop answers once everything is open. The kernel gives back the lock of a
     VM that was killed a moment later, and QEMU, unlike us, does not wait for it."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline:
         qemu = subprocess.Popen(["qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-qmp",
                                  f"unix:{path},server=on,wait=off", "-drive", f"file={disk},format=raw,if=virtio"],
                                 stdin=subprocess.DEVNULL)
         while qemu.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as control:
-                control.settimeout(30)
+                control.settimeout(LIMIT)
                 control.connect(path)
                 control.sendall(b'{"execute": "qmp_capabilities"}{"execute": "query-status", "id": "up"}')
                 for line in control.makefile():
@@ -117,7 +117,7 @@ def start_qemu(disk, path):
         qemu.kill()
         qemu.wait()
         time.sleep(0.2)
-    sys.exit("QEMU could not open the disk in 30 s")
+    sys.exit("QEMU could not open the disk")
 
 
 def locks(folder):
@@ -150,7 +150,7 @@ def locks(folder):
                              stderr=subprocess.DEVNULL)
     try:
         first.stdout.readline()
-        done = subprocess.run([ARGS.binary, "--engine", "soft", *shared], input=b"p", capture_output=True, timeout=30)
+        done = subprocess.run([ARGS.binary, "--engine", "soft", *shared], input=b"p", capture_output=True, timeout=LIMIT)
         vmm_test.equal(done.returncode, 0, f"a second reader: {done.stderr}")
     finally:
         first.kill()

@@ -92,7 +92,7 @@ class Run:
 def tame(run, args):
     run.read(args.limit)
     try:
-        status = run.process.wait(20)
+        status = run.process.wait(60)
     except subprocess.TimeoutExpired:
         yield "it does not end"
         with contextlib.suppress(AssertionError, OSError):
@@ -131,12 +131,12 @@ def chaos(run, args):
             client.ok("quit")
     except (AssertionError, OSError) as error:
         if run.process.poll() is None:
-            run.read(5)
+            run.read(60)
         if not run.ended:
             yield f"the control socket: {error}"
-    run.read(20)
+    run.read(60)
     try:
-        status = run.process.wait(20)
+        status = run.process.wait(60)
     except subprocess.TimeoutExpired:
         yield "it does not end"
         return

@@ -25,7 +25,10 @@ import subprocess
 import sys
 import tempfile
 
-SKIP, LIMIT = 77, 60
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "vmm")]
+from host import LIMIT, check, until  # noqa: E402
+
+SKIP = 77
 NOBODY, GIVEN, RANGE = 65534, 2130706440, 300000
 THREADS, OTHERS = ("main", "io", "new thread", "vcpu"), ("main", "io", "new thread")
 NEEDED = ["duplicate", "receive"]
@@ -39,11 +42,6 @@ SPACES = "mount,pid,ipc,uts,net,cgroup"
 def skip(why):
     print(f"skip: {why}")
     sys.exit(SKIP)
-
-
-def check(condition, what):
-    if not condition:
-        raise AssertionError(what)
 
 
 class Ground:
@@ -173,9 +171,17 @@ def control_group():
             os.mkdir(path)
             made = path
             break
-    yield made
-    if made:
-        os.rmdir(made)
+    try:
+        yield made
+    finally:
+        if made:
+            until("the control group is not empty", lambda: removed(made))
+
+
+def removed(directory):
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
+    return not os.path.exists(directory)
 
 
 def opening(ground):
