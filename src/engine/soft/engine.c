@@ -121,7 +121,7 @@ static int soft_probe(bool *slow, struct err *err)
 
 struct soft_options {
     bool jit, link, lookup, quick, sse, x87, windows, loops, pins, syscall, granules, tsc, perf,
-        last;
+        last, stack;
     uint64_t translate_after;
     uint64_t code; /* bytes of translated code; decoded blocks may take twice as much */
     char trace[256];
@@ -130,7 +130,7 @@ struct soft_options {
 static const char OPTIONS_HELP[] =
     "there are jit=off|block, hot=N, code=SIZE, link=off, "
     "lookup=off, sse=off, x87=off, windows=off, loops=off, "
-    "pins=off, quick=off, syscall=off, granules=off, tsc=off, last=off, "
+    "pins=off, quick=off, syscall=off, granules=off, tsc=off, last=off, stack=off, "
     "trace=FILE and "
     "perf=on";
 
@@ -147,7 +147,7 @@ static bool option_switch(const char *word, struct soft_options *o)
         { "loops=off", &o->loops, false },       { "pins=off", &o->pins, false },
         { "granules=off", &o->granules, false }, { "tsc=off", &o->tsc, false },
         { "quick=off", &o->quick, false },       { "syscall=off", &o->syscall, false },
-        { "last=off", &o->last, false },
+        { "last=off", &o->last, false },         { "stack=off", &o->stack, false },
     };
     for (unsigned n = 0; n < ARRAY_LEN(switches); n++) {
         if (strcmp(word, switches[n].word) == 0) {
@@ -165,8 +165,8 @@ static bool option_switch(const char *word, struct soft_options *o)
  * lookup=off (jump cache in translated code), quick=off (a table for each address space before it),
  * sse=off, x87=off, windows=off (one check for several accesses), loops=off (jumps inside a block),
  * pins=off (R12 to R15 in host registers in loops), syscall=off (SYSCALL and SYSRET), granules=off
- * (code is known by 64 bytes), tsc=off (RDTSC from the host's TSC) and last=off (checks that
- * remember a page).
+ * (code is known by 64 bytes), tsc=off (RDTSC from the host's TSC), last=off (checks that
+ * remember a page) and stack=off (RSP follows several pushes and pops at once).
  */
 static int options_parse(const char *text, struct soft_options *o, struct err *err)
 {
@@ -221,6 +221,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
                                     .granules = true,
                                     .tsc = true,
                                     .last = true,
+                                    .stack = true,
                                     .translate_after = 16,
                                     .code = code_bytes(config->memory) };
     int r = options_parse(config->options, &options, err);
@@ -263,6 +264,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     e->code.jit.pins = options.pins;
     e->code.jit.syscalls = options.syscall;
     e->code.jit.last = options.last;
+    e->code.jit.stack = options.stack;
     e->code.jit.x87 = options.x87 && x87_host_able();
     if (!options.lookup || traced)
         e->code.jit.find = e->code.jit.find_nothing;

@@ -48,7 +48,7 @@ struct jit {
     size_t size, used, first; /* bytes; first: where blocks begin, behind the entry and exit code */
     bool full;
     /* optimisations, to be switched off one by one; fixed at create */
-    bool link, sse, x87, windows, loops, pins, syscalls, last;
+    bool link, sse, x87, windows, loops, pins, syscalls, last, stack;
     unsigned sites;                    /* given out so far */
     int (*enter)(const uint8_t *code); /* answers STEP_* (run.h) */
     /* Written once, before all blocks. leave_at: rax is the offset in the page where to go on;

@@ -63,6 +63,7 @@ struct slow { /* a check that failed: run the handler, come back behind the inst
     enum flags_where flags_at, flags; /* at the check; what the code behind expects */
     struct producer producer;         /* at the check */
     struct fp_state fp, fp_back;      /* at the check, and what the code behind expects */
+    int32_t ahead, ahead_back;        /* tr.ahead: the same */
 };
 
 /* A jump whose way on is written behind the block's straight one, or that waits for its label. */
@@ -75,6 +76,7 @@ struct side_exit {
     struct producer producer;
     struct fp_state fp;
     struct window window;
+    int32_t ahead;
 };
 
 /* An instruction that jumps of its own block lead to (translate_branch.c). */
@@ -84,6 +86,7 @@ struct label {
     bool flags_dead;    /* nothing looks at the status flags there; else they are in v->cc */
     const uint8_t *at;  /* executable; NULL: not reached yet */
     struct fp_state fp; /* what the code there expects */
+    int32_t ahead;      /* the same */
 };
 
 struct tr {
@@ -97,6 +100,7 @@ struct tr {
     uint8_t held[2]; /* which of R12 to R15 rax and r14 still hold after a simple instruction, or
                         REG_NONE */
     struct window window;
+    int32_t ahead;       /* RSP is its host register and this: stack_move */
     struct place_of mem; /* the operand, behind mem_operand and its kin */
     bool wide;           /* the block has AVX: it needs whole YMM registers; fixed */
     bool ended;          /* an exit was written: nothing follows */
@@ -251,7 +255,12 @@ enum loop_kind { LOOP_COUNT, LOOP_ZERO /* JCXZ */ };
 tr_fn tr_push, tr_push_i, tr_pop, tr_leave, tr_jmp, tr_jcc, tr_loop, tr_call, tr_ret, tr_jmp_e,
     tr_call_e;
 
+/* RSP moves by a constant. In 64-bit code that is only noted, and its register follows where RSP
+ * itself is wanted: in a chain of pushes and pops each would wait for the one before. */
 void stack_move(struct tr *t, int32_t by);
+/* The register follows until RSP is `ahead` of it; 0: it is RSP. No flags. */
+void stack_reach(struct tr *t, int32_t ahead);
+static inline void stack_settle(struct tr *t) { stack_reach(t, 0); }
 static inline bool push_size_fits(const struct tr *t, const struct insn *i)
 {
     return narrow(t) ? i->size >= 2 : i->size == 8;

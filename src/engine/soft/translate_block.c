@@ -18,6 +18,7 @@ static void slow_paths_return(struct tr *t, const struct insn *i)
         t->slow[n].back = t->e.p;
         t->slow[n].flags = t->flags;
         t->slow[n].fp_back = t->fp;
+        t->slow[n].ahead_back = t->ahead;
     }
 }
 
@@ -326,6 +327,25 @@ struct access access_of(const struct insn *i)
                             i->disp };
 }
 
+/* Does it move RSP by a constant, and is that all that anybody can see of it? */
+static bool only_moves_stack(const struct tr *t, const struct insn *i, int64_t *by)
+{
+    tr_fn *fn = translations[i->row].fn;
+    return stack_size_of(t) == 8 && t->jit->stack && (fn == tr_form || fn == tr_lea) &&
+           register_moves(i, R_SP, by) && *by && (fn == tr_lea || flags_dead_behind(t));
+}
+
+/* Must RSP be in its register? It need not where it only moves, or is the base of an address. */
+static bool wants_stack(const struct insn *i)
+{
+    enum { NEAR = 1 << 30 };
+    tr_fn *fn = translations[i->row].fn;
+    struct insn registers = *i;
+    registers.base = registers.index = REG_NONE;
+    return !fn || fn == tr_syscall || fn == tr_sysret || regs_named(&registers) >> R_SP & 1 ||
+           (is_mem(i) && i->base == R_SP && (i->disp > NEAR || i->disp < -NEAR));
+}
+
 static void insn_translate(struct tr *t, const struct insn *i)
 {
     const struct translation *how = &translations[i->row];
@@ -342,12 +362,26 @@ static void insn_translate(struct tr *t, const struct insn *i)
     if (t->fp.x87_mem && regs_written(how, i) & x87_pointer_regs(&t->fp))
         x87_data_pointer_commit(t);
 
+    int64_t by;
+    if (only_moves_stack(t, i, &by)) {
+        stack_move(t, (int32_t)by);
+        window_follow(t, i);
+        if (how->fn != tr_lea) /* nobody looks at the flags that it makes, or at older ones */
+            t->flags = IN_CC;
+        if (how->fn != tr_lea || spoils)
+            t->producer.kind = PRODUCER_NONE;
+        return;
+    }
+    if (wants_stack(i))
+        stack_settle(t);
+
     uint8_t *start = t->e.p;
     unsigned slow_count = t->slow_count, exit_count = t->exit_count, flag_writes = t->flag_writes;
     enum flags_where flags = t->flags;
     struct producer producer = t->producer;
     struct fp_state fp = t->fp;
     struct window window = t->window;
+    int32_t ahead = t->ahead;
     if (how->fn && own_handler(i)) {
         if (how->fn(t, i, how->param)) {
             window_follow(t, i);
@@ -367,9 +401,11 @@ static void insn_translate(struct tr *t, const struct insn *i)
         t->producer = producer;
         t->fp = fp;
         t->window = window;
+        t->ahead = ahead;
         held_drop(t);
     }
     t->window.base = REG_NONE;
+    stack_settle(t);
     flags_commit(t);
     t->producer.kind = PRODUCER_NONE;
     fp_spill(t);
@@ -404,6 +440,8 @@ static void slow_paths_write(struct tr *t)
             emit_jmp(&t->e, s->back + t->e.to_exec);
             continue;
         }
+        t->ahead = s->ahead;
+        stack_settle(t);
         fp_store(t, &s->fp);
         held_drop(t);
         t->flags = s->flags_at;
@@ -413,8 +451,10 @@ static void slow_paths_write(struct tr *t)
             window_slow_path(t, s);
             uint8_t *no = emit_jcc_forward(&t->e, CC_E);
             fp_enter(t, &s->fp);
+            stack_reach(t, s->ahead);
             emit_jmp(&t->e, s->again);
             emit_land(&t->e, no);
+            t->ahead = 0;
             handler_call(t, s->insn);
             pins_undo(t);
             exit_at(t, insn_end(s->insn));
@@ -431,6 +471,7 @@ static void slow_paths_write(struct tr *t)
             t->flags = IN_CC;
             flags_fetch(t);
         }
+        stack_reach(t, s->ahead_back);
         emit_jmp(&t->e, s->back + t->e.to_exec);
     }
 }
@@ -534,6 +575,7 @@ void jit_translate(struct jit *j, struct block *b)
     slow_paths_write(&t);
     emit_land(&t.e, out);
     b->out = emit_exec(&t.e);
+    t.ahead = 0;
     exit_at(&t, 0);
     do /* INT3 between blocks: nothing runs into the next, and readers see where one begins */
         e8(&t.e, 0xcc);

@@ -70,6 +70,7 @@ static void jump_found(struct tr *t)
 /* To the address in r14. */
 void exit_to(struct tr *t)
 {
+    stack_settle(t);
     find(t, NULL);
     jump_found(t);
 }
@@ -77,6 +78,7 @@ void exit_to(struct tr *t)
 /* To the dispatcher, `delta` behind the block's start. */
 void exit_at(struct tr *t, int64_t delta)
 {
+    stack_settle(t);
     if (by_ip(t)) {
         constant_get(t, ip_at(t, delta));
         emit_jmp(&t->e, t->jit->leave_to);
@@ -100,6 +102,7 @@ void exit_direct(struct tr *t, int64_t delta)
     struct emit *e = &t->e;
     const struct block *b = t->block;
     pins_undo(t);
+    stack_settle(t);
     int64_t place = block_place(b) + delta;
     bool wraps = by_ip(t) && b->ip + delta != ip_at(t, delta);
     if (place < 0 || place > (int64_t)PAGE_SIZE - INSN_LONGEST || wraps) {
@@ -133,8 +136,25 @@ static bool windows_equal(const struct window *a, const struct window *b)
 
 /* ---- Stack ---- */
 
+/* Far less than what a displacement may be: insn_translate. */
+enum { AHEAD_MAX = 1 << 20 };
+
+void stack_reach(struct tr *t, int32_t ahead)
+{
+    if (t->ahead != ahead)
+        emit_lea(&t->e, stack_size_of(t), host_of[R_SP], host_of[R_SP], H_NONE, 0,
+                 t->ahead - ahead);
+    t->ahead = ahead;
+}
+
 void stack_move(struct tr *t, int32_t by)
 {
+    if (stack_size_of(t) == 8 && t->jit->stack && by <= AHEAD_MAX && by >= -AHEAD_MAX &&
+        t->ahead + by <= AHEAD_MAX && t->ahead + by >= -AHEAD_MAX) {
+        t->ahead += by;
+        return;
+    }
+    stack_settle(t);
     emit_lea(&t->e, stack_size_of(t), host_of[R_SP], host_of[R_SP], H_NONE, 0, by);
 }
 
@@ -198,6 +218,7 @@ bool tr_leave(struct tr *t, const struct insn *i, unsigned param)
     frame_operand(t, i);
     emit_lea(&t->e, i->size, host_of[R_SP], host_of[R_BP], H_NONE, 0, i->size);
     emit_op(&t->e, 0, i->size, 0x8b, host_of[R_BP], t->mem, 0);
+    t->ahead = 0;
     return true;
 }
 
@@ -221,6 +242,7 @@ static struct side_exit *exit_new(struct tr *t, uint8_t *site, int64_t delta, in
         .producer = t->producer,
         .fp = t->fp,
         .window = t->window,
+        .ahead = t->ahead,
     };
     return x;
 }
@@ -247,6 +269,7 @@ static void label_agree(struct tr *t, const struct label *l)
     struct fp_state need = fp_missing(&t->fp, &l->fp);
     if (!l->flags_dead)
         flags_commit(t);
+    stack_reach(t, l->ahead); /* the flags' producer may be RSP */
     if (!fp_is_none(&need))
         fp_enter(t, &need);
 }
@@ -260,14 +283,17 @@ bool label_reach(struct tr *t, unsigned n)
     bool falls = !t->ended, known = falls;
     struct window window = t->window;
     l->fp = falls ? t->fp : (struct fp_state){ VEC_YMM, true, true, NULL, NULL };
+    l->ahead = t->ahead;
     for (unsigned k = 0; k < t->exit_count; k++) {
         const struct side_exit *x = &t->exits[k];
         if (x->label != (int)n || x->leaves)
             continue;
         if (known && !windows_equal(&window, &x->window))
             window.base = REG_NONE;
-        else if (!known)
+        else if (!known) {
             window = x->window;
+            l->ahead = x->ahead;
+        }
         known = true;
         l->fp.vec = x->fp.vec < l->fp.vec ? x->fp.vec : l->fp.vec;
         l->fp.mxcsr &= x->fp.mxcsr;
@@ -286,7 +312,8 @@ bool label_reach(struct tr *t, unsigned n)
         struct side_exit *x = &t->exits[k];
         struct fp_state need = fp_missing(&x->fp, &l->fp);
         if (x->label != (int)n || x->leaves || !fp_is_none(&need) || x->fp.x87_last ||
-            x->fp.x87_mem || !(l->flags_dead || x->flags == IN_CC || x->flags == IN_BOTH))
+            x->fp.x87_mem || x->ahead != l->ahead ||
+            !(l->flags_dead || x->flags == IN_CC || x->flags == IN_BOTH))
             continue;
         emit_land(&t->e, x->site);
         x->site = NULL;
@@ -299,6 +326,7 @@ bool label_reach(struct tr *t, unsigned n)
     t->producer.kind = PRODUCER_NONE;
     t->fp = l->fp;
     t->window = window;
+    t->ahead = l->ahead;
     held_drop(t);
     return true;
 }
@@ -311,6 +339,9 @@ static void loop_turn(struct tr *t, int64_t delta, int label)
     x87_pointers_store(t, &t->fp);
     t->fp.x87_last = t->fp.x87_mem = NULL;
     flags_spill(t);
+    if (t->ahead != l->ahead && producer_regs(&t->producer) >> R_SP & 1)
+        flags_commit(t);
+    stack_reach(t, l->ahead);
     struct fp_state need = fp_missing(&t->fp, &l->fp);
     if (!fp_is_none(&need)) {
         fp_enter(t, &need);
@@ -364,6 +395,7 @@ bool tr_jcc(struct tr *t, const struct insn *i, unsigned cc)
     struct producer producer = t->producer;
     struct fp_state fp = t->fp;
     enum flags_where flags = t->flags;
+    int32_t ahead = t->ahead;
     uint8_t held[2] = { t->held[0], t->held[1] };
     uint8_t *over = emit_jcc_forward(&t->e, cc ^ 1);
     loop_turn(t, i->imm, label);
@@ -371,6 +403,7 @@ bool tr_jcc(struct tr *t, const struct insn *i, unsigned cc)
     t->producer = producer;
     t->fp = fp;
     t->flags = flags;
+    t->ahead = ahead;
     memcpy(t->held, held, sizeof held);
     return true;
 }
@@ -415,11 +448,13 @@ bool tr_loop(struct tr *t, const struct insn *i, unsigned kind)
     struct producer producer = t->producer;
     struct fp_state fp = t->fp;
     enum flags_where flags = t->flags;
+    int32_t ahead = t->ahead;
     loop_turn(t, i->imm, label);
     emit_land(&t->e, over);
     t->producer = producer;
     t->fp = fp;
     t->flags = flags;
+    t->ahead = ahead;
     return true;
 }
 
@@ -433,6 +468,7 @@ void side_exits_write(struct tr *t)
         t->flags = x->flags;
         t->producer = x->producer;
         t->fp = x->fp;
+        t->ahead = x->ahead;
         held_drop(t);
         if (x->label >= 0 && t->labels[x->label].at) {
             label_agree(t, &t->labels[x->label]);
@@ -511,6 +547,7 @@ bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
     emit_op(&t->e, 0, i->size, 0x8b, H_14, t->mem, 0);
     find_target(t, i);
     stack_move(t, i->size + (with_release ? (uint16_t)i->imm : 0));
+    stack_settle(t);
     pins_undo(t);
     jump_found(t);
     t->ended = true;
@@ -526,6 +563,7 @@ bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
     if (!rm_load(t, i))
         return false;
     find_target(t, i);
+    stack_settle(t);
     pins_undo(t);
     jump_found(t);
     t->ended = true;

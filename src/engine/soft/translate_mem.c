@@ -43,7 +43,11 @@ unsigned address_reg(struct tr *t, unsigned slot, unsigned scratch)
 
 int32_t address_disp(const struct tr *t, unsigned base, int64_t disp)
 {
-    return (int32_t)(disp + (base == REG_RIP ? block_place(t->block) : 0));
+    if (base == REG_RIP)
+        disp += block_place(t->block);
+    if (base == R_SP)
+        disp += t->ahead;
+    return (int32_t)disp;
 }
 
 void slow_if(struct tr *t, unsigned cc, const struct insn *i)
@@ -55,6 +59,7 @@ void slow_if(struct tr *t, unsigned cc, const struct insn *i)
         .fp = t->fp,
         .flags_at = t->flags,
         .producer = t->producer,
+        .ahead = t->ahead,
     };
 }
 
@@ -331,7 +336,7 @@ static void stack_check(struct tr *t, const struct insn *i, unsigned reg, int32_
     if (window_operand(t, i, reg, offset, i->size, write))
         return;
     flags_spill(t);
-    emit_lea(&t->e, lea_size(t), H_AX, host_of[reg], H_NONE, 0, offset);
+    emit_lea(&t->e, lea_size(t), H_AX, host_of[reg], H_NONE, 0, address_disp(t, reg, offset));
     cut_to_16(t, stack_size_of(t));
     segment_apply(t, i, S_SS, i->size, write);
     check(t, i, H_AX, i->size, write);
