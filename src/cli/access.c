@@ -23,9 +23,10 @@ static int create(struct cli *cli, const struct kind *kind, const struct command
     int r = args_take(api_resource_find(kind->name)->fields, &argc, argv, object);
     if (r == CLI_OK)
         r = want_words(command, argc, 1, 1);
+    if (r == CLI_OK)
+        r = name_take(object, argv[0]);
     if (r != CLI_OK)
         return r;
-    json_object_set_new(object, "name", json_string(argv[0]));
     r = client_call(cli, "POST", path, json_incref(object), &answer);
     const char *token = json_string_value(json_object_get(answer, "token"));
     if (r == CLI_OK && cli->json)

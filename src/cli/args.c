@@ -293,12 +293,12 @@ static void default_help(const struct api_field *f)
                f->initial + (*f->initial == '"'));
 }
 
-void args_help(const struct api_field *fields)
+void args_help(const struct api_field *fields, const char *but)
 {
     for (const struct api_field *f = fields; f && f->name; f++) {
         enum api_type type = f->type == API_LIST ? f->element : f->type;
         char name[64];
-        if (f->flags & API_SERVER)
+        if (f->flags & API_SERVER || (but && strcmp(f->name, but) == 0))
             continue;
         args_option_name(f, name);
         printf("  --%s%s", name, type == API_BOOLEAN ? "" : " ");

@@ -52,11 +52,15 @@ extern const struct command commands[];        /* ends with a NULL name */
 extern const struct api_field global_fields[]; /* the options before the command */
 /* All options of a command: of an action, of a resource. NULL: none. */
 const struct api_field *command_fields(const struct command *command);
+/* The field that is a word of the command and no option; NULL: none. */
+const char *command_named(const struct command *command);
 
 /* ---- main.c ---- */
 
 /* So many words are left behind the options; max < 0: any number. */
 int want_words(const struct command *command, int argc, int min, int max);
+/* The word is the name of what is to be made, which an option cannot give once more. */
+int name_take(json_t *object, const char *word);
 /* A request about one object: /v1/KIND/WHICH[/ACTION]. */
 int ask(struct cli *cli, const char *method, const char *kind, const char *which,
         const char *action, json_t *take_body, json_t **out);
@@ -138,8 +142,8 @@ int args_take_own(const struct api_field *fields, json_t *object, const struct a
                   json_t *own, int *argc, char **argv);
 /* The daemon has another working directory: paths go there as absolute ones. */
 json_t *args_path(const char *text);
-/* The options' help, a line each. */
-void args_help(const struct api_field *fields);
+/* The options' help, a line each. but: a field that is none here; may be NULL. */
+void args_help(const struct api_field *fields, const char *but);
 /* How the option of a field is called, and how its value is written. */
 void args_option_name(const struct api_field *f, char out[64]);
 void args_value(FILE *to, const struct api_field *f, enum api_type type);

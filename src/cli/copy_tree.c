@@ -22,6 +22,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define MERGES \
+    ", and a folder is not merged into it: move it away, or name another folder to copy to"
+
 enum { LIST_MAX = 64 << 20, WORDS_MAX = 200, WORDS_BYTES_MAX = 128 << 10, WALK_FDS = 16 };
 
 struct entry {
@@ -210,10 +213,12 @@ static int guest_script(struct cli *cli, const char *vm, const char *script, con
 int copy_tree_in(struct cli *cli, const char *from, const struct place *to)
 {
     static const char begin[] =
-        "if [ -e \"$2\" ] || [ -L \"$2\" ]; then echo \"$2 is there already\" >&2; exit 1; fi; "
+        "if [ -e \"$2\" ] || [ -L \"$2\" ]; then echo \"$2 is there already" MERGES
+        "\" >&2; exit 1; fi; "
         "rm -rf -- \"$1\" && mkdir -- \"$1\"";
-    static const char finish[] = "if [ -e \"$2\" ]; then echo \"$2 is there now\" >&2; exit 1; fi; "
-                                 "mv -- \"$1\" \"$2\"";
+    static const char finish[] =
+        "if [ -e \"$2\" ]; then echo \"$2 is there now" MERGES "\" >&2; exit 1; fi; "
+        "mv -- \"$1\" \"$2\"";
     AUTO(tree_fini) struct tree tree = { 0 };
     AUTO(buf_fini) struct buf path = { 0 }, part = { 0 };
     int r = tree_walk(from, &tree);
@@ -429,7 +434,7 @@ int copy_tree_out(struct cli *cli, const struct place *from, const char *to)
         return r;
     const char *final = (char *)path.data;
     if (lstat(final, &st) == 0) {
-        cli_say("%s is there already", final);
+        cli_say("%s is there already" MERGES, final);
         return CLI_FAILED;
     }
     r = guest_list(cli, from, &tree);

@@ -226,6 +226,26 @@ static void check_limits(struct doctor *d, struct cli *cli)
           (long long)ids);
 }
 
+/* Scopes of a user's own systemd take a process later by D-Bus only. */
+static void check_bus(struct doctor *d, const struct cli *cli)
+{
+    const char *run = getenv("XDG_RUNTIME_DIR"), *bus = getenv("DBUS_SESSION_BUS_ADDRESS");
+    char path[PATH_MAX];
+    if (!run || strncmp(cli->socket_path, run, strlen(run)) != 0)
+        return; /* not one's own daemon */
+    snprintf(path, sizeof path, "%.4000s/systemd/private", run);
+    if (access(path, F_OK) < 0)
+        return;
+    snprintf(path, sizeof path, "%.4000s/bus", run);
+    bool there = (bus && *bus) || access(path, F_OK) == 0;
+    found(d, "user-bus", there ? GOOD : NOTE,
+          "apt-get install dbus-user-session, then log in anew and start the daemon anew", "%s",
+          there
+              ? "VMs' scopes take the helpers of cards that are plugged in"
+              : "you have no D-Bus of your own: the helper of a card that is plugged in is outside "
+                "of its VM's limits");
+}
+
 static void check_time(struct doctor *d)
 {
     struct timex t = { 0 };
@@ -284,6 +304,7 @@ int do_doctor(struct cli *cli, const struct command *command, int argc, char **a
     check_time(&d);
     check_daemon(&d, cli);
     check_limits(&d, cli);
+    check_bus(&d, cli);
     if (cli->json)
         output_json(d.findings);
     else

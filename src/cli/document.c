@@ -30,11 +30,11 @@ static void roff_value(const struct api_field *f)
     roff(text);
 }
 
-static void man_fields(const struct api_field *fields)
+static void man_fields(const struct api_field *fields, const char *but)
 {
     for (const struct api_field *f = fields; f && f->name; f++) {
         char name[64];
-        if (f->flags & API_SERVER)
+        if (f->flags & API_SERVER || (but && strcmp(f->name, but) == 0))
             continue;
         args_option_name(f, name);
         printf(".TP\n\\fB\\-\\-");
@@ -70,7 +70,7 @@ void document_man(void)
         "privileges the user\\(aqs own daemon is started when none answers. VMs are named by "
         "name, id, or the beginning of either.\n.SH OPTIONS\n",
         BEDPLATE_VERSION);
-    man_fields(global_fields);
+    man_fields(global_fields, NULL);
     printf(".SH COMMANDS\n");
     for (const struct command *c = commands; c->name; c++) {
         printf(".SS ");
@@ -80,11 +80,11 @@ void document_man(void)
         puts("");
         roff(c->about);
         puts(".");
-        man_fields(c->options);
+        man_fields(c->options, NULL);
         if (c->fields && strcmp(c->fields, "vms") == 0 && strcmp(c->name, "create") != 0)
             puts("Options as of \\fBcreate\\fR.");
         else
-            man_fields(command_fields(c));
+            man_fields(command_fields(c), command_named(c));
     }
     printf(
         ".SH EXIT STATUS\n0 done, 1 failed, 2 wrong words, 3 there is no such object, 4 the daemon "

@@ -30,9 +30,10 @@ static int image_create(struct cli *cli, const struct command *command, int argc
     int r = args_take(api_resource_find("images")->fields, &argc, argv, image);
     if (r == CLI_OK)
         r = want_words(command, argc, 1, 1);
+    if (r == CLI_OK)
+        r = name_take(image, argv[0]);
     if (r != CLI_OK)
         return r;
-    json_object_set_new(image, "name", json_string(argv[0]));
     source = json_string_value(json_object_get(image, "source"));
     if (!source && strcmp(argv[0], RECIPE) == 0)
         json_object_set_new(image, "source", json_string(RECIPE));
@@ -178,8 +179,12 @@ static int run_defaults(struct cli *cli, const char *image, json_t *vm)
         r = object_exists(cli, "vms", name);
         if (r == CLI_NOT_FOUND)
             json_object_set_new(vm, "name", json_string(name));
-        else if (r != CLI_OK || i == NAME_TRIES)
-            return r == CLI_OK ? CLI_FAILED : r;
+        else if (r != CLI_OK)
+            return r;
+        else if (i == NAME_TRIES) {
+            cli_say("too many VMs are called after '%s'; name this one by --name", image);
+            return CLI_FAILED;
+        }
         snprintf(name, sizeof name, "%.57s-%u", image, i);
     }
     if (!json_object_get(vm, "memory"))
@@ -209,7 +214,7 @@ int do_run(struct cli *cli, const struct command *command, int argc, char **argv
     for (unsigned i = 0; i < sizeof own / sizeof *own; i++)
         whole |= json_object_get(vm, own[i]) != NULL;
     if (whole)
-        json_object_set_new(vm, "name", json_string(argv[0]));
+        r = name_take(vm, argv[0]);
     else if ((r = image_want(cli, command, argv[0])) == CLI_OK)
         r = run_defaults(cli, argv[0], vm);
     if (r == CLI_OK)

@@ -62,6 +62,16 @@ int ask(struct cli *cli, const char *method, const char *kind, const char *which
     return client_call(cli, method, path, take_body, out);
 }
 
+int name_take(json_t *object, const char *word)
+{
+    if (json_object_get(object, "name")) {
+        cli_say("--name: '%s' is the name already", word);
+        return CLI_USAGE;
+    }
+    json_object_set_new(object, "name", json_string(word));
+    return CLI_OK;
+}
+
 /* ---- commands ---- */
 
 static int act(struct cli *cli, const struct command *command, const json_t *args, int argc,
@@ -108,6 +118,18 @@ static int do_stop(struct cli *cli, const struct command *command, int argc, cha
     return stop_all(cli, body);
 }
 
+/* What the daemon leaves out of a dry run. */
+static void output_planned(json_t *vm)
+{
+    static const char later[] = "chosen at creation";
+    const json_t *nets = json_object_get(vm, "nets");
+    json_object_set_new(vm, "id", json_string(later));
+    for (size_t i = 0; i < json_array_size(nets); i++)
+        if (!json_object_get(json_array_get(nets, i), "mac"))
+            json_object_set_new(json_array_get(nets, i), "mac", json_string(later));
+    output_object(vm_fields(), vm);
+}
+
 static int do_create(struct cli *cli, const struct command *command, int argc, char **argv)
 {
     AUTO(json_decref) json_t *vm = json_object();
@@ -116,16 +138,17 @@ static int do_create(struct cli *cli, const struct command *command, int argc, c
     int r = args_take_own(vm_fields(), vm, command->options, own, &argc, argv);
     if (r == CLI_OK)
         r = want_words(command, argc, 1, 1);
+    if (r == CLI_OK)
+        r = name_take(vm, argv[0]);
     if (r != CLI_OK)
         return r;
-    json_object_set_new(vm, "name", json_string(argv[0]));
     bool dry = json_is_true(json_object_get(own, "dry_run"));
     r = client_call(cli, "POST", dry ? "/v1/vms?dry_run=true" : "/v1/vms", json_incref(vm),
                     &answer);
     if (r == CLI_OK && cli->json)
         output_json(answer);
     else if (r == CLI_OK && dry)
-        output_object(vm_fields(), answer);
+        output_planned(answer);
     return r == CLI_OK && !dry ? client_job(cli, answer) : r;
 }
 
@@ -136,9 +159,10 @@ static int do_clone(struct cli *cli, const struct command *command, int argc, ch
     int r = args_take(command_fields(command), &argc, argv, args);
     if (r == CLI_OK)
         r = want_words(command, argc, 2, 2);
+    if (r == CLI_OK)
+        r = name_take(args, argv[1]);
     if (r != CLI_OK)
         return r;
-    json_object_set_new(args, "name", json_string(argv[1]));
     r = ask(cli, "POST", "vms", argv[0], "clone", json_incref(args), &answer);
     if (r == CLI_OK && cli->json)
         output_json(answer);
@@ -457,7 +481,7 @@ static const struct api_field exec_options[] = {
     END
 };
 static const struct api_field cp_options[] = {
-    { "recursive", API_BOOLEAN, 0, "folders, too (-r): files, folders and symbolic links; whole or not at all" },
+    { "recursive", API_BOOLEAN, 0, "folders, too (-r): files, folders and symbolic links; whole or not at all, as a new folder: into one that is there nothing is merged" },
     END
 };
 static const struct api_field events_options[] = {
@@ -542,6 +566,11 @@ const struct api_field *command_fields(const struct command *command)
                              : NULL;
 }
 
+const char *command_named(const struct command *command)
+{
+    return strstr(command->words, "NAME") && command->run != do_run ? "name" : NULL;
+}
+
 static void command_help(const struct command *command)
 {
     printf("usage: bedplate %s %s\n\n%s\n", command->name, command->words, command->about);
@@ -549,8 +578,8 @@ static void command_help(const struct command *command)
         printf("%s", run_help);
     if (command->options || command_fields(command))
         puts("");
-    args_help(command->options);
-    args_help(command_fields(command));
+    args_help(command->options, NULL);
+    args_help(command_fields(command), command_named(command));
 }
 
 /* The options that stand before the command. */

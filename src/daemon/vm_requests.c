@@ -99,19 +99,30 @@ static void mac_new(struct daemon *daemon, const json_t *nets, char out[MAC_TEXT
     } while (mac_used(nets, out, SIZE_MAX) || mac_used_anywhere(daemon, out));
 }
 
-/* Cards without an address keep the one that was in their place (`was`, NULL: none), or get one. */
-static int macs_fill(struct daemon *daemon, json_t *nets, const json_t *was,
-                     struct api_error *error)
+static int macs_check(const json_t *nets, struct api_error *error)
 {
     for (size_t i = 0; i < json_array_size(nets); i++) {
-        json_t *net = json_array_get(nets, i);
-        const char *mac = json_string_value(json_object_get(net, "mac"));
-        const char *old = json_string_value(json_object_get(json_array_get(was, i), "mac"));
-        char field[32], made[MAC_TEXT];
+        const char *mac = json_string_value(json_object_get(json_array_get(nets, i), "mac"));
+        char field[32];
         snprintf(field, sizeof field, "nets[%zu].mac", i);
         if (mac && mac_used(nets, mac, i))
             return api_fail(error, 422, "invalid", field, "another card has the address %s, too",
                             mac);
+    }
+    return 0;
+}
+
+/* Cards without an address keep the one that was in their place (`was`, NULL: none), or get one. */
+static int macs_fill(struct daemon *daemon, json_t *nets, const json_t *was,
+                     struct api_error *error)
+{
+    if (macs_check(nets, error) < 0)
+        return -1;
+    for (size_t i = 0; i < json_array_size(nets); i++) {
+        json_t *net = json_array_get(nets, i);
+        const char *mac = json_string_value(json_object_get(net, "mac"));
+        const char *old = json_string_value(json_object_get(json_array_get(was, i), "mac"));
+        char made[MAC_TEXT];
         if (mac)
             continue;
         if (!old || mac_used(nets, old, i)) {
@@ -125,7 +136,7 @@ static int macs_fill(struct daemon *daemon, json_t *nets, const json_t *was,
 
 /* ---- create, change, delete ---- */
 
-/* ?dry_run=true: what it would be. */
+/* ?dry_run=true: what it would be, without what is chosen at random when it is made. */
 static bool dry_run(const struct http_request *request)
 {
     const char *text = http_query(request, "dry_run");
@@ -167,17 +178,19 @@ static int image_use(struct daemon *daemon, json_t *vm, struct api_error *error)
     return 0;
 }
 
-/* What the server sets in a new VM. */
+/* What the server sets in a new VM. id NULL: none is chosen. */
 static void object_begin(struct daemon *daemon, struct http_request *request, json_t *json,
                          const char *id)
 {
     char user[64];
     request_user(request, user, sizeof user);
-    json_object_set_new(json, "id", json_string(id));
     json_object_set_new(json, "owner", json_string(user));
     json_object_set_new(json, "state", json_string("creating"));
     json_object_set_new(json, "wanted", json_string("stopped"));
     json_object_set_new(json, "created", json_real(time_now()));
+    if (!id)
+        return;
+    json_object_set_new(json, "id", json_string(id));
     json_object_set_new(json, "console",
                         json_sprintf("%s/vms/%s/serial.sock", daemon->run_dir, id));
 }
@@ -187,16 +200,18 @@ void vms_create(struct daemon *daemon, struct http_request *request, json_t *tak
     AUTO(json_decref) json_t *json = take_json;
     const char *name = json_string_value(json_object_get(json, "name"));
     struct api_error error = { 0 };
+    json_t *nets = json_object_get(json, "nets");
+    bool dry = dry_run(request);
     char id[UUID_TEXT];
     object_new_id(id);
     if (objects_name_free(daemon->objects, "vms", name, NULL, &error) < 0 ||
-        macs_fill(daemon, json_object_get(json, "nets"), NULL, &error) < 0 ||
+        (dry ? macs_check(nets, &error) : macs_fill(daemon, nets, NULL, &error)) < 0 ||
         disks_resolve(daemon, json, &error) < 0 || image_use(daemon, json, &error) < 0) {
         reply_error(request, &error);
         return;
     }
-    object_begin(daemon, request, json, id);
-    if (dry_run(request))
+    object_begin(daemon, request, json, dry ? NULL : id);
+    if (dry)
         http_reply_json(request, 200, TAKE(json));
     else
         ask(request, vm_new(daemon, id), "vm.create", name, NULL, TAKE(json));

@@ -453,7 +453,11 @@ def promises(folder):
         equal((job["user"], job["result"]), (d.vm("b")["owner"], {"id": d.vm("b")["id"]}))
         # What it would be, without making it.
         planned = d.ok("POST", "/v1/vms?dry_run=true", {"name": "c", "memory": "1G"})
-        equal((planned["memory"], planned["cpus"], len(planned["nets"][0]["mac"])), (1 << 30, 1, 17))
+        equal((planned["memory"], planned["cpus"]), (1 << 30, 1))
+        # What is chosen at random would be another one then.
+        check(not {"id", "console"} & set(planned) and "mac" not in planned["nets"][0], planned)
+        twice = {"name": "c", "nets": [{"backend": "user", "mac": "52:54:00:00:00:01"}] * 2}
+        d.refused("POST", "/v1/vms?dry_run=true", 422, "another card", twice, field="nets[0].mac")
         d.refused("POST", "/v1/vms?dry_run=true", 409, "is taken", {"name": "b"})
         d.refused("GET", "/v1/vms/c", 404, "no vm")
         equal(d.job(d.ok("DELETE", "/v1/vms/a"))["state"], "done")
@@ -752,7 +756,8 @@ def words(folder):
         equal(d.cli("--quiet", "list"), "", "a dry run made it")
         for name in ("web", "db"):
             d.cli("create", name, "--kernel", ARGS.guest, "--memory", "32M", "--engine", "soft", "--net", "none")
-        check("owner" in d.cli("create", "x", "--memory", "1G", "--dry-run"), "dry run")
+        equal(d.cli("create", "x", "--memory", "1G", "--dry-run").count(": chosen at creation\n"), 2, "id and address of a dry run")
+        check("'x' is the name already" in d.cli("create", "x", "--name", "y", status=2), "two names")
         d.cli("start", "web")
         equal(d.cli("--quiet", "list", "--state", "running"), "web\n")
         # In an editor: what it leaves is what is changed.
@@ -1093,6 +1098,16 @@ def doctor(folder):
             found = {f["check"]: f for f in json.loads(result.stdout)}
             check("soft engine" in found["kvm"]["found"] and found["kvm"]["todo"], found["kvm"])
             equal((found["bios"]["verdict"], found["bios"]["todo"]), ("note", "apt-get install seabios"))
+        # A systemd of one's own, without D-Bus and with it.
+        check("user-bus" not in found, found)
+        d.env["DBUS_SESSION_BUS_ADDRESS"] = ""
+        for path, verdict in (("systemd/private", "note"), ("bus", "good")):
+            path = os.path.join(d.env["XDG_RUNTIME_DIR"], path)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="ascii"):
+                pass
+            found = {f["check"]: f for f in json.loads(d.cli("doctor", "--json"))}["user-bus"]
+            equal((found["verdict"], "apt-get install dbus-user-session" in found.get("todo", "")), (verdict, verdict == "note"))
     env = dict(d.env, BEDPLATE_URL="https://127.0.0.1:1")
     result = subprocess.run([os.path.join(ARGS.build, "src/cli/bedplate"), "doctor"], env=env, capture_output=True, text=True,
                             timeout=LIMIT, check=False)
