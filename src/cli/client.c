@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 
 #include <curl/curl.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
@@ -34,18 +35,18 @@ void cli_say(const char *format, ...)
 
 /* ---- where the daemon is ---- */
 
-static bool listens(const char *path)
+/* 0, or why nobody does: an errno. */
+static int try_socket(const char *path)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     if (strlen(path) >= sizeof addr.sun_path)
-        return false;
+        return ENAMETOOLONG;
     strcpy(addr.sun_path, path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool yes = fd >= 0 && connect(fd, (struct sockaddr *)&addr, sizeof addr) == 0;
-    if (fd >= 0)
-        close(fd);
-    return yes;
+    AUTO(fd_close) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    return fd >= 0 && connect(fd, (struct sockaddr *)&addr, sizeof addr) == 0 ? 0 : errno;
 }
+
+static bool listens(const char *path) { return try_socket(path) == 0; }
 
 static void user_socket(char *out, size_t len)
 {
@@ -184,6 +185,13 @@ static int perform(CURL *curl, struct cli *cli, const char *method, const char *
         curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
     CURLcode code = curl_easy_perform(curl);
     curl_slist_free_all(headers);
+    int why = code == CURLE_COULDNT_CONNECT && !cli->url ? try_socket(cli->socket_path) : 0;
+    if (why) {
+        cli_say("cannot talk to the daemon at %s: %s; %s", cli->socket_path, strerror(why),
+                why == EACCES ? "become its user, or use a daemon of your own by --user"
+                              : "bedplated serves there when it runs");
+        return CLI_UNREACHABLE;
+    }
     if (code != CURLE_OK) {
         cli_say("cannot talk to the daemon at %s: %s", cli->url ? cli->url : cli->socket_path,
                 *reason ? reason : curl_easy_strerror(code));

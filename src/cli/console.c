@@ -161,7 +161,7 @@ static int console_open(const char *path, const char *name)
         strcpy(addr.sun_path, path);
         if (connect(fd, (struct sockaddr *)&addr, sizeof addr) == 0)
             return fd;
-        cli_say("the console of %s cannot be reached; is it running?", name);
+        cli_say("the console of %s cannot be reached: %s", name, strerror(errno));
     }
     fd_close(fd);
     return -1;
@@ -174,6 +174,11 @@ static int console_find(struct cli *cli, const char *name, int *fd)
     if (r != CLI_OK)
         return r;
     const char *path = json_string_value(json_object_get(vm, "console"));
+    if (!json_object_get(vm, "pid")) {
+        cli_say("%s is %s; bedplate start %s starts it, bedplate logs %s shows what it last said",
+                name, json_string_value(json_object_get(vm, "state")), name, name);
+        return CLI_FAILED;
+    }
     *fd = console_open(path ? path : "", name);
     return *fd < 0 ? CLI_FAILED : CLI_OK;
 }

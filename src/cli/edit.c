@@ -30,7 +30,12 @@ static int editor_run(const char *path)
     if (!editor || !*editor)
         editor = getenv("EDITOR");
     if (!editor || !*editor)
-        editor = "vi";
+        editor = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) ? "vi" : NULL;
+    if (!editor) {
+        cli_say("there is no terminal to edit on; give options (edit --help lists them), or set "
+                "EDITOR");
+        return CLI_USAGE;
+    }
     AUTO(free) char *line = NULL;
     if (asprintf(&line, "%s \"$0\"", editor) < 0)
         return CLI_FAILED;

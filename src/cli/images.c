@@ -115,6 +115,12 @@ static int image_want(struct cli *cli, const struct command *command, char *name
     int r = object_exists(cli, "images", name);
     if (r != CLI_NOT_FOUND)
         return r;
+    if (strcmp(name, RECIPE) != 0 && object_exists(cli, "vms", name) == CLI_OK) {
+        cli_say("there is no image '%s', but a VM: bedplate start %s starts it, and bedplate "
+                "console %s attaches to it",
+                name, name, name);
+        return CLI_NOT_FOUND;
+    }
     if (strcmp(name, RECIPE) != 0) {
         cli_say("there is no image '%s'; bedplate image lists those that there are, and bedplate "
                 "image create "

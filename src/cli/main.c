@@ -28,7 +28,7 @@ int want_words(const struct command *command, int argc, int min, int max)
 {
     if (argc >= min && (max < 0 || argc <= max))
         return CLI_OK;
-    cli_say("usage: bedplate %s %s", command->name, command->words);
+    cli_say("usage: bedplate %s%s%s", command->name, *command->words ? " " : "", command->words);
     return CLI_USAGE;
 }
 
@@ -458,8 +458,10 @@ static int do_host(struct cli *cli, const struct command *command, int argc, cha
 
 static int do_version(struct cli *cli, const struct command *command, int argc, char **argv)
 {
-    printf("bedplate %s\n", BEDPLATE_VERSION);
-    return CLI_OK;
+    int r = want_words(command, argc, 0, 0);
+    if (r == CLI_OK)
+        printf("bedplate %s\n", BEDPLATE_VERSION);
+    return r;
 }
 
 /* clang-format off */
@@ -573,7 +575,8 @@ const char *command_named(const struct command *command)
 
 static void command_help(const struct command *command)
 {
-    printf("usage: bedplate %s %s\n\n%s\n", command->name, command->words, command->about);
+    printf("usage: bedplate %s%s%s\n\n%s\n", command->name, *command->words ? " " : "",
+           command->words, command->about);
     if (command->run == do_run)
         printf("%s", run_help);
     if (command->options || command_fields(command))
@@ -605,7 +608,10 @@ static int global_options(struct cli *cli, int argc, char **argv, int *at)
             return -2;
         else if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
             return -1;
-        else {
+        else if (strcmp(word, "--socket") == 0 || strcmp(word, "--url") == 0) {
+            cli_say("%s needs a value", word);
+            return CLI_USAGE;
+        } else {
             cli_say("unknown option '%s'; bedplate --help lists all", word);
             return CLI_USAGE;
         }

@@ -127,6 +127,15 @@ DEFINE_AUTO(struct child *, child_release)
 
 void child_kill(struct child *child) { kill(-child->pid, SIGKILL); }
 
+/* Without the name of the program of ours that says it. */
+static const char *sentence(const char *said)
+{
+    static const char ours[] = "bedplate-";
+    size_t name = strspn(said, "abcdefghijklmnopqrstuvwxyz-");
+    bool named = strncmp(said, ours, strlen(ours)) == 0 && strncmp(said + name, ": ", 2) == 0;
+    return named ? said + name + 2 : said;
+}
+
 static void child_over(void *arg, unsigned events)
 {
     struct child *child = arg;
@@ -137,7 +146,8 @@ static void child_over(void *arg, unsigned events)
     line_over(&child->out);
     lines_take(&child->errors);
     line_over(&child->errors);
-    child->calls->ended(child->arg, WIFEXITED(status) ? WEXITSTATUS(status) : -1, child->said);
+    child->calls->ended(child->arg, WIFEXITED(status) ? WEXITSTATUS(status) : -1,
+                        sentence(child->said));
     child_release(child);
 }
 

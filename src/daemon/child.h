@@ -21,7 +21,7 @@ struct child;
 
 /* line: of its standard output, without the newline; may be NULL. ended: once, after the last line;
  * status is its exit status, or -1 where a signal ended it; said: the last line of its standard
- * errors, or "". The child is gone after that. */
+ * errors without the name of our program before it, or "". The child is gone after that. */
 struct child_calls {
     void (*line)(void *arg, const char *line);
     void (*ended)(void *arg, int status, const char *said);

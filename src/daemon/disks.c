@@ -239,10 +239,7 @@ static void work_over(struct work *w, int status, const char *why)
 
 static void ended(void *arg, int status, const char *said)
 {
-    static const char program[] = "bedplate-img: ";
     struct work *w = arg;
-    if (strncmp(said, program, strlen(program)) == 0)
-        said += strlen(program);
     w->child = NULL; /* it is gone after this call */
     if (status == 0 && w->task->resizes && !w->looking) {
         w->looking = true;

@@ -204,6 +204,8 @@ static int run(struct daemon *daemon, const char *state_dir, const char *run_dir
                const struct remote *remote, struct err *err)
 {
     AUTO(fd_close) int lock = -1;
+    if (!daemon->user && !state_dir && geteuid() != 0)
+        return err_set(err, EPERM, "the host's daemon is root's; bedplated --user is your own");
     int r = directory_path(daemon->state_dir, state_dir, "XDG_STATE_HOME", ".local/state",
                            "/var/lib/bedplate", daemon->user, err);
     if (r == 0)

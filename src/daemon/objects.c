@@ -205,6 +205,14 @@ struct object **objects_list(struct objects *objects, const char *kind, size_t *
     return k->list;
 }
 
+void objects_missing(const char *kind, const char *which, struct api_error *error)
+{
+    const struct api_resource *resource = api_resource_find(kind);
+    const char *one = resource ? resource->singular : kind;
+    api_fail(error, 404, "not-found", "", "there is no %s '%.64s'", one, which);
+    api_hint(error, "bedplate %s shows those that there are", strcmp(kind, "vms") ? one : "list");
+}
+
 struct object *objects_find(struct objects *objects, const char *kind, const char *which,
                             struct api_error *error)
 {
@@ -234,8 +242,7 @@ struct object *objects_find(struct objects *objects, const char *kind, const cha
         api_fail(error, 404, "ambiguous", "", "%u %s begin with '%.64s'", count, kind, which);
         api_hint(error, "give more of the name");
     } else if (error) {
-        api_fail(error, 404, "not-found", "", "there is no %s '%.64s'",
-                 api_resource_find(kind) ? api_resource_find(kind)->singular : kind, which);
+        objects_missing(kind, which, error);
     }
     return NULL;
 }

@@ -36,6 +36,8 @@ DEFINE_AUTO(struct objects *, objects_destroy)
  * NULL) says why. */
 struct object *objects_find(struct objects *objects, const char *kind, const char *which,
                             struct api_error *error);
+/* The error that there is none, and what lists those that there are. */
+void objects_missing(const char *kind, const char *which, struct api_error *error);
 struct object *objects_get(struct objects *objects, const char *kind, const char *id);
 /* What lists are sorted by and paged by: names, or ids of kinds that have numbers (jobs, whose
  * "name" is their object's). */

@@ -421,7 +421,7 @@ static struct object *find(struct daemon *daemon, struct http_request *request,
     struct object *object = objects_find(daemon->objects, resource->name, which, error);
     if (!object || access_sees(request, object))
         return object;
-    api_fail(error, 404, "not-found", "", "there is no %s '%.80s'", resource->singular, which);
+    objects_missing(resource->name, which, error);
     return NULL;
 }
 

@@ -2,9 +2,12 @@
 /* The file of the SQLite engine: its tables by version, its integrity, its copy. */
 #include "daemon/store_sqlite.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { SCHEMA = 1 };
 
@@ -132,6 +135,17 @@ int sqlite_file_open(struct sqlite_store *s, const char *path, struct err *err)
 
 /* ---- backup ---- */
 
+static bool folder_writable(const char *path)
+{
+    char folder[PATH_MAX];
+    int len = snprintf(folder, sizeof folder, "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (len >= (int)sizeof folder || !slash)
+        return false;
+    slash[slash == folder] = 0;
+    return access(folder, W_OK | X_OK) == 0;
+}
+
 int sqlite_backup_to(struct store *store, const char *path, struct err *err)
 {
     struct sqlite_store *s = sqlite_of(store);
@@ -139,6 +153,10 @@ int sqlite_backup_to(struct store *store, const char *path, struct err *err)
     struct stat st;
     if (stat(path, &st) == 0)
         return err_set(err, EEXIST, "%s exists; name a new file", path);
+    if (errno != ENOENT || !folder_writable(path))
+        return err_set(err, ENOENT,
+                       "%s cannot be made; name a file in a folder that the daemon can write to",
+                       path);
     LOCKED(&s->db_lock);
     int code = sqlite3_open_v2(path, &copy, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
     sqlite3_backup *backup =

@@ -365,7 +365,7 @@ def requests(folder):
 @case
 def cli(folder):
     """The client starts the daemon itself."""
-    env = dict(os.environ, XDG_STATE_HOME=os.path.join(folder, "s"), XDG_RUNTIME_DIR=os.path.join(folder, "r"))
+    env = dict(os.environ, EDITOR="", VISUAL="", XDG_STATE_HOME=os.path.join(folder, "s"), XDG_RUNTIME_DIR=os.path.join(folder, "r"))
     os.makedirs(env["XDG_RUNTIME_DIR"])
     d = Daemon.__new__(Daemon)
     d.folder, d.env, d.socket, d.process = folder, env, os.path.join(folder, "r/bedplate/api.sock"), None
@@ -402,7 +402,24 @@ def cli(folder):
         check("usage: bedplate rename VM NAME" in d.cli("rename", "b", status=2), "usage")
         d.cli("delete", "b")
         equal(d.cli("--quiet", "list"), "")
-        check("cannot talk to the daemon" in d.cli("--socket", "/nonexistent/s", "list", status=4), "no daemon")
+        # One sentence, and what to do.
+        d.cli("create", "off", "--kernel", ARGS.guest)
+        for status, words, said in (
+                (4, "--socket /nonexistent/s list", "cannot talk to the daemon at /nonexistent/s: No such file or directory; bedplated serves"),
+                (3, "info zz", "there is no vm 'zz'; bedplate list shows those that there are"),
+                (3, "disk info zz", "there is no disk 'zz'; bedplate disk shows those that there are"),
+                (3, "run zz", "there is no image 'zz'; bedplate image lists"),
+                (3, "run off", "there is no image 'off', but a VM: bedplate start off starts it"),
+                (1, "console off", "off is stopped; bedplate start off starts it"),
+                (1, "host backup /nonexistent/x", "name a file in a folder that the daemon can write to"),
+                (1, "disk create x --source /nonexistent/x", "bedplate: /nonexistent/x: no such file"),
+                (1, "image create x --source /nonexistent/x", "bedplate: /nonexistent/x: no such file"),
+                (2, "create off --name on", "--name: 'off' is the name already"),
+                (2, "edit off", "there is no terminal to edit on; give options"),
+                (2, "version 1", "usage: bedplate version\n"),
+                (2, "--socket", "--socket needs a value")):
+            check(said in d.cli(*words.split(), status=status), f"{words}: {d.cli(*words.split(), status=status)}")
+        d.cli("delete", "off")
     finally:
         kill_all(lambda: processes("environ", folder))
         d.clear()
