@@ -16,23 +16,27 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
 enum { QUESTIONS = 3, TURNS = 3 };
 
-struct rig {
+static struct {
     struct loop *loop;
     int listener;
     struct sockaddr_un addr;
-};
+} rig;
 
-static void rig_open(struct rig *rig)
+static void socket_remove(void) { unlink(rig.addr.sun_path); }
+
+static void rig_open(void)
 {
-    rig->addr.sun_family = AF_UNIX;
-    snprintf(rig->addr.sun_path, sizeof rig->addr.sun_path, "/tmp/agent-fuzz-%d", (int)getpid());
-    unlink(rig->addr.sun_path);
-    rig->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    int r = bind(rig->listener, (struct sockaddr *)&rig->addr, sizeof rig->addr);
+    rig.addr.sun_family = AF_UNIX;
+    snprintf(rig.addr.sun_path, sizeof rig.addr.sun_path, "/tmp/agent-fuzz-%d", (int)getpid());
+    unlink(rig.addr.sun_path);
+    rig.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    int r = bind(rig.listener, (struct sockaddr *)&rig.addr, sizeof rig.addr);
     assert(r == 0);
-    r = listen(rig->listener, 16);
+    r = atexit(socket_remove);
     assert(r == 0);
-    r = loop_create(&rig->loop, NULL);
+    r = listen(rig.listener, 16);
+    assert(r == 0);
+    r = loop_create(&rig.loop, NULL);
     assert(r == 0);
 }
 
@@ -45,28 +49,27 @@ static void count(void *arg, const json_t *result, const struct err *err)
 static void turn_ends(void *arg) { loop_stop(arg, 0); }
 
 /* Lets timers and sockets have their turn. */
-static void turn(struct rig *rig)
+static void turn(void)
 {
     for (unsigned i = 0; i < TURNS; i++) {
-        loop_post(rig->loop, turn_ends, rig->loop);
-        loop_run(rig->loop);
+        loop_post(rig.loop, turn_ends, rig.loop);
+        loop_run(rig.loop);
     }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-    static struct rig rig;
     struct agent *agent;
     unsigned ended[QUESTIONS] = { 0 };
     if (!rig.loop)
-        rig_open(&rig);
+        rig_open();
     if (!len)
         return 0;
     int r = agent_create(rig.loop, rig.addr.sun_path, &agent, NULL);
     assert(r == 0);
     for (unsigned i = 0; i < QUESTIONS; i++)
         agent_ask(agent, "guest-info", NULL, 1000, count, &ended[i]);
-    turn(&rig);
+    turn();
     int fd = accept(rig.listener, NULL, NULL);
     if (data[0] & 1)
         agent_received(agent, (const uint8_t *)"\xff{\"return\": 1}\n", 15);
@@ -74,7 +77,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     for (size_t at = 1; at < len; at += piece) {
         agent_received(agent, data + at, piece < len - at ? piece : len - at);
         if (at % 64 < piece)
-            turn(&rig);
+            turn();
     }
     agent_destroy(agent);
     for (unsigned i = 0; i < QUESTIONS; i++)
