@@ -67,12 +67,12 @@ def gone(vm, pids):
           lambda: not groups(vm) and not any(os.path.exists(f"/proc/{p}") for p in pids))
 
 
-def users(vm):
-    """Who the processes in its groups run as, by pid."""
-    found = {}
+def told(vm, name):
+    """What the status of the processes in its groups says."""
+    found = []
     for pid in members(vm):
         with contextlib.suppress(OSError):  # one that was soon over
-            found[pid] = int(status(pid, "Uid")[1])
+            found.append(status(pid, name))
     return found
 
 
@@ -98,7 +98,7 @@ def ids(folder):
         if "without: name spaces" in vms[0]["now"]["confinement"]:
             skip(vms[0]["now"]["confinement"])
         check("without" not in vms[0]["now"]["confinement"], vms[0]["now"])
-        uids = [set(found.values()) - {0} for found in map(users, vms)]
+        uids = [{int(ids[1]) for ids in told(vm, "Uid")} - {0} for vm in vms]
         equal(uids, [{FIRST}, {FIRST + 1}], "users, with helpers")
         ours, theirs, others = spaces("self"), spaces(vms[0]["pid"]), spaces(vms[1]["pid"])
         for kind in ours:
@@ -175,7 +175,7 @@ def limits(folder):
         print("10 %:", held(*watched(vm), 10))
         # The helper of a card that comes later is held, too.
         equal(d.ok("PATCH", "/v1/vms/a", {"nets": [{"backend": "user"}]})["pending"], [])
-        until("its helper is elsewhere", lambda: any(status(pid, "Name") == ["bedplate-net"] for pid in members(vm)))
+        until("its helper is elsewhere", lambda: ["bedplate-net"] in told(vm, "Name"))
         d.kill()
         d.start()
         d.becomes("a", "running")
