@@ -440,7 +440,7 @@ static void test_orphan(void **state)
     char path[64], text[512] = "";
     snprintf(path, sizeof path, "/proc/%d/stat", (int)helper);
     bool gone = false;
-    for (unsigned i = 0; i < 100 && !gone; i++) {
+    for (unsigned i = 0; i < 1200 && !gone; i++) {
         AUTO(file_close) FILE *f = fopen(path, "re");
         /* A zombie counts: who adopts it is not our affair. */
         gone = !f || !fgets(text, sizeof text, f) || strstr(text, ") Z ");

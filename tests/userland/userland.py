@@ -4,7 +4,6 @@
 import glob
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,8 +11,9 @@ import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "boot"))
+sys.path[:0] = [os.path.join(HERE, "..", "boot"), os.path.join(HERE, "..", "vmm")]
 import boot  # noqa: E402  (tests/boot/boot.py)
+from host import free_port  # noqa: E402  (tests/vmm/host.py)
 
 OURS = ("{vmm} --engine {engine} --cpus {cpus} --memory {memory}M --kernel {kernel} --initrd {initrd}"
         " --disk {disk},format=qcow2 --net user,hostfwd=tcp:127.0.0.1:{port}-:22 --serial stdio --cmdline {cmdline}")
@@ -48,12 +48,6 @@ def prepare(args, *sources):
         boot.skip("the guest could not be prepared; run tools/prepare-userland.sh")
     if args.cpu == "x86-64-v3" and not boot.V3_FLAGS <= boot.host_flags():
         boot.skip("this host's CPU lacks what x86-64-v3 offers")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Deadline:
