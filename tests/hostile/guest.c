@@ -10,7 +10,8 @@
  * Without `chaos` the guest keeps out of its own way, by these rules:
  * 1. No port or register that resets the machine or powers it off.
  * 2. Messages and interrupt routes have the delivery mode "fixed": no NMI, INIT or SMI.
- * 3. Devices write only to the areas below, and no device but blk to what blk reads.
+ * 3. Devices write only to the areas below, and no device but blk to what blk reads. The balloon
+ * reads page numbers only where they are those of areas, for it gives the pages away.
  * 4. Disks 0 and 1 are never asked to write: no byte that such a disk may take for a request header
  * is 1, 11 or 13 with zeros behind it (OUT, DISCARD, WRITE ZEROES). Disk 2 is fair game.
  *
@@ -22,13 +23,14 @@
 
 enum { ECAM = 0xb0000000, IOAPIC = 0xfec00000, LAPIC = 0xfee00000, WINDOW = 0xc8000000 };
 enum { RAM_END = 64 << 20, AP_PAGE = 0x6000 };
-/* The areas: request headers, indirect tables, what blk reads and writes, what the others use,
- * rings of 256 KiB a device. Lengths are random, so what devices write runs over into the areas
- * above it; the program lies below. */
+/* The areas: request headers, indirect tables, what blk reads and writes, page numbers for the
+ * balloon, what the others use, rings of 256 KiB a device. Lengths are random, so what devices
+ * write runs over into the areas above it; the program lies below. */
 enum {
     HEADERS = 0x1000000,
     TABLES = 0x1080000,
     BLK_OUT = 0x1200000,
+    PFNS = 0x1300000,
     BLK_IN = 0x1400000,
     OTHERS = 0x1800000,
     RINGS = 0x2800000,
@@ -38,7 +40,7 @@ enum {
     RING_ROOM = 0x40000
 };
 enum { DESC = 0, AVAIL = 0x4000, USED = 0x8000, QUEUE_ROOM = 0x10000, MAX_QUEUES = 4, SIZE = 128 };
-enum { MAX_DEVICES = 24, VIRTIO_NET = 1, VIRTIO_BLK = 2, SECTOR = 512 };
+enum { MAX_DEVICES = 24, VIRTIO_NET = 1, VIRTIO_BLK = 2, VIRTIO_BALLOON = 5, SECTOR = 512 };
 enum { NEXT = 1, WRITE = 2, INDIRECT = 4 };
 
 /* Offsets of virtio's common configuration, and of BAR registers: virtio 1.2, 4.1.4.3. */
@@ -256,6 +258,8 @@ static uint64_t address(struct dice *d, const struct device *dev, bool device_wr
         return below(d, RAM_END);
     if (choice < 2)
         return nowhere(d);
+    if (dev->type == VIRTIO_BALLOON && !device_writes && !chaos)
+        return PFNS + (below(d, AREA / 2) & ~3u);
     if (choice == 2 && (device_writes || !tame))
         return RINGS + dev->number * RING_ROOM + below(d, RING_ROOM);
     if (dev->type != VIRTIO_BLK)
@@ -358,6 +362,8 @@ static void fill(void)
         *m32(BLK_OUT + at) = roll(&d) | 0x20202020;
         *m32(BLK_IN + at) = roll(&d) | 0x20202020;
         *m32(OTHERS + at) = roll(&d);
+        *m32(PFNS + at) =
+            below(&d, 16) ? (OTHERS >> 12) + below(&d, AREA >> 12) : value(&d) | RAM_END;
     }
     /* Tables are used by all kinds, so they follow the rules of tame disks. */
     for (uint32_t at = 0; at < 2 * TABLES_SIZE; at += 16) {
