@@ -3,12 +3,19 @@
  * A user's loads and stores, always by the same instructions, to a page that the kernel exchanges
  * between them: what an engine remembers of where they went last must go with the mapping. By
  * INVLPG, by CR3 with and without PCID, also among more address spaces than an engine keeps; the
- * page becomes read only, the kernel's, and misaligned accesses faults.
+ * page becomes read only, the kernel's, and misaligned accesses faults. The same with the page's
+ * table, of which an engine may remember that it leads there.
  */
 #include "guest64.inc"
 #define VA 0x150000
 #define PTE 0x73000 + (VA >> 12) * 8
 #define OTHER_PTE 0x113000 + (VA >> 12) * 8
+/* Two megabytes further, where nothing else is: its table is one of the two that VA has */
+#define FAR_VA (VA + 0x200000)
+#define FAR_PDE 0x72008
+#define OTHER_FAR_PDE 0x112008
+#define TABLE_A 0x73000
+#define TABLE_B 0x113000
 #define PAGE_A 0x180000
 #define PAGE_B 0x181000
 #define USER_STACK 0x101800
@@ -37,41 +44,35 @@ GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     movw $0xee00, 0x7e000 + 0x80 * 16 + 4
     mov %cr3, %rax
     mov %rax, %cr3
-    /* INVLPG */
-    SYSCALL_TO(on_exchange)
-    mov $ROUNDS * 2, %r8d
-    call user
-    COUNTED(ROUNDS)
-    /* CR3 written again, CR4.PGE */
-    SYSCALL_TO(on_reload)
-    mov $ROUNDS * 2, %r8d
-    call user
-    COUNTED(ROUNDS)
-    SYSCALL_TO(on_flush)
-    mov $ROUNDS * 2, %r8d
-    call user
-    COUNTED(ROUNDS)
-    /* CR3 */
+    mov $VA, %r10d
+    mov $PTE, %r12d
+    mov $PAGE_A ^ PAGE_B, %r9d
+    call exchanges
+    /* The tables, of pages that stay what they were */
+    movq $TABLE_A + 7, FAR_PDE
+    movq $TABLE_B + 7, OTHER_FAR_PDE
+    mov $FAR_VA, %r10d
+    mov $FAR_PDE, %r12d
+    mov $TABLE_A ^ TABLE_B, %r9d
+    mov %cr3, %rax
+    mov %rax, %cr3
+    call exchanges
+    /* CR3, and with PCID, which keeps what each address space had */
     SYSCALL_TO(on_switch)
     mov $0x70000, %ebp
     mov $0x110000, %edi
-    mov %rbp, %cr3
-    mov $ROUNDS * 2, %r8d
-    call user
-    COUNTED(ROUNDS)
-    /* The same with PCID, which keeps what each address space had */
+    call switches
     PCID_ON 9f
     mov $0x70000, %rbp
     mov $0x110001, %rdi
     bts $63, %rbp
     bts $63, %rdi
-    mov $ROUNDS * 2, %r8d
-    call user
-    COUNTED(ROUNDS)
+    call switches
     /* An engine may give a new address space the place of the present one */
     mov $0x70000, %ebp
     mov %rbp, %cr3
     SYSCALL_TO(on_reuse)
+    mov $VA, %r10d
     mov $1, %r9d
     mov $2, %edi
     mov $SPACES * 3, %r8d
@@ -82,27 +83,12 @@ GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     movq $0, PAGE_A + 8
 9:  mov %rbp, %cr3
     SYSCALL_TO(on_nothing)
-    /* Read only: the load goes on, the store faults */
-    mov $ROUNDS, %r8d
-    mov $only_read, %r9d
-    call user
-    CHECKM(got_vector, 14)
-    CHECKM(got_error, 7)
-    CHECKM(got_rip, user_store)
-    CHECKM(PAGE_A + 8, ROUNDS - 1)
-    CHECK(%rbx, ROUNDS)
-    movq $PAGE_A + 7, PTE
-    invlpg VA
-    /* The kernel's */
-    mov $ROUNDS, %r8d
-    mov $only_kernel, %r9d
-    call user
-    CHECKM(got_vector, 14)
-    CHECKM(got_error, 5)
-    CHECKM(got_rip, user_loop)
-    CHECK(%rbx, ROUNDS - 1)
-    movq $PAGE_A + 7, PTE
-    invlpg VA
+    mov $FAR_VA, %r10d
+    mov $FAR_PDE, %r12d
+    call rights
+    mov $VA, %r10d
+    mov $PTE, %r12d
+    call rights
     /* It becomes code, and the store changes that */
     mov $VA, %esi
     mov $user_patch, %ebx
@@ -122,9 +108,59 @@ GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     CHECKM(got_rip, user_loop)
     PASS
 
-/* Runs user_loop at CPL 3 until it faults, r8d turns at most; the SYSCALL before the last goes on at r9. */
+/* r10: an address of PAGE_A. The entry at r12 changes by r9, and PAGE_B is there, again and again. */
+exchanges:
+    SYSCALL_TO(on_exchange)
+    call both
+    /* CR3 written again, CR4.PGE */
+    SYSCALL_TO(on_reload)
+    call both
+    SYSCALL_TO(on_flush)
+both:
+    mov $ROUNDS * 2, %r8d
+    call user
+    COUNTED(ROUNDS)
+    ret
+
+/* Each turn in the other of two address spaces, where each address that the above had is PAGE_B's. */
+switches:
+    mov %rbp, %cr3
+    mov $VA, %r10d
+    call both
+    mov $FAR_VA, %r10d
+    jmp both
+
+/* The entry at r12, of r10's page or table, loses a right before the last turn. */
+rights:
+    /* Read only: the load goes on, the store faults */
+    mov $ROUNDS, %r8d
+    mov $only_read, %r9d
+    call user
+    CHECKM(got_vector, 14)
+    CHECKM(got_error, 7)
+    CHECKM(got_rip, user_store)
+    CHECKM(PAGE_A + 8, ROUNDS - 1)
+    CHECK(%rbx, ROUNDS)
+    movq $0, PAGE_A + 8
+    orq $2, (%r12)
+    invlpg (%r10)
+    /* The kernel's */
+    mov $ROUNDS, %r8d
+    mov $only_kernel, %r9d
+    call user
+    CHECKM(got_vector, 14)
+    CHECKM(got_error, 5)
+    CHECKM(got_rip, user_loop)
+    CHECK(%rbx, ROUNDS - 1)
+    movq $0, PAGE_A + 8
+    orq $4, (%r12)
+    invlpg (%r10)
+    ret
+
+/* Runs user_loop at CPL 3 until it faults, r8d turns at most, on r10's page; the SYSCALL before the
+ * last goes on at r9. */
 user:
-    mov $VA, %esi
+    mov %r10, %rsi
 user_at:
     mov $user_loop, %ebx
 run:
@@ -163,19 +199,19 @@ user_patch:
 3:  ud2
 
 on_reload:
-    xorl $PAGE_A ^ PAGE_B, PTE
+    xor %r9, (%r12)
     mov %cr3, %rax
     mov %rax, %cr3
     sysretq
 on_flush:
-    xorl $PAGE_A ^ PAGE_B, PTE
+    xor %r9, (%r12)
     mov %cr4, %rax
     btc $7, %rax
     mov %rax, %cr4
     sysretq
 on_exchange:
-    xorl $PAGE_A ^ PAGE_B, PTE
-    invlpg VA
+    xor %r9, (%r12)
+    invlpg (%r10)
     sysretq
 on_switch:
     xchg %rdi, %rbp
@@ -190,8 +226,8 @@ on_reuse:
     mov $0x70000, %eax
     bts $63, %rax
     mov %r9d, %edx
-1:  lea (%rax, %rdx), %r10
-    mov %r10, %cr3
+1:  lea (%rax, %rdx), %r13
+    mov %r13, %cr3
     dec %edx
     jnz 1b
     mov %rax, %cr3
@@ -213,12 +249,12 @@ on_nothing:
     jmp *%r9
 1:  sysretq
 only_read:
-    movq $PAGE_A + 5, PTE
-    invlpg VA
+    andq $~2, (%r12)
+    invlpg (%r10)
     sysretq
 only_kernel:
-    movq $PAGE_A + 3, PTE
-    invlpg VA
+    andq $~4, (%r12)
+    invlpg (%r10)
     sysretq
 aligned:
     or $0x40000, %r11d

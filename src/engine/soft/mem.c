@@ -28,7 +28,7 @@ enum {
 struct walk {
     uint64_t gpa;
     uint64_t page_size;
-    bool writable, user, dirty, global, nx;
+    bool writable, dirty, global;
 };
 
 /* Where a byte of guest memory is: hva for RAM and ROM, NULL for anything behind the bus. */
@@ -76,11 +76,27 @@ static inline bool ram_find(struct soft_vcpu *v, uint64_t gpa, struct ram **ram,
     return ram_look_up(v, gpa, ram, offset, writable);
 }
 
-static void place_find(struct soft_vcpu *v, uint64_t gpa, struct place *p)
+static inline void place_find(struct soft_vcpu *v, uint64_t gpa, struct place *p)
 {
-    *p = (struct place){ .gpa = gpa };
+    p->gpa = gpa;
+    p->hva = NULL;
     if (ram_find(v, gpa, &p->ram, &p->offset, &p->writable_ram))
         p->hva = p->ram->hva + p->offset;
+}
+
+/* Does the RAM or ROM that the place is in have all of its page, in one piece? */
+static bool page_is_whole(struct soft_vcpu *v, const struct place *p)
+{
+    struct ram *ram;
+    uint64_t page = p->gpa & ~(PAGE_SIZE - 1), first, last;
+    bool writable;
+    for (unsigned n = 0; n < RAM_WINDOWS; n++)
+        if (page - v->run->window[n].gpa < v->run->window[n].size)
+            return page - v->run->window[n].gpa <= v->run->window[n].size - PAGE_SIZE;
+    return ram_find(v, page, &ram, &first, &writable) && ram == p->ram &&
+           first + (p->gpa - page) == p->offset &&
+           ram_find(v, page + PAGE_SIZE - 1, &ram, &last, &writable) && ram == p->ram &&
+           last - first == PAGE_SIZE - 1;
 }
 
 /* ---- Page walks ---- */
@@ -121,6 +137,78 @@ static bool entry_set(struct soft_vcpu *v, uint64_t gpa, unsigned size, uint64_t
     return done;
 }
 
+/* Bits that have to be clear in entries of eight bytes. */
+static uint64_t entry_reserved(const struct soft_vcpu *v)
+{
+    uint64_t allowed = v->run->phys_mask;
+    if (v->efer & EFER_NXE)
+        allowed |= PTE_NX;
+    if (v->long_mode)
+        allowed |= 0x7ffull << 52;
+    return ~allowed;
+}
+
+/* May the page be accessed? rights: W and U that all entries on the way have; nx: one has NX */
+static bool walk_allows(const struct soft_vcpu *v, enum access access, bool user, uint64_t rights,
+                        bool nx)
+{
+    bool user_page = rights & PTE_U;
+    if (user && !user_page)
+        return false;
+    if (access == ACCESS_WRITE && !(rights & PTE_W) && (user || v->cr0 & CR0_WP))
+        return false;
+    if (access == ACCESS_FETCH)
+        return !nx && (user || !user_page || !(v->cr4 & CR4_SMEP));
+    return user || !user_page || v->tlb_mode != TLB_KERNEL; /* SMAP */
+}
+
+/* What the entry `e` of a page at `base` says of an access that is allowed. */
+static void walk_found(const struct soft_vcpu *v, uint64_t va, bool user, uint64_t e, uint64_t base,
+                       uint64_t page_size, uint64_t rights, struct walk *w)
+{
+    w->page_size = page_size;
+    w->gpa = (base & ~(page_size - 1)) | (va & (page_size - 1));
+    w->writable = rights & PTE_W || (!user && !(v->cr0 & CR0_WP));
+    w->dirty = e & PTE_D;
+    w->global = e & PTE_G && v->cr4 & CR4_PGE;
+}
+
+static struct table_entry *table_slot(const struct soft_vcpu *v, uint64_t va)
+{
+    return &v->run->tables[va >> TABLE_SHIFT & (TABLES - 1)];
+}
+static uint64_t table_tag(const struct soft_vcpu *v, uint64_t va)
+{
+    return va >> TABLE_SHIFT << TABLE_SHIFT | v->asid;
+}
+
+static void table_keep(struct soft_vcpu *v, uint64_t va, uint64_t gpa, uint64_t rights)
+{
+    struct place p;
+    place_find(v, gpa, &p);
+    if (p.hva && page_is_whole(v, &p))
+        *table_slot(v, va) =
+            (struct table_entry){ table_tag(v, va), (const uint64_t *)p.hva, rights };
+}
+
+/* By the page table that a walk found here before; false: a whole walk has to tell. So it is where
+ * bits are to be set, and for every fault: none may come of what was true once. */
+static inline bool walk_last_table(struct soft_vcpu *v, uint64_t va, enum access access, bool user,
+                                   struct walk *w)
+{
+    const struct table_entry *t = table_slot(v, va);
+    if (t->tag != table_tag(v, va))
+        return false;
+    uint64_t e = __atomic_load_n(t->hva + (va >> PAGE_SHIFT & 511), __ATOMIC_RELAXED);
+    uint64_t set = PTE_P | PTE_A | (access == ACCESS_WRITE ? PTE_D : 0);
+    uint64_t rights = t->rights & e;
+    if ((e & set) != set || e & entry_reserved(v) ||
+        !walk_allows(v, access, user, rights, (t->rights | e) & PTE_NX))
+        return false;
+    walk_found(v, va, user, e, e & v->run->phys_mask, PAGE_SIZE, rights, w);
+    return true;
+}
+
 enum { WALK_OK, WALK_FAULT, WALK_RETRY };
 
 /* One walk. `set`: update accessed and dirty bits. On WALK_FAULT *error holds P and RSVD. */
@@ -129,10 +217,9 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
 {
     bool pae = v->cr4 & CR4_PAE;
     unsigned size = pae ? 8 : 4;
-    bool nxe = v->efer & EFER_NXE;
     uint64_t phys = v->run->phys_mask & ~(PAGE_SIZE - 1);
-    uint64_t table, rights = PTE_W | PTE_U;
-    bool nx = false;
+    uint64_t table, rights = PTE_W | PTE_U, nx_bit = pae && v->efer & EFER_NXE ? PTE_NX : 0;
+    uint64_t reserved_always = pae ? entry_reserved(v) : 0;
     unsigned level, shift;
 
     *error = 0;
@@ -156,7 +243,7 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
 
     uint64_t places[4], entries[4];
     unsigned depth = 0;
-    uint64_t e;
+    uint64_t e, above;
     for (;; level--) {
         shift = pae ? 12 + 9 * (level - 1) : 12 + 10 * (level - 1);
         uint64_t index = va >> shift & (pae ? 511 : 1023);
@@ -164,11 +251,7 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
         e = entries[depth] = entry_read(v, places[depth], size);
         if (!(e & PTE_P))
             return WALK_FAULT;
-        uint64_t reserved = pae ? ~(v->run->phys_mask | (0x7ffull << 52) | PTE_NX) : 0;
-        if (pae && !nxe)
-            reserved |= PTE_NX;
-        if (pae && !v->long_mode)
-            reserved |= 0x7ffull << 52;
+        uint64_t reserved = reserved_always;
         bool leaf = level == 1;
         if (level > 1 && e & PTE_PS) {
             if (pae) {
@@ -187,25 +270,17 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
             *error = PF_P | PF_RSVD;
             return WALK_FAULT;
         }
-        rights &= e;
-        nx |= nxe && e & PTE_NX;
+        above = rights;
+        rights = (rights & e & (PTE_W | PTE_U)) | ((rights | e) & nx_bit);
         depth++;
         if (leaf)
             break;
         table = e & (pae ? phys : 0xfffff000);
     }
 
-    bool writable = rights & PTE_W, user_page = rights & PTE_U;
-    uint32_t protection = PF_P;
-    if (user && !user_page)
-        goto denied;
-    if (access == ACCESS_WRITE && !writable && (user || v->cr0 & CR0_WP))
-        goto denied;
-    if (access == ACCESS_FETCH) {
-        if (nx || (!user && user_page && v->cr4 & CR4_SMEP))
-            goto denied;
-    } else if (!user && user_page && v->tlb_mode == TLB_KERNEL) {
-        goto denied; /* SMAP */
+    if (!walk_allows(v, access, user, rights, rights & PTE_NX)) {
+        *error = PF_P;
+        return WALK_FAULT;
     }
 
     if (set) {
@@ -216,23 +291,14 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
         }
         if (access == ACCESS_WRITE)
             e |= PTE_D;
+        if (pae && level == 1)
+            table_keep(v, va, table, above);
     }
-    w->page_size = 1ull << shift;
     uint64_t base = pae ? e & phys : e & 0xfffff000;
     if (!pae && shift == 22)
         base |= (e >> 13 & 0xff) << 32; /* PSE-36 */
-    base &= ~(w->page_size - 1);
-    w->gpa = base | (va & (w->page_size - 1));
-    w->writable = writable || (!user && !(v->cr0 & CR0_WP));
-    w->user = user_page;
-    w->dirty = e & PTE_D;
-    w->global = e & PTE_G && v->cr4 & CR4_PGE;
-    w->nx = nx;
+    walk_found(v, va, user, e, base, 1ull << shift, rights, w);
     return WALK_OK;
-
-denied:
-    *error = protection;
-    return WALK_FAULT;
 }
 
 static int raise_noncanonical(struct soft_vcpu *v)
@@ -257,17 +323,15 @@ static int page_fault(struct soft_vcpu *v, uint64_t va, enum access access, bool
     return raise_error(v, EXC_PF, error);
 }
 
-static int walk(struct soft_vcpu *v, uint64_t va, enum access access, struct walk *w)
+static __attribute__((noinline)) int walk_whole(struct soft_vcpu *v, uint64_t va,
+                                                enum access access, bool user, struct walk *w)
 {
     if (!(v->cr0 & CR0_PG)) {
-        *w = (struct walk){ .gpa = va & 0xffffffff,
-                            .page_size = 1ull << 32,
-                            .writable = true,
-                            .user = true,
-                            .dirty = true };
+        *w = (struct walk){
+            .gpa = va & 0xffffffff, .page_size = 1ull << 32, .writable = true, .dirty = true
+        };
         return 0;
     }
-    bool user = v->tlb_mode == TLB_USER;
     v->run->walks++;
     for (;;) {
         uint32_t error;
@@ -277,6 +341,14 @@ static int walk(struct soft_vcpu *v, uint64_t va, enum access access, struct wal
         if (r == WALK_FAULT)
             return page_fault(v, va, access, user, error);
     }
+}
+
+static inline int walk(struct soft_vcpu *v, uint64_t va, enum access access, struct walk *w)
+{
+    bool user = v->tlb_mode == TLB_USER;
+    if (walk_last_table(v, va, access, user, w))
+        return 0;
+    return walk_whole(v, va, access, user, w);
 }
 
 /* ---- The TLB ---- */
@@ -302,6 +374,12 @@ static bool alignment_is_checked(const struct soft_vcpu *v)
 
 /* What the TLB said may be true no longer, or user code is to see another table. */
 static void last_pages_clear(struct soft_vcpu *v) { memset(v->last.room, 0, sizeof v->last.room); }
+
+static void tables_clear(struct soft_vcpu *v)
+{
+    for (unsigned n = 0; n < TABLES; n++)
+        v->run->tables[n].tag = ASID_NONE;
+}
 
 static void table_select(struct soft_vcpu *v, unsigned mode)
 {
@@ -347,6 +425,7 @@ void tlb_flush(struct soft_vcpu *v)
     struct vcpu_run *run = v->run;
     for (unsigned n = 0; n < ITLB_SIZE; n++)
         run->itlb[n].tag = ASID_NONE;
+    tables_clear(v);
     for (unsigned n = 0; n < TLB_CONTEXTS; n++)
         run->contexts[n].cr3 = ~0ull;
     memset(run->window, 0, sizeof run->window);
@@ -438,6 +517,7 @@ void tlb_flush_page(struct soft_vcpu *v, uint64_t va)
     EACH_TABLE(v, table)
     table[slot].read = table[slot].write = tlb_none(slot);
     last_pages_clear(v);
+    tables_clear(v); /* of every address: SDM vol. 3A 4.10.4.1 */
     v->run->itlb[va >> PAGE_SHIFT & (ITLB_SIZE - 1)].tag = ASID_NONE;
     jump_cache_clear_page(v, va);
     jump_cache_clear_page(v, va - PAGE_SIZE); /* blocks that reach into this page */
@@ -474,14 +554,7 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t va, const struct walk *w, con
 {
     if (!p->hva || v->run->watch || alignment_is_checked(v))
         return;
-    /* A section that ends or begins inside the page is not for the TLB. */
-    struct ram *ram;
-    uint64_t first, last;
-    bool wr;
-    uint64_t page = p->gpa & ~(PAGE_SIZE - 1);
-    if (!ram_find(v, page, &ram, &first, &wr) || ram != p->ram ||
-        !ram_find(v, page + PAGE_SIZE - 1, &ram, &last, &wr) || ram != p->ram ||
-        last - first != PAGE_SIZE - 1)
+    if (!page_is_whole(v, p))
         return;
 
     struct tlb_entry *e = tlb_slot(v, va);
@@ -490,7 +563,7 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t va, const struct walk *w, con
     if (e->read != va_page)
         e->write = tlb_none(va_page >> PAGE_SHIFT & (TLB_SIZE - 1));
     e->read = va_page;
-    e->host = (uint64_t)(uintptr_t)(p->ram->hva + first);
+    e->host = (uint64_t)(uintptr_t)(p->hva - (va & (PAGE_SIZE - 1)));
     e->page_flags = (uint64_t)(uintptr_t)flags;
     if (w->page_size > PAGE_SIZE && v->cr0 & CR0_PG) {
         e->page_flags |= w->page_size == 1ull << 30 ? TLB_1G : TLB_2M;

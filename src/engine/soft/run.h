@@ -45,6 +45,16 @@ struct itlb_entry {
     bool global;
 };
 
+/* A cache of paging structures, as CPUs have (SDM vol. 3A 4.10.3): the last page table that a walk
+ * came to, for 2 MiB of linear addresses of an address space. Whatever drops translations from the
+ * TLB drops all of it, or has the next look-ups ask for another asid. */
+enum { TABLES = 32, TABLE_SHIFT = 21 };
+struct table_entry {
+    uint64_t tag; /* address | asid */
+    const uint64_t *hva;
+    uint64_t rights; /* W, U and NX of the entries that lead there */
+};
+
 struct vcpu_run {
     _Atomic uint32_t acked; /* newest code epoch that this vCPU knows of */
     uint32_t dropped;       /* newest one whose write-tag drop it has done */
@@ -73,6 +83,7 @@ struct vcpu_run {
         uint64_t m2[64], g1[16];
     } large;
     struct itlb_entry itlb[ITLB_SIZE];
+    struct table_entry tables[TABLES];
     struct ram_window window[RAM_WINDOWS];
 
     /* Aligned: the two places of an address lie in one line */
