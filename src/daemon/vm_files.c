@@ -7,6 +7,7 @@
  *                               process, until all is over; and the jail's number
  *                  start.json   the configuration that its process was started with
  *                  config.json  the one that it has now: some things change while it runs
+ *                  object.json  its object when it was started
  *                  serial.log   the last output of its serial port, once it ended
  *                  stderr       what it said before it had a log
  *   STATE/vms/ID   uefi-vars    UEFI variables
@@ -211,11 +212,11 @@ int vm_config_write(const struct vm *vm, const char *name, const json_t *config,
     return json_write(path, config, false, err); /* no process outlives a power cut */
 }
 
-json_t *vm_config_read(const struct vm *vm)
+json_t *vm_config_read(const struct vm *vm, const char *name)
 {
     char path[PATH_MAX];
     json_t *config = NULL;
-    vm_run_path(vm, "config.json", path);
+    vm_run_path(vm, name, path);
     if (json_parse_file(path, &config, NULL) < 0 || !json_is_object(config)) {
         json_decref(config);
         return NULL;

@@ -211,46 +211,54 @@ static bool lists_equal(const json_t *a, const json_t *b)
     return equal;
 }
 
+/* What can be done while it runs is compared with what was: its process's configuration. */
+static bool option_same(const char *option, const json_t *wanted, const json_t *config)
+{
+    const json_t *a = json_object_get(wanted, option), *b = json_object_get(config, option);
+    if (!a && json_is_string(b) && strcmp(json_string_value(b), "none") == 0)
+        return true; /* an empty drive */
+    return json_is_array(a) ? lists_equal(a, b) : (!a && !b) || json_equal(a, b);
+}
+
+/* The rest with the object that it was started with. */
+static bool field_same(const struct vm *vm, const char *field, const json_t *object)
+{
+    const json_t *a = json_object_get(object, field), *b = json_object_get(vm->begun, field);
+    return !vm->begun || (!a && !b) || json_equal(a, b);
+}
+
+/* What it is to be now. Its guest's cloud-init was told what it is to do when it started. */
+static json_t *config_wanted(const struct vm *vm, const json_t *object)
+{
+    AUTO(json_decref) json_t *now = json_copy((json_t *)object);
+    json_t *told = json_object_get(vm->begun, "cloud_init");
+    if (vm->begun && told)
+        json_object_set(now, "cloud_init", told);
+    else if (vm->begun)
+        json_object_del(now, "cloud_init");
+    return vm_config(vm, now);
+}
+
 static json_t *pending_json(const struct vm *vm, const json_t *object)
 {
     static const struct {
         const char *option, *field;
-    } all[] = { { "cpus", "cpus" },
-                { "memory", "memory" },
-                { "cpu", "cpu" },
-                { "engine", "engine" },
-                { "profile", "profile" },
-                { "firmware", "firmware" },
-                { "boot", "boot" },
-                { "kernel", "kernel" },
-                { "initrd", "initrd" },
-                { "cmdline", "cmdline" },
-                { "disk", "disks" },
-                { "cdrom", "cdrom" },
-                { "net", "nets" },
-                { "display", "display" },
-                { "watchdog", "watchdog" },
-                { "video", "video" },
-                { "usb", "usbs" },
-                { "virtio-input", "inputs" },
-                { "port", "ports" },
-                { "console", "virtio_console" },
-                { "debug-console", "debug_console" },
-                { "gdb", "gdb" },
-                { "balloon", "balloon" },
-                { "no-reboot", "reboot" } };
+    } live[] = {
+        { "memory", "memory" }, { "disk", "disks" }, { "cdrom", "cdrom" }, { "net", "nets" }
+    };
     json_t *pending = json_array();
     if (!vm->config)
         return pending;
-    AUTO(json_decref) json_t *wanted = vm_config(vm, object);
-    for (unsigned i = 0; i < sizeof all / sizeof *all; i++) {
-        const json_t *a = json_object_get(wanted, all[i].option),
-                     *b = json_object_get(vm->config, all[i].option);
-        bool same = json_is_array(a) ? lists_equal(a, b) : (!a && !b) || json_equal(a, b);
-        if (!a && json_is_string(b) && strcmp(json_string_value(b), "none") == 0)
-            same = true; /* an empty drive */
-        if (!same)
-            json_array_append_new(pending, json_string(all[i].field));
+    AUTO(json_decref) json_t *wanted = config_wanted(vm, object);
+    for (const struct api_field *f = api_resource_find("vms")->fields; f->name; f++) {
+        const char *option = NULL;
+        if (f->flags & (API_LIVE | API_SERVER | API_FIXED))
+            continue;
+        for (unsigned i = 0; i < sizeof live / sizeof *live; i++)
+            if (strcmp(live[i].field, f->name) == 0)
+                option = live[i].option;
+        if (!(option ? option_same(option, wanted, vm->config) : field_same(vm, f->name, object)))
+            json_array_append_new(pending, json_string(f->name));
     }
     vm_limits_pending(vm, object, pending);
     return pending;
@@ -268,6 +276,7 @@ json_t *vm_live_tell(const struct vm *vm)
 void vm_live_forget(struct vm *vm)
 {
     json_decref(TAKE(vm->config));
+    json_decref(TAKE(vm->begun));
     json_decref(TAKE(vm->status));
     json_decref(TAKE(vm->live_failed));
     json_decref(TAKE(vm->removing));
@@ -617,7 +626,7 @@ static bool step_next(struct vm *vm)
 {
     if (limits_step(vm))
         return true;
-    AUTO(json_decref) json_t *wanted = vm_config(vm, vm_object(vm)->json);
+    AUTO(json_decref) json_t *wanted = config_wanted(vm, vm_object(vm)->json);
     bool slots = strcmp(text_of(vm->config, "profile"), "pc-1") == 0;
     return (slots && disks_step(vm, json_object_get(wanted, "disk"))) ||
            (slots && nets_step(vm, json_object_get(wanted, "net"))) ||

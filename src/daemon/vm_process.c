@@ -147,11 +147,15 @@ static void process_start(struct vm *vm)
     int fds[VM_FDS_MAX];
     unsigned fd_count = 0;
     AUTO(json_decref) json_t *config = start_config(vm);
+    json_decref(vm->begun);
+    vm->begun = json_deep_copy(vm_object(vm)->json);
     int r = net_taps_open(config, fds, VM_FDS_MAX, &fd_count, &err);
     if (r == 0)
         r = vm_config_write(vm, "config.json", vm->config, &err);
     if (r == 0)
         r = vm_config_write(vm, "start.json", config, &err);
+    if (r == 0)
+        r = vm_config_write(vm, "object.json", vm->begun, &err);
     if (r == 0) {
         vm_exit_forget(vm);
         r = spawn(vm, fds, fd_count, &pid, &err);
@@ -697,7 +701,8 @@ void vm_adopt(struct vm *vm)
         return;
     }
     if (vm_lock_held(vm)) {
-        vm->config = vm_config_read(vm);
+        vm->config = vm_config_read(vm, "config.json");
+        vm->begun = vm_config_read(vm, "object.json");
         vm_id_adopt(vm);
         await(vm, 0);
         return;

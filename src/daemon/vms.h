@@ -31,6 +31,7 @@ struct vm {
     bool paused;                  /* UP: by its own word */
     bool paused_itself;           /* and that it shall stay so is not kept yet */
     json_t *config;               /* of the process, as it is now; NULL: GONE */
+    json_t *begun;                /* the object that it was started with; NULL: GONE, or unknown */
     json_t *status;               /* UP: its last word about itself */
     bool live_busy;               /* a step of a live change is under way */
     json_t *live_failed;          /* steps that failed since the last change, and why */
@@ -149,7 +150,7 @@ bool vm_lock_held(const struct vm *vm); /* does a jail or a process hold the run
 json_t *vm_exit_record(const struct vm *vm, bool starting);
 void vm_exit_forget(const struct vm *vm);
 int vm_config_write(const struct vm *vm, const char *name, const json_t *config, struct err *err);
-json_t *vm_config_read(const struct vm *vm); /* NULL: there is none */
+json_t *vm_config_read(const struct vm *vm, const char *name); /* NULL: there is none */
 /* Before its process is asked to save: keeps the configuration that its restoring will need. */
 int vm_saved_prepare(const struct vm *vm, struct err *err);
 json_t *vm_saved_config(const struct vm *vm); /* NULL: there is no saved state */

@@ -896,6 +896,20 @@ def changes(folder):
         equal((vm["pending"], vm["now"]["cpus"]), (["cpus", "cmdline"], 1))
         vm, _ = patch(cpus=1, cmdline=None)
         equal(vm["pending"], [], "as it was")
+        # Each field that waits is named, also by the next daemon, and nothing else.
+        waiting = {"engine_options": "jit=off", "boot_menu": True, "cloud_init": {"user": "ann"}, "cdrom_bus": "ide", "agent": False,
+                   "keymap": "de", "gdb_wait": True}
+        vm, _ = patch(**waiting)
+        equal(set(vm["pending"]) - {"cdrom"}, set(waiting))
+        d.kill()
+        d.start()
+        patch(boot_menu=False)
+        until("the next daemon knows it", lambda: set(d.vm("a")["pending"]) - {"cdrom"} == set(waiting) - {"boot_menu"})
+        patch(**{name: {"agent": True, "gdb_wait": False}.get(name) for name in waiting})
+        until("it stays pending", lambda: not d.vm("a")["pending"])
+        for name, value in (("cache", "unsafe"), ("discard", "ignore"), ("detect_zeroes", "on")):
+            equal(patch(disks=[{**one, name: value}])[0]["pending"], ["disks"], name)
+        equal(patch(disks=[one])[0]["pending"], [], "as it was")
         # Limits.
         vm, disks = patch(disks=[{**one, "iops": 100, "bps": "1M"}])
         equal((vm["pending"], disks["disk1"]["iops"], disks["disk1"]["bps"]), ([], 100, 1 << 20), vm)
