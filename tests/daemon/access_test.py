@@ -15,9 +15,9 @@ import time
 
 import jsonschema
 
-import daemon_test
-from daemon_test import Daemon, case, equal
-from host import LIMIT, check, free_port, until
+import rig
+from rig import Daemon, case
+from host import LIMIT, check, equal, free_port, until
 
 ROLES = ["viewer", "operator", "admin"]
 PASSWORD = "correct horse"
@@ -248,7 +248,7 @@ def access(folder):
 
 
 def ARGS():
-    return daemon_test.ARGS
+    return rig.ARGS
 
 
 @case
@@ -722,4 +722,4 @@ def systemd(folder):
 
 
 if __name__ == "__main__":
-    daemon_test.main()
+    rig.main()

@@ -19,8 +19,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "boot")]
 import boot  # noqa: E402
-import daemon_test  # noqa: E402
-from daemon_test import check, equal  # noqa: E402
+import rig  # noqa: E402
+from host import check, equal  # noqa: E402
 
 AGENT = "/usr/sbin/qemu-ga"
 LIMIT = 60
@@ -58,7 +58,7 @@ def text(answer, name):
 
 def client(d, name, folder, size):
     """bedplate exec and cp. Returns what runs bedplate."""
-    program = os.path.join(daemon_test.ARGS.build, "src/cli/bedplate")
+    program = os.path.join(rig.ARGS.build, "src/cli/bedplate")
 
     def run(*words, given=b"", status=0):
         done = subprocess.run([program, *words], env=d.env, input=given, capture_output=True, timeout=LIMIT * 3, check=False)
@@ -247,12 +247,12 @@ def main():
         boot.skip("the packages qemu-guest-agent and cpio are not installed")
     if not os.path.exists(os.path.join(args.guest, "vmlinuz")):
         boot.skip("the guest is not prepared; run tools/prepare-guest.sh")
-    daemon_test.ARGS = argparse.Namespace(build=args.build, guest=None)
+    rig.ARGS = argparse.Namespace(build=args.build, guest=None)
     with tempfile.TemporaryDirectory(prefix="bedplate-agent-") as folder:
         initrd = os.path.join(folder, "initrd")
         agent_copy(os.path.join(folder, "top"))
         overlay(os.path.join(folder, "top"), initrd, os.path.join(args.guest, "initrd.cpio"))
-        with daemon_test.Daemon(folder) as d:
+        with rig.Daemon(folder) as d:
             d.ok("POST", "/v1/vms", {"name": "a", "kernel": os.path.join(args.guest, "vmlinuz"), "initrd": initrd,
                                      "cmdline": "console=ttyS0 quiet", "memory": "256M", "engine": "soft", "nets": []})
             until(lambda: "it was not made", lambda: d.vm("a")["state"] == "stopped")

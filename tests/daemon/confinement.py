@@ -10,8 +10,10 @@
   user    a daemon of a user without privileges
   systemd scopes of systemd: the host's, or else one that is started for the test, with nothing to do, in name spaces of its own
 """
+import argparse
 import contextlib
 import glob
+import json
 import os
 import pwd
 import shutil
@@ -21,9 +23,9 @@ import sys
 import tempfile
 import time
 
-import daemon_test
-from daemon_test import Daemon, equal
-from host import LIMIT, check, kill_all, listens, processes, send_all, until
+import rig
+from rig import Daemon
+from host import LIMIT, check, equal, kill_all, listens, processes, send_all, until
 
 SKIP, NOBODY, FIRST = 77, 65534, 2000000000
 LEAVING = 2.5  # after which groups that should have been left are killed
@@ -306,7 +308,7 @@ def user(folder):
     name, programs = pwd.getpwuid(NOBODY).pw_name, os.path.join(folder, "bin")
     os.chmod(folder, 0o755)
     os.mkdir(programs)
-    args = daemon_test.ARGS
+    args = rig.ARGS
     for path in ("daemon/bedplated", "cli/bedplate", "vmm/bedplate-vmm", "jail/bedplate-jail", "img/bedplate-img", "net/bedplate-net",
                  "images/bedplate-make-image"):
         shutil.copy(os.path.join(args.build, "src", path), programs)
@@ -336,7 +338,7 @@ def user(folder):
 
             run("create", "a", "--kernel", os.path.join(programs, os.path.basename(args.guest)), "--memory", "32M", "--engine", "soft")
             run("start", "a")
-            vm = daemon_test.json.loads(run("info", "a", "--json"))
+            vm = json.loads(run("info", "a", "--json"))
             confinement, uid = vm["now"]["confinement"], int(status(vm["pid"], "Uid")[1])
             print(confinement, uid, vm["now"].get("warning"))
             if "name spaces: user" not in confinement:
@@ -429,7 +431,7 @@ container=test exec /lib/systemd/systemd --system --unit=nothing.target --log-ta
         until("systemd does not start", ready)
         below = os.path.join(folder, "t")
         os.mkdir(below)
-        args = daemon_test.ARGS
+        args = rig.ARGS
         subprocess.run([*enter(), sys.executable, os.path.abspath(__file__), "scopes", "--build", os.path.abspath(args.build), "--guest",
                         args.guest], check=True, timeout=100)
     finally:
@@ -450,14 +452,14 @@ CASES = {f.__name__: f for f in (ids, limits, killed, jailing, tap, user, scopes
 
 
 def main():
-    parser = daemon_test.argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", choices=sorted(CASES))
     parser.add_argument("--build", required=True)
     parser.add_argument("--guest", required=True)
-    daemon_test.ARGS = parser.parse_args()
-    daemon_test.ARGS.guest = os.path.abspath(daemon_test.ARGS.guest)
+    rig.ARGS = parser.parse_args()
+    rig.ARGS.guest = os.path.abspath(rig.ARGS.guest)
     with tempfile.TemporaryDirectory(prefix="bp") as folder:
-        CASES[daemon_test.ARGS.case](folder)
+        CASES[rig.ARGS.case](folder)
 
 
 if __name__ == "__main__":

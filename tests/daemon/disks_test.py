@@ -5,9 +5,9 @@ import json
 import os
 import subprocess
 
-import daemon_test
-from daemon_test import Daemon, case, equal
-from host import check, until
+import rig
+from rig import Daemon, case
+from host import check, equal, until
 
 MIB = 1 << 20
 
@@ -122,7 +122,7 @@ def disks_cli(folder):
         check('"leaks": 0' in d.cli("disk", "check", "a"), "check")
         d.cli("disk", "convert", "a", "b", "--format", "raw")
         equal(os.path.getsize(d.ok("GET", "/v1/disks/b")["path"]), 8 * MIB)
-        d.cli("create", "vm", "--disk", "disk:a", "--kernel", daemon_test.ARGS.guest)
+        d.cli("create", "vm", "--disk", "disk:a", "--kernel", rig.ARGS.guest)
         check("has this disk" in d.cli("disk", "delete", "a", "b", status=1), "an image that is used")
         equal([disk["name"] for disk in json.loads(d.cli("disk", "--json"))], ["a"])
         d.cli("disk", "resize", "a", status=2)
@@ -140,4 +140,4 @@ def disks_cli(folder):
 
 
 if __name__ == "__main__":
-    daemon_test.main()
+    rig.main()

@@ -20,10 +20,10 @@ import tempfile
 import time
 
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__))]
-import daemon_test  # noqa: E402
+import rig  # noqa: E402
 from access_test import certificates  # noqa: E402
-from daemon_test import Daemon, equal  # noqa: E402
-from host import check, free_port  # noqa: E402
+from rig import Daemon  # noqa: E402
+from host import check, equal, free_port  # noqa: E402
 
 PASSWORD = "ein langes Passwort"
 
@@ -153,7 +153,7 @@ def secured(folder, etcd, program, build):
     refusals(folder, etcd, build)
     words = etcd.words()[1::2]
     status = subprocess.run([program, "etcd-secured", *words], check=False).returncode
-    daemon_test.ARGS = argparse.Namespace(build=build, guest=None)
+    rig.ARGS = argparse.Namespace(build=build, guest=None)
     with Daemon(folder, *etcd.words()) as d:  # what a daemon says and shows
         d.ok("POST", "/v1/users", {"name": "ann"})
         etcd.kill()
@@ -171,7 +171,7 @@ def secured(folder, etcd, program, build):
 
 
 def with_daemon(folder, etcd):
-    daemon_test.ARGS = argparse.Namespace(build=sys.argv[1], guest=os.path.abspath(sys.argv[3]))
+    rig.ARGS = argparse.Namespace(build=sys.argv[1], guest=os.path.abspath(sys.argv[3]))
     url = etcd.url
     folders = [os.path.join(folder, name) for name in "ab"]
     for path in folders:

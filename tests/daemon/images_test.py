@@ -18,9 +18,9 @@ import time
 import pexpect
 
 import agent_test
-import daemon_test
-from daemon_test import Daemon, case, equal
-from host import check, kill_all, processes, until
+import rig
+from rig import Daemon, case
+from host import check, equal, kill_all, processes, until
 
 MIB = 1 << 20
 KEPT_BACK = 64 << 10  # more than curl's buffer before the file
@@ -117,7 +117,7 @@ def images(folder):
         check(not os.path.exists(disk["a"]), "a disk before the first start")
         for name in "ab":
             d.done(name, "start")
-        tool = os.path.join(daemon_test.ARGS.build, "src/img/bedplate-img")
+        tool = os.path.join(rig.ARGS.build, "src/img/bedplate-img")
         info = subprocess.run([tool, "info", "-U", "--json", "--backing-chain", disk["a"]], capture_output=True, text=True, check=True)
         check('"virtual-size": 8388608' in info.stdout and image["id"] in info.stdout, info.stdout)
         seed = os.path.join(os.path.dirname(disk["a"]), "seed.iso")
@@ -256,7 +256,7 @@ def clones(folder):
     """Full and linked; templates; what may not be; the daemon killed meanwhile."""
     source, second = image_file(folder), image_file(folder, "second.raw", 48 * MIB)
     vms = os.path.join(folder, "s/bedplate/vms")
-    tool = os.path.join(daemon_test.ARGS.build, "src/img/bedplate-img")
+    tool = os.path.join(rig.ARGS.build, "src/img/bedplate-img")
 
     def same(name, disk, path):
         result = subprocess.run([tool, "compare", os.path.join(vms, d.vm(name)["id"], disk), "-F", "raw", path], capture_output=True,
@@ -329,7 +329,7 @@ def debian(folder):
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     with Daemon(folder) as d:
         env = dict(d.env, HOME=folder)
-        program = os.path.join(daemon_test.ARGS.build, "src/cli/bedplate")
+        program = os.path.join(rig.ARGS.build, "src/cli/bedplate")
         run = pexpect.spawn(program, ["run", "debian-12"], env=env, timeout=DEBIAN_LIMIT, encoding="utf-8", codec_errors="replace")
         run.expect("root@debian-12")
         run.send("\x01d")
@@ -370,4 +370,4 @@ def frozen(d, ssh):
 
 
 if __name__ == "__main__":
-    daemon_test.main()
+    rig.main()

@@ -26,7 +26,7 @@ sys.path[:0] = [HERE, os.path.join(HERE, "../userland"), os.path.join(HERE, "../
 import confinement  # noqa: E402
 import userland  # noqa: E402  (tests/userland/userland.py)
 import vmm_test  # noqa: E402
-from daemon_test import check, equal  # noqa: E402
+from host import check, equal  # noqa: E402
 from userland import Fault  # noqa: E402
 
 VM = "--kernel /opt/vmm_guest --memory 32M --engine soft"

@@ -12,8 +12,9 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "boot")]
 import boot  # noqa: E402
-import daemon_test  # noqa: E402
-from daemon_test import Daemon, check, equal, image  # noqa: E402
+import rig  # noqa: E402
+from rig import Daemon, image  # noqa: E402
+from host import check, equal  # noqa: E402
 
 LIMIT = 120
 
@@ -99,7 +100,7 @@ def main():
     parser.add_argument("--build", required=True)
     args = parser.parse_args()
     boot.template(args)
-    daemon_test.ARGS = args
+    rig.ARGS = args
     with tempfile.TemporaryDirectory(prefix="bp") as folder, Daemon(folder) as d:
         live(d, folder, args.guest)
 

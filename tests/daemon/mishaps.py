@@ -15,9 +15,10 @@ import tempfile
 import time
 
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__))]
-import daemon_test  # noqa: E402
-from daemon_test import Daemon, agree, check, equal, image  # noqa: E402
-from host import until  # noqa: E402
+import rig  # noqa: E402
+from rig import Daemon, image  # noqa: E402
+from service_test import agree  # noqa: E402
+from host import check, equal, until  # noqa: E402
 
 
 class Unlucky(Daemon):
@@ -68,7 +69,7 @@ def vms(d):
 # Each job: the state before, the request, and what the VM may be afterwards (None: it is not there).
 def jobs(folder):
     disk = image(folder, "plugged")
-    new = {"name": "a", "memory": "32M", "kernel": daemon_test.ARGS.guest, "engine": "soft", "nets": []}
+    new = {"name": "a", "memory": "32M", "kernel": rig.ARGS.guest, "engine": "soft", "nets": []}
     return {
         "create": (None, ("POST", "/v1/vms", new), (None, "stopped")),
         "start": ("stopped", ("POST", "/v1/vms/a/start", None), ("stopped", "running")),
@@ -160,7 +161,7 @@ def steps(folder, shim, only):
                 continue
             number = 1
             while True:
-                bring(d, job[0], {"name": "a", "memory": "32M", "kernel": daemon_test.ARGS.guest, "engine": "soft", "nets": []})
+                bring(d, job[0], {"name": "a", "memory": "32M", "kernel": rig.ARGS.guest, "engine": "soft", "nets": []})
                 if not one_step(d, name, number, job):
                     break
                 number += 1
@@ -180,7 +181,7 @@ def full(folder, shim, _only):
             made = []
             for attempt in range(3):
                 name = f"n{number}-{attempt}"
-                status, answer = d.call("POST", "/v1/vms", {"name": name, "memory": "32M", "kernel": daemon_test.ARGS.guest, "nets": []})
+                status, answer = d.call("POST", "/v1/vms", {"name": name, "memory": "32M", "kernel": rig.ARGS.guest, "nets": []})
                 if status == 202:
                     made.append(name)
                 else:
@@ -257,7 +258,7 @@ def main():
     parser.add_argument("--jobs", help="of steps; without it: all")
     args = parser.parse_args()
     args.guest = os.path.abspath(args.guest)
-    daemon_test.ARGS = args
+    rig.ARGS = args
     with tempfile.TemporaryDirectory(prefix="bp") as folder:
         {"steps": steps, "full": full, "clock": clock}[args.case](folder, os.path.abspath(args.shim), args.jobs and args.jobs.split(","))
 

@@ -14,8 +14,9 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE]
-import daemon_test  # noqa: E402
-from daemon_test import Daemon, check  # noqa: E402
+import rig  # noqa: E402
+from rig import Daemon  # noqa: E402
+from host import check  # noqa: E402
 
 
 def main():
@@ -24,7 +25,7 @@ def main():
     parser.add_argument("--guest", required=True)
     args = parser.parse_args()
     args.build, args.guest = os.path.abspath(args.build), os.path.abspath(args.guest)
-    daemon_test.ARGS = args
+    rig.ARGS = args
     if not shutil.which("npm"):
         print("skip: npm is not there; install the package npm")
         sys.exit(77)

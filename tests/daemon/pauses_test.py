@@ -10,9 +10,9 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "vmm")]
-import daemon_test  # noqa: E402
-from daemon_test import Daemon, equal  # noqa: E402
-from host import until  # noqa: E402
+import rig  # noqa: E402
+from rig import Daemon  # noqa: E402
+from host import equal, until  # noqa: E402
 from vmm_test import Client  # noqa: E402
 
 SOON = 0.5  # in which a daemon that wanted to would have resumed a VM
@@ -85,7 +85,7 @@ def main():
     parser.add_argument("--guest", required=True)
     args = parser.parse_args()
     args.guest = os.path.abspath(args.guest)
-    daemon_test.ARGS = args
+    rig.ARGS = args
     with tempfile.TemporaryDirectory(prefix="bp") as folder, Daemon(folder) as d:
         d.create("a", watchdog="pause", gdb=True)
         d.done("a", "start")

@@ -17,6 +17,10 @@ def check(condition, what):
         raise AssertionError(what)
 
 
+def equal(got, want, what=""):
+    check(got == want, f"{what}: got {got!r}, want {want!r}")
+
+
 def until(what, true, limit=LIMIT):
     """Waits for it, and answers it. `what` is missing else, or a function tells it."""
     deadline = time.monotonic() + limit

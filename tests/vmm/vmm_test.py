@@ -22,7 +22,7 @@ import tempfile
 import termios
 import time
 
-from host import LIMIT, check, until
+from host import LIMIT, check, equal, until
 
 SKIP = 77
 POWEROFF, INTERNAL, USAGE, FILE, ENGINE, RESET, TRIPLE_FAULT, QUIT, SAVED = range(9)
@@ -37,10 +37,6 @@ def case(function):
 def skip(why):
     print(f"skip: {why}")
     sys.exit(SKIP)
-
-
-def equal(got, want, what=""):
-    check(got == want, f"{what}: got {got!r}, want {want!r}")
 
 
 class Vm:
