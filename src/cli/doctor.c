@@ -89,10 +89,12 @@ static void check_memory(struct doctor *d)
           "%.1f GiB are available", (double)available / (1 << 20));
 }
 
-static void check_disk(struct doctor *d)
+/* Where the daemon that answered keeps its state. */
+static void check_disk(struct doctor *d, const struct cli *cli)
 {
     const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    const char *path = geteuid() == 0 ? "/var/lib" : xdg && *xdg ? xdg : home ? home : "/";
+    bool host = strncmp(cli->socket_path, "/run/bedplate/", 14) == 0;
+    const char *path = host ? "/var/lib" : xdg && *xdg ? xdg : home ? home : "/";
     struct statvfs fs;
     if (statvfs(path, &fs) < 0) {
         found(d, "disk", NOTE, "make it", "%s: %s", path, strerror(errno));
@@ -295,7 +297,6 @@ int do_doctor(struct cli *cli, const struct command *command, int argc, char **a
     struct doctor d = { .findings = json_array() };
     check_kvm(&d);
     check_memory(&d);
-    check_disk(&d);
     check_kernel(&d);
     check_namespaces(&d);
     check_ids(&d);
@@ -303,6 +304,7 @@ int do_doctor(struct cli *cli, const struct command *command, int argc, char **a
     check_programs(&d);
     check_time(&d);
     check_daemon(&d, cli);
+    check_disk(&d, cli);
     check_limits(&d, cli);
     check_bus(&d, cli);
     if (cli->json)

@@ -181,6 +181,7 @@ def doctor(folder):
         found = {f["check"]: f for f in json.loads(d.cli("doctor", "--json"))}
         equal(found["kvm"]["verdict"] == "good", os.access("/dev/kvm", os.R_OK | os.W_OK), "kvm")
         equal(found["daemon"]["verdict"], "good")
+        check(d.env["XDG_STATE_HOME"] in found["disk"]["found"], found["disk"])
         check("good" in d.cli("doctor") and "todo" not in found["daemon"], found)
         if os.geteuid() == 0:
             words = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev && mount -t tmpfs none /usr/share/seabios && exec "$@"', "sh",
