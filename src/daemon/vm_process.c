@@ -106,7 +106,7 @@ static void start_failed(struct vm *vm, const char *why)
     vm_tell(vm,
             json_pack("{s:s, s:s, s:s, s:n}", "state", saved ? "saved" : "failed", "wanted",
                       saved ? "saved" : "stopped", "error", why, "pid"),
-            "failed", job_error("start-failed", why, "bedplate logs shows more"));
+            "failed", job_error("start-failed", why, NULL));
 }
 
 static void await(struct vm *vm, uint64_t ms)
