@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +18,9 @@
 
 #define MS 1000000ull
 enum { LIMIT_MS = 60000, STEP_MS = 10, TICK_MS = 10 };
+
+/* A test that fails leaves nobody behind. */
+static void end_with_parent(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }
 
 static void sleep_on(void)
 {
@@ -27,17 +31,21 @@ static void sleep_on(void)
 /* By a child, whose parent only waits for it. */
 static void compute(void)
 {
-    if (fork() == 0)
+    if (fork() == 0) {
+        end_with_parent();
         for (volatile unsigned n = 0;; n++) {
         }
+    }
     sleep_on();
 }
 
 /* Uninterruptible, as for a disk: the parent of a process that shares its memory. */
 static void wait_for_disk(void)
 {
-    if (vfork() == 0)
+    if (vfork() == 0) {
+        end_with_parent();
         sleep_on();
+    }
 }
 
 /* In a group of its own, with its children. */
@@ -47,6 +55,7 @@ static pid_t begin(void (*what)(void))
     assert_true(pid >= 0);
     if (pid == 0) {
         setpgid(0, 0);
+        end_with_parent();
         what();
         _exit(0);
     }
