@@ -236,6 +236,10 @@ int vnc_tls_create(const char *cert, const char *key, const char *ca, bool passw
         return err_set(err, ENOMEM, "out of memory");
     SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
     SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    /* TigerVNC 1.12 waits for ever if TLS 1.3's session tickets come in one packet with what
+     * follows them: GnuTLS wants to be called again after a ticket, and the viewer goes to
+     * select(). */
+    SSL_CTX_set_num_tickets(context, 0);
     if (SSL_CTX_use_certificate_chain_file(context, cert) != 1)
         return tls_error(err, "the certificate", cert);
     if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1 ||

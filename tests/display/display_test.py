@@ -449,6 +449,7 @@ def tls(folder):
         same_picture(grub.screen, viewer)
         viewer.press(0x2e)
         grub.screen.shows("grub>")
+        check(not viewer.socket.session.has_ticket, "the server sends session tickets, behind which TigerVNC waits for ever")
         refused(lambda: rfb.Viewer(address), "a viewer without TLS")
         refused(lambda: rfb.Viewer(address, ssl.create_default_context(cafile=other + ".pem")),
                 "a server that the viewer does not trust")
