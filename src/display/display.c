@@ -13,6 +13,7 @@
 #include "base/loop.h"
 #include "base/text.h"
 #include "devices/input.h"
+#include "devices/key_queue.h"
 #include "devices/screen.h"
 #include "display/layouts.h"
 #include "display/wire.h"
@@ -32,7 +33,8 @@ enum { START_MS = 10000, BACKLOG = 16, VNC_PORT = 5900 };
 struct display {
     struct screen *screen; /* borrowed */
     struct input *input;   /* borrowed */
-    int fd;                /* owned; -1: the helper is gone */
+    struct key_queue *keys;
+    int fd; /* owned; -1: the helper is gone */
     pid_t pid;
     struct loop_watch *watch;
     char address[160];
@@ -122,8 +124,34 @@ static void set_viewers(struct display *display, unsigned viewers)
     display->viewers = viewers;
     if (were != are)
         screen_watch(display->screen, are);
-    if (were && !are)
+    if (were && !are && key_queue_is_empty(display->keys))
         input_release_all(display->input);
+}
+
+/* The last viewer may have left before its keys were typed. */
+static void keys_typed(void *arg, bool taken)
+{
+    struct display *display = arg;
+    (void)taken;
+    if (!display->viewers)
+        input_release_all(display->input);
+}
+
+/* More than anybody types: the guest has stopped to read. Nothing stays held for ever. */
+static void keys_forget(struct display *display)
+{
+    log_info("display: the guest reads no keys; those that waited are dropped");
+    key_queue_clear(display->keys);
+    input_release_all(display->input);
+}
+
+static void key_arrived(struct display *display, unsigned code, bool down)
+{
+    if (code > INPUT_KEY_MAX)
+        return;
+    if (!key_queue_add(display->keys, code, down))
+        keys_forget(display);
+    key_queue_start(display->keys);
 }
 
 static void message_arrived(struct display *display, const struct display_message *m)
@@ -132,7 +160,7 @@ static void message_arrived(struct display *display, const struct display_messag
         screen_stir(display->screen);
     switch (m->kind) {
     case DISPLAY_VIEWERS: set_viewers(display, m->a); break;
-    case DISPLAY_KEY: input_key(display->input, m->a, m->b & 1); break;
+    case DISPLAY_KEY: key_arrived(display, m->a, m->b & 1); break;
     case DISPLAY_POINTER:
         input_pointer(display->input, m->a, m->b, screen_width(display->screen),
                       screen_height(display->screen), m->c & 7);
@@ -347,6 +375,8 @@ int display_create(struct loop *loop, const struct display_options *options, str
     r = options->unix_path ? listen_unix(display, options->unix_path, &listener, err)
                            : listen_tcp(display, options->host, options->port, &listener, err);
     if (r == 0)
+        r = key_queue_create(loop, input, 0, keys_typed, display, &display->keys, err);
+    if (r == 0)
         r = start_helper(display, options, listener, err);
     if (r == 0)
         r = loop_watch_create(loop, display->fd, LOOP_READ, helper_ready, display, &display->watch,
@@ -372,6 +402,7 @@ void display_destroy(struct display *display)
     }
     if (display->pid)
         helper_end(&display->pid);
+    key_queue_destroy(display->keys);
     free(display);
 }
 

@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "board/board.h"
 #include "devices/input.h"
+#include "devices/key_queue.h"
 #include "devices/screen.h"
 #include "devices/vga.h"
 #include "devices/virtio/gpu.h"
@@ -158,59 +159,38 @@ int video_screenshot(struct vmm *vmm, struct control_request *request, const jso
 
 /* ---- keys ---- */
 
-enum { STEP_MS = 12, STEPS_MAX = 4096, WAITS_MAX = 2000 / STEP_MS };
-
-struct key_step {
-    uint16_t code;
-    bool down;
-};
+enum { KEY_PACE_MS = 12 };
 
 struct typing {
     struct vmm *vmm;
     struct control_request *request;
-    struct loop_timer *timer;
-    struct key_step steps[STEPS_MAX];
-    unsigned count, next;
-    unsigned waits; /* for the guest to fetch what came before */
+    struct key_queue *keys;
 };
 
 static void typing_end(struct typing *typing, const struct err *err)
 {
     typing->vmm->typing = NULL;
     control_finish(typing->request, NULL, err);
-    loop_timer_destroy(typing->timer);
+    key_queue_destroy(typing->keys);
     free(typing);
 }
 
-static void typing_step(void *arg)
+static void typing_idle(void *arg, bool taken)
 {
     struct typing *typing = arg;
     struct err err;
 
-    if (input_keys_wait(typing->vmm->input) && typing->waits++ < WAITS_MAX) {
-        loop_timer_arm(typing->timer, monotonic_ns() + STEP_MS * 1000000ull);
-        return;
-    }
-    typing->waits = 0;
-    const struct key_step *step = &typing->steps[typing->next++];
-    if (!input_key(typing->vmm->input, step->code, step->down)) {
-        err_set(&err, ENODEV, "the VM has no keyboard that its system uses");
-        typing_end(typing, &err);
-        return;
-    }
     if (typing->vmm->screen)
         screen_stir(typing->vmm->screen);
-    if (typing->next == typing->count)
-        typing_end(typing, NULL);
-    else
-        loop_timer_arm(typing->timer, monotonic_ns() + STEP_MS * 1000000ull);
+    if (!taken)
+        err_set(&err, ENODEV, "the VM has no keyboard that its system uses");
+    typing_end(typing, taken ? NULL : &err);
 }
 
 static int typing_add(struct typing *typing, unsigned code, bool down, struct err *err)
 {
-    if (typing->count == STEPS_MAX)
-        return err_set(err, E2BIG, "at most %d key movements in one request", STEPS_MAX);
-    typing->steps[typing->count++] = (struct key_step){ (uint16_t)code, down };
+    if (!key_queue_add(typing->keys, code, down))
+        return err_set(err, E2BIG, "at most %d key movements in one request", KEY_QUEUE_MAX);
     return 0;
 }
 
@@ -276,7 +256,7 @@ static int typing_fill(struct typing *typing, const json_t *args, struct err *er
     }
     if (r == 0 && text)
         r = typing_text(typing, text, err);
-    if (r == 0 && !typing->count)
+    if (r == 0 && key_queue_is_empty(typing->keys))
         r = err_set(err, EINVAL, "'keys' or 'text' says what to type");
     return r;
 }
@@ -289,17 +269,21 @@ int video_send_keys(struct vmm *vmm, struct control_request *request, const json
     struct typing *typing = calloc(1, sizeof *typing);
     if (!typing)
         return err_set(err, ENOMEM, "out of memory");
-    int r = typing_fill(typing, args, err);
+    int r = key_queue_create(vmm->loop, vmm->input, KEY_PACE_MS, typing_idle, typing, &typing->keys,
+                             err);
     if (r == 0)
-        r = loop_timer_create(vmm->loop, typing_step, typing, &typing->timer, err);
+        r = typing_fill(typing, args, err);
     if (r < 0) {
+        key_queue_destroy(typing->keys);
         free(typing);
         return r;
     }
     typing->vmm = vmm;
     typing->request = request;
     vmm->typing = typing;
-    loop_timer_arm(typing->timer, monotonic_ns());
+    if (vmm->screen)
+        screen_stir(vmm->screen);
+    key_queue_start(typing->keys);
     return CONTROL_LATER;
 }
 

@@ -266,6 +266,22 @@ def clipboard(shell, vnc):
     half.close()
 
 
+def burst(shell, vnc):
+    """A program that types faster than the guest reads loses no key: a keyboard holds some twenty of them."""
+    shell("(head -n 1 </dev/tty1 >/tmp/typed) &")
+    viewer = rfb.Viewer(vnc)
+    viewer.request(False)
+    viewer.update()
+    for scancode in [0x1e, 0x30, 0x2e] * 30 + [0x1c]:  # abc
+        viewer.key(0, scancode, 1)
+        viewer.key(0, scancode, 0)
+    deadline = time.monotonic() + 60
+    while (typed := shell("cat /tmp/typed")) != "abc" * 30:
+        check(time.monotonic() < deadline, f"a burst of keys came as {typed!r}")
+        time.sleep(0.1)
+    viewer.close()
+
+
 @case
 def virtio(folder):
     """Debian's generic kernel on virtio-gpu: its console, what is written to its frame buffer, another size, a restore."""
@@ -297,6 +313,7 @@ def virtio(folder):
         equal((width, height), (1280, 800), "size")
         check(sum(1 for byte in pixels[::3] if byte > 100) > 2000, "there is no text on the screen")
         shell(vm, "echo 1 >/proc/sys/kernel/printk")  # a late message would scroll the picture away
+        burst(lambda line: shell(vm, line), path)
         draw(vm, 0xaa, 409600)
         draw(vm, 0x55, 400, 13 * 4)  # a piece of 100 pixels within row 4, from x = 80 on
         rows = bytearray(b"\xaa" * (80 * 1280 * 3))

@@ -181,6 +181,13 @@ static void input_key_event(void *arg, unsigned code, bool down)
     io_work_kick(&in->xhci->work);
 }
 
+static bool input_keys_wait_at(void *arg)
+{
+    struct xhci_port_input *in = arg;
+    LOCKED(&in->xhci->pci.dev.lock);
+    return input_hid(in) && hid_has_report(input_hid(in));
+}
+
 static void input_position_event(void *arg, unsigned x, unsigned y)
 {
     struct xhci_port_input *in = arg;
@@ -225,6 +232,7 @@ static void input_connect(struct xhci *xhci, unsigned port)
         in->handler.name = "USB keyboard";
         in->handler.kinds = INPUT_KEYBOARD;
         in->handler.key = input_key_event;
+        in->handler.keys_wait = input_keys_wait_at;
     } else {
         in->handler.name = "USB tablet";
         in->handler.kinds = INPUT_TABLET;

@@ -140,6 +140,13 @@ static void vinput_key(void *arg, unsigned code, bool down)
     vinput_add(arg, &e, 1);
 }
 
+static bool vinput_keys_wait(void *arg)
+{
+    struct vinput *vi = arg;
+    LOCKED(&vi->vdev.pci.dev.lock);
+    return !vi->still && vi->regs.count;
+}
+
 static void vinput_position(void *arg, unsigned x, unsigned y)
 {
     struct vinput_event e[2] = { { EV_ABS, ABS_X, x }, { EV_ABS, ABS_Y, y } };
@@ -357,6 +364,7 @@ int virtio_input_create(struct machine *m, const char *id, enum virtio_input_kin
         .name = keyboard ? "virtio keyboard" : "virtio tablet",
         .kinds = keyboard ? INPUT_KEYBOARD : INPUT_TABLET,
         .key = vinput_key,
+        .keys_wait = vinput_keys_wait,
         .position = vinput_position,
         .buttons = vinput_buttons,
         .wheel = vinput_wheel,
