@@ -13,6 +13,7 @@
 #include "daemon/vms.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -287,4 +288,27 @@ void vm_jail_end(struct vm *vm)
     vm->own_id = -1;
     memset(&vm->limits, 0, sizeof vm->limits);
     cgroup_remove(vm->id);
+}
+
+/* The first process inside, which takes all others with it; 0: there is none, or no jail. */
+static pid_t jail_inside(pid_t jail)
+{
+    char path[64];
+    AUTO(buf_fini) struct buf name = { 0 };
+    AUTO(buf_fini) struct buf children = { 0 };
+    snprintf(path, sizeof path, "/proc/%d/comm", (int)jail);
+    if (file_read(path, 64, &name, NULL) < 0 || name.len != 8 ||
+        memcmp(name.data, "vm-jail\n", 8) != 0)
+        return 0;
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)jail, (int)jail);
+    if (file_read(path, 4096, &children, NULL) < 0)
+        return 0;
+    buf_add(&children, "", 1);
+    return (pid_t)atoi((const char *)children.data);
+}
+
+int vm_jail_kill(const struct vm *vm)
+{
+    pid_t inside = jail_inside(vm->pid);
+    return kill(inside > 0 ? inside : vm->pid, SIGKILL);
 }

@@ -461,7 +461,7 @@ static const struct vmm_client_calls client_calls = { client_ready, client_event
 /* One that hangs is killed, which says the rest. */
 static void give_up(struct vm *vm)
 {
-    if (vm->pid && kill(vm->pid, SIGKILL) == 0)
+    if (vm->pid && vm_jail_kill(vm) == 0)
         vm->gave_up = true;
     else if (!vm->pid)
         start_failed(vm, "its process does not answer");
@@ -623,7 +623,7 @@ static void kill_asked(struct vm *vm)
     if (vm->client)
         vmm_client_ask(vm->client, "quit", NULL, -1, NULL, NULL);
     else if (vm->pid)
-        kill(vm->pid, SIGKILL);
+        vm_jail_kill(vm);
     timer_set(vm, TIMER_KILL, KILL_GRACE_MS);
 }
 
@@ -678,7 +678,7 @@ void vm_timer(void *arg)
         break;
     case TIMER_KILL:
         if (vm->pid)
-            kill(vm->pid, SIGKILL);
+            vm_jail_kill(vm);
         break;
     case TIMER_KEEPER:
         vm->timing = TIMER_NONE;

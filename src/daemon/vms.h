@@ -165,6 +165,8 @@ enum { VM_FDS_MAX = 16 };
 int vm_jail_start(struct vm *vm, const char *config, int errors, const int *fds, unsigned fd_count,
                   pid_t *pid, struct err *err);
 void vm_jail_end(struct vm *vm); /* its process is gone */
+/* Kills its process `pid`. That of a jail is spared: it ends when all inside has. As kill(2). */
+int vm_jail_kill(const struct vm *vm);
 void vm_id_adopt(struct vm *vm); /* its process was started by a former daemon */
 /* Brings the limits in force to those asked for. 1: done; 2: vm_limits_done() tells the outcome; 0:
  * nothing was to be done. */
