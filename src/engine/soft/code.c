@@ -648,7 +648,7 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
     const unsigned room = (unsigned)(PAGE_SIZE - (src->offset & (PAGE_SIZE - 1)));
     unsigned used = 0, count = 0;
     const bool loops = soft_engine_of(v)->code.jit.loops;
-    v->run->blocks_decoded++;
+    counter_add_one(&v->run->blocks_decoded);
     while (count < BLOCK_MAX) {
         struct insn *i = &b->insns[count];
         bool gp = false;

@@ -690,6 +690,7 @@ static void soft_counters(struct engine *engine,
     add(arg, "soft_interrupts_total", interrupts);
     add(arg, "soft_mmio_total", mmio);
     add(arg, "soft_halts_total", halts);
+    LOCKED(&e->code.lock);
     add(arg, "soft_code_bytes", e->code.bytes);
     add(arg, "soft_code_flushes_total", e->code.flushes);
     add(arg, "soft_code_cold_drops_total", e->code.cold_drops);

@@ -197,7 +197,7 @@ static int deliver_protected(struct soft_vcpu *v, struct delivery *d)
 
 static int deliver(struct soft_vcpu *v, struct delivery *d)
 {
-    v->run->exceptions++;
+    counter_add_one(&v->run->exceptions);
     return real_mode(v) ? deliver_real(v, d) : deliver_protected(v, d);
 }
 
@@ -239,7 +239,7 @@ bool exception_deliver(struct soft_vcpu *v)
 bool interrupt_deliver(struct soft_vcpu *v, uint8_t vector)
 {
     struct delivery d = { .vector = vector, .flags = rflags_get(v), .rip = v->rip, .ext = 1 };
-    v->run->interrupts++;
+    counter_add_one(&v->run->interrupts);
     return deliver(v, &d) == 0 || exception_deliver(v);
 }
 

@@ -332,7 +332,7 @@ static __attribute__((noinline)) int walk_whole(struct soft_vcpu *v, uint64_t va
         };
         return 0;
     }
-    v->run->walks++;
+    counter_add_one(&v->run->walks);
     for (;;) {
         uint32_t error;
         int r = walk_once(v, va, access, user, true, w, &error);
@@ -740,7 +740,7 @@ static void bytes_load(void *out, const uint8_t *from, unsigned size)
 static void place_load(struct soft_vcpu *v, const struct place *p, void *out, unsigned size)
 {
     if (!p->hva) {
-        v->run->mmio++;
+        counter_add_one(&v->run->mmio);
         if (apic_load(v, p->gpa, out, size))
             return;
         uint8_t *to = out;
@@ -778,7 +778,7 @@ static void bytes_store(uint8_t *to, const void *data, unsigned size)
 static void place_store(struct soft_vcpu *v, const struct place *p, const void *data, unsigned size)
 {
     if (!p->hva || !p->writable_ram) {
-        v->run->mmio++;
+        counter_add_one(&v->run->mmio);
         if (apic_store(v, p->gpa, data, size))
             return;
         const uint8_t *from = data;

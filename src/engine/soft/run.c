@@ -120,7 +120,7 @@ static void safe_point(struct soft_vcpu *v)
 static void vcpu_park(struct soft_vcpu *v)
 {
     struct soft_engine *e = soft_engine_of(v);
-    v->run->halts++;
+    counter_add_one(&v->run->halts);
     guest_leave(v, RUN_WAITING);
     pthread_mutex_lock(&e->lock);
     while (!(atomic_load(&v->request) & ~(uint32_t)REQ_WAITS))

@@ -108,7 +108,8 @@ struct vcpu_run {
     uint64_t dr6_trap; /* data breakpoints hit by the running instruction */
     int host_hit;      /* index of the host watchpoint hit, or -1 */
 
-    uint64_t blocks_run, blocks_decoded, walks, exceptions, interrupts, mmio, halts; /* counters */
+    /* Counters: written by the vCPU's thread (counter_add_one), read by any */
+    _Atomic uint64_t blocks_decoded, walks, exceptions, interrupts, mmio, halts;
 };
 
 struct soft_engine {
@@ -134,6 +135,13 @@ static inline struct soft_engine *soft_engine_of(const struct soft_vcpu *v)
 static inline struct machine *machine_of(const struct soft_vcpu *v)
 {
     return v->vcpu.engine->machine;
+}
+
+/* One more. There is one writer, so no LOCK is needed. */
+static inline void counter_add_one(_Atomic uint64_t *counter)
+{
+    uint64_t n = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, n + 1, memory_order_relaxed);
 }
 
 /* Any thread. */
