@@ -7,6 +7,7 @@ TEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 ROUNDS ?= 60
+, := ,
 
 all: build
 
@@ -17,6 +18,7 @@ help:
 	@echo 'make test           run every test; TEST_ARGS="NAME ..." for some'
 	@echo 'make test-long      those that take minutes too'
 	@echo 'make test-sanitize  the unit tests under the sanitizers of clang'
+	@echo 'make test-tsan      what runs in several threads under the thread sanitizer of clang'
 	@echo 'make powercuts      cut the power of disk images a million times; ROUNDS=600: ten million'
 	@echo 'make fuzz           fuzz one parser: FUZZ=json FUZZ_SECONDS=60'
 	@echo 'make bench          compare speeds with QEMU (BENCH_ARGS="--run alu_mix,fork_exec ...")'
@@ -54,10 +56,23 @@ test: packages
 test-long: packages
 	@tests/run --build $(BUILD) --long $(TEST_ARGS)
 
+# $(call sanitized,FOLDER,SANITIZERS): a build folder of that kind.
+sanitized = [ -e $(1)/build.ninja ] || CC="ccache clang" meson setup $(1) -Db_sanitize=$(2) -Db_lundef=false
+
 test-sanitize: packages
-	@[ -e build-sanitize/build.ninja ] || CC="ccache clang" meson setup build-sanitize \
-	    -Db_sanitize=address,undefined -Db_lundef=false
+	@$(call sanitized,build-sanitize,address$(,)undefined)
 	@tests/run --build build-sanitize --unit $(TEST_ARGS)
+
+# Where threads meet: loops, machine, virtio, block, the engine's protocols, the VMM. docs/threads.md says what is seen.
+THREADED := loop_test log_test bus_test clock_test dma_test irq_test machine_test map_test gate_test lapic_test \
+    block_test uring_test live_test throttle_test virtio_balloon_test virtio_blk_queues_test virtio_blk_test \
+    virtio_console_test virtio_gpu_test virtio_input_test virtio_net_test virtio_pci_test virtio_rng_test virtqueue_test \
+    guests_soft guests_soft_jit_off moves_copy_soft moves_copy_user jit_litmus_race_jit_off jit_litmus_race_hot_16 \
+    jit_litmus_loop_hot_16 jit_litmus_flush_jit_off_code_128K jit_litmus_flush_hot_16_code_256K \
+    vmm_control vmm_save vmm_streams vmm_gdb hostile
+test-tsan: packages
+	@$(call sanitized,build-tsan,thread)
+	@tests/run --build build-tsan --unit --needed $(or $(TEST_ARGS),$(THREADED))
 
 powercuts: build
 	@$(BUILD)/src/block/powercut_test $(ROUNDS) $$(date +%s)
@@ -78,4 +93,4 @@ format:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all help packages build programs run boot test test-long test-sanitize powercuts fuzz bench install format clean
+.PHONY: all help packages build programs run boot test test-long test-sanitize test-tsan powercuts fuzz bench install format clean
