@@ -471,15 +471,16 @@ static void try_connect(struct vm *vm)
 {
     char path[PATH_MAX];
     pid_t jail = vm->pid_watch ? 0 : vm_jail_pid(vm); /* that a daemon before us started */
-    if (jail) {
+    if (jail)
         pid_follow(vm, jail);
-        vm_drive(vm); /* what it waited for, to be killed, can be done now */
-        if (vm->killing)
-            return;
-    }
     vm_run_path(vm, "control.sock", path);
     if (!vm->client)
         vmm_client_create(vm->daemon->loop, path, &client_calls, vm, &vm->client, NULL);
+    if (jail && !vm->client) {
+        vm_drive(vm); /* what waited for its number, to be killed, can be done now */
+        if (vm->killing)
+            return;
+    }
     bool gone = !vm->client && !vm->pid_watch && !vm_lock_held(vm);
     if (gone && strcmp(object_text(vm_object(vm), "state"), "starting") == 0) {
         vm->real = GONE; /* only a keeper was left, or it is told again what is wrong */
