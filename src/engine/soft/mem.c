@@ -56,24 +56,31 @@ static __attribute__((noinline)) bool ram_look_up(struct soft_vcpu *v, uint64_t 
     /* Only whole pages may be reached by windows and the TLB. */
     if (s.kind == REGION_RAM && s.size > 64 * PAGE_SIZE && !(s.start & (PAGE_SIZE - 1))) {
         unsigned n = run->window[0].size < run->window[1].size ? 0 : 1;
-        run->window[n] = (struct ram_window){ s.start, s.size, s.ram, s.ram_offset };
+        uint64_t size = s.size & ~(PAGE_SIZE - 1);
+        run->window[n] = (struct ram_window){ s.start, size, s.ram, s.ram_offset };
     }
     return true;
+}
+
+static inline const struct ram_window *window_find(const struct soft_vcpu *v, uint64_t gpa)
+{
+    const struct ram_window *w = v->run->window;
+    for (unsigned n = 0; n < RAM_WINDOWS; n++)
+        if (gpa - w[n].gpa < w[n].size)
+            return &w[n];
+    return NULL;
 }
 
 static inline bool ram_find(struct soft_vcpu *v, uint64_t gpa, struct ram **ram, uint64_t *offset,
                             bool *writable)
 {
-    struct vcpu_run *run = v->run;
-    for (unsigned n = 0; n < RAM_WINDOWS; n++) {
-        if (gpa - run->window[n].gpa < run->window[n].size) {
-            *ram = run->window[n].ram;
-            *offset = run->window[n].offset + (gpa - run->window[n].gpa);
-            *writable = true;
-            return true;
-        }
-    }
-    return ram_look_up(v, gpa, ram, offset, writable);
+    const struct ram_window *w = window_find(v, gpa);
+    if (!w)
+        return ram_look_up(v, gpa, ram, offset, writable);
+    *ram = w->ram;
+    *offset = w->offset + (gpa - w->gpa);
+    *writable = true;
+    return true;
 }
 
 static inline void place_find(struct soft_vcpu *v, uint64_t gpa, struct place *p)
@@ -90,9 +97,8 @@ static bool page_is_whole(struct soft_vcpu *v, const struct place *p)
     struct ram *ram;
     uint64_t page = p->gpa & ~(PAGE_SIZE - 1), first, last;
     bool writable;
-    for (unsigned n = 0; n < RAM_WINDOWS; n++)
-        if (page - v->run->window[n].gpa < v->run->window[n].size)
-            return page - v->run->window[n].gpa <= v->run->window[n].size - PAGE_SIZE;
+    if (window_find(v, p->gpa))
+        return true;
     return ram_find(v, page, &ram, &first, &writable) && ram == p->ram &&
            first + (p->gpa - page) == p->offset &&
            ram_find(v, page + PAGE_SIZE - 1, &ram, &last, &writable) && ram == p->ram &&
@@ -549,14 +555,10 @@ void tlb_mode_changed(struct soft_vcpu *v)
     table_select(v, v->cpl == 3 ? TLB_USER : v->ac[(v->flags & FL_AC) != 0].mode);
 }
 
-static void tlb_fill(struct soft_vcpu *v, uint64_t va, const struct walk *w, const struct place *p,
-                     bool write)
+/* For a page that may have an entry. */
+static inline void tlb_set(struct soft_vcpu *v, uint64_t va, const struct walk *w,
+                           const struct place *p, bool write)
 {
-    if (!p->hva || v->run->watch || alignment_is_checked(v))
-        return;
-    if (!page_is_whole(v, p))
-        return;
-
     struct tlb_entry *e = tlb_slot(v, va);
     uint64_t va_page = va & ~(PAGE_SIZE - 1);
     _Atomic uint8_t *flags = &p->ram->page_flags[p->offset >> PAGE_SHIFT];
@@ -584,6 +586,27 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t va, const struct walk *w, con
                                 code_page_find(soft_engine_of(v), p->ram, p->offset));
 }
 
+/* Not while each access has to be looked at: watchpoints, alignment checks. */
+static bool tlb_is_filled(const struct soft_vcpu *v)
+{
+    return likely(!v->run->watch) && !alignment_is_checked(v);
+}
+
+/* Tries to make an entry of what is at hand, as most misses only want back one that gave way. */
+static inline void tlb_refill(struct soft_vcpu *v, uint64_t va, enum access access)
+{
+    struct walk w;
+    if (tlb_slot(v, va)->read == (va & ~(PAGE_SIZE - 1)) || !tlb_is_filled(v) ||
+        !walk_last_table(v, va, access, v->tlb_mode == TLB_USER, &w))
+        return;
+    const struct ram_window *r = window_find(v, w.gpa);
+    if (!r)
+        return;
+    uint64_t offset = r->offset + (w.gpa - r->gpa);
+    const struct place p = { r->ram->hva + offset, w.gpa, r->ram, offset, true };
+    tlb_set(v, va, &w, &p, access == ACCESS_WRITE);
+}
+
 static int translate(struct soft_vcpu *v, uint64_t va, enum access access, struct place *p)
 {
     struct walk w;
@@ -591,8 +614,8 @@ static int translate(struct soft_vcpu *v, uint64_t va, enum access access, struc
     if (r)
         return r;
     place_find(v, w.gpa, p);
-    if (access != ACCESS_FETCH)
-        tlb_fill(v, va, &w, p, access == ACCESS_WRITE);
+    if (access != ACCESS_FETCH && p->hva && tlb_is_filled(v) && page_is_whole(v, p))
+        tlb_set(v, va, &w, p, access == ACCESS_WRITE);
     return 0;
 }
 
@@ -903,10 +926,14 @@ int gva_probe_write(struct soft_vcpu *v, uint64_t va, unsigned size)
 
 int gva_load_slow(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
 {
+    va = linear(v, va);
+    tlb_refill(v, va, ACCESS_READ);
     return gva_load(v, va, out, size);
 }
 int gva_store_slow(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
 {
+    va = linear(v, va);
+    tlb_refill(v, va, ACCESS_WRITE);
     return gva_store(v, va, data, size);
 }
 
