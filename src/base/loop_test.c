@@ -188,7 +188,8 @@ static void calls_around_start_and_end(void **state)
 struct channel {
     int fds[2];
     struct loop_watch *watch;
-    int reads, hangups;
+    _Atomic int reads; /* on the loop's thread, while another looks */
+    int hangups;
     struct channel *victim; /* whose watch the call-back destroys */
 };
 
@@ -311,7 +312,7 @@ enum { TIMERS = 50 };
 struct clock {
     struct loop_timer *timer;
     uint64_t deadline_ns;
-    int fired;
+    _Atomic int fired; /* on the loop's thread, while another looks */
     bool again, destroys;
     struct clock *victim;
 };
@@ -407,9 +408,7 @@ static void restless_timer(void **state)
     loop_call(loop, call_count, NULL);
     assert_int_equal(called, 1);
     const struct timespec ms = { .tv_nsec = 1000000 };
-    for (unsigned i = 0; i < 60000 && (!__atomic_load_n(&c.reads, __ATOMIC_RELAXED) ||
-                                       __atomic_load_n(&clock.fired, __ATOMIC_RELAXED) < 2);
-         i++)
+    for (unsigned i = 0; i < 60000 && (!c.reads || clock.fired < 2); i++)
         nanosleep(&ms, NULL);
     loop_stop(loop, 2);
     pthread_join(thread, NULL);
