@@ -43,7 +43,7 @@
     WHOLE(ring, AC, label);                      \
     DENIED(SEL_USER64, 0, label, 0, 5 + (write))
 
-GUEST(LONG, 1, NEED_TSS)
+GUEST(LONG, 1, NEED_TSS | NEED_EXACT)
     BEGIN64
     mov $7, %eax
     xor %ecx, %ecx
