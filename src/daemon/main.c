@@ -33,7 +33,10 @@
 
 enum { LOCK_TRIES = 500 };
 enum { STATE_LIMIT = PATH_MAX - 200 };
-enum { PATH_LIMIT = 60 /* a VM's sockets lie below it, and a socket's path has 107 bytes */ };
+/* A VM's sockets lie below it, and a socket's path has 107 bytes; a VM's own ports may have longer
+ * names than this one. */
+#define LONGEST_SOCKET "/vms/01234567-89ab-cdef-0123-456789abcdef/control.sock"
+enum { PATH_LIMIT = 107 - (sizeof LONGEST_SOCKET - 1) };
 
 static const char *const kinds[] = { "images", "disks", "vms", "jobs", "users", "tokens", NULL };
 

@@ -253,7 +253,7 @@ def bad_starts(folder):
 
     with Daemon(folder):
         sentence("another bedplated uses", "--user")
-    sentence("too long", "--user", "--run-dir", "/tmp/" + "x" * 100)
+    sentence("too long", "--user", "--run-dir", "/tmp/" + "x" * 49)
     with open(os.path.join(folder, "file"), "w", encoding="ascii"):
         pass
     sentence("cannot make", "--user", "--state-dir", os.path.join(folder, "file", "below"))
