@@ -163,8 +163,7 @@ static int size_asked(int width, int height, int screens, struct rfbExtDesktopSc
     return rfbExtDesktopSize_Success;
 }
 
-/* ---- QEMU's extended key events (RFB community specification, 7.5.? "QEMU Extended Key Event")
- * ---- */
+/* ---- "QEMU Extended Key Event" of the RFB community specification ---- */
 
 /* The server says that it knows them by an empty rectangle of that encoding. */
 static rfbBool extended_keys_enable(rfbClientPtr client, void **data, int encoding)

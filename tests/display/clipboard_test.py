@@ -16,11 +16,11 @@ import tempfile
 import time
 
 sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), *below) for below in ([], ["..", "vmm"])]
+import display_test  # noqa: E402
 import rfb  # noqa: E402
 import vmm_test  # noqa: E402
 from vmm_test import check, equal  # noqa: E402
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROGRAMS = ["spice-vdagentd", "spice-vdagent", "Xvfb", "xclip", "xkbcomp"]
 UMLAUTS = "Grüße — 你好\nzweite Zeile\n"
 
@@ -127,11 +127,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True)
     vmm_test.ARGS = parser.parse_args()
-    prepared = os.path.join(ROOT, ".cache", "pc")
-    done = subprocess.run([os.path.join(ROOT, "tools", "prepare-pc.sh"), prepared], text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        vmm_test.skip(done.stdout.strip())
+    prepared = display_test.prepared_pc()
     with tempfile.TemporaryDirectory() as folder:
         initrd = programs_initrd(folder, os.path.join(prepared, "initrd.cpio"))
         saved = os.path.join(folder, "saved")
