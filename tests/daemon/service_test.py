@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The daemon as a service: its requests, its store, its own death:  service_test.py CASE --build BUILD --guest G"""
+import contextlib
 import http.client
 import json
 import os
@@ -205,6 +206,14 @@ def crash(folder, count, rounds, seconds):
             agree(d, names)
 
 
+def told(pid):
+    """A process, for a message: its number, name, state and parent, and its words."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat, \
+            open(f"/proc/{pid}/cmdline", "rb") as words:
+        return " ".join(stat.read().split()[:4]) + f" {words.read().decode(errors='replace').split(chr(0))}"
+    return f"{pid}, gone"
+
+
 def agree(d, names):
     """The store, the processes and the run directories say the same, and nothing is under way."""
     deadline = time.monotonic() + LIMIT
@@ -216,10 +225,12 @@ def agree(d, names):
             why.append(f"jobs under way: {jobs}")
         live = {vm["pid"] for vm in vms if vm["state"] in ("running", "paused")}
         if live != set(d.processes()):
-            why.append(f"running {sorted(live)}, processes {sorted(d.processes())}")
+            why.append(f"running {sorted(live)}, processes {[told(pid) for pid in sorted(d.processes())]}, of {vms}")
         for vm in vms:
             if vm["state"] == "failed" or vm["state"] != vm["wanted"]:
-                why.append(f"{vm['name']} is {vm['state']}, wanted {vm['wanted']}: {vm.get('error')}")
+                happened = d.ok("GET", f"/v1/events?object=vms/{vm['id']}&limit=10000")["items"][-8:]
+                asked = [job for job in d.ok("GET", "/v1/jobs?limit=10000")["items"] if job.get("object") == f"vms/{vm['id']}"][-4:]
+                why.append(f"{vm['name']} is {vm['state']}, wanted {vm['wanted']}: {vm.get('error')}; {happened}; {asked}")
         left = set(os.listdir(os.path.join(d.folder, "r/bedplate/vms"))) - {vm["id"] for vm in vms}
         if left:
             why.append(f"run directories of nobody: {left}")
