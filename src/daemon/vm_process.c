@@ -500,6 +500,12 @@ static void try_connect(struct vm *vm)
 
 /* ---- its end ---- */
 
+static bool is_wanted_up(const struct vm *vm)
+{
+    const char *wanted = vm_wanted(vm);
+    return strcmp(wanted, "running") == 0 || strcmp(wanted, "paused") == 0;
+}
+
 static bool restart_wanted(const struct vm *vm, int status)
 {
     struct object *object = vm_object(vm);
@@ -527,7 +533,7 @@ static void process_forget(struct vm *vm)
     pid_forget(vm);
     vm->real = GONE;
     vm->ended = true;
-    vm->gave_up = false;
+    vm->gave_up = vm->doomed = false;
     vm->paused = vm->paused_itself = false;
     vm_live_forget(vm);
     vm_jail_end(vm);
@@ -538,8 +544,7 @@ static void process_forget(struct vm *vm)
 static void settle(struct vm *vm, json_t *take_patch, int status, const char *why)
 {
     const char *wanted = vm_wanted(vm);
-    bool up = strcmp(wanted, "running") == 0 || strcmp(wanted, "paused") == 0,
-         saving = strcmp(wanted, "saved") == 0;
+    bool up = is_wanted_up(vm), saving = strcmp(wanted, "saved") == 0;
     bool saved = vm_saved_size(vm) >= 0 && (up || saving);
     bool failed = !saved && (saving || (up && status != EXIT_POWERED_OFF && status != EXIT_QUIT));
     const char *state = saved ? "saved" : failed && up ? "failed" : "stopped";
@@ -562,8 +567,7 @@ static void settle(struct vm *vm, json_t *take_patch, int status, const char *wh
 
 static void process_gone(struct vm *vm)
 {
-    bool was_starting = vm->real == STARTING,
-         wanted_up = strcmp(vm_wanted(vm), "running") == 0 || strcmp(vm_wanted(vm), "paused") == 0;
+    bool was_starting = vm->real == STARTING, was_doomed = vm->doomed, wanted_up = is_wanted_up(vm);
     json_t *record = vm_exit_record(vm, was_starting);
     int status = (int)json_integer_value(json_object_get(record, "status"));
     const char *reason = json_string_value(json_object_get(record, "reason"));
@@ -583,6 +587,9 @@ static void process_gone(struct vm *vm)
         json_object_set_new(patch, "wanted", json_string("running"));
         json_object_set_new(patch, "state", json_string("starting"));
         vm->restart = false;
+        vm_tell(vm, patch, NULL, NULL);
+        vm_start(vm);
+    } else if (was_starting && wanted_up && was_doomed) {
         vm_tell(vm, patch, NULL, NULL);
         vm_start(vm);
     } else if (was_starting && wanted_up && vm->job[0]) {
@@ -620,7 +627,7 @@ static void kill_asked(struct vm *vm)
 {
     if (vm->killing)
         return;
-    vm->killing = true;
+    vm->killing = vm->doomed = true;
     if (vm->client)
         vmm_client_ask(vm->client, "quit", NULL, -1, NULL, NULL);
     else if (vm->pid)
@@ -644,7 +651,7 @@ static void stop_asked(struct vm *vm)
 void vm_drive(struct vm *vm)
 {
     const char *wanted = vm_wanted(vm);
-    bool up = strcmp(wanted, "running") == 0 || strcmp(wanted, "paused") == 0;
+    bool up = is_wanted_up(vm);
     bool kill_it = strcmp(wanted, "stopped") == 0 && !vm->stop_timeout_s && !vm->restart;
 
     if (vm->real == STARTING) { /* its first status drives on */
@@ -705,6 +712,7 @@ void vm_adopt(struct vm *vm)
         vm->config = vm_config_read(vm, "config.json");
         vm->begun = vm_config_read(vm, "object.json");
         vm_id_adopt(vm);
+        vm->doomed = !is_wanted_up(vm) && strcmp(wanted, "saved") != 0;
         await(vm, 0);
         return;
     }

@@ -54,6 +54,7 @@ struct vm {
     enum { TIMER_NONE, TIMER_CONNECT, TIMER_STOP, TIMER_KILL, TIMER_KEEPER, TIMER_RESTART } timing;
     struct effort effort; /* STARTING: of its process; looked at beside the tries to connect */
     bool gave_up;         /* it did not answer, and was killed for that */
+    bool doomed;          /* it was to end: what is started now is the one after it */
     uint64_t up_since_ns, told_ns;
     unsigned backoff_ms, start_delay_ms;
     unsigned stop_timeout_s;
