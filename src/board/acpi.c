@@ -417,8 +417,8 @@ static void build_fadt(struct buf *b, const struct acpi_config *config, uint32_t
     store(t + 109,
           BOOT_NO_VGA | (config->legacy ? BOOT_LEGACY_DEVICES | BOOT_8042 : BOOT_NO_CMOS_RTC), 2);
     store(t + 112,
-          FADT_WBINVD | FADT_C1 | FADT_NO_SLEEP_BUTTON | FADT_NO_FIXED_RTC | FADT_TIMER_32 |
-              FADT_RESET_REGISTER,
+          FADT_WBINVD | FADT_C1 | FADT_NO_SLEEP_BUTTON | FADT_TIMER_32 | FADT_RESET_REGISTER |
+              (config->legacy ? 0 : FADT_NO_FIXED_RTC),
           4);
     generic_address(t + 116, PCI_HOST_RESET_PORT, 1);
     t[128] = RESET_VALUE;

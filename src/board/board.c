@@ -213,6 +213,8 @@ static int board_add_chips(struct board *board, struct err *err)
         r = board_add_legacy(board, err);
     if (r == 0)
         r = pm_create(m, &board->pm, err);
+    if (r == 0 && board->legacy)
+        rtc_connect_pm(board->rtc, board->pm);
     if (r == 0)
         r = serial_create(m, &serial, &board->serial, err);
     const struct mch_config mch = { .ram = m->main_ram,

@@ -81,6 +81,7 @@ static int setup(void **state)
         serial_create(m, &config, &serial, &err) < 0 || chipset_create(m, &err) < 0 ||
         i6300esb_create(m, bus, 1, "watchdog0", &err) < 0)
         return -1;
+    rtc_connect_pm(rtc, pm);
     return pci_bus_assign(bus, &windows, &err);
 }
 

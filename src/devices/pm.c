@@ -93,13 +93,16 @@ static void pm_expired(void *arg)
     pm_update(pm);
 }
 
-void pm_power_button(struct device *dev)
+static void pm_raise(struct device *dev, unsigned event)
 {
     struct pm *pm = (struct pm *)dev;
     LOCKED(&dev->lock);
-    pm->regs.status |= PWRBTN;
+    pm->regs.status |= (uint16_t)event;
     pm_update(pm);
 }
+
+void pm_power_button(struct device *dev) { pm_raise(dev, PWRBTN); }
+void pm_rtc_alarm(struct device *dev) { pm_raise(dev, RTC); }
 
 void pm_gpe_raise(struct device *dev, unsigned event)
 {

@@ -29,6 +29,8 @@ int pm_create(struct machine *m, struct device **out, struct err *err);
  * bridge, under the bus lock; not with pm's lock held. */
 void pm_place(struct device *pm, uint32_t base);
 void pm_power_button(struct device *pm); /* pressed once. Any thread, without the device's lock */
+/* The clock's alarm began to ask for its interrupt. Any thread, without pm's lock. */
+void pm_rtc_alarm(struct device *pm);
 /* Raises event 0-15 of GPE0. Any thread, without pm's lock. */
 void pm_gpe_raise(struct device *pm, unsigned event);
 

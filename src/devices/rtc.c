@@ -6,9 +6,13 @@
  * another time. Nothing ticks: registers are worked out when they are read, flags of register C
  * when it is read or when an enabled interrupt comes due. Daylight saving (DSE) and the square-wave
  * output are not there, as on every PC's chip set.
+ *
+ * An alarm's interrupt, when it begins, is also an event of power management (RTC_STS, ACPI 6.4,
+ * section 4.8.2.4), whatever the interrupt controllers make of the interrupt.
  */
 #include "devices/rtc.h"
 
+#include "devices/pm.h"
 #include "machine/clock.h"
 #include "machine/irq.h"
 #include "machine/machine.h"
@@ -56,6 +60,8 @@ struct rtc {
     struct device dev;
     struct rtc_regs regs; /* dev.lock */
     struct irq_pin pin;
+    struct device *pm; /* the machine's; NULL: the alarm is an interrupt alone */
+    bool alarm;        /* what `regs` say: the alarm asks for an interrupt; dev.lock */
     struct guest_timer *timer;
     struct mapping *map;
 };
@@ -193,6 +199,25 @@ static uint64_t alarm_after(const struct rtc_regs *regs, uint64_t seconds)
     return hit < DAY_SECONDS ? (day + 1) * DAY_SECONDS + (uint64_t)hit : UINT64_MAX;
 }
 
+static bool alarm_asks(const struct rtc_regs *regs)
+{
+    return regs->cmos[REG_C] & regs->cmos[REG_B] & C_AF;
+}
+
+/* After the flags or their enables changed: the interrupt, and once for each alarm its event. */
+static void rtc_update(struct rtc *rtc)
+{
+    struct rtc_regs *regs = &rtc->regs;
+    bool alarm = alarm_asks(regs);
+
+    if (regs->cmos[REG_C] & regs->cmos[REG_B] & (C_PF | C_AF | C_UF))
+        regs->cmos[REG_C] |= C_IRQF;
+    irq_pin_set(&rtc->pin, regs->cmos[REG_C] & C_IRQF);
+    if (alarm && !rtc->alarm && rtc->pm)
+        pm_rtc_alarm(rtc->pm);
+    rtc->alarm = alarm;
+}
+
 /* Sets the flags of what happened since the last time, and the interrupt with them. */
 static void rtc_check_flags(struct rtc *rtc, uint64_t now)
 {
@@ -208,11 +233,7 @@ static void rtc_check_flags(struct rtc *rtc, uint64_t now)
     if (period_ticks(regs) && period_number(regs, now) > period_number(regs, regs->checked_ns))
         regs->cmos[REG_C] |= C_PF;
     regs->checked_ns = now;
-
-    bool irq = regs->cmos[REG_C] & regs->cmos[REG_B] & (C_PF | C_AF | C_UF);
-    if (irq)
-        regs->cmos[REG_C] |= C_IRQF;
-    irq_pin_set(&rtc->pin, regs->cmos[REG_C] & C_IRQF);
+    rtc_update(rtc);
 }
 
 /* Arms the timer for the next enabled interrupt. One that is up already waits for register C to be
@@ -275,7 +296,7 @@ static uint64_t rtc_read(struct device *dev, unsigned region, uint64_t offset, u
         rtc_check_flags(rtc, now);
         uint8_t flags = regs->cmos[REG_C];
         regs->cmos[REG_C] = 0;
-        irq_pin_set(&rtc->pin, false);
+        rtc_update(rtc);
         rtc_arm(rtc, now);
         return flags;
     }
@@ -337,7 +358,7 @@ static void rtc_reset(struct device *dev)
     rtc->regs.cmos[REG_C] = 0;
     rtc->regs.index = 0;
     guest_timer_disarm(rtc->timer);
-    irq_pin_set(&rtc->pin, false);
+    rtc_update(rtc);
 }
 
 static int rtc_loaded(struct device *dev, struct err *err)
@@ -345,6 +366,7 @@ static int rtc_loaded(struct device *dev, struct err *err)
     struct rtc *rtc = (struct rtc *)dev;
     LOCKED(&dev->lock);
     irq_pin_set(&rtc->pin, rtc->regs.cmos[REG_C] & C_IRQF);
+    rtc->alarm = alarm_asks(&rtc->regs); /* its event is in the state of power management */
     rtc_arm(rtc, guest_now_ns(dev->machine));
     return 0;
 }
@@ -365,6 +387,8 @@ static void rtc_destroy(struct device *dev)
     device_fini(dev);
     free(rtc);
 }
+
+void rtc_connect_pm(struct device *dev, struct device *pm) { ((struct rtc *)dev)->pm = pm; }
 
 void rtc_set_cmos(struct device *dev, unsigned index, uint8_t value)
 {

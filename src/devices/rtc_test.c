@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The real-time clock: reading and setting the time, alarms, periodic interrupts. */
+/* The real-time clock: reading and setting the time, alarms and their event of power management,
+ * periodic interrupts. */
 #include "devices/rtc.h"
 
+#include "devices/pm.h"
 #include "devices/test_machine.h"
 
 #include <unistd.h>
@@ -139,6 +141,113 @@ static void alarm_interrupt(void **state)
     assert_int_equal(cmos(0x0c) & 0xa0, 0xa0);
 }
 
+/* ---- With power management ---- */
+
+enum { RTC_STS = 1 << 10, RTC_EN = 1 << 10 };
+static bool sci;
+
+static void see_sci(struct irq_chip *chip, unsigned gsi, bool level)
+{
+    if (gsi == PM_SCI_GSI)
+        __atomic_store_n(&sci, level, __ATOMIC_SEQ_CST);
+}
+
+static struct irq_chip sci_listener = { .set = see_sci };
+
+static int setup_with_pm(void **state)
+{
+    struct err err = { 0 };
+    struct device *pm;
+    sci = false;
+    if (setup(state) < 0 || pm_create(test_machine.m, &pm, &err) < 0)
+        return -1;
+    irq_chip_add(test_machine.m, &sci_listener);
+    rtc_connect_pm(rtc, pm);
+    return 0;
+}
+
+static bool rtc_status(void) { return in(PM_EVENT_PORT, 2) & RTC_STS; }
+static void clear_rtc_status(void) { out(PM_EVENT_PORT, 2, RTC_STS); }
+
+/* 22:13:22, guest time 2 s. */
+static void set_alarm(void)
+{
+    cmos_set(1, 0x22);
+    cmos_set(3, 0x13);
+    cmos_set(5, 0x22);
+}
+
+/* As another process does: its chip is as after power-on when the state comes. */
+static void restore_in_new_chip(void)
+{
+    const struct state_desc *desc = rtc->type->state;
+    struct err err = { 0 };
+    AUTO(buf_fini) struct buf saved = { 0 };
+    uint8_t *regs = (uint8_t *)rtc + desc->base;
+
+    state_encode(desc, regs, &saved);
+    rtc->type->reset(rtc);
+    assert_int_equal(state_decode(desc, saved.data, saved.len, regs, &err), 0);
+    assert_int_equal(rtc->type->loaded(rtc, &err), 0);
+}
+
+static void alarm_raises_the_sci(void **state)
+{
+    set_alarm();
+    cmos_set(0x0b, 0x22);
+    out(PM_EVENT_PORT + 2, 2, RTC_EN);
+    assert_int_equal(in(PM_EVENT_PORT + 2, 2), RTC_EN);
+    test_time(1950000000);
+    clock_start(test_machine.m); /* nothing reads a register: the clock has to say so by itself */
+    for (unsigned i = 0; i < 60000 && !__atomic_load_n(&sci, __ATOMIC_SEQ_CST); i++)
+        usleep(1000);
+    clock_stop(test_machine.m);
+    assert_true(sci);
+    assert_true(rtc_status());
+    clear_rtc_status();
+    assert_false(sci);
+}
+
+/* As the ICH9 sets it, whether RTC_EN is set or not. */
+static void one_event_for_each_alarm(void **state)
+{
+    set_alarm();
+    cmos_set(0x0b, 0x22);
+    test_time(2000000000);
+    cmos(0x0a); /* does not look at flags */
+    assert_false(rtc_status());
+    outb(0x71, 0x26); /* a write does */
+    assert_true(rtc_status());
+    assert_false(sci);
+    out(PM_EVENT_PORT + 2, 2, RTC_EN);
+    assert_true(sci);
+    clear_rtc_status();
+    assert_false(sci);
+    restore_in_new_chip(); /* IRQ 8 is up still, register C unread */
+    cmos_set(0x40, 1);
+    assert_false(rtc_status());
+    assert_int_equal(cmos(0x0c) & 0xa0, 0xa0);
+    assert_false(rtc_status());
+    test_time((2 + 86400) * 1000000000ull);
+    assert_int_equal(cmos(0x0c) & 0xa0, 0xa0);
+    assert_true(rtc_status());
+}
+
+static void no_event_without_the_alarm_interrupt(void **state)
+{
+    set_alarm();
+    cmos_set(0x0b, 0x52); /* PIE, UIE */
+    test_time(2500000000);
+    cmos_set(0x40, 1);
+    assert_int_equal(interrupts, 1);
+    assert_false(rtc_status());
+    cmos_set(0x0b, 0x72); /* the flag is up, and now it asks for an interrupt, too */
+    assert_true(rtc_status());
+    clear_rtc_status();
+    rtc->type->reset(rtc);
+    assert_false(rtc_status());
+}
+
 static void periodic_interrupt(void **state)
 {
     cmos_set(0x0a, 0x2d); /* 8 Hz */
@@ -167,6 +276,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(flags_without_interrupts, setup, teardown),
         cmocka_unit_test_setup_teardown(update_interrupt, setup, teardown),
         cmocka_unit_test_setup_teardown(alarm_interrupt, setup, teardown),
+        cmocka_unit_test_setup_teardown(alarm_raises_the_sci, setup_with_pm, teardown),
+        cmocka_unit_test_setup_teardown(one_event_for_each_alarm, setup_with_pm, teardown),
+        cmocka_unit_test_setup_teardown(no_event_without_the_alarm_interrupt, setup_with_pm,
+                                        teardown),
         cmocka_unit_test_setup_teardown(periodic_interrupt, setup, teardown),
         cmocka_unit_test_setup_teardown(memory_survives_reset, setup, teardown),
     };

@@ -195,7 +195,7 @@ def wake(inside):
 
 
 def asleep(inside, unit):
-    """The guest, the VM's host, is suspended for a while, and its clock jumps. A button wakes it: its alarm clock cannot."""
+    """The guest, the VM's host, is suspended for a while, and its clock jumps. A button wakes it."""
     inside.run("mkdir -p /etc/systemd/logind.conf.d && printf '[Login]\\nHandlePowerKey=ignore\\n' >/etc/systemd/logind.conf.d/key.conf && "
                "systemctl restart systemd-logind")
     inside.guest.text.clear()

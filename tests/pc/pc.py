@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian's generic kernel uses all of a PC's emulated devices in one boot: a SATA and an IDE disk, a floppy disk,
-a CD-ROM drive whose medium changes, PS/2 and USB keyboards, a USB tablet, and an e1000e card; and goes on after a save and restore in
-the middle of reads. The guest's shell hangs on the serial port and does what this script types.
+a CD-ROM drive whose medium changes, PS/2 and USB keyboards, a USB tablet, and an e1000e card; goes on after a save and restore in
+the middle of reads; and sleeps (suspend-to-idle) until the clock's alarm wakes it. The guest's shell hangs on the serial port and
+does what this script types.
 """
 import argparse
 import hashlib
@@ -119,6 +120,17 @@ def network(guest, server):
     equal(guest.do(f"wget -q -O - {server.url} | sha256sum | cut -c1-64"), server.sha256, "what e1000e fetched")
 
 
+def sleep(guest):
+    """Suspended to idle until the clock's alarm. With wakeup_count, an alarm that comes before the guest sleeps is an error and not a
+    sleep without end: a slow machine gets more time."""
+    guest.do("cd /sys/class/rtc/rtc0; for seconds in 2 4 8 16 32 64; do echo 0 >wakealarm; read -r count </sys/power/wakeup_count; "
+             "echo +$seconds >wakealarm; (echo $count >/sys/power/wakeup_count && echo freeze >/sys/power/state) 2>/dev/null && break; "
+             "done; cd /")
+    equal(guest.do("cat /sys/power/suspend_stats/success"), "1", "how often it slept")
+    woken = guest.do("cat /sys/firmware/acpi/interrupts/ff_rt_clk").split()[0]
+    check(int(woken) > 0, "something else than the alarm woke it")
+
+
 def events(guest, name, send, want):
     """What the named input device tells while `send` runs: lines of hex, of which `want` must be one."""
     node = guest.do(f"grep -A4 'Name=\"{name}\"' /proc/bus/input/devices | sed -n 's/.*\\(event[0-9]*\\).*/\\1/p'")
@@ -189,6 +201,7 @@ def main():
             equal(guest.result("reading across a restore").split(), digests, "disks and CD across a restore")
             equal(guest.do(f"wget -q -O - {server.url} | sha256sum | cut -c1-64"), server.sha256, "e1000e, restored")
             events(guest, "Bedplate Keyboard", lambda: guest.client.ok("send-keys", keys=["b"]), "0100" + "3000" + "01000000")
+            sleep(guest)
             guest.start("poweroff -f")
             guest.vm.ends(0)
     print("ok")
