@@ -12,6 +12,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static size_t block_size(unsigned count)
 {
@@ -563,15 +564,38 @@ static void cache_drop_cold(struct code_cache *c)
     c->cold_drops++;
 }
 
+/*
+ * The limit, and the translator's room with it, doubles when it was reached soon: a program that is
+ * larger would be decoded and translated anew all the time. Soon is when that costs one part of
+ * REFILL_SHARE of the time or more; a byte of the limit takes some REFILL_NS to fill. lock held.
+ */
+static bool limit_grow(struct code_cache *c)
+{
+    enum { REFILL_NS = 5, REFILL_SHARE = 20 };
+    struct timespec cpu;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+    const uint64_t before = c->full_at, soon = c->limit * REFILL_NS * REFILL_SHARE;
+    c->full_at = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;
+    if (c->limit == c->limit_most || !before || c->full_at - before > soon)
+        return false;
+    c->limit = c->limit * 2 < c->limit_most ? c->limit * 2 : c->limit_most;
+    if (c->jit_on)
+        jit_room_set(&c->jit, c->limit / 2);
+    return true;
+}
+
 static void reclaim(void *arg)
 {
     struct soft_engine *e = arg;
     struct code_cache *c = &e->code;
     c->generation++;
     pthread_mutex_lock(&c->lock);
-    if (c->bytes > c->limit)
-        cache_drop_cold(c);
-    bool full = c->bytes > c->limit - c->limit / 4 || (c->jit_on && c->jit.full);
+    bool full = (c->bytes > c->limit || c->jit.full) && !limit_grow(c);
+    if (full) {
+        if (c->bytes > c->limit)
+            cache_drop_cold(c);
+        full = c->bytes > c->limit - c->limit / 4 || c->jit.full;
+    }
     pthread_mutex_unlock(&c->lock);
     if (full) {
         code_flush(e);

@@ -98,11 +98,13 @@ struct code_cache {
     _Atomic uint32_t epoch, drops; /* drops: the newest epoch that wants write tags dropped; lock */
     uint64_t bytes, retired_bytes; /* lock */
     struct block *retired;         /* lock */
-    uint64_t limit;
-    struct jit jit;           /* lock */
-    bool jit_on;              /* fixed at create */
-    bool quick;               /* quick tables are used; fixed at create */
-    bool granules;            /* pages that are written often go by them; fixed at create */
+    uint64_t limit,
+        limit_most;   /* of bytes; lock. Grows up to limit_most, which is fixed at create */
+    uint64_t full_at; /* lock; CPU time of the process when the limit was last reached, ns */
+    struct jit jit;   /* lock */
+    bool jit_on;      /* fixed at create */
+    bool quick;       /* quick tables are used; fixed at create */
+    bool granules;    /* pages that are written often go by them; fixed at create */
     unsigned translate_after; /* times a block is interpreted before; fixed at create */
     uint32_t generation; /* counts what has freed blocks or code; changes in a rendezvous only */
     uint64_t flushes, cold_drops; /* of all that, and of blocks without translation; lock */

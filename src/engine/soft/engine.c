@@ -100,16 +100,14 @@ static const uint64_t FP_FEATURES = FT(FT_MMX) | FT(FT_SSE) | FT(FT_SSE2) | FT(F
 /* ---- Creation ---- */
 
 /* Room for translated code, and twice as much for decoded blocks: they are what fills first when it
- * is half as much again, and what runs a few times is then decoded all the time. More does not make
- * the list of bench/ faster, but large programs: what a compiler needs is 1.5 times as fast with 64
- * MiB. So it goes by the guest's memory: 12 MiB for each GiB, within limits. */
-enum { CODE_BYTES_LEAST = 12 << 20, CODE_BYTES_MOST = 64 << 20, CODE_BYTES_MIN = 128 << 10 };
-static uint64_t code_bytes(uint64_t memory)
+ * is half as much again, and what runs a few times is then decoded all the time. More than the
+ * first does not make the list of bench/ faster, but large programs: so it grows where it is filled
+ * soon (code.c), up to an eighth of the guest's memory. code=SIZE sets both. */
+enum { CODE_BYTES_FIRST = 12 << 20, CODE_BYTES_MIN = 128 << 10 };
+static uint64_t code_bytes_most(uint64_t memory)
 {
-    uint64_t bytes = (memory >> 30) * CODE_BYTES_LEAST;
-    return bytes < CODE_BYTES_LEAST  ? CODE_BYTES_LEAST
-           : bytes > CODE_BYTES_MOST ? CODE_BYTES_MOST
-                                     : bytes;
+    enum { LEAST = 64 << 20, MOST = 128 << 20 };
+    return memory / 8 < LEAST ? LEAST : memory / 8 > MOST ? MOST : memory / 8;
 }
 
 static int soft_probe(bool *slow, struct err *err)
@@ -123,7 +121,7 @@ struct soft_options {
     bool jit, link, lookup, quick, sse, x87, windows, loops, pins, syscall, granules, tsc, perf,
         last, stack;
     uint64_t translate_after;
-    uint64_t code; /* bytes of translated code; decoded blocks may take twice as much */
+    uint64_t code; /* bytes of translated code; decoded blocks may take twice as much. 0: grows */
     char trace[256];
 };
 
@@ -158,6 +156,14 @@ static bool option_switch(const char *word, struct soft_options *o)
     return false;
 }
 
+static int code_size_parse(const char *text, uint64_t *code, struct err *err)
+{
+    int r = size_parse(text, 1, code, err);
+    if (r == 0 && (*code < CODE_BYTES_MIN || *code > 1u << 30))
+        r = err_set(err, EINVAL, "code=SIZE is from 128K to 1G");
+    return r;
+}
+
 /*
  * Separated by commas: jit=off|block; hot=N: a block is interpreted N times before it is
  * translated; code=SIZE; trace=FILE: executed blocks, each by way of the dispatcher; perf=on: a map
@@ -178,14 +184,12 @@ static int options_parse(const char *text, struct soft_options *o, struct err *e
         if (strncmp(word, "hot=", 4) == 0)
             r = number_parse(word + 4, 0, 65000, &o->translate_after, err);
         else if (strncmp(word, "code=", 5) == 0)
-            r = size_parse(word + 5, 1, &o->code, err);
+            r = code_size_parse(word + 5, &o->code, err);
         else if (strncmp(word, "trace=", 6) == 0 && word[6])
             snprintf(o->trace, sizeof o->trace, "%s", word + 6);
         else if (!option_switch(word, o))
             return err_set(err, EINVAL, "engine soft: option \"%s\" is not known; %s", word,
                            OPTIONS_HELP);
-        if (r == 0 && (o->code < CODE_BYTES_MIN || o->code > 1u << 30))
-            r = err_set(err, EINVAL, "code=SIZE is from 128K to 1G");
         if (r < 0)
             return err_prefix(err, "engine soft: option \"%s\"", word);
         text = *end ? end + 1 : end;
@@ -222,8 +226,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
                                     .tsc = true,
                                     .last = true,
                                     .stack = true,
-                                    .translate_after = 16,
-                                    .code = code_bytes(config->memory) };
+                                    .translate_after = 16 };
     int r = options_parse(config->options, &options, err);
     if (r < 0)
         return r;
@@ -245,8 +248,14 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     code_cache_init(&e->code);
     e->code.jit_on = options.jit;
     e->code.translate_after = (unsigned)options.translate_after;
-    e->code.limit = options.code * 2;
-    r = options.jit ? jit_create(&e->code.jit, round_up(options.code, PAGE_SIZE), err) : 0;
+    const size_t most =
+        round_up(options.code ? options.code : code_bytes_most(config->memory), PAGE_SIZE);
+    const size_t first = options.code ? most : CODE_BYTES_FIRST;
+    e->code.limit = first * 2;
+    e->code.limit_most = most * 2;
+    r = options.jit ? jit_create(&e->code.jit, most, err) : 0;
+    if (r == 0 && options.jit)
+        jit_room_set(&e->code.jit, first);
     if (r == 0)
         r = trace_create(*options.trace ? options.trace : NULL, options.perf, &e->trace, err);
     if (r < 0) {

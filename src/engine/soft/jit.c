@@ -605,7 +605,7 @@ int jit_create(struct jit *j, size_t size, struct err *err)
     AUTO(fd_close) int fd = memfd_create("translated-code", MFD_CLOEXEC);
     if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
         return err_errno(err, errno, "memory for translated code");
-    j->size = size;
+    j->size = j->room = size;
     j->rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     j->rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
     if (j->rw == MAP_FAILED || j->rx == MAP_FAILED) {
@@ -627,6 +627,13 @@ void jit_destroy(struct jit *j)
     if (j->rx && j->rx != MAP_FAILED)
         munmap(j->rx, j->size);
     j->rw = j->rx = NULL;
+}
+
+void jit_room_set(struct jit *j, size_t room)
+{
+    assert(room <= j->size);
+    j->room = room;
+    j->full = false;
 }
 
 void jit_reset(struct jit *j)

@@ -46,6 +46,7 @@ struct soft_vcpu;
 struct jit {
     uint8_t *rw, *rx;         /* the two views */
     size_t size, used, first; /* bytes; first: where blocks begin, behind the entry and exit code */
+    size_t room;              /* so much of size may be used; the cache's lock */
     bool full;
     /* optimisations, to be switched off one by one; fixed at create */
     bool link, sse, x87, windows, loops, pins, syscalls, last, stack;
@@ -70,6 +71,8 @@ int jit_create(struct jit *j, size_t size, struct err *err);
 void jit_destroy(struct jit *j);
 /* For tests: looks at the whole cache before its code is forgotten or freed. */
 extern void (*jit_inspect)(const struct jit *j);
+/* How much of the memory made at create may be used. Lock held, but before all blocks. */
+void jit_room_set(struct jit *j, size_t room);
 /* Forgets all code: invariant 5. */
 void jit_reset(struct jit *j);
 

@@ -543,7 +543,7 @@ static void pins_find(struct tr *t)
 void jit_translate(struct jit *j, struct block *b)
 {
     size_t room = BLOCK_ROOM + (size_t)b->count * INSN_ROOM;
-    if (j->size - j->used < room) {
+    if (j->room - j->used < room) {
         j->full = true;
         return;
     }
