@@ -18,8 +18,6 @@
 #include <assert.h>
 #include <string.h>
 
-_Static_assert(sizeof(struct insn) == 48, "a cache line holds a decoded instruction and a bit");
-
 enum { INSN_MAX = 15, LINKS = 1 << 15 };
 enum { REX_B = 1, REX_X = 2, REX_R = 4, REX_W = 8 };
 enum { SHORT = -1 }; /* more bytes are needed */
@@ -50,6 +48,7 @@ struct cursor {
     uint8_t map, opcode;
     uint8_t mod, reg3, rm3; /* ModRM; mod 3 without */
     uint8_t modrm;
+    int64_t disp;
 };
 
 /* The next n bytes, sign-extended (no change for n 0): false when they are not there. */
@@ -260,12 +259,12 @@ static bool take_address16(struct cursor *c, struct insn *i)
         R_SI, R_DI, R_SI, R_DI, REG_NONE, REG_NONE, REG_NONE, REG_NONE
     };
     if (c->mod == 0 && c->rm3 == 6)
-        return take(c, 2, &i->disp);
+        return take(c, 2, &c->disp);
     i->base = base[c->rm3];
     i->index = index[c->rm3];
     if (i->base == R_BP)
         i->seg = S_SS;
-    return take(c, c->mod, &i->disp);
+    return take(c, c->mod, &c->disp);
 }
 
 /* 32- and 64-bit addressing. *rip: relative to the next instruction. */
@@ -294,7 +293,7 @@ static bool take_address(struct cursor *c, struct insn *i, bool *rip)
     i->base = base;
     if (base == R_SP || base == R_BP)
         i->seg = S_SS;
-    return take(c, disp, &i->disp);
+    return take(c, disp, &c->disp);
 }
 
 /*
@@ -308,8 +307,9 @@ static bool take_vector_index(struct cursor *c, struct insn *i, unsigned sib_at)
     const uint8_t sib = c->code[sib_at];
     i->scale = sib >> 6;
     i->index = REG_NONE;
-    i->sel = (sib >> 3 & 7) | (c->rex & REX_X ? 8 : 0);
-    return i->sel != i->reg && i->sel != i->vvvv && i->reg != i->vvvv;
+    const uint8_t index = (sib >> 3 & 7) | (c->rex & REX_X ? 8 : 0);
+    i->imm = (int64_t)index << SEL_SHIFT;
+    return index != i->reg && index != i->vvvv && i->reg != i->vvvv;
 }
 
 static uint8_t byte_offset(const struct cursor *c, unsigned reg)
@@ -363,25 +363,17 @@ static bool take_operand(struct cursor *c, struct insn *i, const struct insn_row
         }
         return true;
     case A_Ob:
-    case A_Ov:
-        *memory = true;
-        if (!take(c, i->asize, &i->disp))
-            return false;
-        if (i->asize < 8)
-            i->disp &= (1ll << i->asize * 8) - 1;
-        return true;
+    case A_Ov: *memory = true; return take(c, i->asize, &c->disp);
     case A_Ib:
         if (!take(c, 1, &second))
             return false;
-        if (row->args[0] == A_Iw || (n > 0 && row->args[n - 1] == A_Ib))
-            i->sel = second & 0xff;
-        else
-            i->imm = second & 0xff;
+        second &= 0xff;
+        i->imm |= row->args[0] == A_Iw ? second << SEL_SHIFT : second; /* ENTER's level */
         return true;
     case A_Lx:
         if (!take(c, 1, &second))
             return false;
-        i->sel = second >> 4 & (c->mode == MODE_64 ? 15 : 7);
+        i->imm = (second >> 4 & (c->mode == MODE_64 ? 15 : 7)) << SEL_SHIFT;
         return true;
     case A_Ibs: return take(c, 1, &i->imm);
     case A_Iw:
@@ -397,10 +389,21 @@ static bool take_operand(struct cursor *c, struct insn *i, const struct insn_row
         if (!take(c, i->size, &i->imm) || !take(c, 2, &second))
             return false;
         i->imm &= (1ll << i->size * 8) - 1;
-        i->sel = second & 0xffff;
+        i->imm |= (second & 0xffff) << SEL_SHIFT;
         return true;
     default: return true;
     }
+}
+
+/* Of a memory operand; `rip`: from the next instruction. */
+static void place_displacement(const struct cursor *c, struct insn *i, bool rip)
+{
+    const int64_t disp = c->disp + (rip ? insn_end(i) : 0);
+    i->disp = (int32_t)disp;
+    if (c->mode != MODE_64 || i->asize < 8 || disp != i->disp)
+        i->flags |= IF_SLOWEA;
+    if (i->asize == 8 && disp != i->disp && !rip)
+        i->imm = disp;
 }
 
 /* 1, 0 for #UD, SHORT. */
@@ -441,7 +444,7 @@ static int decode(struct cursor *c, uint64_t features, unsigned offset, struct i
         .vvvv = wide ? c->vvvv : c->vvvv & 7,
         .vex = c->vex | c->vex_l << 1 | (c->vex && c->rex & REX_W ? 4 : 0),
         .row = row - insn_rows,
-        .modrm = c->modrm,
+        .imm = row->attr & AT_X87 ? c->modrm : 0,
     };
     i->reg_off = i->reg * 8;
     i->rm_off = i->rm * 8;
@@ -460,16 +463,16 @@ static int decode(struct cursor *c, uint64_t features, unsigned offset, struct i
     }
 
     i->len = c->pos;
-    if (rip)
-        i->disp += insn_end(i);
     if (row->args[0] == A_Jb || row->args[0] == A_Jz)
         i->imm += insn_end(i);
     if (c->lock)
         i->flags |= IF_LOCK;
     if (row->attr & AT_REP && c->rep)
         i->flags |= c->rep == 0xf3 ? IF_REP : IF_REPNE;
-    if (memory)
-        i->flags |= IF_MEM | (wide && i->asize == 8 ? 0 : IF_SLOWEA);
+    if (memory) {
+        i->flags |= IF_MEM;
+        place_displacement(c, i, rip);
+    }
     unsigned n = (unsigned)__builtin_ctz(i->size);
     i->fn = memory ? row->op->m[n] : row->op->r[n];
     return i->fn != NULL;

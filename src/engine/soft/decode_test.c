@@ -270,7 +270,7 @@ static const char *memory_differs(const struct insn *i, const ZydisDecodedOperan
     if (i->base == REG_NONE && o->mem.base == ZYDIS_REGISTER_R13D)
         return NULL;
     if (o->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
-        if (ZydisRegisterGetId(o->mem.index) != i->sel || i->index != REG_NONE)
+        if (ZydisRegisterGetId(o->mem.index) != (int)insn_sel(i) || i->index != REG_NONE)
             return "vector of addresses";
     } else if (gpr_slot(o->mem.index) != i->index) {
         return "index register";
@@ -282,7 +282,7 @@ static const char *memory_differs(const struct insn *i, const ZydisDecodedOperan
     int64_t disp = o->mem.disp.value, mask = i->asize == 8 ? -1 : (1ll << i->asize * 8) - 1;
     if (i->base == REG_RIP)
         disp += insn_end(i);
-    if ((disp ^ i->disp) & mask)
+    if ((disp ^ insn_disp(i)) & mask)
         return "displacement";
     /* Zydis reads 4 bytes for MOVSXD r16, the CPU 2. */
     if (bits && o->size != bits && !(i->size == 2 && !strcmp(insn_rows[i->row].name, "movsxd")) &&
@@ -350,7 +350,7 @@ static const char *register_differs(const struct insn *i, unsigned arg,
     case A_Wf:
     case A_We:
     case A_Wdd: return id != i->rm ? "vector rm" : NULL;
-    case A_Lx: return id != i->sel ? "vector by immediate" : NULL;
+    case A_Lx: return id != insn_sel(i) ? "vector by immediate" : NULL;
     case A_Hx: return id != i->vvvv ? "vector vvvv" : NULL;
     default: return NULL;
     }
@@ -369,8 +369,9 @@ static const char *immediate_differs(const struct insn_row *row, const struct in
     case A_Jb:
     case A_Jz: return value != (uint64_t)i->imm - insn_end(i) ? "branch target" : NULL;
     case A_Ib:
-        return (value ^ (row->args[0] == A_Iw ? i->sel : i->imm)) & 0xff ? "immediate byte" : NULL;
-    case A_Iw: return value != (uint64_t)i->imm ? "immediate word" : NULL;
+        return (value ^ (row->args[0] == A_Iw ? insn_sel(i) : i->imm)) & 0xff ? "immediate byte"
+                                                                              : NULL;
+    case A_Iw: return value != (uint16_t)i->imm ? "immediate word" : NULL;
     case A_Iz:
     case A_Iv:
     case A_Ibs: return (value ^ i->imm) & mask ? "immediate" : NULL;
@@ -394,7 +395,8 @@ static const char *operand_differs(const struct insn_row *row, const struct insn
     case ZYDIS_OPERAND_TYPE_REGISTER: return register_differs(i, arg, o, bits);
     case ZYDIS_OPERAND_TYPE_IMMEDIATE: return immediate_differs(row, i, arg, o);
     case ZYDIS_OPERAND_TYPE_POINTER:
-        return o->ptr.offset != i->imm || o->ptr.segment != i->sel ? "far pointer" : NULL;
+        return o->ptr.offset != insn_offset(i) || o->ptr.segment != insn_sel(i) ? "far pointer"
+                                                                                : NULL;
     default: return NULL;
     }
 }
@@ -601,6 +603,35 @@ static void test_lengths(void **state)
                   false);
 }
 
+/* Displacements that 32 bits do not hold, and such that they do just so. */
+static void test_far_displacements(void **state)
+{
+    static const struct {
+        const char *bytes;
+        uint8_t len, slow;
+        uint16_t offset;
+        int64_t disp;
+    } wanted[] = {
+        { "\x48\x8b\x05\xff\xff\xff\x7f", 7, 1, 0, 0x80000006 },
+        { "\x48\x8d\x05\xff\xff\xff\x7f", 7, 1, 700, 0x800002c2 },
+        { "\xc7\x05\xf8\xff\xff\x7f\x01\x02\x03\x04", 10, 1, 0, 0x80000002 },
+        { "\x48\x8b\x05\xf8\xff\xff\x7f", 7, 0, 0, 0x7fffffff },
+        { "\x48\x8b\x05\x00\x00\x00\x80", 7, 0, 0, -0x7ffffff9 },
+        { "\xa0\x01\x02\x03\x04\x05\x06\x07\x88", 9, 1, 0, (int64_t)0x8807060504030201 },
+        { "\xa0\x01\x02\x03\x84\x00\x00\x00\x00", 9, 1, 0, 0x84030201 },
+        { "\xa0\x01\x02\x03\x84\xff\xff\xff\xff", 9, 0, 0, (int64_t)0xffffffff84030201 },
+    };
+    for (unsigned n = 0; n < sizeof wanted / sizeof *wanted; n++) {
+        struct insn i;
+        bool gp;
+        assert_int_equal(insn_decode((const uint8_t *)wanted[n].bytes, wanted[n].len, MODE_64,
+                                     ~0ull, wanted[n].offset, &i, &gp),
+                         wanted[n].len);
+        assert_int_equal(insn_disp(&i), wanted[n].disp);
+        assert_int_equal(!!(i.flags & IF_SLOWEA), wanted[n].slow);
+    }
+}
+
 static void test_features(void **state)
 {
     struct insn i;
@@ -637,11 +668,9 @@ static int setup(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_features),
-        cmocka_unit_test(test_walk),
-        cmocka_unit_test(test_random),
-        cmocka_unit_test(test_every_row_is_reached),
+        cmocka_unit_test(test_lengths),  cmocka_unit_test(test_far_displacements),
+        cmocka_unit_test(test_features), cmocka_unit_test(test_walk),
+        cmocka_unit_test(test_random),   cmocka_unit_test(test_every_row_is_reached),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -343,7 +343,7 @@ static bool trap_is_due(const struct soft_vcpu *v) { return v->flags & FL_TF || 
 static int gather(struct soft_vcpu *v, const struct insn *i, unsigned index_size, unsigned size)
 {
     x256 *d = ymm(v, i->reg), *mask = ymm(v, i->vvvv);
-    const x256 *index = ymm(v, i->sel);
+    const x256 *index = ymm(v, insn_sel(i));
     const unsigned count = vex_bytes(i) / (index_size > size ? index_size : size);
     const uint64_t cr2 = v->cr2;
     bool some = false;
@@ -355,9 +355,8 @@ static int gather(struct soft_vcpu *v, const struct insn *i, unsigned index_size
             element_clear(mask, n, size);
             continue;
         }
-        struct insn at = *i;
-        at.disp = (int64_t)((uint64_t)i->disp + (gather_index(index, n, index_size) << i->scale));
-        int r = ea(v, &at, size, false, &va);
+        const uint64_t offset = ea_indexed(v, i, gather_index(index, n, index_size));
+        int r = segment_linear(v, i->seg, offset, size, false, &va);
         if (!r)
             r = masked_element_load(v, va, size, (uint8_t *)d + n * size);
         if (r && some && trap_is_due(v)) {
@@ -430,7 +429,7 @@ AVX_HANDLER(permd, run_permd, run_permd, 32, 32);
     __asm__("vmovdqa %1, %%" width "0\n\tvmovdqa %3, %%" width "1\n\t" text " %%" width \
             "1, %2, %%" width "0, %%" width "0\n\tvmovdqa %%ymm0, %0" end               \
             : "=m"(*ymm(v, i->reg))                                                     \
-            : "m"(*ymm(v, i->vvvv)), "m"(*s), "m"(*ymm(v, i->sel))                      \
+            : "m"(*ymm(v, i->vvvv)), "m"(*s), "m"(*ymm(v, insn_sel(i)))                 \
             : "xmm0", "xmm1")
 #define BLENDV(name)                                                 \
     static int avx_##name(struct soft_vcpu *v, const struct insn *i) \

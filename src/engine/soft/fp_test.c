@@ -65,9 +65,9 @@ int segment_linear(struct soft_vcpu *v, unsigned seg, uint64_t offset, unsigned 
     *va = offset + v->seg_base[seg];
     return 0;
 }
-uint64_t ea_offset(struct soft_vcpu *v, const struct insn *i)
+uint64_t ea_indexed(const struct soft_vcpu *v, const struct insn *i, uint64_t index)
 {
-    return v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (uint64_t)i->disp;
+    return v->gpr[i->base] + (index << i->scale) + (uint64_t)insn_disp(i);
 }
 
 /* ---- Random operands ---- */
@@ -411,7 +411,7 @@ static bool compare(const struct insn_row *row, unsigned *printed)
     assert_int_equal(insn_decode(code, len, MODE_64, ~0ull, 0, &i, &gp), len);
     assert_ptr_equal(&insn_rows[i.row], row);
     if (row_gathers(row))
-        indices_fill(&n, i.sel, row);
+        indices_fill(&n, insn_sel(&i), row);
     before = n;
 
     soft_load(&vcpu, &n);

@@ -203,7 +203,7 @@ static void remember(struct soft_vcpu *v, const struct insn *i)
 {
     if (i->flags & IF_MEM)
         v->fpu.fdp = far_pointer(v, i->seg, ea_offset(v, i));
-    v->fpu.fop = (uint16_t)(opcode_of(i) << 8 | i->modrm);
+    v->fpu.fop = (uint16_t)(opcode_of(i) << 8 | insn_modrm(i));
     v->fpu.fip = far_pointer(v, S_CS, insn_rip(v, i));
 }
 

@@ -55,8 +55,8 @@ enum { MOD_NONE, MOD_ANY, MOD_MEM, MOD_REG };
  *   Z register in the low 3 opcode bits · A far pointer · M memory only · R register only (rm) · S segment register (reg)
  *   C control register (reg) · D debug register (reg) · B VEX.vvvv general register · 1 the constant one · CL, AL/eAX fixed
  *   P MMX (reg) · Q MMX or memory · V XMM (reg) · W XMM or memory · H VEX.vvvv XMM · F x87 memory or stack
- *   X, Y string operands · L vector register in the upper half of an immediate byte (insn.sel) · VM vector of addresses: SIB's index
- *   is a vector register (insn.sel), `index` none
+ *   X, Y string operands · L vector register in the upper half of an immediate byte (insn_sel) · VM vector of addresses: SIB's index
+ *   is a vector register (insn_sel), `index` none
  * b byte · w word · d dword · q qword · v by operand size · z by operand size, at most 4 bytes · y 4 or 8 by REX.W
  *   x 16 bytes (32 with VEX.L) · h, f, e a half, a fourth, an eighth of x · dq 16 bytes always · dd 8 bytes (32 with VEX.L) · t 10 bytes · p far pointer of operand size · a/s/n/... n: no size (lea, prefetch)
  */
@@ -182,22 +182,22 @@ enum {
     IF_LOCK = 1,
     IF_REP = 2 /* F3 */,
     IF_REPNE = 4 /* F2 */,
-    IF_MEM = 8, /* ModRM (or moffs, or string) names memory */
-    IF_SLOWEA =
-        16, /* not plain 64-bit addressing: use ea_slow (segment limits, 16/32-bit addresses) */
+    IF_MEM = 8,     /* ModRM (or moffs, or string) names memory */
+    IF_SLOWEA = 16, /* not plain 64-bit addressing: use ea_slow (segment limits, 16/32-bit
+                       addresses, a displacement that `disp` does not hold) */
 };
 
 enum { INSN_LONGEST = 15 }; /* bytes */
 
-/* A decoded instruction; 48 bytes. `fn` may be exchanged for op_stale by another thread at any
- * time. */
+/* A decoded instruction. `fn` may be exchanged for op_stale by another thread at any time. */
 struct insn {
     insn_fn *fn;
     int64_t imm;    /* immediate: Ib and Iw zero-extended, others sign-extended; branches: target -
-                       block start; far    pointer: offset */
-    int64_t disp;   /* displacement; RIP-relative ones are relative to the block's start; moffs: the
-                       address */
+                       block start; far pointer and ENTER: insn_offset and insn_sel; x87:
+                       insn_modrm */
+    int32_t disp;   /* displacement (moffs: the address), as far as 32 bits hold it: insn_disp */
     uint16_t start; /* offset of this instruction from the block's start */
+    uint16_t row;   /* in insn_rows */
     uint8_t len;    /* bytes, 1..15 */
     uint8_t size;   /* operand size in bytes: 1, 2, 4, 8 */
     uint8_t asize;  /* address size in bytes: 2, 4, 8 */
@@ -208,13 +208,27 @@ struct insn {
                         rAX reg is rAX; A_AL and A_rAX without ModRM are rm 0; A_Sw and fixed
                         segments: reg is S_x; A_Pq: reg 0-7 */
     uint8_t reg_off,
-        rm_off;        /* byte offsets into v->gpr: AH..BH resolved when the operand is a byte */
-    uint8_t vvvv, vex; /* VEX.vvvv; vex: bit 0 present, bit 1 L, bit 2 W */
-    uint16_t row;      /* in insn_rows */
-    uint16_t sel; /* far pointer selector; ENTER's level; second immediate byte; the vector register
-                     of L and VM operands */
-    uint8_t modrm; /* as encoded: x87 remembers it */
+        rm_off; /* byte offsets into v->gpr: AH..BH resolved when the operand is a byte */
+    uint8_t vvvv : 4, vex : 3; /* VEX.vvvv; vex: bit 0 present, bit 1 L, bit 2 W */
 };
+_Static_assert(sizeof(struct insn) == 40, "half of the memory of decoded code is these");
+
+/* The displacement; RIP-relative ones are relative to the block's start. Of 64-bit addresses two
+ * may want more than 32 bits: a RIP-relative one just below 2 GiB, as the instruction's place in
+ * the block is part of it, and that of a moffs, which is in imm then. */
+static inline int64_t insn_disp(const struct insn *i)
+{
+    if (i->asize < 8 || !(i->flags & IF_SLOWEA))
+        return i->disp;
+    return i->base == REG_RIP ? (uint32_t)i->disp : i->imm;
+}
+/* Of a far pointer; ENTER's first immediate. */
+static inline uint32_t insn_offset(const struct insn *i) { return (uint32_t)i->imm; }
+/* Selector of a far pointer; ENTER's level; the vector register of L and VM operands. */
+enum { SEL_SHIFT = 32 };
+static inline unsigned insn_sel(const struct insn *i) { return (unsigned)(i->imm >> SEL_SHIFT); }
+/* ModRM as encoded, of x87 alone: which remembers it, and has no immediates. */
+static inline unsigned insn_modrm(const struct insn *i) { return (unsigned)i->imm; }
 
 /*
  * Decodes one instruction out of `len` bytes (1..15) at `code`. `features` has bit (1 << FT_x) for

@@ -240,7 +240,7 @@ H(popa)
 H(enter)
 {
     uint64_t sp = v->gpr[R_SP], mask = size_mask(v->stack_size), bp = v->gpr[R_BP] & mask;
-    unsigned level = i->sel & 31;
+    unsigned level = insn_sel(i) & 31;
     int r = push(v, i->size, v->gpr[R_BP]);
     uint64_t frame = v->gpr[R_SP];
     for (unsigned n = 1; !r && n < level; n++) {

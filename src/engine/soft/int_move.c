@@ -134,9 +134,7 @@ H(lea_32)
 }
 H(lea_64)
 {
-    v->gpr[i->reg] = i->asize == 8
-                         ? v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (uint64_t)i->disp
-                         : ea_offset(v, i);
+    v->gpr[i->reg] = i->flags & IF_SLOWEA ? ea_offset(v, i) : ea_plain(v, i);
     return OP_NEXT;
 }
 const struct op op_lea = OP_WIDE(lea, lea);

@@ -1001,9 +1001,9 @@ void rmw_end_slow(struct soft_vcpu *v, struct rmw *r)
 
 /* ---- Effective addresses outside plain 64-bit addressing ---- */
 
-uint64_t ea_offset(struct soft_vcpu *v, const struct insn *i)
+uint64_t ea_indexed(const struct soft_vcpu *v, const struct insn *i, uint64_t index)
 {
-    uint64_t offset = v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (uint64_t)i->disp;
+    uint64_t offset = v->gpr[i->base] + (index << i->scale) + (uint64_t)insn_disp(i);
     return offset & size_mask(i->asize);
 }
 

@@ -27,6 +27,11 @@ static inline struct tlb_entry *tlb_slot(const struct soft_vcpu *v, uint64_t va)
     return &v->tlb[va >> PAGE_SHIFT & (TLB_SIZE - 1)];
 }
 
+/* The address without segment base where IF_SLOWEA is not set. */
+static inline uint64_t ea_plain(const struct soft_vcpu *v, const struct insn *i)
+{
+    return v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (uint64_t)(int64_t)i->disp;
+}
 /* The linear address of the memory operand. `write` matters for the segment check outside 64-bit
  * mode. */
 static inline int ea(struct soft_vcpu *v, const struct insn *i, unsigned size, bool write,
@@ -34,13 +39,16 @@ static inline int ea(struct soft_vcpu *v, const struct insn *i, unsigned size, b
 {
     if (unlikely(i->flags & IF_SLOWEA))
         return ea_slow(v, i, size, write, va);
-    *va =
-        v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (uint64_t)i->disp + v->seg_base[i->seg];
+    *va = ea_plain(v, i) + v->seg_base[i->seg];
     return 0;
 }
-/* The address without segment base, as LEA gives it (all modes; not yet cut to the operand size).
- */
-uint64_t ea_offset(struct soft_vcpu *v, const struct insn *i);
+/* The address without segment base, as LEA gives it (all modes; not yet cut to the operand size),
+ * and with this index. */
+uint64_t ea_indexed(const struct soft_vcpu *v, const struct insn *i, uint64_t index);
+static inline uint64_t ea_offset(const struct soft_vcpu *v, const struct insn *i)
+{
+    return ea_indexed(v, i, v->gpr[i->index]);
+}
 
 #define MEM_ACCESS(bits)                                                                  \
     static inline int load##bits(struct soft_vcpu *v, uint64_t va, uint##bits##_t *out)   \

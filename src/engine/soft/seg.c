@@ -376,11 +376,11 @@ static int far_pointer(struct soft_vcpu *v, const struct insn *i, uint16_t *sele
 
 static int jmp_far_a(struct soft_vcpu *v, const struct insn *i)
 {
-    return jump_far(v, i, i->sel, (uint64_t)i->imm & size_mask(i->size));
+    return jump_far(v, i, (uint16_t)insn_sel(i), insn_offset(i));
 }
 static int call_far_a(struct soft_vcpu *v, const struct insn *i)
 {
-    return call_far(v, i, i->sel, (uint64_t)i->imm & size_mask(i->size));
+    return call_far(v, i, (uint16_t)insn_sel(i), insn_offset(i));
 }
 
 static int jmp_far_m(struct soft_vcpu *v, const struct insn *i)

@@ -293,7 +293,7 @@ bool register_moves(const struct insn *i, unsigned slot, int64_t *by)
     if (how->fn == tr_lea && i->size == 8 && i->asize == 8 && i->reg == slot && i->base == slot &&
         i->index == REG_NONE) {
         *by = i->disp;
-        return is_small(*by);
+        return true;
     }
     return !(regs_written(how, i) >> slot & 1);
 }

@@ -325,7 +325,7 @@ bool tr_mov_ei(struct tr *t, const struct insn *i, unsigned param)
 bool tr_lea(struct tr *t, const struct insn *i, unsigned param)
 {
     const bool cut = i->asize == 2 && i->size > 2; /* to 16 bits */
-    if (!address_size_fits(t, i) || i->size < (narrow(t) ? 2 : 4) || !is_near(i->disp))
+    if (!address_size_fits(t, i) || i->size < (narrow(t) ? 2 : 4) || !is_near(insn_disp(i)))
         return false;
     unsigned base = address_reg(t, i->base, H_AX), index = address_reg(t, i->index, H_14);
     unsigned d = i->size == 2 ? reg_get(t, i->reg, H_AX) : reg_new(t, i->reg, H_AX);

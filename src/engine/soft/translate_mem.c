@@ -23,10 +23,7 @@ enum { WINDOW_MAX = 256, LOOK_AHEAD = 32 };
 /* Can this address be computed inline? */
 static bool plain_address(const struct tr *t, const struct insn *i)
 {
-    if (narrow(t))
-        return i->disp == (int32_t)i->disp;
-    return !(i->flags & IF_SLOWEA) && i->disp >= INT32_MIN &&
-           i->disp <= INT32_MAX - (int64_t)PAGE_SIZE;
+    return narrow(t) || (!(i->flags & IF_SLOWEA) && is_near(i->disp));
 }
 
 unsigned address_reg(struct tr *t, unsigned slot, unsigned scratch)

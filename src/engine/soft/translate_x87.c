@@ -74,7 +74,7 @@ void x87_pointers_store(struct tr *t, const struct fp_state *fp)
     const struct insn *i = fp->x87_last;
     if (!i)
         return;
-    unsigned fop = (insn_rows[i->row].opcode & 7u) << 8 | i->modrm;
+    unsigned fop = (insn_rows[i->row].opcode & 7u) << 8 | insn_modrm(i);
     emit_load(&t->e, H_AX, in_vcpu(offsetof(struct soft_vcpu, jit_page)));
     emit_lea(&t->e, word_of(t), H_AX, H_AX, H_NONE, 0, (int32_t)(block_place(t->block) + i->start));
     pointer_store(t, FPU_AT(fip), S_CS);
