@@ -154,27 +154,50 @@ static uint64_t entry_reserved(const struct soft_vcpu *v)
     return ~allowed;
 }
 
-/* May the page be accessed? rights: W and U that all entries on the way have; nx: one has NX */
-static bool walk_allows(const struct soft_vcpu *v, enum access access, bool user, uint64_t rights,
-                        bool nx)
+/* Is `e` the entry of a page, not of a table? Adds to *reserved what has to be clear in it. */
+static inline bool entry_is_page(const struct soft_vcpu *v, uint64_t e, unsigned level,
+                                 unsigned shift, uint64_t *reserved)
 {
-    bool user_page = rights & PTE_U;
+    if (level == 1)
+        return true;
+    if (!(e & PTE_PS))
+        return false;
+    if (!(v->cr4 & CR4_PAE)) {
+        if (!(v->cr4 & CR4_PSE))
+            return false;
+        *reserved |= 1 << 21;
+        return true;
+    }
+    if (level == 4) {
+        *reserved |= PTE_PS;
+        return false;
+    }
+    *reserved |= ((1ull << shift) - 1) & ~0x1fffull; /* bits 13..shift-1 */
+    return true;
+}
+
+/* May the page be accessed in that mode (TLB_*)? rights: W and U that all entries on the way have;
+ * nx: one has NX */
+static inline bool walk_allows(const struct soft_vcpu *v, enum access access, unsigned mode,
+                               uint64_t rights, bool nx)
+{
+    bool user = mode == TLB_USER, user_page = rights & PTE_U;
     if (user && !user_page)
         return false;
     if (access == ACCESS_WRITE && !(rights & PTE_W) && (user || v->cr0 & CR0_WP))
         return false;
     if (access == ACCESS_FETCH)
         return !nx && (user || !user_page || !(v->cr4 & CR4_SMEP));
-    return user || !user_page || v->tlb_mode != TLB_KERNEL; /* SMAP */
+    return user || !user_page || mode != TLB_KERNEL; /* SMAP */
 }
 
 /* What the entry `e` of a page at `base` says of an access that is allowed. */
-static void walk_found(const struct soft_vcpu *v, uint64_t va, bool user, uint64_t e, uint64_t base,
-                       uint64_t page_size, uint64_t rights, struct walk *w)
+static inline void walk_found(const struct soft_vcpu *v, uint64_t va, unsigned mode, uint64_t e,
+                              uint64_t base, uint64_t page_size, uint64_t rights, struct walk *w)
 {
     w->page_size = page_size;
     w->gpa = (base & ~(page_size - 1)) | (va & (page_size - 1));
-    w->writable = rights & PTE_W || (!user && !(v->cr0 & CR0_WP));
+    w->writable = rights & PTE_W || (mode != TLB_USER && !(v->cr0 & CR0_WP));
     w->dirty = e & PTE_D;
     w->global = e & PTE_G && v->cr4 & CR4_PGE;
 }
@@ -199,7 +222,7 @@ static void table_keep(struct soft_vcpu *v, uint64_t va, uint64_t gpa, uint64_t 
 
 /* By the page table that a walk found here before; false: a whole walk has to tell. So it is where
  * bits are to be set, and for every fault: none may come of what was true once. */
-static inline bool walk_last_table(struct soft_vcpu *v, uint64_t va, enum access access, bool user,
+static inline bool walk_last_table(struct soft_vcpu *v, uint64_t va, enum access access,
                                    struct walk *w)
 {
     const struct table_entry *t = table_slot(v, va);
@@ -209,16 +232,17 @@ static inline bool walk_last_table(struct soft_vcpu *v, uint64_t va, enum access
     uint64_t set = PTE_P | PTE_A | (access == ACCESS_WRITE ? PTE_D : 0);
     uint64_t rights = t->rights & e;
     if ((e & set) != set || e & entry_reserved(v) ||
-        !walk_allows(v, access, user, rights, (t->rights | e) & PTE_NX))
+        !walk_allows(v, access, v->tlb_mode, rights, (t->rights | e) & PTE_NX))
         return false;
-    walk_found(v, va, user, e, e & v->run->phys_mask, PAGE_SIZE, rights, w);
+    walk_found(v, va, v->tlb_mode, e, e & v->run->phys_mask, PAGE_SIZE, rights, w);
     return true;
 }
 
-enum { WALK_OK, WALK_FAULT, WALK_RETRY };
+enum { WALK_OK, WALK_FAULT, WALK_NONCANONICAL, WALK_RETRY };
 
-/* One walk. `set`: update accessed and dirty bits. On WALK_FAULT *error holds P and RSVD. */
-static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool user, bool set,
+/* One walk with paging on. `set`: update accessed and dirty bits. On WALK_FAULT *error holds P and
+ * RSVD. */
+static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, unsigned mode, bool set,
                      struct walk *w, uint32_t *error)
 {
     bool pae = v->cr4 & CR4_PAE;
@@ -230,10 +254,8 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
 
     *error = 0;
     if (v->long_mode) {
-        if (!is_canonical(va)) {
-            *error = ~0u; /* #GP or #SS, not #PF */
-            return WALK_FAULT;
-        }
+        if (!is_canonical(va))
+            return WALK_NONCANONICAL;
         table = v->cr3 & phys;
         level = 4;
     } else if (pae) {
@@ -258,20 +280,7 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
         if (!(e & PTE_P))
             return WALK_FAULT;
         uint64_t reserved = reserved_always;
-        bool leaf = level == 1;
-        if (level > 1 && e & PTE_PS) {
-            if (pae) {
-                if (level == 4)
-                    reserved |= PTE_PS;
-                else
-                    leaf = true;
-                if (leaf)
-                    reserved |= ((1ull << shift) - 1) & ~0x1fffull; /* bits 13..shift-1 */
-            } else if (v->cr4 & CR4_PSE) {
-                leaf = true;
-                reserved |= 1 << 21;
-            }
-        }
+        bool leaf = entry_is_page(v, e, level, shift, &reserved);
         if (e & reserved) {
             *error = PF_P | PF_RSVD;
             return WALK_FAULT;
@@ -284,7 +293,7 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
         table = e & (pae ? phys : 0xfffff000);
     }
 
-    if (!walk_allows(v, access, user, rights, rights & PTE_NX)) {
+    if (!walk_allows(v, access, mode, rights, rights & PTE_NX)) {
         *error = PF_P;
         return WALK_FAULT;
     }
@@ -303,7 +312,7 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, bool 
     uint64_t base = pae ? e & phys : e & 0xfffff000;
     if (!pae && shift == 22)
         base |= (e >> 13 & 0xff) << 32; /* PSE-36 */
-    walk_found(v, va, user, e, base, 1ull << shift, rights, w);
+    walk_found(v, va, mode, e, base, 1ull << shift, rights, w);
     return WALK_OK;
 }
 
@@ -314,14 +323,11 @@ static int raise_noncanonical(struct soft_vcpu *v)
     return OP_FAULT;
 }
 
-static int page_fault(struct soft_vcpu *v, uint64_t va, enum access access, bool user,
-                      uint32_t error)
+static int page_fault(struct soft_vcpu *v, uint64_t va, enum access access, uint32_t error)
 {
-    if (error == ~0u)
-        return raise_noncanonical(v);
     if (access == ACCESS_WRITE)
         error |= PF_W;
-    if (user)
+    if (v->tlb_mode == TLB_USER)
         error |= PF_U;
     if (access == ACCESS_FETCH && (v->efer & EFER_NXE || v->cr4 & CR4_SMEP))
         error |= PF_I;
@@ -329,32 +335,46 @@ static int page_fault(struct soft_vcpu *v, uint64_t va, enum access access, bool
     return raise_error(v, EXC_PF, error);
 }
 
+/* Without paging every page is its own. */
+static void walk_unpaged(uint64_t va, struct walk *w)
+{
+    *w = (struct walk){
+        .gpa = va & 0xffffffff, .page_size = PAGE_SIZE, .writable = true, .dirty = true
+    };
+}
+
 static __attribute__((noinline)) int walk_whole(struct soft_vcpu *v, uint64_t va,
-                                                enum access access, bool user, struct walk *w)
+                                                enum access access, struct walk *w)
 {
     if (!(v->cr0 & CR0_PG)) {
-        *w = (struct walk){
-            .gpa = va & 0xffffffff, .page_size = 1ull << 32, .writable = true, .dirty = true
-        };
+        walk_unpaged(va, w);
         return 0;
     }
     counter_add_one(&v->run->walks);
     for (;;) {
         uint32_t error;
-        int r = walk_once(v, va, access, user, true, w, &error);
-        if (r == WALK_OK)
-            return 0;
-        if (r == WALK_FAULT)
-            return page_fault(v, va, access, user, error);
+        switch (walk_once(v, va, access, v->tlb_mode, true, w, &error)) {
+        case WALK_OK: return 0;
+        case WALK_FAULT: return page_fault(v, va, access, error);
+        case WALK_NONCANONICAL: return raise_noncanonical(v);
+        }
     }
+}
+
+/* Would an access be allowed? Changes nothing. */
+static bool walk_quiet(struct soft_vcpu *v, uint64_t va, enum access access, unsigned mode,
+                       struct walk *w)
+{
+    uint32_t error;
+    if (v->cr0 & CR0_PG)
+        return walk_once(v, va, access, mode, false, w, &error) == WALK_OK;
+    walk_unpaged(va, w);
+    return true;
 }
 
 static inline int walk(struct soft_vcpu *v, uint64_t va, enum access access, struct walk *w)
 {
-    bool user = v->tlb_mode == TLB_USER;
-    if (walk_last_table(v, va, access, user, w))
-        return 0;
-    return walk_whole(v, va, access, user, w);
+    return walk_last_table(v, va, access, w) ? 0 : walk_whole(v, va, access, w);
 }
 
 /* ---- The TLB ---- */
@@ -567,7 +587,7 @@ static inline void tlb_set(struct soft_vcpu *v, uint64_t va, const struct walk *
     e->read = va_page;
     e->host = (uint64_t)(uintptr_t)(p->hva - (va & (PAGE_SIZE - 1)));
     e->page_flags = (uint64_t)(uintptr_t)flags;
-    if (w->page_size > PAGE_SIZE && v->cr0 & CR0_PG) {
+    if (w->page_size > PAGE_SIZE) {
         e->page_flags |= w->page_size == 1ull << 30 ? TLB_1G : TLB_2M;
         large_note(v, va, w->page_size);
     }
@@ -597,7 +617,7 @@ static inline void tlb_refill(struct soft_vcpu *v, uint64_t va, enum access acce
 {
     struct walk w;
     if (tlb_slot(v, va)->read == (va & ~(PAGE_SIZE - 1)) || !tlb_is_filled(v) ||
-        !walk_last_table(v, va, access, v->tlb_mode == TLB_USER, &w))
+        !walk_last_table(v, va, access, &w))
         return;
     const struct ram_window *r = window_find(v, w.gpa);
     if (!r)
@@ -624,14 +644,12 @@ bool tlb_can_open(struct soft_vcpu *v, uint64_t va, unsigned size, bool write)
     const struct tlb_entry *e = tlb_slot(v, va);
     struct place p;
     struct walk w;
-    uint32_t error;
     if ((va & (PAGE_SIZE - 1)) + size > PAGE_SIZE)
         return false;
-    /* A store that faults does not make its page an accessed one. */
-    if (write && v->cr0 & CR0_PG && !tlb_hit(e, e->read, va, size) &&
-        walk_once(v, va, ACCESS_WRITE, v->tlb_mode == TLB_USER, false, &w, &error) != WALK_OK)
-        return false;
     if (!tlb_hit(e, e->read, va, size)) { /* a look ahead: what it finds has not happened */
+        /* A store that faults does not make its page an accessed one. */
+        if (write && !walk_quiet(v, va, ACCESS_WRITE, v->tlb_mode, &w))
+            return false;
         struct exception exc = v->exc;
         uint64_t cr2 = v->cr2;
         if (translate(v, va, ACCESS_READ, &p)) {
@@ -643,25 +661,16 @@ bool tlb_can_open(struct soft_vcpu *v, uint64_t va, unsigned size, bool write)
     return tlb_hit(e, write ? e->write : e->read, va, size);
 }
 
-/* Outside 64-bit mode linear addresses have 32 bits. */
+/* Outside long mode linear addresses have 32 bits. */
 static uint64_t linear(const struct soft_vcpu *v, uint64_t va)
 {
-    return v->mode == MODE_64 || v->long_mode ? va : va & 0xffffffff;
+    return v->long_mode ? va : va & 0xffffffff;
 }
 
 int mem_translate_quiet(struct soft_vcpu *v, uint64_t va, uint64_t *gpa)
 {
-    if (!(v->cr0 & CR0_PG)) {
-        *gpa = va & 0xffffffff;
-        return 0;
-    }
     struct walk w;
-    uint32_t error;
-    unsigned mode = v->tlb_mode;
-    table_select(v, TLB_KERNEL_AC);
-    int r = walk_once(v, va, ACCESS_READ, false, false, &w, &error);
-    table_select(v, mode);
-    if (r != WALK_OK)
+    if (!walk_quiet(v, va, ACCESS_READ, TLB_KERNEL_AC, &w))
         return -EFAULT;
     *gpa = w.gpa;
     return 0;
@@ -677,7 +686,7 @@ int mem_fetch_translate(struct soft_vcpu *v, uint64_t va, struct ram **ram, uint
     uint64_t tag = (va & ~(PAGE_SIZE - 1)) | v->asid;
     uint64_t user = v->cpl == 3 ? 1ull << 63 : 0;
     uint64_t key = (tag & ~(1ull << 63)) | user;
-    if (t->tag == key && t->ram) {
+    if (t->tag == key) {
         *ram = t->ram;
         *offset = t->offset + (va & (PAGE_SIZE - 1));
         *global = t->global;
@@ -697,7 +706,7 @@ int mem_fetch_translate(struct soft_vcpu *v, uint64_t va, struct ram **ram, uint
         t->ram = p.ram;
         t->offset = p.offset & ~(PAGE_SIZE - 1);
         t->global = w.global;
-        if (w.page_size > PAGE_SIZE && v->cr0 & CR0_PG)
+        if (w.page_size > PAGE_SIZE)
             large_note(v, va, w.page_size);
     }
     return 0;
