@@ -240,6 +240,43 @@ static inline bool walk_last_table(struct soft_vcpu *v, uint64_t va, enum access
 
 enum { WALK_OK, WALK_FAULT, WALK_NONCANONICAL, WALK_RETRY };
 
+/* Where a walk begins: the topmost table and its level. */
+static inline int walk_root(const struct soft_vcpu *v, uint64_t va, uint64_t *table,
+                            unsigned *level)
+{
+    const uint64_t phys = v->run->phys_mask & ~(PAGE_SIZE - 1);
+    *level = 2;
+    if (v->long_mode) {
+        *table = v->cr3 & phys;
+        *level = 4;
+        return is_canonical(va) ? WALK_OK : WALK_NONCANONICAL;
+    }
+    if (v->cr4 & CR4_PAE) {
+        uint64_t e = v->pdptr[va >> 30 & 3];
+        *table = e & phys;
+        return e & PTE_P ? WALK_OK : WALK_FAULT;
+    }
+    *table = v->cr3 & 0xfffff000;
+    return WALK_OK;
+}
+
+/* The entries that a walk came by, from the root to the page's. */
+struct trail {
+    unsigned depth;
+    uint64_t gpa[4], entry[4];
+};
+
+/* Sets the accessed bits, and for a store the dirty bit; false: something changed (walk again). */
+static inline bool trail_mark(struct soft_vcpu *v, const struct trail *t, unsigned size, bool write)
+{
+    for (unsigned n = 0; n < t->depth; n++) {
+        uint64_t bits = PTE_A | (n == t->depth - 1 && write ? PTE_D : 0);
+        if (!entry_set(v, t->gpa[n], size, t->entry[n], bits))
+            return false;
+    }
+    return true;
+}
+
 /* One walk with paging on. `set`: update accessed and dirty bits. On WALK_FAULT *error holds P and
  * RSVD. */
 static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, unsigned mode, bool set,
@@ -247,36 +284,23 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, unsig
 {
     bool pae = v->cr4 & CR4_PAE;
     unsigned size = pae ? 8 : 4;
-    uint64_t phys = v->run->phys_mask & ~(PAGE_SIZE - 1);
-    uint64_t table, rights = PTE_W | PTE_U, nx_bit = pae && v->efer & EFER_NXE ? PTE_NX : 0;
+    uint64_t frame = pae ? v->run->phys_mask & ~(PAGE_SIZE - 1) : 0xfffff000; /* in an entry */
+    uint64_t nx_bit = pae && v->efer & EFER_NXE ? PTE_NX : 0;
     uint64_t reserved_always = pae ? entry_reserved(v) : 0;
+    uint64_t table, e, above, rights = PTE_W | PTE_U;
+    struct trail trail;
     unsigned level, shift;
 
     *error = 0;
-    if (v->long_mode) {
-        if (!is_canonical(va))
-            return WALK_NONCANONICAL;
-        table = v->cr3 & phys;
-        level = 4;
-    } else if (pae) {
-        uint64_t e = v->pdptr[va >> 30 & 3];
-        if (!(e & PTE_P))
-            return WALK_FAULT;
-        table = e & phys;
-        level = 2;
-    } else {
-        table = v->cr3 & 0xfffff000;
-        level = 2;
-    }
-
-    uint64_t places[4], entries[4];
-    unsigned depth = 0;
-    uint64_t e, above;
+    trail.depth = 0;
+    int r = walk_root(v, va, &table, &level);
+    if (r != WALK_OK)
+        return r;
     for (;; level--) {
         shift = pae ? 12 + 9 * (level - 1) : 12 + 10 * (level - 1);
         uint64_t index = va >> shift & (pae ? 511 : 1023);
-        places[depth] = table + index * size;
-        e = entries[depth] = entry_read(v, places[depth], size);
+        uint64_t gpa = trail.gpa[trail.depth] = table + index * size;
+        e = trail.entry[trail.depth++] = entry_read(v, gpa, size);
         if (!(e & PTE_P))
             return WALK_FAULT;
         uint64_t reserved = reserved_always;
@@ -287,10 +311,9 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, unsig
         }
         above = rights;
         rights = (rights & e & (PTE_W | PTE_U)) | ((rights | e) & nx_bit);
-        depth++;
         if (leaf)
             break;
-        table = e & (pae ? phys : 0xfffff000);
+        table = e & frame;
     }
 
     if (!walk_allows(v, access, mode, rights, rights & PTE_NX)) {
@@ -299,17 +322,14 @@ static int walk_once(struct soft_vcpu *v, uint64_t va, enum access access, unsig
     }
 
     if (set) {
-        for (unsigned n = 0; n < depth; n++) {
-            uint64_t bits = PTE_A | (n == depth - 1 && access == ACCESS_WRITE ? PTE_D : 0);
-            if (!entry_set(v, places[n], size, entries[n], bits))
-                return WALK_RETRY;
-        }
+        if (!trail_mark(v, &trail, size, access == ACCESS_WRITE))
+            return WALK_RETRY;
         if (access == ACCESS_WRITE)
             e |= PTE_D;
         if (pae && level == 1)
             table_keep(v, va, table, above);
     }
-    uint64_t base = pae ? e & phys : e & 0xfffff000;
+    uint64_t base = e & frame;
     if (!pae && shift == 22)
         base |= (e >> 13 & 0xff) << 32; /* PSE-36 */
     walk_found(v, va, mode, e, base, 1ull << shift, rights, w);
