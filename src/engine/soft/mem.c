@@ -778,6 +778,12 @@ static bool apic_store(struct soft_vcpu *v, uint64_t gpa, const void *data, unsi
     return true;
 }
 
+/* The bus is asked in the largest natural pieces. */
+static unsigned bus_piece(unsigned size)
+{
+    return size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+}
+
 static void bytes_load(void *out, const uint8_t *from, unsigned size)
 {
     switch (size) {
@@ -797,8 +803,8 @@ static void place_load(struct soft_vcpu *v, const struct place *p, void *out, un
             return;
         uint8_t *to = out;
         uint64_t gpa = p->gpa;
-        while (size) { /* in the largest natural pieces */
-            unsigned n = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+        while (size) {
+            unsigned n = bus_piece(size);
             uint64_t value = bus_read(machine_of(v), SPACE_MEMORY, gpa, n);
             memcpy(to, &value, n);
             to += n;
@@ -810,9 +816,21 @@ static void place_load(struct soft_vcpu *v, const struct place *p, void *out, un
     bytes_load(out, p->hva, size);
 }
 
+/* RAM is about to be written: its page is a dirty one if somebody asks. */
+static void place_dirty(const struct place *p)
+{
+    if (atomic_load(&p->ram->dirty_log))
+        atomic_fetch_or(&p->ram->page_flags[p->offset >> PAGE_SHIFT], RAM_PAGE_DIRTY);
+}
+
+static bool place_has_code(const struct place *p)
+{
+    return atomic_load(&p->ram->page_flags[p->offset >> PAGE_SHIFT]) & RAM_PAGE_CODE;
+}
+
 static void place_written(struct soft_vcpu *v, const struct place *p, unsigned size)
 {
-    if (atomic_load(&p->ram->page_flags[p->offset >> PAGE_SHIFT]) & RAM_PAGE_CODE)
+    if (place_has_code(p))
         code_written(soft_engine_of(v), p->ram, p->offset, size);
 }
 
@@ -836,7 +854,7 @@ static void place_store(struct soft_vcpu *v, const struct place *p, const void *
         const uint8_t *from = data;
         uint64_t gpa = p->gpa;
         while (size) {
-            unsigned n = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+            unsigned n = bus_piece(size);
             uint64_t value = 0;
             memcpy(&value, from, n);
             bus_write(machine_of(v), SPACE_MEMORY, gpa, n, value);
@@ -850,8 +868,7 @@ static void place_store(struct soft_vcpu *v, const struct place *p, const void *
             tlb_flush(v);
         return;
     }
-    if (atomic_load(&p->ram->dirty_log))
-        atomic_fetch_or(&p->ram->page_flags[p->offset >> PAGE_SHIFT], RAM_PAGE_DIRTY);
+    place_dirty(p);
     bytes_store(p->hva, data, size);
     place_written(v, p, size);
 }
@@ -863,24 +880,32 @@ static unsigned head_size(uint64_t va, unsigned size)
     return left < size ? (unsigned)left : size;
 }
 
-/* Both pages of [va, va + size), `second` only if it reaches there. That its end is no address
- * comes before a fault of the first page. */
-static int translate_span(struct soft_vcpu *v, uint64_t va, unsigned size, enum access access,
-                          struct place *first, struct place *second)
-{
-    unsigned head = head_size(va, size);
-    if (head < size && v->long_mode && !is_canonical(va + size - 1))
-        return raise_noncanonical(v);
-    int r = translate(v, va, access, first);
-    return r || head == size ? r : translate(v, linear(v, va + head), access, second);
-}
-
 /* SDM vol. 3A 6.15, table 6-7. Ten bytes count as eight, 32 as 16; areas of several fields are not
  * checked, as on AMD's CPUs. */
 static bool misaligned(uint64_t va, unsigned size)
 {
     unsigned align = size == 10 ? 8 : size == 32 ? 16 : size;
     return align <= 16 && !(align & (align - 1)) && va & (align - 1) && is_canonical(va);
+}
+
+/* Where [va, va + size) is: `head` bytes in its first page, the others, if any, in the second. */
+struct span {
+    struct place first, second;
+    unsigned head;
+};
+
+/* Raises whatever an access to all of it would. That its end is no address comes before a fault of
+ * the first page. */
+static int span_find(struct soft_vcpu *v, uint64_t va, unsigned size, enum access access,
+                     struct span *s)
+{
+    if (alignment_is_checked(v) && misaligned(va, size))
+        return raise_error(v, EXC_AC, 0);
+    s->head = head_size(va, size);
+    if (s->head < size && v->long_mode && !is_canonical(va + size - 1))
+        return raise_noncanonical(v);
+    int r = translate(v, va, access, &s->first);
+    return r || s->head == size ? r : translate(v, linear(v, va + s->head), access, &s->second);
 }
 
 int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
@@ -891,18 +916,15 @@ int gva_load(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
         bytes_load(out, hit, size);
         return 0;
     }
-    if (alignment_is_checked(v) && misaligned(va, size))
-        return raise_error(v, EXC_AC, 0);
-    unsigned head = head_size(va, size);
-    struct place first, second;
-    int r = translate_span(v, va, size, ACCESS_READ, &first, &second);
+    struct span s;
+    int r = span_find(v, va, size, ACCESS_READ, &s);
     if (r)
         return r;
     if (unlikely(v->run->watch))
         watch_check(v, va, size, false);
-    place_load(v, &first, out, head);
-    if (head < size)
-        place_load(v, &second, (uint8_t *)out + head, size - head);
+    place_load(v, &s.first, out, s.head);
+    if (s.head < size)
+        place_load(v, &s.second, (uint8_t *)out + s.head, size - s.head);
     return 0;
 }
 
@@ -929,28 +951,22 @@ int gva_store(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
     va = linear(v, va);
     if (store_by_tag(v, va, data, size))
         return 0;
-    if (alignment_is_checked(v) && misaligned(va, size))
-        return raise_error(v, EXC_AC, 0);
-    unsigned head = head_size(va, size);
-    struct place first, second;
-    int r = translate_span(v, va, size, ACCESS_WRITE, &first, &second);
+    struct span s;
+    int r = span_find(v, va, size, ACCESS_WRITE, &s);
     if (r)
         return r;
     if (unlikely(v->run->watch))
         watch_check(v, va, size, true);
-    place_store(v, &first, data, head);
-    if (head < size)
-        place_store(v, &second, (const uint8_t *)data + head, size - head);
+    place_store(v, &s.first, data, s.head);
+    if (s.head < size)
+        place_store(v, &s.second, (const uint8_t *)data + s.head, size - s.head);
     return 0;
 }
 
 int gva_probe_write(struct soft_vcpu *v, uint64_t va, unsigned size)
 {
-    va = linear(v, va);
-    struct place p;
-    if (alignment_is_checked(v) && misaligned(va, size))
-        return raise_error(v, EXC_AC, 0);
-    return translate_span(v, va, size, ACCESS_WRITE, &p, &p);
+    struct span s;
+    return span_find(v, linear(v, va), size, ACCESS_WRITE, &s);
 }
 
 int gva_load_slow(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
@@ -992,22 +1008,20 @@ int gva_store_system(struct soft_vcpu *v, uint64_t va, const void *data, unsigne
 int rmw_begin_slow(struct soft_vcpu *v, uint64_t va, unsigned size, struct rmw *r)
 {
     va = linear(v, va);
-    struct place p, second;
-    if (alignment_is_checked(v) && misaligned(va, size))
-        return raise_error(v, EXC_AC, 0);
-    int fault = translate_span(v, va, size, ACCESS_WRITE, &p, &second);
+    struct span s;
+    int fault = span_find(v, va, size, ACCESS_WRITE, &s);
     if (fault)
         return fault;
     r->va = va;
     r->size = size;
     if (unlikely(v->run->watch))
         watch_check(v, va, size, true);
-    if (p.hva && p.writable_ram && head_size(va, size) == size) {
-        if (atomic_load(&p.ram->dirty_log))
-            atomic_fetch_or(&p.ram->page_flags[p.offset >> PAGE_SHIFT], RAM_PAGE_DIRTY);
-        r->p = p.hva;
+    const struct place *p = &s.first;
+    if (p->hva && p->writable_ram && s.head == size) {
+        place_dirty(p);
+        r->p = p->hva;
         r->direct = true;
-        r->code = atomic_load(&p.ram->page_flags[p.offset >> PAGE_SHIFT]) & RAM_PAGE_CODE;
+        r->code = place_has_code(p);
         return 0;
     }
     r->p = r->copy;
@@ -1018,9 +1032,8 @@ int rmw_begin_slow(struct soft_vcpu *v, uint64_t va, unsigned size, struct rmw *
 
 void rmw_end_slow(struct soft_vcpu *v, struct rmw *r)
 {
-    if (!r->direct) {
-        gva_store(v, r->va, r->copy,
-                  r->size); /* translated just now: only another vCPU can have unmapped it */
+    if (!r->direct) { /* translated just now: only another vCPU can have unmapped it */
+        gva_store(v, r->va, r->copy, r->size);
         return;
     }
     struct place p;
