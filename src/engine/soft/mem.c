@@ -828,12 +828,6 @@ static bool place_has_code(const struct place *p)
     return atomic_load(&p->ram->page_flags[p->offset >> PAGE_SHIFT]) & RAM_PAGE_CODE;
 }
 
-static void place_written(struct soft_vcpu *v, const struct place *p, unsigned size)
-{
-    if (place_has_code(p))
-        code_written(soft_engine_of(v), p->ram, p->offset, size);
-}
-
 static void bytes_store(uint8_t *to, const void *data, unsigned size)
 {
     switch (size) {
@@ -870,7 +864,8 @@ static void place_store(struct soft_vcpu *v, const struct place *p, const void *
     }
     place_dirty(p);
     bytes_store(p->hva, data, size);
-    place_written(v, p, size);
+    if (place_has_code(p))
+        code_written(soft_engine_of(v), p->ram, p->offset, size);
 }
 
 /* How much of [va, va + size) lies in va's page. */
@@ -1014,6 +1009,7 @@ int rmw_begin_slow(struct soft_vcpu *v, uint64_t va, unsigned size, struct rmw *
         return fault;
     r->va = va;
     r->size = size;
+    r->code = NULL;
     if (unlikely(v->run->watch))
         watch_check(v, va, size, true);
     const struct place *p = &s.first;
@@ -1021,24 +1017,23 @@ int rmw_begin_slow(struct soft_vcpu *v, uint64_t va, unsigned size, struct rmw *
         place_dirty(p);
         r->p = p->hva;
         r->direct = true;
-        r->code = place_has_code(p);
+        if (place_has_code(p)) {
+            r->code = p->ram;
+            r->offset = p->offset;
+        }
         return 0;
     }
     r->p = r->copy;
     r->direct = false;
-    r->code = false;
     return gva_load(v, va, r->copy, size);
 }
 
 void rmw_end_slow(struct soft_vcpu *v, struct rmw *r)
 {
-    if (!r->direct) { /* translated just now: only another vCPU can have unmapped it */
+    if (r->direct)
+        code_written(soft_engine_of(v), r->code, r->offset, r->size);
+    else /* translated just now: only another vCPU can have unmapped it */
         gva_store(v, r->va, r->copy, r->size);
-        return;
-    }
-    struct place p;
-    if (translate(v, r->va, ACCESS_WRITE, &p) == 0 && p.hva)
-        place_written(v, &p, r->size);
 }
 
 /* ---- Effective addresses outside plain 64-bit addressing ---- */

@@ -96,7 +96,8 @@ struct rmw {
     uint64_t va;
     unsigned size;
     bool direct;
-    bool code; /* the page holds decoded code */
+    struct ram *code; /* the RAM of a direct operand whose page holds decoded code, or NULL */
+    uint64_t offset;  /* of the operand there, whatever the page tables say by now */
     uint8_t copy[16] __attribute__((aligned(16)));
 };
 int rmw_begin_slow(struct soft_vcpu *v, uint64_t va, unsigned size, struct rmw *r);
@@ -107,7 +108,7 @@ static inline int rmw_begin(struct soft_vcpu *v, uint64_t va, unsigned size, str
     r->p = tlb_hit(e, e->write, va, size);
     if (r->p) {
         r->direct = true;
-        r->code = false;
+        r->code = NULL;
         return 0;
     }
     return rmw_begin_slow(v, va, size, r);
