@@ -427,10 +427,16 @@ static void tables_clear(struct soft_vcpu *v)
         v->run->tables[n].tag = ASID_NONE;
 }
 
-static void table_select(struct soft_vcpu *v, unsigned mode)
+/* For accesses of the CPU itself; before guest code runs again table_select gives back its own. */
+static void table_borrow(struct soft_vcpu *v, unsigned mode)
 {
     v->tlb_mode = (uint8_t)mode;
     v->tlb = v->run->tlbs[v->run->context][mode];
+}
+
+static void table_select(struct soft_vcpu *v, unsigned mode)
+{
+    table_borrow(v, mode);
     if (mode != TLB_USER && v->cpl) /* they run the same code as CPL 3 */
         last_pages_clear(v);
     if (alignment_is_checked(v)) {
@@ -977,15 +983,10 @@ int gva_store_slow(struct soft_vcpu *v, uint64_t va, const void *data, unsigned 
     return gva_store(v, va, data, size);
 }
 
-static unsigned system_mode(const struct soft_vcpu *v)
-{
-    return v->cr4 & CR4_SMAP ? TLB_KERNEL : TLB_KERNEL_AC;
-}
-
 int gva_load_system(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
 {
     unsigned mode = v->tlb_mode;
-    table_select(v, system_mode(v));
+    table_borrow(v, v->ac[0].mode);
     int r = gva_load(v, va, out, size);
     table_select(v, mode);
     return r;
@@ -994,7 +995,7 @@ int gva_load_system(struct soft_vcpu *v, uint64_t va, void *out, unsigned size)
 int gva_store_system(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size)
 {
     unsigned mode = v->tlb_mode;
-    table_select(v, system_mode(v));
+    table_borrow(v, v->ac[0].mode);
     int r = gva_store(v, va, data, size);
     table_select(v, mode);
     return r;
