@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian's generic kernel uses all of a PC's emulated devices in one boot: a SATA and an IDE disk, a floppy disk,
-a CD-ROM drive whose medium changes, PS/2 and USB keyboards, a USB tablet, and an e1000e card; goes on after a save and restore in
-the middle of reads; and sleeps (suspend-to-idle) until the clock's alarm wakes it. The guest's shell hangs on the serial port and
+a CD-ROM drive whose medium changes, PS/2 and USB keyboards, a USB tablet, and an e1000e card; sleeps (suspend-to-idle) until
+the clock's alarm wakes it; and goes on after a save and restore in the middle of reads. The guest's shell hangs on the serial port and
 does what this script types.
 """
 import argparse
@@ -189,6 +189,7 @@ def main():
             floppy(guest, disk)
             cdrom(guest, first, second)
             network(guest, server)
+            sleep(guest)
             input_devices(guest)
             digests = [sha256(path) for path in (sata[0], ide[0], second[0])]
             guest.start(f"echo 3 >/proc/sys/vm/drop_caches; for d in {' '.join(names)} sr0; do sha256sum </dev/$d >/tmp/$d & "
@@ -201,7 +202,6 @@ def main():
             equal(guest.result("reading across a restore").split(), digests, "disks and CD across a restore")
             equal(guest.do(f"wget -q -O - {server.url} | sha256sum | cut -c1-64"), server.sha256, "e1000e, restored")
             events(guest, "Bedplate Keyboard", lambda: guest.client.ok("send-keys", keys=["b"]), "0100" + "3000" + "01000000")
-            sleep(guest)
             guest.start("poweroff -f")
             guest.vm.ends(0)
     print("ok")

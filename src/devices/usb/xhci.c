@@ -42,12 +42,21 @@ enum { /* 5.4.8 */
 
 /* ---- interrupts; lock held ---- */
 
+static bool irq_wanted(const struct xhci_regs *r)
+{
+    return (r->iman & IMAN_PENDING) && (r->iman & IMAN_ENABLE) && (r->usbcmd & CMD_INTERRUPTS);
+}
+
+/* What pends is told also when it may be told only now: a driver that resumes the ports turns
+ * interrupts off for a while. */
 void xhci_update_irq(struct xhci *xhci)
 {
-    const struct xhci_regs *r = &xhci->regs;
-    bool on = (r->iman & (IMAN_PENDING | IMAN_ENABLE)) == (IMAN_PENDING | IMAN_ENABLE) &&
-              (r->usbcmd & CMD_INTERRUPTS);
-    pci_intx_set(&xhci->pci, on);
+    struct xhci_regs *r = &xhci->regs;
+    if (irq_wanted(r) && pci_msix_enabled(&xhci->pci)) {
+        r->iman &= ~(uint32_t)IMAN_PENDING; /* 4.17.5: by itself, with messages */
+        pci_msix_notify(&xhci->pci, 0);
+    }
+    pci_intx_set(&xhci->pci, irq_wanted(r));
 }
 
 static void xhci_interrupt(struct xhci *xhci)
@@ -55,10 +64,6 @@ static void xhci_interrupt(struct xhci *xhci)
     struct xhci_regs *r = &xhci->regs;
     r->usbsts |= STS_EVENT;
     r->iman |= IMAN_PENDING;
-    if (pci_msix_enabled(&xhci->pci) && (r->iman & IMAN_ENABLE) && (r->usbcmd & CMD_INTERRUPTS)) {
-        r->iman &= ~(uint32_t)IMAN_PENDING; /* 4.17.5: by itself, with messages */
-        pci_msix_notify(&xhci->pci, 0);
-    }
     xhci_update_irq(xhci);
 }
 
@@ -357,11 +362,35 @@ static void set_half(uint64_t *value, unsigned at, uint32_t half_value)
         *value = *value >> 32 << 32 | half_value;
 }
 
+/*
+ * 4.23.2: a driver that suspends the controller writes all registers again afterwards, by which the
+ * event ring begins anew. What they do not show, how far events have come, is kept and restored at
+ * once, while nothing runs. Ports and slots lose nothing.
+ */
+static void save_or_restore(struct xhci *xhci, uint32_t command)
+{
+    struct xhci_regs *r = &xhci->regs;
+    if (command & CMD_SAVE) {
+        r->kept = r->event_ready;
+        r->kept_next = r->kept ? r->event_next : 0;
+    }
+    if ((command & CMD_RESTORE) && r->kept) {
+        r->event_next = r->kept_next;
+        r->event_ready = 1;
+    } else if (command & CMD_RESTORE) {
+        r->usbsts |= STS_RESTORE_ERROR; /* the driver starts the controller anew */
+    }
+    if (command & CMD_RUN)
+        r->kept = r->kept_next = 0; /* the event ring may be another one from here on */
+}
+
 static void write_command(struct xhci *xhci, uint32_t value)
 {
     struct xhci_regs *r = &xhci->regs;
     if (r->usbcmd & CMD_RESET)
         return;
+    if (r->usbsts & STS_HALTED)
+        save_or_restore(xhci, value);
     r->usbcmd = value & (CMD_RUN | CMD_RESET | CMD_INTERRUPTS | 1 << 3 | 1 << 10);
     if (value & CMD_RUN)
         r->usbsts &= ~(uint32_t)STS_HALTED;
@@ -398,7 +427,9 @@ static void reg_write(struct xhci *xhci, unsigned at, uint32_t value)
     }
     switch (at) {
     case USBCMD: write_command(xhci, value); break;
-    case USBSTS: r->usbsts &= ~(value & (STS_ERROR | STS_EVENT | STS_PORT)); break;
+    case USBSTS:
+        r->usbsts &= ~(value & (STS_ERROR | STS_EVENT | STS_PORT | STS_RESTORE_ERROR));
+        break;
     case DNCTRL: r->dnctrl = value & 0xffff; break;
     case CRCR:
     case CRCR + 4: write_crcr(xhci, at, value); break;
@@ -473,6 +504,7 @@ static void xhci_power_on(struct xhci *xhci)
     r->command_running = r->event_ready = r->event_cycle = 0;
     r->event_base = 0;
     r->event_size = r->event_next = 0;
+    r->kept = r->kept_next = 0;
     for (unsigned i = 0; i < XHCI_USB2_PORTS; i++) {
         hid_reset(&r->hids[i]);
         xhci_input_changed(xhci, i);
@@ -540,7 +572,7 @@ static int xhci_loaded(struct device *dev, struct err *err)
     for (unsigned i = 0; i < XHCI_USB2_PORTS; i++)
         input_connect(xhci, i);
     LOCKED(&dev->lock);
-    xhci_update_irq(xhci);
+    pci_intx_set(&xhci->pci, irq_wanted(&xhci->regs));
     return 0;
 }
 
@@ -590,6 +622,8 @@ static const struct state_field xhci_fields[] = {
     STATE_U32(struct xhci_regs, event_size),
     STATE_U32(struct xhci_regs, event_next),
     STATE_STRUCTS(struct xhci_regs, slots, &xhci_slot_state),
+    STATE_U32(struct xhci_regs, kept),
+    STATE_U32(struct xhci_regs, kept_next),
     STATE_END,
 };
 static const struct state_desc xhci_state = {

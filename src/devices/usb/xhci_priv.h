@@ -17,10 +17,13 @@ enum { /* 5.4 */
        CMD_RUN = 1 << 0,
        CMD_RESET = 1 << 1,
        CMD_INTERRUPTS = 1 << 2,
+       CMD_SAVE = 1 << 8,
+       CMD_RESTORE = 1 << 9,
        STS_HALTED = 1 << 0,
        STS_ERROR = 1 << 2,
        STS_EVENT = 1 << 3,
        STS_PORT = 1 << 4,
+       STS_RESTORE_ERROR = 1 << 10,
        CRCR_STOP = 1 << 1,
        CRCR_ABORT = 1 << 2,
        CRCR_RUNNING = 1 << 3,
@@ -71,6 +74,8 @@ struct xhci_regs {
     uint64_t event_base; /* of the segment; size and next in TRBs */
     uint32_t event_size, event_next;
     struct xhci_slot slots[XHCI_SLOTS];
+    uint32_t kept; /* CMD_SAVE was given, and CMD_RUN not since; dev.lock */
+    uint32_t kept_next;
 };
 
 struct xhci_port_input {

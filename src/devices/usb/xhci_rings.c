@@ -691,10 +691,12 @@ static bool ring_fine(const struct xhci_ring *ring)
 
 int xhci_rings_check(const struct xhci_regs *r, struct err *err)
 {
+    bool segment = r->event_ready || r->kept;
     bool fine = ring_fine(&r->command) && r->command_running <= 1 && r->event_ready <= 1 &&
-                r->event_cycle <= 1 &&
-                (!r->event_ready || (r->event_size >= 16 && r->event_size <= 0xffff)) &&
-                (r->event_next < r->event_size || (!r->event_ready && !r->event_next));
+                r->event_cycle <= 1 && r->kept <= 1 &&
+                (!segment || (r->event_size >= 16 && r->event_size <= 0xffff)) &&
+                (r->event_next < r->event_size || (!r->event_ready && !r->event_next)) &&
+                (r->kept_next < r->event_size || (!r->kept && !r->kept_next));
     for (unsigned i = 0; i < XHCI_SLOTS; i++) {
         const struct xhci_slot *s = &r->slots[i];
         fine = fine && s->enabled <= 1 && s->state <= SLOT_CONFIGURED;

@@ -229,6 +229,96 @@ static void keyboard_reports_and_goes(void **state)
     assert_int_equal(CODE(command(0, 10 << 10 | 1u << 24)), 11);
 }
 
+/* A driver that suspends halts the controller, has `command` done, and puts the registers back some
+ * time later; the ring of commands begins anew. */
+static void suspend(uint32_t command)
+{
+    static const uint8_t nothing[0x1000];
+    set(0x40, 0);
+    for (unsigned i = 0; !(get(0x44) & 1); i++) {
+        assert_true(i < 60000);
+        usleep(1000);
+    }
+    set(0x40, command);
+    uint64_t erdp = mmio_read(XHCI_AT + 0x1038, 8);
+    mmio_write(XHCI_AT + 0x70, 8, DCBAA);
+    set(0x1028, 1);
+    mmio_write(XHCI_AT + 0x1030, 8, ERST);
+    mmio_write(XHCI_AT + 0x1038, 8, erdp);
+    set(0x1020, 2);
+    mem_write(test_machine.m, CMDS, nothing, sizeof nothing);
+    command_at = 0;
+    mmio_write(XHCI_AT + 0x58, 8, CMDS | 1);
+}
+
+enum { SAVE = 1 << 8, RESTORE = 1 << 9, RESTORE_ERROR = 1 << 10 };
+
+static void goes_on_after_a_suspend(void **state)
+{
+    start_device(1);
+    assert_int_equal(control(0x0000000000010900, 0, false), 1);
+    for (unsigned i = 0; i < 64; i++) /* the ring of events wraps */
+        assert_int_equal(CODE(command(0, 23 << 10)), 1);
+    suspend(SAVE);
+    fuzz_save_and_restore();
+    set(0x40, RESTORE);
+    assert_int_equal(get(0x44) & RESTORE_ERROR, 0);
+    set(0x40, 5);
+    assert_int_equal(control(0x0012000001000680, 18, true), 1);
+    set(0x40, 5 | RESTORE); /* while it runs: ignored */
+    assert_int_equal(get(0x44) & RESTORE_ERROR, 0);
+    assert_int_equal(CODE(command(0, 15 << 10 | 3 << 16 | 1u << 24)), 1);
+}
+
+static void nothing_to_restore(void **state)
+{
+    start_device(1);
+    suspend(SAVE);
+    set(0x40, RESTORE);
+    set(0x40, 5);
+    suspend(RESTORE); /* what was saved is used up */
+    assert_int_equal(get(0x44) & RESTORE_ERROR, RESTORE_ERROR);
+    set(0x44, RESTORE_ERROR);
+    assert_int_equal(get(0x44) & RESTORE_ERROR, 0);
+}
+
+static unsigned messages(void)
+{
+    LOCKED(&test_machine.lock);
+    return test_machine.msi_count;
+}
+
+/* Seen only when the controller is through with it. */
+static void one_event(void)
+{
+    put(CMDS, &command_at, 0, 0, 23 << 10);
+    set(0x2000, 0);
+    fuzz_settle();
+    event();
+}
+
+static void message_waits_until_it_may_be_sent(void **state)
+{
+    fuzz_settle();
+    event();
+    event();
+    mmio_write(XHCI_AT + 0x3000, 8, 0xfee00000);
+    mmio_write(XHCI_AT + 0x3008, 8, 0x41);
+    pci_config_write(xhci_bus, xhci_pci->devfn, xhci_pci->msix_cap + 2, 2, 0x8000);
+    unsigned before = messages();
+    one_event();
+    assert_int_equal(messages(), before + 1);
+    set(0x40, 1); /* no interrupts, as the driver has it while it resumes ports */
+    one_event();
+    assert_int_equal(messages(), before + 1);
+    assert_int_equal(get(0x1020), 3);
+    set(0x40, 5);
+    assert_int_equal(messages(), before + 2);
+    assert_int_equal(get(0x1020), 2);
+    set(0x40, 5);
+    assert_int_equal(messages(), before + 2);
+}
+
 static void survives_anything(void **state) { device_fuzz_random(&xhci_model, 60); }
 static void survives_any_state(void **state) { device_fuzz_states(&xhci_model, 400); }
 
@@ -239,6 +329,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(reads_descriptors, setup, teardown),
         cmocka_unit_test_setup_teardown(tablet_reports, setup, teardown),
         cmocka_unit_test_setup_teardown(keyboard_reports_and_goes, setup, teardown),
+        cmocka_unit_test_setup_teardown(goes_on_after_a_suspend, setup, teardown),
+        cmocka_unit_test_setup_teardown(nothing_to_restore, setup, teardown),
+        cmocka_unit_test_setup_teardown(message_waits_until_it_may_be_sent, setup, teardown),
         cmocka_unit_test(survives_anything),
         cmocka_unit_test(survives_any_state),
     };
