@@ -683,7 +683,7 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
         if (len == 0) {
             if (count)
                 break;
-            int r = mem_fetch_translate(v, src->va + room, &src->ram2, &src->page2, &src->global2);
+            int r = tlb_fetch(v, src->va + room, &src->ram2, &src->page2, &src->global2);
             if (r)
                 return r;
             if (!src->ram2)
@@ -774,7 +774,7 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint32_t
         uint64_t page2;
         bool global2;
         uint64_t va2 = round_down(src->va, PAGE_SIZE) + PAGE_SIZE;
-        if (mem_fetch_translate(v, va2, &ram2, &page2, &global2))
+        if (tlb_fetch(v, va2, &ram2, &page2, &global2))
             return NULL;
         src->global &= global2;
         if (ram2 != b->ram2 || page2 != b->page2) {
@@ -957,7 +957,7 @@ struct block *code_lookup(struct soft_vcpu *v)
     if (unlikely(atomic_load_explicit(&soft_engine_of(v)->code.want_flush, memory_order_relaxed)))
         soft_rendezvous(v->vcpu.engine, reclaim, soft_engine_of(v));
     struct source src = { .va = va, .bytes = v->run->source };
-    if (mem_fetch_translate(v, va, &src.ram, &src.offset, &src.global))
+    if (tlb_fetch(v, va, &src.ram, &src.offset, &src.global))
         return NULL;
     if (!src.ram) { /* code outside RAM and ROM: nothing sensible runs there */
         raise_gp(v, 0);

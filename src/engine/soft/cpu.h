@@ -95,6 +95,7 @@ enum {
     EXC_MC,
     EXC_XM,
 };
+enum access_kind { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 }; /* page fault error code */
 
 /* ---- The software TLB: a table for each address space seen lately (context) and mode. A load or
@@ -196,7 +197,7 @@ struct soft_vcpu {
     uint8_t cpl;
     bool long_mode;     /* EFER.LMA */
     uint8_t stack_size; /* 2, 4 or 8 bytes: how much of RSP stack operations use */
-    uint64_t cr0, cr2, cr3, cr4, cr8_unused;
+    uint64_t cr0, cr2, cr3, cr4;
     uint64_t efer, xcr0;
     uint64_t dr[4], dr6, dr7;
     uint64_t pdptr[4];
@@ -265,6 +266,13 @@ static inline int raise_gp(struct soft_vcpu *v, uint32_t error)
 {
     return raise_error(v, EXC_GP, error);
 }
+/* An address is none. */
+static inline int raise_noncanonical(struct soft_vcpu *v)
+{
+    raise_gp(v, 0);
+    v->exc.noncanonical = true;
+    return OP_FAULT;
+}
 static inline int raise_ud(struct soft_vcpu *v) { return raise(v, EXC_UD); }
 
 /* Before anything but translated code looks at the x87 unit or MMX registers. */
@@ -307,6 +315,11 @@ static inline uint64_t next_rip(const struct soft_vcpu *v, const struct insn *i)
     return (v->gpr[REG_RIP] + insn_end(i)) & (v->mode == MODE_16 ? 0xffffull : rip_mask(v));
 }
 static inline bool is_canonical(uint64_t va) { return (uint64_t)((int64_t)(va << 16) >> 16) == va; }
+/* Outside long mode linear addresses have 32 bits. */
+static inline uint64_t linear(const struct soft_vcpu *v, uint64_t va)
+{
+    return v->long_mode ? va : va & 0xffffffff;
+}
 static inline bool real_mode(const struct soft_vcpu *v) { return !(v->cr0 & CR0_PE); }
 static inline bool v8086_mode(const struct soft_vcpu *v) { return v->flags & FL_VM; }
 

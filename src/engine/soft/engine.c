@@ -11,6 +11,7 @@
 #include "engine/soft/run.h"
 #include "engine/soft/sys.h"
 #include "engine/soft/trace.h"
+#include "engine/soft/walk.h"
 #include "machine/machine.h"
 
 #include <assert.h>
@@ -676,7 +677,11 @@ static int soft_debug(struct vcpu *vcpu, const struct debug_point *points, unsig
 
 static int soft_translate(struct vcpu *vcpu, uint64_t gva, uint64_t *gpa)
 {
-    return mem_translate_quiet(soft_vcpu_of(vcpu), gva, gpa);
+    struct walk w;
+    if (!walk_quiet(soft_vcpu_of(vcpu), gva, ACCESS_READ, TLB_KERNEL_AC, &w))
+        return -EFAULT;
+    *gpa = w.gpa;
+    return 0;
 }
 
 static void soft_counters(struct engine *engine,

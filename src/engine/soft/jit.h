@@ -14,7 +14,7 @@
  * into a host address; the check that fails runs the interpreter's handler for the whole
  * instruction, which has not begun yet.
  * User code may ask v->last instead, whose places are empty unless user_tlb has what they say, and
- * the code of CPL 3 is to see it (last_pages_clear in mem.c).
+ * the code of CPL 3 is to see it (last_pages_clear in tlb.c).
  *  2. The status flags are in the host's flags or in v->cc; the translator knows where at each
  * instruction. Whatever may fault or leave finds them in v->cc.
  *  3. A block begins with a look at v->request, as does each turn of a loop in it, and is entered

@@ -3,29 +3,19 @@
  * Guest memory for handlers: effective addresses, loads, stores, read-modify-write.
  *
  * All answer 0 or OP_FAULT with v->exc set, and have then changed nothing. `va` is a linear
- * address. Fast paths are one tag compare into the software TLB; everything else (walks, MMIO, page
+ * address. Fast paths are one tag compare into the TLB (tlb.h); everything else (MMIO, page
  * crossings, code pages) is in mem.c.
  */
 #ifndef ENGINE_SOFT_MEM_H
 #define ENGINE_SOFT_MEM_H
 
 #include "engine/soft/cpu.h"
+#include "engine/soft/tlb.h"
 
 int gva_load_slow(struct soft_vcpu *v, uint64_t va, void *out, unsigned size);
 int gva_store_slow(struct soft_vcpu *v, uint64_t va, const void *data, unsigned size);
 /* Segment limits, 16- and 32-bit addressing, canonical form is left to the page walk. */
 int ea_slow(struct soft_vcpu *v, const struct insn *i, unsigned size, bool write, uint64_t *va);
-
-/* Where the bytes are if the entry's tag (read or write) matches; NULL otherwise. */
-static inline uint8_t *tlb_hit(const struct tlb_entry *e, uint64_t tag, uint64_t va, unsigned size)
-{
-    uint64_t offset = va - tag;
-    return likely(offset <= PAGE_SIZE - size) ? (uint8_t *)(uintptr_t)e->host + offset : NULL;
-}
-static inline struct tlb_entry *tlb_slot(const struct soft_vcpu *v, uint64_t va)
-{
-    return &v->tlb[va >> PAGE_SHIFT & (TLB_SIZE - 1)];
-}
 
 /* The address without segment base where IF_SLOWEA is not set. */
 static inline uint64_t ea_plain(const struct soft_vcpu *v, const struct insn *i)
@@ -128,22 +118,5 @@ int segment_check(struct soft_vcpu *v, unsigned seg, uint64_t offset, unsigned s
 /* Stack, by the mode's stack width. push/pop move RSP only on success. */
 int push(struct soft_vcpu *v, unsigned size, uint64_t value);
 int pop(struct soft_vcpu *v, unsigned size, uint64_t *value);
-
-/* ---- The TLB itself (mem.c) ---- */
-void tlb_flush(struct soft_vcpu *v);             /* everything */
-void tlb_switch(struct soft_vcpu *v, bool keep); /* CR3 was written; keep: PCID's no-flush bit */
-void tlb_flush_page(struct soft_vcpu *v, uint64_t va); /* INVLPG */
-void tlb_drop_writes(struct soft_vcpu *v); /* write tags only: code marking, dirty log */
-void tlb_drop_writes_of(struct soft_vcpu *v,
-                        const _Atomic uint8_t *page_flags); /* of one page of ram */
-/* Is all of it in one page that loads (stores) may go straight to? Walks the page tables. */
-bool tlb_can_open(struct soft_vcpu *v, uint64_t va, unsigned size, bool write);
-void tlb_mode_changed(struct soft_vcpu *v); /* CPL, CR0, CR4, EFER or AC changed: choose v->tlb */
-/* Where instruction bytes at `va` are: ram, offset. OP_FAULT for #PF; *ram NULL: not RAM or ROM.
- * Sets accessed bits. */
-int mem_fetch_translate(struct soft_vcpu *v, uint64_t va, struct ram **ram, uint64_t *offset,
-                        bool *global);
-/* Debugger's view, no side effects: 0 or -EFAULT. */
-int mem_translate_quiet(struct soft_vcpu *v, uint64_t va, uint64_t *gpa);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The soft engine as a whole: the engine's own struct, requests to vCPUs, safe points, and what
- * run.c, code.c, mem.c and engine.c share.
+ * its files share.
  */
 #ifndef ENGINE_SOFT_RUN_H
 #define ENGINE_SOFT_RUN_H
@@ -30,6 +30,7 @@ enum {
 /* Where a vCPU's thread is. Anything but RUN_GUEST is a safe point. */
 enum { RUN_OUTSIDE, RUN_GUEST, RUN_WAITING };
 
+/* Of place.h: RAM that needs no look into the address map. */
 enum { RAM_WINDOWS = 2 };
 struct ram_window {
     uint64_t gpa, size;
@@ -37,9 +38,10 @@ struct ram_window {
     uint64_t offset;
 };
 
+/* Of tlb.h: the page of RAM that code at an address is in. */
 enum { TLB_CONTEXTS = 8, ITLB_SIZE = 256 };
 struct itlb_entry {
-    uint64_t tag;
+    uint64_t tag; /* address | asid, bit 63: for users */
     struct ram *ram;
     uint64_t offset;
     bool global;
@@ -103,7 +105,7 @@ struct vcpu_run {
     bool step;         /* leave after one instruction */
     bool single;       /* the block is left behind its first instruction */
     bool skip_points;  /* first instruction after a stop: do not hit the same breakpoint again */
-    bool watch;        /* data watchpoints exist: their pages get no TLB tags */
+    bool watch;        /* data watchpoints exist: no page gets a TLB entry */
     bool unfinished;   /* the instruction gave way (a REP between two elements) */
     uint64_t dr6_trap; /* data breakpoints hit by the running instruction */
     int host_hit;      /* index of the host watchpoint hit, or -1 */
