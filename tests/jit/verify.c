@@ -67,6 +67,7 @@ struct reader {
     ZydisDecodedInstruction z;
     ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
     const uint8_t *at, *block;
+    uint32_t name;                 /* of the block: they are counted in the order of the code */
     const uint8_t *replaced, *out; /* where the block's first jump leads, if it was replaced; where
                                       it leaves */
     struct value ax, r14, r15;
@@ -205,10 +206,7 @@ static bool vcpu_store_allowed(size_t at, size_t size)
     static const struct range stores[] = {
         { offsetof(struct soft_vcpu, gpr), 16 * 8 }, /* neither REG_NONE nor REG_RIP */
         FIELD(cc),
-        FIELD(jit_link),
-        FIELD(jit_link_block),
         FIELD(jit_window_va),
-        FIELD(jit_window),
         FIELD(jit_value),
         FIELD(flags),
         FIELD(seg[S_FS].base),
@@ -383,10 +381,10 @@ static unsigned site_size(const struct reader *r, unsigned n)
 {
     const struct insn_at *to = r->insns[n].target ? insn_find(r, r->insns[n].target) : NULL;
     uint32_t imm;
-    if (!to || to + 2 >= r->insns + r->count || to[1].at[0] != 0x41 || to[1].at[1] != 0xbe ||
-        !is_last_find(r, to[2].target))
+    if (!to || to + 1 >= r->insns + r->count || to[0].at[0] != 0x41 || to[0].at[1] != 0xbe ||
+        !is_last_find(r, to[1].target))
         return 0;
-    memcpy(&imm, to[1].at + 2, 4);
+    memcpy(&imm, to[0].at + 2, 4);
     return imm >> LAST_SIZE_SHIFT < PAGE_SIZE ? (unsigned)PAGE_SIZE - (imm >> LAST_SIZE_SHIFT) : 0;
 }
 
@@ -619,26 +617,23 @@ static bool from_last_find(const struct reader *r, unsigned n)
  */
 /*
  * So does last_find for a site's last page, but behind the addition of `host`, as it answers the
- * whole address. Before it: add rax, gs:[tag] (r15 for a window); mov r14d, what it asks for.
+ * whole address. Before it: mov r14d, what it asks for.
  */
 static void site_second_check(struct reader *r, unsigned n)
 {
-    const struct insn_at *i = &r->insns[n], *add = i - 2, *check = n < 3 ? NULL : add->from;
-    if (!check || !i[-3].jump || add->landings != 1 || !check->site_check || i[-1].landings ||
-        i->landings || n + 1 >= r->count) {
+    const struct insn_at *i = &r->insns[n], *asks = i - 1, *check = n < 2 ? NULL : asks->from;
+    if (!check || !i[-2].jump || asks->landings != 1 || !check->site_check || i->landings ||
+        n + 1 >= r->count || asks->at[0] != 0x41 || asks->at[1] != 0xbe) {
         fault(r, "not where the check of a site failed");
         return;
     }
     bool window = check->site >= LAST_WINDOWS;
-    uint8_t wanted[9] = { 0x65, window ? 0x4c : 0x48, 0x03, window ? 0x3c : 0x04, 0x25 };
-    uint32_t tag = (uint32_t)(LAST_FIELD(tag) + check->site * 8), imm;
-    memcpy(wanted + 5, &tag, 4);
-    memcpy(&imm, i[-1].at + 2, 4);
+    uint32_t imm;
+    memcpy(&imm, asks->at + 2, 4);
     unsigned form = window                                                      ? LAST_IN_WINDOW
                     : PAGE_SIZE - (imm >> LAST_SIZE_SHIFT) > code_store_most[0] ? LAST_LONG
                                                                                 : LAST_SHORT;
-    if (memcmp(add->at, wanted, sizeof wanted) || (imm & 0xffff) != check->site * 8 ||
-        i->target != r->j->last_find[form][check->site % 2])
+    if ((imm & 0xffff) != check->site * 8 || i->target != r->j->last_find[form][check->site % 2])
         fault(r, "asks for another site");
     else if (i[1].at[0] != 0x0f || i[1].at[1] != 0x83 || i[1].landings ||
              i[1].target != check[2].at)
@@ -752,21 +747,21 @@ static const uint8_t *block_list(struct reader *r, const uint8_t *at, const uint
 static bool may_call(const struct reader *r, const uint8_t *target)
 {
     const struct jit *j = r->j;
-    return target == j->call_handler || target == j->code_store[0] || target == j->code_store[1] ||
-           target == j->x87_enter || target == j->vec_enter[VEC_XMM] ||
-           target == j->vec_enter[VEC_YMM] || target == j->mxcsr_enter || target == j->ac[0] ||
-           target == j->ac[1] || target == j->read_tsc || target == j->syscall ||
-           target == j->sysret || target == j->find || target == j->open_window ||
+    return target == j->code_store[0] || target == j->code_store[1] || target == j->x87_enter ||
+           target == j->vec_enter[VEC_XMM] || target == j->vec_enter[VEC_YMM] ||
+           target == j->mxcsr_enter || target == j->ac[0] || target == j->ac[1] ||
+           target == j->read_tsc || target == j->syscall || target == j->sysret ||
+           target == j->find || target == j->flags_save || target == j->flags_load ||
            is_last_find(r, target);
 }
 
-/* mov rax, place; jmp leave_at (mov r14d, IP; jmp leave_to): how each block leaves when something
+/* mov eax, place; jmp leave_at (mov r14d, IP; jmp leave_to): how each block leaves when something
  * is requested or it is retired. One that was translated again goes on there. */
 static void begin_check(struct reader *r)
 {
     struct insn_at *out = insn_find(r, r->out);
     r->at = r->block;
-    bool place = out && out->at[0] == 0x48 && out->at[1] == 0xc7 && out[1].target == r->j->leave_at;
+    bool place = out && out->at[0] == 0xb8 && out[1].target == r->j->leave_at;
     bool ip = out && out->at[0] == 0x41 && out->at[1] == 0xbe && out[1].target == r->j->leave_to;
     if (!place && !ip)
         fault(r, "does not leave at its start");
@@ -774,19 +769,79 @@ static void begin_check(struct reader *r)
         fault(r, "a retired block that does not leave");
 }
 
-static void jump_check(struct reader *r, const uint8_t *target)
+/* movabs r14, this block */
+static bool is_block_load(const struct reader *r, const struct insn_at *i)
+{
+    const struct block *block = jit_block(r->j, r->name);
+    return i->at[0] == 0x49 && i->at[1] == 0xbe && !memcmp(i->at + 2, &block, sizeof block);
+}
+
+/* What slow paths call: movabs r14, this block; jmp call_handler. Nothing runs into it. */
+static bool is_slow_call(const struct reader *r, const uint8_t *target)
+{
+    const struct insn_at *i = insn_find(r, target);
+    return i && i + 1 < r->insns + r->count && (i == r->insns || i[-1].jump) &&
+           is_block_load(r, i) && i[1].jump && i[1].target == r->j->call_handler && !i[1].landings;
+}
+
+/* mov al, the number of an instruction; call what runs its handler, or opens a window for it, with
+ * this block in r14 */
+static void number_check(struct reader *r, unsigned n)
+{
+    const struct insn_at *i = &r->insns[n], *number = i - 1;
+    if (n > 0 && !is_slow_call(r, i->target)) {
+        if (i->landings || !is_block_load(r, number))
+            fault(r, "names another block");
+        number -= n > 1;
+    }
+    if (n == 0 || number[1].landings || number->at[0] != 0xb0 || number->at[1] >= BLOCK_MAX)
+        fault(r, "names no instruction");
+}
+
+/* mov eax, where the displacement of an exit of this block is; mov r14d, its name and a place;
+ * jmp leave_link: what the exit leads to before it is joined */
+static void link_check(struct reader *r, unsigned n)
+{
+    const struct insn_at *i = &r->insns[n];
+    uint32_t slot, from;
+    if (n < 3 || i->landings || i[-1].landings || i[-1].at[0] != 0x41 || i[-1].at[1] != 0xbe ||
+        i[-2].at[0] != 0xb8 || !i[-3].jump || i[-3].at[0] != 0xe9) {
+        fault(r, "no exit to be joined");
+        return;
+    }
+    memcpy(&slot, i[-2].at + 1, 4);
+    memcpy(&from, i[-1].at + 2, 4);
+    if (slot != (size_t)(i[-3].at + 1 - r->j->rx) || slot % 4)
+        fault(r, "not where the exit's displacement is");
+    if (from >> NAME_PLACE_BITS != r->name)
+        fault(r, "an exit of another block");
+}
+
+static void jump_check(struct reader *r, unsigned n, const uint8_t *target)
 {
     const struct jit *j = r->j;
     if (!target) {
         if (r->z.mnemonic != ZYDIS_MNEMONIC_JMP || !quick_field(r, &r->o[0]))
             fault(r, "an indirect jump");
     } else if (r->z.mnemonic == ZYDIS_MNEMONIC_CALL) {
-        if (!may_call(r, target))
+        const bool handler =
+            target == j->call_handler || target == j->open_window || is_slow_call(r, target);
+        if (!handler && !may_call(r, target))
             fault(r, "calls something else than a handler");
+        else if (handler)
+            number_check(r, n);
+    } else if (target == j->call_handler) {
+        if (n == 0 || !is_slow_call(r, r->insns[n - 1].at))
+            fault(r, "runs into a handler");
     } else if (target == r->block || (is_start(r, target) && !insn_find(r, target))) {
         r->verdict->joined++;
         if (((uintptr_t)r->at + r->z.length) % 4)
             fault(r, "its displacement cannot be stored whole");
+    } else if (target == j->leave_link) {
+        link_check(r, n);
+    } else if (target == j->find_on) {
+        if (r->ax.kind != QASKED || r->z.mnemonic != ZYDIS_MNEMONIC_JNZ)
+            fault(r, "not behind a look at the quick table");
     } else if (target != j->leave_at && target != j->leave_to && !insn_find(r, target))
         fault(r, "leads nowhere");
 }
@@ -852,7 +907,7 @@ static void block_read(struct reader *r, const uint8_t *end)
         operands_check(r);
         control_check(r);
         if (is_jump(&r->z))
-            jump_check(r, i->target);
+            jump_check(r, n, i->target);
         if (i->call && is_second(r, i->target))
             second_check(r, n);
         i->quick_check = r->z.mnemonic == ZYDIS_MNEMONIC_JNZ && r->ax.kind == QASKED;
@@ -920,6 +975,7 @@ void verify_cache(const struct jit *j, struct verdict *out)
         const uint8_t *at = block_begin(&r, j->rx + offset, end);
         if (at && block_list(&r, at, end))
             block_check(&r, end);
+        r.name++;
     }
     free(r.starts);
     free(r.insns);

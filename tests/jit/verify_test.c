@@ -376,6 +376,46 @@ static bool call_moved(struct spoiler *s, const uint8_t *to)
     memcpy(s->at + 1, &rel, 4);
     return true;
 }
+/* Behind its straight way a block names itself to C: its instructions, its exits. */
+static bool is_r14_load(const uint8_t *at, uint8_t rex) { return at[0] == rex && at[1] == 0xbe; }
+static bool block_named_wrongly(struct spoiler *s)
+{
+    if (!is_r14_load(s->at, 0x49))
+        return false;
+    s->at[2] ^= 64;
+    return true;
+}
+static bool insn_named_wrongly(struct spoiler *s)
+{
+    if (s->at[0] != 0xb0)
+        return false;
+    s->at[1] = BLOCK_MAX;
+    return true;
+}
+static bool exit_named_wrongly(struct spoiler *s)
+{
+    if (s->at[0] != 0xb8 || !is_r14_load(s->at + 5, 0x41))
+        return false;
+    s->at[1] ^= 4;
+    return true;
+}
+static bool exit_of_another(struct spoiler *s)
+{
+    if (!is_r14_load(s->at, 0x41) || s->at[6] != 0xe9)
+        return false;
+    s->at[3] ^= 1 << (NAME_PLACE_BITS - 8);
+    return true;
+}
+static bool jumps_to(struct spoiler *s, const uint8_t *to)
+{
+    if (s->z.mnemonic != ZYDIS_MNEMONIC_JMP || s->z.length != 5 || is_r14_load(s->at - 10, 0x49))
+        return false;
+    int32_t rel = (int32_t)(to - s->j->rx + s->j->rw - (s->at + 5));
+    memcpy(s->at + 1, &rel, 4);
+    return true;
+}
+static bool into_handler(struct spoiler *s) { return jumps_to(s, s->j->call_handler); }
+static bool into_find(struct spoiler *s) { return jumps_to(s, s->j->find_on); }
 /* Where another check failed, and where nothing did */
 static bool load_stored(struct spoiler *s) { return call_moved(s, s->j->code_store[0]); }
 static bool large_stored(struct spoiler *s)
@@ -553,6 +593,12 @@ static const struct {
     { "a request that goes round", look_goes_round },
     { "find without a look at the quick table", store_found },
     { "mask of the quick table widened", quick_mask_widened },
+    { "another block named", block_named_wrongly },
+    { "an instruction named that there is not", insn_named_wrongly },
+    { "another exit named", exit_named_wrongly },
+    { "an exit of another block", exit_of_another },
+    { "straight into a handler", into_handler },
+    { "on without a look at the quick table", into_find },
     { "address not compared", quick_unasked },
     { "page not masked", page_unmasked },
     { "page not stored", page_kept },
@@ -601,6 +647,11 @@ static bool spoil_all(void)
             memcpy(bytes + 2, &rel, 4);
             block_add(b, bytes, 15);
         }
+        /* out of the block: in its page and to another one */
+        if (b->count < BLOCK_MAX)
+            block_add(b, (const uint8_t[15]){ 0x0f, 0x84, 0, 2 }, 15);
+        if (b->count < BLOCK_MAX)
+            block_add(b, (const uint8_t[15]){ 0x0f, 0x88, 0, 0x20 }, 15);
         block_add(b, (const uint8_t[15]){ 0xc3 }, 15); /* a return, as it is not counted */
         b->count++;
         jit_translate(&j, b);

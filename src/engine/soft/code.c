@@ -877,9 +877,12 @@ void code_translate_again(struct soft_vcpu *v)
 void code_link(struct soft_vcpu *v)
 {
     struct code_cache *c = &soft_engine_of(v)->code;
-    const uint8_t *slot = v->jit_link;
-    const struct block *from = v->jit_link_block;
-    v->jit_link = NULL;
+    const uint32_t slot = v->jit_link;
+    const struct block *from = jit_block(&c->jit, v->jit_link_from >> NAME_PLACE_BITS);
+    v->jit_link = 0;
+    if (from->key & CODE_BY_IP) /* it went by the place in the page */
+        v->rip =
+            block_ip_at(from, (v->jit_link_from & (PAGE_SIZE - 1)) - (int64_t)block_place(from));
     uint32_t generation = c->generation;
     if (atomic_load(&v->request) || !c->jit.link)
         return;

@@ -168,6 +168,12 @@ enum {
 };
 
 static inline unsigned block_place(const struct block *b) { return b->offset & (PAGE_SIZE - 1); }
+/* Of a block that is of one IP: that of what lies `delta` behind its start. */
+static inline uint32_t block_ip_at(const struct block *b, int64_t delta)
+{
+    const uint32_t ip = (uint32_t)(b->ip + delta);
+    return (b->key & CODE_MODE) == MODE_16 ? (uint16_t)ip : ip;
+}
 
 int code_cache_init(struct code_cache *c);
 void code_cache_fini(struct code_cache *c);

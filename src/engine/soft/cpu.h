@@ -175,11 +175,10 @@ struct soft_vcpu {
         uint64_t key;                /* ... and its key */
     } quick, quick_levels[2];        /* of jump_key; for the kernel and for users */
     int jit_answer;                  /* STEP_*: with what translated code was left */
-    const uint8_t *jit_link;         /* left by an exit that may be joined: its displacement... */
-    struct block *jit_link_block;    /* ... and its block */
+    uint32_t jit_link; /* left by an exit that may be joined: where its displacement is, or 0 */
+    uint32_t jit_link_from;     /* its block's name, and where in the page it leads (jit.h) */
     uint64_t jit_page;          /* linear address of the page of the running translated block */
-    uint64_t jit_window_va;     /* of a window (translate.h) that could not be opened... */
-    uint32_t jit_window;        /* ... its size * 2, + 1 for stores */
+    uint64_t jit_window_va;     /* of a window (translate.h) that could not be opened */
     uint64_t jit_value;         /* of an instruction with two operands in memory */
     struct block *jit_again;    /* to be translated once more, or NULL... */
     unsigned jit_again_insn;    /* ... because of this instruction of it */

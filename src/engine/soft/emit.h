@@ -224,6 +224,13 @@ static inline void emit_imm64(struct emit *e, unsigned reg, uint64_t value)
     e8(e, 0xb8 | (reg & 7));
     e64(e, value);
 }
+static inline void emit_imm32(struct emit *e, unsigned reg, uint32_t value)
+{
+    if (reg >= 8)
+        e8(e, 0x41);
+    e8(e, 0xb8 | (reg & 7));
+    e32(e, value);
+}
 /* Group 1 with an immediate: op 0..7 = add or adc sbb and sub xor cmp */
 static inline void emit_alu_imm(struct emit *e, unsigned flags, unsigned size, unsigned op,
                                 struct place_of o, int32_t imm, unsigned byte_regs)

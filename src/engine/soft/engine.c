@@ -276,8 +276,10 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     e->code.jit.last = options.last;
     e->code.jit.stack = options.stack;
     e->code.jit.x87 = options.x87 && x87_host_able();
-    if (!options.lookup || traced)
+    if (!options.lookup || traced) {
         e->code.jit.find = e->code.jit.find_nothing;
+        e->code.jit.find_on = e->code.jit.leave_to;
+    }
     jit_table_init();
     *out = &e->engine;
     return 0;

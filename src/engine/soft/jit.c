@@ -25,23 +25,24 @@ void (*jit_inspect)(const struct jit *j);
 
 /* A check did not find its last page. Once this has happened often in a short time, whoever is
  * there when it is looked at is most likely the one: it does better with the table alone. */
-static void last_look(struct soft_vcpu *v, const struct insn *i, struct block *b)
+static void last_look(struct soft_vcpu *v, struct block *b, unsigned insn)
 {
     enum { MISSES = 1024, CYCLES = 128 /* for each */ };
     uint64_t now = __builtin_ia32_rdtsc();
     if (now - v->last_looked < (uint64_t)MISSES * CYCLES) {
         v->jit_again = b;
-        v->jit_again_insn = (unsigned)(i - b->insns);
+        v->jit_again_insn = insn;
     }
     v->last_looked = now;
     v->last_misses = MISSES;
 }
 
-const uint8_t *jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b)
+const uint8_t *jit_handler(struct soft_vcpu *v, unsigned n, struct block *b)
 {
+    const struct insn *i = &b->insns[n];
     v->run->current = b;
     if (unlikely(v->last_misses < 0))
-        last_look(v, i, b);
+        last_look(v, b, n);
     if (unlikely(v->fpu.x87_in_host) && insn_rows[i->row].attr & AT_X87REGS)
         x87_leave_host_slow(v);
     v->gpr[REG_RIP] = b->key & CODE_BY_IP ? b->ip : v->jit_page + (b->offset & (PAGE_SIZE - 1));
@@ -63,14 +64,11 @@ uint64_t jit_scattered(const struct block *b, unsigned insn)
     return __builtin_popcountll(now) >= SCATTERED_MAX ? ~0ull : now;
 }
 
-bool jit_open_window(struct soft_vcpu *v, const struct insn *i, struct block *b)
+bool jit_open_window(struct soft_vcpu *v, unsigned n, struct block *b, unsigned window)
 {
-    unsigned size = v->jit_window >> 1;
-    bool write = v->jit_window & 1;
-    uint64_t va = v->jit_window_va;
     if (unlikely(v->last_misses < 0))
-        last_look(v, i, b);
-    if (tlb_can_open(v, va, size, write))
+        last_look(v, b, n);
+    if (tlb_can_open(v, v->jit_window_va, window >> 1, window & 1))
         return true;
     if (++b->window_faults >= WINDOW_FAULTS_MAX) {
         v->jit_again = b;
@@ -192,14 +190,15 @@ static void emit_mxcsr_enter(struct emit *e)
     e8(e, 0xc3);
 }
 
-/* Calls fn(vCPU, rax: insn, r14: block). */
+/* Calls fn(vCPU, al, r14, r15d). */
 static void emit_c_call(struct emit *e, const void *fn)
 {
     emit_vec_leave(e);
     registers_store(e);
     emit_load(e, H_DI, in_vcpu(offsetof(struct soft_vcpu, self)));
-    emit_store(e, in_reg(H_SI), H_AX);
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xb6), H_SI, in_reg(H_AX), 0); /* movzx esi, al */
     emit_store(e, in_reg(H_DX), H_14);
+    emit_store32(e, in_reg(H_CX), H_15);
     emit_alu_imm(e, 0, 8, 5, in_reg(H_SP), 8, 0);
     emit_imm64(e, H_AX, (uint64_t)(uintptr_t)fn);
     emit_op(e, 0, 4, 0xff, 2, in_reg(H_AX), 0);
@@ -236,7 +235,21 @@ static void emit_open_window(struct emit *e)
     e8(e, 0xc3);
 }
 
-void jit_quick_entry(struct emit *e)
+void emit_flags_save(struct emit *e)
+{
+    e8(e, 0x9f);                                             /* lahf */
+    emit_op(e, 0, 1, OPC(OF0, 0, 0x90), 0, in_reg(H_AX), 0); /* seto al */
+    emit_op(e, 0, 2, 0x89, H_AX, in_vcpu(offsetof(struct soft_vcpu, cc)), 0);
+}
+
+void emit_flags_load(struct emit *e)
+{
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xb7), H_AX, in_vcpu(offsetof(struct soft_vcpu, cc)), 0);
+    e8(e, 0x04), e8(e, 127); /* add al, 127: OF */
+    e8(e, 0x9e);             /* sahf */
+}
+
+void emit_quick_entry(struct emit *e)
 {
     emit_op(e, 0, 4, 0x89, H_14, in_reg(H_AX), 0);
     emit_op(e, 0, 4, 0xc1, 5, in_reg(H_AX), 0), e8(e, QUICK_MIX);
@@ -244,6 +257,13 @@ void jit_quick_entry(struct emit *e)
     emit_op(e, 0, 4, 0xc1, 4, in_reg(H_AX), 0), e8(e, QUICK_SHIFT);
     emit_alu_imm(e, 0, 4, 4, in_reg(H_AX), (QUICK_SIZE - 1) << QUICK_SHIFT, 0);
     emit_op(e, 0, 8, 0x03, H_AX, in_vcpu(offsetof(struct soft_vcpu, quick.entries)), 0);
+}
+
+void emit_jump_found(struct emit *e)
+{
+    emit_alu_imm(e, 0, 8, 4, in_reg(H_14), -(int32_t)PAGE_SIZE, 0);
+    emit_store(e, in_vcpu(offsetof(struct soft_vcpu, jit_page)), H_14);
+    emit_op(e, 0, 4, 0xff, 4, at_offset(H_AX, offsetof(struct quick_entry, code)), 0);
 }
 
 /* rax = the first place of the address in r14 in the jump cache, as code_lookup has it. Uses r15.
@@ -297,7 +317,7 @@ static void emit_find(struct emit *e)
     emit_land(e, quick[0]);
     emit_land(e, quick[1]);
     emit_load(e, H_15, code);
-    jit_quick_entry(e);
+    emit_quick_entry(e);
     emit_store(e, at_offset(H_AX, offsetof(struct quick_entry, va)), H_14);
     emit_store(e, code, H_15);
     e8(e, 0xf8), e8(e, 0xc3); /* clc; ret */
@@ -306,6 +326,14 @@ static void emit_find(struct emit *e)
     emit_land(e, miss[0]);
     emit_land(e, miss[1]);
     e8(e, 0xf9), e8(e, 0xc3); /* stc; ret */
+}
+
+/* r14: where to go, which the quick table does not have. */
+static void emit_find_on(struct emit *e, const struct jit *j)
+{
+    emit_call(e, j->find);
+    emit_jcc(e, CC_B, j->leave_to);
+    emit_jump_found(e);
 }
 
 /* A store of up to `most` bytes found no tag. rax: address - write tag, r14: the TLB's entry. Carry
@@ -358,13 +386,16 @@ static void emit_last_find(struct emit *e, const uint8_t *code_store, bool write
         emit_store(e, in_reg(H_AX), H_15);
     emit_push(e, H_CX);
     emit_push(e, H_DX);
-    emit_op(e, 0, 4, 0x89, H_14, in_reg(H_CX), 0);
+    emit_store32(e, in_reg(H_DX), H_14);
+    emit_op(e, 0, 4, OPC(OF0, 0, 0xb7), H_CX, in_reg(H_14), 0);
+    emit_op(e, 0, 8, 0x03, H_CX, in_vcpu(offsetof(struct soft_vcpu, self)), 0);
+    emit_op(e, 0, 8, 0x03, H_AX, at_offset(H_CX, last + (int32_t)offsetof(struct last_pages, tag)),
+            0);
     emit_op(e, 0, 4, 0x89, H_AX, in_reg(H_14), 0);
     emit_op(e, 0, 4, 0xc1, 5, in_reg(H_14), 0), e8(e, PAGE_SHIFT - 5);
     emit_alu_imm(e, 0, 4, 4, in_reg(H_14), (TLB_SIZE - 1) << 5, 0);
     emit_op(e, 0, 8, 0x03, H_14, in_vcpu(offsetof(struct soft_vcpu, tlb)), 0);
     emit_op(e, 0, 8, 0x2b, H_AX, at_offset(H_14, (int32_t)tag), 0);
-    emit_op(e, 0, 4, 0x89, H_CX, in_reg(H_DX), 0);
     emit_op(e, 0, 4, 0xc1, 5, in_reg(H_DX), 0), e8(e, LAST_SIZE_SHIFT);
     emit_op(e, 0, 8, 0x39, H_DX, in_reg(H_AX), 0);
     uint8_t *miss = emit_jcc_forward(e, CC_A);
@@ -372,8 +403,6 @@ static void emit_last_find(struct emit *e, const uint8_t *code_store, bool write
     emit_load(e, H_DX, in_vcpu(offsetof(struct soft_vcpu, user_tlb)));
     emit_op(e, 0, 8, 0x3b, H_DX, in_vcpu(offsetof(struct soft_vcpu, tlb)), 0);
     uint8_t *other = emit_jcc_forward(e, CC_NE);
-    emit_op(e, 0, 4, OPC(OF0, 0, 0xb7), H_CX, in_reg(H_CX), 0);
-    emit_op(e, 0, 8, 0x03, H_CX, in_vcpu(offsetof(struct soft_vcpu, self)), 0);
     emit_load(e, H_DX, at_offset(H_14, (int32_t)tag));
     emit_store(e, at_offset(H_CX, last + (int32_t)offsetof(struct last_pages, tag)), H_DX);
     emit_load(e, H_DX, at_offset(H_14, offsetof(struct tlb_entry, host)));
@@ -548,6 +577,11 @@ static void stubs_make(struct jit *j)
     struct emit e = { j->rw, j->rw + j->size, j->rx - j->rw };
     j->enter = (int (*)(const uint8_t *))(uintptr_t)emit_exec(&e);
     emit_enter(&e);
+    j->leave_link = emit_exec(&e);
+    emit_store32(&e, in_vcpu(offsetof(struct soft_vcpu, jit_link)), H_AX);
+    emit_store32(&e, in_vcpu(offsetof(struct soft_vcpu, jit_link_from)), H_14);
+    emit_store32(&e, in_reg(H_AX), H_14);
+    emit_alu_imm(&e, 0, 4, 4, in_reg(H_AX), (1 << NAME_PLACE_BITS) - 1, 0);
     j->leave_at = emit_exec(&e);
     emit_load(&e, H_14, in_vcpu(offsetof(struct soft_vcpu, jit_page)));
     emit_op(&e, 0, 8, 0x01, H_AX, in_reg(H_14), 0);
@@ -562,6 +596,12 @@ static void stubs_make(struct jit *j)
     emit_leave(&e);
     j->call_handler = emit_exec(&e);
     emit_call_handler(&e);
+    j->flags_save = emit_exec(&e);
+    emit_flags_save(&e);
+    e8(&e, 0xc3);
+    j->flags_load = emit_exec(&e);
+    emit_flags_load(&e);
+    e8(&e, 0xc3);
     j->x87_enter = emit_exec(&e);
     emit_x87_enter(&e);
     for (unsigned how = VEC_XMM; how <= VEC_YMM; how++) {
@@ -572,6 +612,8 @@ static void stubs_make(struct jit *j)
     emit_mxcsr_enter(&e);
     j->find = emit_exec(&e);
     emit_find(&e);
+    j->find_on = emit_exec(&e);
+    emit_find_on(&e, j);
     j->find_nothing = emit_exec(&e);
     e8(&e, 0xf9), e8(&e, 0xc3);
     j->open_window = emit_exec(&e);
@@ -606,9 +648,11 @@ int jit_create(struct jit *j, size_t size, struct err *err)
     if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
         return err_errno(err, errno, "memory for translated code");
     j->size = j->room = size;
+    j->names = mmap(NULL, JIT_NAMES * sizeof(*j->names), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     j->rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     j->rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    if (j->rw == MAP_FAILED || j->rx == MAP_FAILED) {
+    if (j->rw == MAP_FAILED || j->rx == MAP_FAILED || j->names == MAP_FAILED) {
         int code = errno;
         jit_destroy(j);
         return err_errno(err, code,
@@ -626,7 +670,10 @@ void jit_destroy(struct jit *j)
         munmap(j->rw, j->size);
     if (j->rx && j->rx != MAP_FAILED)
         munmap(j->rx, j->size);
+    if (j->names && j->names != MAP_FAILED)
+        munmap(j->names, JIT_NAMES * sizeof(*j->names));
     j->rw = j->rx = NULL;
+    j->names = NULL;
 }
 
 void jit_room_set(struct jit *j, size_t room)
@@ -641,6 +688,7 @@ void jit_reset(struct jit *j)
     if (jit_inspect)
         jit_inspect(j);
     j->used = j->first;
+    j->named = 0;
     j->full = false;
 }
 
@@ -678,10 +726,10 @@ void jit_replace(struct jit *j, const uint8_t *old, const struct block *b)
     start_replace(j, old, b->code);
 }
 
-void jit_link(struct jit *j, const uint8_t *slot, const struct block *to)
+void jit_link(struct jit *j, uint32_t slot, const struct block *to)
 {
-    int64_t rel = to->code - (slot + 4);
-    __atomic_store_n((int32_t *)(void *)(slot - j->rx + j->rw), (int32_t)rel, __ATOMIC_RELEASE);
+    int64_t rel = to->code - (j->rx + slot + 4);
+    __atomic_store_n((int32_t *)(void *)(j->rw + slot), (int32_t)rel, __ATOMIC_RELEASE);
 }
 
 bool jit_thread_begin(struct soft_vcpu *v)

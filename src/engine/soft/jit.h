@@ -52,20 +52,30 @@ struct jit {
     bool link, sse, x87, windows, loops, pins, syscalls, last, stack;
     unsigned sites;                    /* given out so far */
     int (*enter)(const uint8_t *code); /* answers STEP_* (run.h) */
+    /* Which block a translation is of: so code names it in a few bytes. The lock for writing. */
+    struct block **names;
+    uint32_t named; /* lock; how many there are */
     /* Written once, before all blocks. leave_at: rax is the offset in the page where to go on;
-     * leave_to: r14 is the address; leave_answered: v->rip is. find: r14 is an address; carry
-     * clear: rax is a quick entry (code.h) with it. syscall, sysret: what the instruction does to
-     * the vCPU; r14 is the address behind SYSCALL, and where to go on then. code_store: for stores
-     * of up to code_store_most bytes. last_find[LAST_*][write]: rax (r15) is an address, r14 the
-     * site * 8 and 4096 - size (LAST_SIZE_SHIFT); carry clear: it is the host's. */
-    const uint8_t *leave_at, *leave_to, *leave_answered, *call_handler, *x87_enter, *vec_enter[3],
-        *mxcsr_enter, *find, *find_nothing, *code_store[2], *last_find[3][2], *open_window, *ac[2],
-        *read_tsc, *syscall, *sysret;
+     * leave_to: r14 is the address; leave_answered: v->rip is. leave_link: eax and r14d are what
+     * jit_link and jit_link_from (cpu.h) become. call_handler: al is the instruction's number, r14
+     * its block; open_window: r15d the window's size, too (jit_open_window). flags_save,
+     * flags_load: between the host's flags and v->cc. find: r14 is an address; carry clear: rax is
+     * a quick entry (code.h) with it; find_on: goes there. syscall, sysret: what the instruction
+     * does to the vCPU; r14 is the address behind SYSCALL, and where to go on then. code_store: for
+     * stores of up to code_store_most bytes. last_find[LAST_*][write]: rax (r15) is an address less
+     * the site's tag, r14d the site * 8 and 4096 - size (LAST_SIZE_SHIFT); carry clear: it is the
+     * host's address. */
+    const uint8_t *leave_at, *leave_to, *leave_answered, *leave_link, *call_handler, *flags_save,
+        *flags_load, *x87_enter, *vec_enter[3], *mxcsr_enter, *find, *find_on, *find_nothing,
+        *code_store[2], *last_find[3][2], *open_window, *ac[2], *read_tsc, *syscall, *sysret;
     uint64_t features; /* of the CPU model, 1 << FT_x; fixed when vCPUs are created */
     uint64_t blocks, bytes_in;
 };
 
 static const unsigned code_store_most[] = { 8, 32 };
+
+/* Where an exit comes from and leads: its block's name, and an offset in the page. */
+enum { NAME_PLACE_BITS = 12, JIT_NAMES = 1 << (32 - NAME_PLACE_BITS) };
 
 int jit_create(struct jit *j, size_t size, struct err *err);
 void jit_destroy(struct jit *j);
@@ -85,12 +95,21 @@ void jit_retire(struct jit *j, struct block *b);
 /* The block was translated again: what still leads to its `old` code goes on to the new. Lock held.
  */
 void jit_replace(struct jit *j, const uint8_t *old, const struct block *b);
-/* Joins the exit at `slot` (executable address of a displacement) to `to`. Lock held. */
-void jit_link(struct jit *j, const uint8_t *slot, const struct block *to);
+/* Joins the exit whose displacement is at `slot`, an offset in the memory, to `to`. Lock held. */
+void jit_link(struct jit *j, uint32_t slot, const struct block *to);
+static inline struct block *jit_block(const struct jit *j, uint32_t name)
+{
+    return __atomic_load_n(&j->names[name], __ATOMIC_RELAXED);
+}
 
 struct emit;
-/* Writes: rax = where the quick table would have the address in r14. */
-void jit_quick_entry(struct emit *e);
+/* What stubs and blocks both write. quick_entry: rax = where the quick table would have the address
+ * in r14; jump_found: on, to the address in r14 by the entry in rax; flags_save, flags_load: as the
+ * stubs, use rax. */
+void emit_quick_entry(struct emit *e);
+void emit_jump_found(struct emit *e);
+void emit_flags_save(struct emit *e);
+void emit_flags_load(struct emit *e);
 
 /* Which operations are translated how; once, before the first jit_translate. */
 void jit_table_init(void);
@@ -99,9 +118,10 @@ bool jit_thread_begin(struct soft_vcpu *v);
 
 /* From translated code: runs the interpreter's handler for one instruction. Answers where to go on
  * then, NULL: behind the instruction. */
-const uint8_t *jit_handler(struct soft_vcpu *v, const struct insn *i, struct block *b);
-/* From translated code: can v->jit_window_va be reached now? */
-bool jit_open_window(struct soft_vcpu *v, const struct insn *i, struct block *b);
+const uint8_t *jit_handler(struct soft_vcpu *v, unsigned n, struct block *b);
+/* From translated code: can v->jit_window_va be reached now? window: its size * 2, + 1 for stores
+ */
+bool jit_open_window(struct soft_vcpu *v, unsigned n, struct block *b, unsigned window);
 
 /* b->scattered when this instruction is one of them, too. BLOCK_MAX: none */
 uint64_t jit_scattered(const struct block *b, unsigned insn);

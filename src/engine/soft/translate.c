@@ -160,9 +160,10 @@ static void flags_save(struct tr *t)
     if (t->flags != IN_HOST)
         return;
     held_drop_ax(t);
-    e8(&t->e, 0x9f);                                             /* lahf */
-    emit_op(&t->e, 0, 1, OPC(OF0, 0, 0x90), 0, in_reg(H_AX), 0); /* seto al */
-    emit_op(&t->e, 0, 2, 0x89, H_AX, in_vcpu(CC_AT), 0);
+    if (t->aside)
+        emit_call(&t->e, t->jit->flags_save);
+    else
+        emit_flags_save(&t->e);
     t->flags = IN_BOTH;
 }
 void flags_new(struct tr *t)
@@ -199,9 +200,10 @@ void flags_fetch(struct tr *t)
     if (t->flags != IN_CC)
         return;
     held_drop_ax(t);
-    emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xb7), H_AX, in_vcpu(CC_AT), 0); /* movzx eax, word */
-    e8(&t->e, 0x04), e8(&t->e, 127);                                  /* add al, 127: OF */
-    e8(&t->e, 0x9e);                                                  /* sahf */
+    if (t->aside)
+        emit_call(&t->e, t->jit->flags_load);
+    else
+        emit_flags_load(&t->e);
     t->flags = IN_BOTH;
 }
 /* Brings only the carry into the host's flags, without a register. */

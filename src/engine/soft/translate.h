@@ -104,6 +104,9 @@ struct tr {
     struct place_of mem; /* the operand, behind mem_operand and its kin */
     bool wide;           /* the block has AVX: it needs whole YMM registers; fixed */
     bool ended;          /* an exit was written: nothing follows */
+    bool aside;          /* slow paths are being written: small before fast */
+    uint8_t *slow_call;  /* for them: what calls the handler; executable, NULL before the first */
+    uint32_t name;       /* of this translation */
     unsigned n;
     unsigned slow_count;
     struct slow slow[MAX_SLOW];
@@ -178,6 +181,9 @@ void producer_set(struct tr *t, enum producer_kind kind, const struct insn *i, u
 unsigned producer_regs(const struct producer *p);
 
 /* ---- translate_block.c ---- */
+
+/* al = the instruction's number, for C. */
+void number_load(struct tr *t, const struct insn *i);
 
 /* Will all flags be made anew before anything can look at those of the present instruction? */
 bool flags_dead_behind(const struct tr *t);

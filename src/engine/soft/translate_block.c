@@ -22,12 +22,22 @@ static void slow_paths_return(struct tr *t, const struct insn *i)
     }
 }
 
+void number_load(struct tr *t, const struct insn *i)
+{
+    _Static_assert(BLOCK_MAX <= UINT8_MAX, "a number for each");
+    e8(&t->e, 0xb0), e8(&t->e, (unsigned)(i - t->block->insns));
+}
+
 void handler_call(struct tr *t, const struct insn *i)
 {
     pins_undo(t);
-    emit_imm64(&t->e, H_AX, (uint64_t)(uintptr_t)i);
-    emit_imm64(&t->e, H_14, (uint64_t)(uintptr_t)t->block);
-    emit_call(&t->e, t->jit->call_handler);
+    number_load(t, i);
+    if (t->aside) {
+        emit_call(&t->e, t->slow_call);
+    } else {
+        emit_imm64(&t->e, H_14, (uint64_t)(uintptr_t)t->block);
+        emit_call(&t->e, t->jit->call_handler);
+    }
     pins_set(t);
 }
 
@@ -420,6 +430,12 @@ static void insn_translate(struct tr *t, const struct insn *i)
 
 static void slow_paths_write(struct tr *t)
 {
+    if (!t->slow_count)
+        return;
+    t->aside = true;
+    t->slow_call = emit_exec(&t->e);
+    emit_imm64(&t->e, H_14, (uint64_t)(uintptr_t)t->block);
+    emit_jmp(&t->e, t->jit->call_handler);
     for (unsigned n = 0; n < t->slow_count; n++) {
         const struct slow *s = &t->slow[n];
         emit_land(&t->e, s->site);
@@ -543,14 +559,16 @@ static void pins_find(struct tr *t)
 void jit_translate(struct jit *j, struct block *b)
 {
     size_t room = BLOCK_ROOM + (size_t)b->count * INSN_ROOM;
-    if (j->room - j->used < room) {
+    if (j->room - j->used < room || j->named == JIT_NAMES) {
         j->full = true;
         return;
     }
     jit_table_init();
     struct tr t = { .e = { j->rw + j->used, j->rw + j->used + room, j->rx - j->rw },
                     .jit = j,
-                    .block = b };
+                    .block = b,
+                    .name = j->named };
+    __atomic_store_n(&j->names[j->named++], b, __ATOMIC_RELAXED);
     t.wide = has_avx(j, b);
     held_drop(&t);
     t.window.base = REG_NONE;

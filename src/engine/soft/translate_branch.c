@@ -14,15 +14,7 @@ void address_here(struct tr *t, int64_t delta)
 
 /* ---- Code that counts by IP: constants ---- */
 
-static uint32_t ip_at(const struct tr *t, int64_t delta)
-{
-    return (uint32_t)(t->block->ip + delta) & (uint32_t)size_mask(word_of(t));
-}
-/* r14 = it */
-static void constant_get(struct tr *t, uint32_t value)
-{
-    e8(&t->e, 0x41), e8(&t->e, 0xbe), e32(&t->e, value);
-}
+static uint32_t ip_at(const struct tr *t, int64_t delta) { return block_ip_at(t->block, delta); }
 /* The address of the IP in r14. */
 static void ip_to_address(struct tr *t)
 {
@@ -52,19 +44,15 @@ static bool branch_fits(const struct tr *t, const struct insn *i)
  * the instruction's handler; NULL: to the dispatcher. */
 static void find(struct tr *t, const struct insn *i)
 {
-    jit_quick_entry(&t->e);
+    emit_quick_entry(&t->e);
     emit_op(&t->e, 0, 8, 0x39, H_14, at_offset(H_AX, offsetof(struct quick_entry, va)), 0);
+    if (!i && !by_ip(t)) {
+        emit_jcc(&t->e, CC_NE, t->jit->find_on);
+        return;
+    }
     slow_if(t, CC_NE, i);
     t->slow[t->slow_count - 1].second = t->jit->find;
     t->slow[t->slow_count - 1].checked = emit_exec(&t->e);
-}
-
-/* On, to what `find` found: rax and r14. */
-static void jump_found(struct tr *t)
-{
-    emit_alu_imm(&t->e, 0, 8, 4, in_reg(H_14), -(int32_t)PAGE_SIZE, 0);
-    emit_store(&t->e, in_vcpu(offsetof(struct soft_vcpu, jit_page)), H_14);
-    emit_op(&t->e, 0, 4, 0xff, 4, at_offset(H_AX, offsetof(struct quick_entry, code)), 0);
 }
 
 /* To the address in r14. */
@@ -72,7 +60,7 @@ void exit_to(struct tr *t)
 {
     stack_settle(t);
     find(t, NULL);
-    jump_found(t);
+    emit_jump_found(&t->e);
 }
 
 /* To the dispatcher, `delta` behind the block's start. */
@@ -80,7 +68,7 @@ void exit_at(struct tr *t, int64_t delta)
 {
     stack_settle(t);
     if (by_ip(t)) {
-        constant_get(t, ip_at(t, delta));
+        emit_imm32(&t->e, H_14, ip_at(t, delta));
         emit_jmp(&t->e, t->jit->leave_to);
         return;
     }
@@ -89,8 +77,11 @@ void exit_at(struct tr *t, int64_t delta)
         emit_jmp(&t->e, t->jit->leave_to);
         return;
     }
-    emit_op(&t->e, 0, 8, 0xc7, 0, in_reg(H_AX), 0);
-    e32(&t->e, (uint32_t)(block_place(t->block) + delta));
+    const int64_t place = block_place(t->block) + delta;
+    if (place >= 0)
+        emit_imm32(&t->e, H_AX, (uint32_t)place);
+    else
+        emit_op(&t->e, 0, 8, 0xc7, 0, in_reg(H_AX), 0), e32(&t->e, (uint32_t)place);
     emit_jmp(&t->e, t->jit->leave_at);
 }
 
@@ -107,7 +98,7 @@ void exit_direct(struct tr *t, int64_t delta)
     bool wraps = by_ip(t) && b->ip + delta != ip_at(t, delta);
     if (place < 0 || place > (int64_t)PAGE_SIZE - INSN_LONGEST || wraps) {
         if (by_ip(t))
-            constant_get(t, t->block->cs_base + ip_at(t, delta));
+            emit_imm32(&t->e, H_14, t->block->cs_base + ip_at(t, delta));
         else
             address_here(t, delta);
         exit_to(t);
@@ -119,11 +110,9 @@ void exit_direct(struct tr *t, int64_t delta)
     uint8_t *slot = e->p;
     e32(e, 0);
     emit_land(e, slot); /* not linked yet: tell the dispatcher where to */
-    emit_imm64(e, H_AX, (uint64_t)(uintptr_t)(slot + e->to_exec));
-    emit_store(e, in_vcpu(offsetof(struct soft_vcpu, jit_link)), H_AX);
-    emit_imm64(e, H_AX, (uint64_t)(uintptr_t)b);
-    emit_store(e, in_vcpu(offsetof(struct soft_vcpu, jit_link_block)), H_AX);
-    exit_at(t, delta);
+    emit_imm32(e, H_AX, (uint32_t)(slot - t->jit->rw));
+    emit_imm32(e, H_14, t->name << NAME_PLACE_BITS | (uint32_t)place);
+    emit_jmp(e, t->jit->leave_link);
 }
 
 static bool windows_equal(const struct window *a, const struct window *b)
@@ -549,7 +538,7 @@ bool tr_ret(struct tr *t, const struct insn *i, unsigned with_release)
     stack_move(t, i->size + (with_release ? (uint16_t)i->imm : 0));
     stack_settle(t);
     pins_undo(t);
-    jump_found(t);
+    emit_jump_found(&t->e);
     t->ended = true;
     return true;
 }
@@ -565,7 +554,7 @@ bool tr_jmp_e(struct tr *t, const struct insn *i, unsigned param)
     find_target(t, i);
     stack_settle(t);
     pins_undo(t);
-    jump_found(t);
+    emit_jump_found(&t->e);
     t->ended = true;
     return true;
 }

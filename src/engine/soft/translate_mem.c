@@ -113,9 +113,8 @@ static struct slow *check_last_page(struct tr *t, const struct insn *i, unsigned
 void last_slow_path(struct tr *t, const struct slow *s)
 {
     struct emit *e = &t->e;
-    emit_op(e, 0, 8, 0x03, s->window.size ? H_15 : H_AX, LAST_AT(tag, s->last_site), 0);
-    e8(e, 0x41), e8(e, 0xbe); /* mov r14d, imm32: what last_find wants to know */
-    e32(e, (uint32_t)(PAGE_SIZE - s->last_size) << LAST_SIZE_SHIFT | s->last_site * 8u);
+    emit_imm32(e, H_14,
+               (uint32_t)(PAGE_SIZE - s->last_size) << LAST_SIZE_SHIFT | s->last_site * 8u);
 }
 
 /* ---- The check ---- */
@@ -305,11 +304,10 @@ void window_slow_path(struct tr *t, const struct slow *s)
     struct emit *e = &t->e;
     window_address(t, H_AX, &s->window);
     emit_store(e, in_vcpu(offsetof(struct soft_vcpu, jit_window_va)), H_AX);
-    emit_op(e, 0, 4, 0xc7, 0, in_vcpu(offsetof(struct soft_vcpu, jit_window)), 0);
-    e32(e, (uint32_t)s->window.size << 1 | s->window.write);
-    emit_imm64(e, H_AX, (uint64_t)(uintptr_t)s->insn);
-    emit_imm64(e, H_14, (uint64_t)(uintptr_t)t->block);
+    emit_imm32(e, H_15, (uint32_t)s->window.size << 1 | s->window.write);
     pins_undo(t);
+    number_load(t, s->insn);
+    emit_imm64(e, H_14, (uint64_t)(uintptr_t)t->block);
     emit_call(e, t->jit->open_window);
     pins_set(t);
 }
