@@ -36,6 +36,7 @@ struct soft_engine;
 struct soft_vcpu;
 
 enum { BLOCK_MAX = 48 }; /* instructions; the sentinel comes on top */
+_Static_assert(BLOCK_MAX *INSN_LONGEST <= INSN_START_MAX, "insn.start has room");
 enum { SOURCE_PIECE = 64, SOURCE_MAX = BLOCK_MAX * INSN_LONGEST + SOURCE_PIECE };
 enum { WINDOW_FAULTS_MAX = 16, SCATTERED_MAX = 3 };
 

@@ -59,7 +59,10 @@ static bool take(struct cursor *c, unsigned n, int64_t *out)
     if (!n)
         return true;
     uint64_t value = 0;
-    memcpy(&value, c->code + c->pos, n);
+    if (c->len - c->pos >= sizeof value) /* as mostly: one load */
+        memcpy(&value, c->code + c->pos, sizeof value);
+    else
+        memcpy(&value, c->code + c->pos, n);
     unsigned unused = 64 - n * 8;
     *out = (int64_t)(value << unused) >> unused;
     c->pos += n;

@@ -189,29 +189,36 @@ enum {
 
 enum { INSN_LONGEST = 15 }; /* bytes */
 
-/* A decoded instruction. `fn` may be exchanged for op_stale by another thread at any time. */
+/*
+ * A decoded instruction. `fn` may be exchanged for op_stale by another thread at any time. What
+ * handlers of integer instructions need most are whole bytes.
+ *
+ * imm: Ib and Iw zero-extended, others sign-extended; branches: target - block start; far pointer
+ * and ENTER: insn_offset and insn_sel; x87: insn_modrm.
+ * reg_off, rm_off: where general registers reg and rm are in v->gpr; AH..BH where the operand is a
+ * byte.
+ * reg, rm: ModRM.reg and .rm with REX bits; both: the opcode register (Z); in XCHG with rAX reg is
+ * rAX; A_AL and A_rAX without ModRM are rm 0; A_Sw and fixed segments: reg is S_x; A_Pq: reg 0-7.
+ */
 struct insn {
     insn_fn *fn;
-    int64_t imm;    /* immediate: Ib and Iw zero-extended, others sign-extended; branches: target -
-                       block start; far pointer and ENTER: insn_offset and insn_sel; x87:
-                       insn_modrm */
-    int32_t disp;   /* displacement (moffs: the address), as far as 32 bits hold it: insn_disp */
-    uint16_t start; /* offset of this instruction from the block's start */
-    uint16_t row;   /* in insn_rows */
-    uint8_t len;    /* bytes, 1..15 */
-    uint8_t size;   /* operand size in bytes: 1, 2, 4, 8 */
-    uint8_t asize;  /* address size in bytes: 2, 4, 8 */
-    uint8_t flags;  /* IF_* */
-    uint8_t seg;    /* segment of the memory operand (S_*), override applied */
-    uint8_t base, index, scale; /* slots of v->gpr; 0..3 */
-    uint8_t reg, rm; /* ModRM.reg and .rm with REX bits; both: the opcode register (Z); in XCHG with
-                        rAX reg is rAX; A_AL and A_rAX without ModRM are rm 0; A_Sw and fixed
-                        segments: reg is S_x; A_Pq: reg 0-7 */
-    uint8_t reg_off,
-        rm_off; /* byte offsets into v->gpr: AH..BH resolved when the operand is a byte */
+    int64_t imm;
+    int32_t disp;        /* displacement (moffs: the address), as far as it has room: insn_disp */
+    uint16_t start : 12; /* offset of this instruction from the block's start */
+    uint16_t len : 4;    /* bytes, 1..15 */
+    uint16_t row : 14;   /* in insn_rows */
+    uint16_t scale : 2;
+    uint8_t base, index; /* slots of v->gpr */
+    uint8_t reg_off, rm_off;
+    uint8_t flags : 5; /* IF_* */
+    uint8_t seg : 3;   /* segment of the memory operand (S_*), override applied */
+    uint8_t size : 4;  /* operand size in bytes: 1, 2, 4, 8 */
+    uint8_t asize : 4; /* address size in bytes: 2, 4, 8 */
+    uint8_t reg : 4, rm : 4;
     uint8_t vvvv : 4, vex : 3; /* VEX.vvvv; vex: bit 0 present, bit 1 L, bit 2 W */
 };
-_Static_assert(sizeof(struct insn) == 40, "half of the memory of decoded code is these");
+_Static_assert(sizeof(struct insn) == 32, "decoded code is mostly these");
+enum { INSN_ROWS_MAX = 1 << 14, INSN_START_MAX = (1 << 12) - 1 };
 
 /* The displacement; RIP-relative ones are relative to the block's start. Of 64-bit addresses two
  * may want more than 32 bits: a RIP-relative one just below 2 GiB, as the instruction's place in

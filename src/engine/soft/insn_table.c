@@ -18,4 +18,5 @@ const struct insn_row insn_rows[] = {
 #include "engine/soft/insn_all.def"
 #undef ROW
 };
+_Static_assert(sizeof insn_rows / sizeof *insn_rows <= INSN_ROWS_MAX, "insn.row has room");
 const unsigned insn_row_count = sizeof insn_rows / sizeof *insn_rows;
