@@ -36,9 +36,11 @@ static void last_table_keep(struct soft_vcpu *v, uint64_t va, const struct walk 
             (struct table_entry){ last_table_tag(v, va), (const uint64_t *)p.hva, w->table_rights };
 }
 
-/* By the page table that a walk found here before; false: a walk from CR3 has to tell. */
-static inline bool walk_last_table(struct soft_vcpu *v, uint64_t va, enum access_kind access,
-                                   struct walk *w)
+/* By the page table that a walk found here before; false: a walk from CR3 has to tell. Inline, as
+ * most misses of the TLB end here. */
+static inline __attribute__((always_inline)) bool walk_last_table(struct soft_vcpu *v, uint64_t va,
+                                                                  enum access_kind access,
+                                                                  struct walk *w)
 {
     const struct table_entry *t = last_table_slot(v, va);
     if (t->tag != last_table_tag(v, va))
