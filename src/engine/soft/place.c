@@ -19,24 +19,14 @@ void place_look_up(struct soft_vcpu *v, uint64_t gpa, struct place *p)
     p->offset = s.ram_offset + (gpa - s.start);
     p->hva = s.ram->hva + p->offset;
     p->writable_ram = s.kind == REGION_RAM;
+    uint64_t page = gpa & ~(PAGE_SIZE - 1);
+    p->whole_page = page >= s.start && page - s.start + PAGE_SIZE <= s.size;
     /* Only whole pages may be reached by windows and the TLB. */
     if (s.kind == REGION_RAM && s.size > 64 * PAGE_SIZE && !(s.start & (PAGE_SIZE - 1))) {
         unsigned n = run->window[0].size < run->window[1].size ? 0 : 1;
         uint64_t size = s.size & ~(PAGE_SIZE - 1);
         run->window[n] = (struct ram_window){ s.start, size, s.ram, s.ram_offset };
     }
-}
-
-bool place_page_is_whole(struct soft_vcpu *v, const struct place *p)
-{
-    struct place first, last;
-    if (place_find_quick(v, p->gpa, &first))
-        return true;
-    uint64_t page = p->gpa & ~(PAGE_SIZE - 1);
-    place_find(v, page, &first);
-    place_find(v, page + PAGE_SIZE - 1, &last);
-    return first.hva && first.ram == p->ram && first.offset + (p->gpa - page) == p->offset &&
-           last.hva && last.ram == p->ram && last.offset - first.offset == PAGE_SIZE - 1;
 }
 
 /* ---- Loads and stores ---- */

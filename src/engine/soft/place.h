@@ -23,6 +23,7 @@ struct place {
     struct ram *ram; /* RAM or ROM */
     uint64_t offset; /* in ram */
     bool writable_ram;
+    bool whole_page; /* all of the page is there, in one piece */
 };
 
 /* Answers whether the address lies in a window: *p is set if so. */
@@ -32,7 +33,7 @@ static inline bool place_find_quick(const struct soft_vcpu *v, uint64_t gpa, str
     for (unsigned n = 0; n < RAM_WINDOWS; n++)
         if (gpa - w[n].gpa < w[n].size) {
             uint64_t offset = w[n].offset + (gpa - w[n].gpa);
-            *p = (struct place){ w[n].ram->hva + offset, gpa, w[n].ram, offset, true };
+            *p = (struct place){ w[n].ram->hva + offset, gpa, w[n].ram, offset, true, true };
             return true;
         }
     return false;
@@ -46,9 +47,6 @@ static inline void place_find(struct soft_vcpu *v, uint64_t gpa, struct place *p
     if (!place_find_quick(v, gpa, p))
         place_look_up(v, gpa, p);
 }
-
-/* Does the RAM or ROM that the place is in have all of its page, in one piece? */
-bool place_page_is_whole(struct soft_vcpu *v, const struct place *p);
 
 /* Up to the end of the page. Behind the bus in the largest natural pieces; the local APIC is each
  * vCPU's own. */

@@ -31,7 +31,7 @@ static void last_table_keep(struct soft_vcpu *v, uint64_t va, const struct walk 
 {
     struct place p;
     place_find(v, w->table, &p);
-    if (p.hva && place_page_is_whole(v, &p))
+    if (p.hva && p.whole_page)
         *last_table_slot(v, va) =
             (struct table_entry){ last_table_tag(v, va), (const uint64_t *)p.hva, w->table_rights };
 }
@@ -330,7 +330,7 @@ int tlb_translate(struct soft_vcpu *v, uint64_t va, enum access_kind access, str
     if (r)
         return r;
     place_find(v, w.gpa, p);
-    if (access != ACCESS_FETCH && p->hva && tlb_is_filled(v) && place_page_is_whole(v, p))
+    if (p->hva && p->whole_page && tlb_is_filled(v))
         tlb_set(v, va, &w, p, access == ACCESS_WRITE);
     return 0;
 }
@@ -381,7 +381,7 @@ int tlb_fetch(struct soft_vcpu *v, uint64_t va, struct ram **ram, uint64_t *offs
     *ram = p.hva ? p.ram : NULL;
     *offset = p.hva ? p.offset : 0;
     *global = w.global;
-    if (!p.hva || !p.writable_ram)
+    if (!p.hva || !p.writable_ram || !p.whole_page)
         return 0;
     *t = (struct itlb_entry){ key, p.ram, p.offset & ~(PAGE_SIZE - 1), w.global };
     if (w.page_size > PAGE_SIZE)

@@ -62,8 +62,8 @@ static inline bool alignment_is_checked(const struct soft_vcpu *v)
 
 /* ---- What asks them ---- */
 
-/* Where va is: 0, or OP_FAULT with the fault raised. From then on there is an entry of it, if there
- * may be one. */
+/* Where va is, for a load or store: 0, or OP_FAULT with the fault raised. From then on there is an
+ * entry of it, if there may be one. */
 int tlb_translate(struct soft_vcpu *v, uint64_t va, enum access_kind access, struct place *p);
 /* For a miss: makes an entry of what is at hand, as most only want back one that gave way. */
 void tlb_refill(struct soft_vcpu *v, uint64_t va, enum access_kind access);
