@@ -7,14 +7,25 @@
 
 /* ---- Entries ---- */
 
+static inline uint64_t entry_load(const uint8_t *hva, unsigned size)
+{
+    return size == 8 ? __atomic_load_n((const uint64_t *)hva, __ATOMIC_RELAXED)
+                     : __atomic_load_n((const uint32_t *)hva, __ATOMIC_RELAXED);
+}
+
+static __attribute__((noinline)) uint64_t entry_look_up(struct soft_vcpu *v, uint64_t gpa,
+                                                        unsigned size)
+{
+    struct place p;
+    place_look_up(v, gpa, &p);
+    return p.hva ? entry_load(p.hva, size) : bus_read(machine_of(v), SPACE_MEMORY, gpa, size);
+}
+
+/* In two, so that of a window's place only hva is ever made. */
 static inline uint64_t entry_read(struct soft_vcpu *v, uint64_t gpa, unsigned size)
 {
     struct place p;
-    place_find(v, gpa, &p);
-    if (!p.hva)
-        return bus_read(machine_of(v), SPACE_MEMORY, gpa, size);
-    return size == 8 ? __atomic_load_n((const uint64_t *)p.hva, __ATOMIC_RELAXED)
-                     : __atomic_load_n((const uint32_t *)p.hva, __ATOMIC_RELAXED);
+    return place_find_quick(v, gpa, &p) ? entry_load(p.hva, size) : entry_look_up(v, gpa, size);
 }
 
 /* Sets bits, atomically; false if the entry changed under us (walk again). */
