@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The soft engine behind the engine interface: creation, architectural state, messages, dirty log,
- * debugger.
+ * The soft engine behind the engine interface: creation, messages, dirty log, debugger.
  */
 #include "engine/soft/engine.h"
 
@@ -391,8 +390,6 @@ static void soft_nmi(struct vcpu *vcpu) { deliver_to(soft_vcpu_of(vcpu), DELIVER
 
 /* ---- vCPUs ---- */
 
-static void vcpu_state_install(struct soft_vcpu *v, const struct arch_state *s);
-
 static void soft_vcpu_reset(struct vcpu *vcpu)
 {
     struct soft_vcpu *v = soft_vcpu_of(vcpu);
@@ -478,145 +475,6 @@ static int soft_vcpu_create(struct engine *engine, unsigned index, uint32_t apic
 }
 
 static void soft_kick(struct vcpu *vcpu) { vcpu_request(soft_vcpu_of(vcpu), REQ_STOP); }
-
-/* ---- Architectural state ---- */
-
-static int soft_get_state(struct vcpu *vcpu, struct arch_state *s, struct err *err)
-{
-    (void)err;
-    struct soft_vcpu *v = soft_vcpu_of(vcpu);
-    struct vcpu_run *run = v->run;
-    memset(s, 0, sizeof *s);
-    memcpy(s->gpr, v->gpr, sizeof s->gpr);
-    s->rip = v->rip;
-    s->rflags = rflags_get(v);
-    memcpy(s->seg, v->seg, sizeof s->seg);
-    s->gdtr = v->gdtr;
-    s->idtr = v->idtr;
-    s->cr0 = v->cr0;
-    s->cr2 = v->cr2;
-    s->cr3 = v->cr3;
-    s->cr4 = v->cr4;
-    s->cr8 = lapic_cr8(&v->lapic);
-    s->efer = v->efer;
-    s->xcr0 = v->xcr0;
-    memcpy(s->dr, v->dr, sizeof s->dr);
-    s->dr6 = v->dr6;
-    s->dr7 = v->dr7;
-    memcpy(s->pdptr, v->pdptr, sizeof s->pdptr);
-    fpu_get(&v->fpu, &s->fpu);
-    lapic_get(&v->lapic, &s->lapic);
-    s->star = v->star;
-    s->lstar = v->lstar;
-    s->cstar = v->cstar;
-    s->sfmask = v->sfmask;
-    s->kernel_gs_base = v->kernel_gs_base;
-    s->tsc_aux = v->tsc_aux;
-    s->sysenter_cs = v->sysenter_cs;
-    s->sysenter_esp = v->sysenter_esp;
-    s->sysenter_eip = v->sysenter_eip;
-    s->pat = v->pat;
-    s->misc_enable = v->misc_enable;
-    s->spec_ctrl = v->spec_ctrl;
-    s->mtrr_def_type = v->mtrr_def_type;
-    memcpy(s->mtrr_fixed, v->mtrr_fixed, sizeof s->mtrr_fixed);
-    memcpy(s->mtrr_base, v->mtrr_base, sizeof s->mtrr_base);
-    memcpy(s->mtrr_mask, v->mtrr_mask, sizeof s->mtrr_mask);
-    s->tsc_offset = v->tsc_offset;
-    s->kvmclock = v->kvmclock;
-    s->activity = v->activity;
-    s->nmi_pending = atomic_load(&run->nmi_pending);
-    s->nmi_masked = v->nmi_masked;
-    uint32_t requests = atomic_load(&v->request);
-    s->init_pending = !!(requests & REQ_INIT);
-    s->sipi_pending = !!(requests & REQ_SIPI);
-    s->sipi_vector = s->sipi_pending ? atomic_load(&run->sipi_vector) : 0;
-    s->interrupt_shadow = v->interrupt_shadow;
-    return 0;
-}
-
-static void vcpu_state_install(struct soft_vcpu *v, const struct arch_state *s)
-{
-    memcpy(v->gpr, s->gpr, sizeof s->gpr);
-    v->gpr[REG_NONE] = 0;
-    v->rip = s->rip;
-    status_set(v, (uint32_t)s->rflags);
-    v->flags = ((uint32_t)s->rflags & ~(uint32_t)F_ALL) | FL_FIXED;
-    memcpy(v->seg, s->seg, sizeof v->seg);
-    v->gdtr = s->gdtr;
-    v->idtr = s->idtr;
-    v->cr0 = s->cr0 | CR0_ET;
-    v->cr2 = s->cr2;
-    v->cr3 = s->cr3;
-    v->cr4 = s->cr4;
-    v->efer = s->efer;
-    v->long_mode = s->efer & EFER_LMA;
-    v->xcr0 = s->xcr0 | 1;
-    memcpy(v->dr, s->dr, sizeof v->dr);
-    v->dr6 = s->dr6;
-    v->dr7 = s->dr7;
-    memcpy(v->pdptr, s->pdptr, sizeof v->pdptr);
-    fpu_set(&v->fpu, &s->fpu);
-    lapic_set(&v->lapic, &s->lapic);
-    v->star = s->star;
-    v->lstar = s->lstar;
-    v->cstar = s->cstar;
-    v->sfmask = s->sfmask;
-    v->kernel_gs_base = s->kernel_gs_base;
-    v->tsc_aux = s->tsc_aux;
-    v->sysenter_cs = s->sysenter_cs;
-    v->sysenter_esp = s->sysenter_esp;
-    v->sysenter_eip = s->sysenter_eip;
-    v->pat = s->pat;
-    v->misc_enable = s->misc_enable;
-    v->spec_ctrl = s->spec_ctrl;
-    v->mtrr_def_type = s->mtrr_def_type;
-    memcpy(v->mtrr_fixed, s->mtrr_fixed, sizeof v->mtrr_fixed);
-    memcpy(v->mtrr_base, s->mtrr_base, sizeof v->mtrr_base);
-    memcpy(v->mtrr_mask, s->mtrr_mask, sizeof v->mtrr_mask);
-    v->tsc_offset = s->tsc_offset;
-    v->kvmclock = s->kvmclock;
-    v->activity = s->activity;
-    atomic_store(&v->run->nmi_pending, s->nmi_pending);
-    v->nmi_masked = s->nmi_masked;
-    atomic_store(&v->run->sipi_vector, s->sipi_vector);
-    v->interrupt_shadow = s->interrupt_shadow;
-    uint32_t requests =
-        REQ_INTERRUPT | (s->init_pending ? REQ_INIT : 0) | (s->sipi_pending ? REQ_SIPI : 0);
-    /* What had arrived before this state is not of it, e.g. when a VM comes back to this engine. */
-    atomic_fetch_and(&v->request, ~(uint32_t)(REQ_INIT | REQ_SIPI));
-    atomic_fetch_or(&v->request, requests);
-    v->cpl = v->cr0 & CR0_PE ? v->seg[S_SS].attr >> SEG_DPL_SHIFT & 3 : 0;
-    vcpu_mode_update(v);
-    tlb_flush(v);
-    vcpu_update_careful(v);
-    v->run->timer_armed_ns = 0;
-}
-
-static int soft_set_state(struct vcpu *vcpu, const struct arch_state *s, struct err *err)
-{
-    struct soft_vcpu *v = soft_vcpu_of(vcpu);
-    if (s->in_smm || s->smi_pending)
-        return err_set(err, ENOTSUP, "vcpu %u: the soft engine has no system management mode",
-                       vcpu->index);
-    if (s->xcr0 & ~xcr0_supported(v))
-        return err_set(err, ENOTSUP, "vcpu %u: XCR0 %#llx is beyond the CPU model", vcpu->index,
-                       (unsigned long long)s->xcr0);
-    if (s->cr4 & CR4_LA57)
-        return err_set(err, ENOTSUP, "vcpu %u: the soft engine has no 5-level paging", vcpu->index);
-    vcpu_state_install(v, s);
-    if (s->injected_valid) { /* an event that the other engine had begun to deliver: finish it here
-                              */
-        v->exc = (struct exception){ .vector = s->injected_vector,
-                                     .has_error = s->injected_has_error,
-                                     .error = s->injected_error };
-        if (s->injected_type == 0)
-            interrupt_deliver(v, s->injected_vector);
-        else
-            exception_deliver(v);
-    }
-    return 0;
-}
 
 /* ---- Memory ---- */
 

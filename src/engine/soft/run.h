@@ -175,6 +175,10 @@ void vcpu_init_reset(struct soft_vcpu *v); /* INIT */
 void flags_set(struct soft_vcpu *v, uint32_t flags,
                uint32_t mask); /* bits of mask in RFLAGS; AC and TF take effect */
 void segment_set_real(struct soft_vcpu *v, unsigned seg, uint16_t selector);
+/* state.c. Not while the vCPU runs. */
+int soft_get_state(struct vcpu *vcpu, struct arch_state *s, struct err *err);
+int soft_set_state(struct vcpu *vcpu, const struct arch_state *s, struct err *err);
+void vcpu_state_install(struct soft_vcpu *v, const struct arch_state *s);
 /* sys.c */
 int cr0_write(struct soft_vcpu *v, uint64_t value);
 
