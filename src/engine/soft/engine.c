@@ -5,8 +5,8 @@
 #include "engine/soft/engine.h"
 
 #include "base/log.h"
-#include "base/text.h"
 #include "engine/soft/mem.h"
+#include "engine/soft/options.h"
 #include "engine/soft/run.h"
 #include "engine/soft/sys.h"
 #include "engine/soft/trace.h"
@@ -103,7 +103,7 @@ static const uint64_t FP_FEATURES = FT(FT_MMX) | FT(FT_SSE) | FT(FT_SSE2) | FT(F
  * is half as much again, and what runs a few times is then decoded all the time. More than the
  * first does not make the list of bench/ faster, but large programs: so it grows where it is filled
  * soon (code.c), up to an eighth of the guest's memory. code=SIZE sets both. */
-enum { CODE_BYTES_FIRST = 12 << 20, CODE_BYTES_MIN = 128 << 10 };
+enum { CODE_BYTES_FIRST = 12 << 20 };
 static uint64_t code_bytes_most(uint64_t memory)
 {
     enum { LEAST = 64 << 20, MOST = 128 << 20 };
@@ -114,86 +114,6 @@ static int soft_probe(bool *slow, struct err *err)
 {
     (void)err;
     *slow = false;
-    return 0;
-}
-
-struct soft_options {
-    bool jit, link, lookup, quick, sse, x87, windows, loops, pins, syscall, granules, tsc, perf,
-        last, stack;
-    uint64_t translate_after;
-    uint64_t code; /* bytes of translated code; decoded blocks may take twice as much. 0: grows */
-    char trace[256];
-};
-
-static const char OPTIONS_HELP[] =
-    "there are jit=off|block, hot=N, code=SIZE, link=off, "
-    "lookup=off, sse=off, x87=off, windows=off, loops=off, "
-    "pins=off, quick=off, syscall=off, granules=off, tsc=off, last=off, stack=off, "
-    "trace=FILE and "
-    "perf=on";
-
-static bool option_switch(const char *word, struct soft_options *o)
-{
-    const struct {
-        const char *word;
-        bool *which, value;
-    } switches[] = {
-        { "jit=off", &o->jit, false },           { "jit=block", &o->jit, true },
-        { "link=off", &o->link, false },         { "lookup=off", &o->lookup, false },
-        { "sse=off", &o->sse, false },           { "x87=off", &o->x87, false },
-        { "perf=on", &o->perf, true },           { "windows=off", &o->windows, false },
-        { "loops=off", &o->loops, false },       { "pins=off", &o->pins, false },
-        { "granules=off", &o->granules, false }, { "tsc=off", &o->tsc, false },
-        { "quick=off", &o->quick, false },       { "syscall=off", &o->syscall, false },
-        { "last=off", &o->last, false },         { "stack=off", &o->stack, false },
-    };
-    for (unsigned n = 0; n < ARRAY_LEN(switches); n++) {
-        if (strcmp(word, switches[n].word) == 0) {
-            *switches[n].which = switches[n].value;
-            return true;
-        }
-    }
-    return false;
-}
-
-static int code_size_parse(const char *text, uint64_t *code, struct err *err)
-{
-    int r = size_parse(text, 1, code, err);
-    if (r == 0 && (*code < CODE_BYTES_MIN || *code > 1u << 30))
-        r = err_set(err, EINVAL, "code=SIZE is from 128K to 1G");
-    return r;
-}
-
-/*
- * Separated by commas: jit=off|block; hot=N: a block is interpreted N times before it is
- * translated; code=SIZE; trace=FILE: executed blocks, each by way of the dispatcher; perf=on: a map
- * for perf. These do without one optimisation each: link=off (blocks joined within a page),
- * lookup=off (jump cache in translated code), quick=off (a table for each address space before it),
- * sse=off, x87=off, windows=off (one check for several accesses), loops=off (jumps inside a block),
- * pins=off (R12 to R15 in host registers in loops), syscall=off (SYSCALL and SYSRET), granules=off
- * (code is known by 64 bytes), tsc=off (RDTSC from the host's TSC), last=off (checks that
- * remember a page) and stack=off (RSP follows several pushes and pops at once).
- */
-static int options_parse(const char *text, struct soft_options *o, struct err *err)
-{
-    while (text && *text) {
-        const char *end = strchrnul(text, ',');
-        char word[sizeof o->trace + 8];
-        int r = 0;
-        snprintf(word, sizeof word, "%.*s", (int)(end - text), text);
-        if (strncmp(word, "hot=", 4) == 0)
-            r = number_parse(word + 4, 0, 65000, &o->translate_after, err);
-        else if (strncmp(word, "code=", 5) == 0)
-            r = code_size_parse(word + 5, &o->code, err);
-        else if (strncmp(word, "trace=", 6) == 0 && word[6])
-            snprintf(o->trace, sizeof o->trace, "%s", word + 6);
-        else if (!option_switch(word, o))
-            return err_set(err, EINVAL, "engine soft: option \"%s\" is not known; %s", word,
-                           OPTIONS_HELP);
-        if (r < 0)
-            return err_prefix(err, "engine soft: option \"%s\"", word);
-        text = *end ? end + 1 : end;
-    }
     return 0;
 }
 
@@ -212,22 +132,8 @@ static void soft_destroy(struct engine *engine)
 static int soft_create(struct machine *m, const struct engine_config *config, struct engine **out,
                        struct err *err)
 {
-    struct soft_options options = { .jit = true,
-                                    .link = true,
-                                    .lookup = true,
-                                    .quick = true,
-                                    .sse = true,
-                                    .x87 = true,
-                                    .windows = true,
-                                    .loops = true,
-                                    .pins = true,
-                                    .syscall = true,
-                                    .granules = true,
-                                    .tsc = true,
-                                    .last = true,
-                                    .stack = true,
-                                    .translate_after = 16 };
-    int r = options_parse(config->options, &options, err);
+    struct soft_options options;
+    int r = soft_options_parse(config->options, &options, err);
     if (r < 0)
         return r;
     if (!config->model->entries)
@@ -262,22 +168,23 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
         soft_destroy(&e->engine);
         return r;
     }
-    bool traced = *options.trace;
-    e->code.jit.link = options.link && !traced;
-    e->code.jit.sse = options.sse;
-    e->code.jit.windows = options.windows;
+    tsc_clock_init(&e->tsc, options.tsc);
     e->code.granules = options.granules;
     e->code.quick = options.quick;
-    tsc_clock_init(&e->tsc, options.tsc);
-    e->code.jit.loops = options.loops && !traced;
-    e->code.jit.pins = options.pins;
-    e->code.jit.syscalls = options.syscall;
-    e->code.jit.last = options.last;
-    e->code.jit.stack = options.stack;
-    e->code.jit.x87 = options.x87 && x87_host_able();
+    const bool traced = *options.trace;
+    struct jit *jit = &e->code.jit;
+    jit->link = options.link && !traced;
+    jit->loops = options.loops && !traced;
+    jit->sse = options.sse;
+    jit->x87 = options.x87 && x87_host_able();
+    jit->windows = options.windows;
+    jit->pins = options.pins;
+    jit->syscalls = options.syscall;
+    jit->last = options.last;
+    jit->stack = options.stack;
     if (!options.lookup || traced) {
-        e->code.jit.find = e->code.jit.find_nothing;
-        e->code.jit.find_on = e->code.jit.leave_to;
+        jit->find = jit->find_nothing;
+        jit->find_on = jit->leave_to;
     }
     jit_table_init();
     *out = &e->engine;
