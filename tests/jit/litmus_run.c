@@ -4,6 +4,8 @@
  * to stand:
  *
  *   litmus_run flush OPTIONS FILE   a code cache that is flushed all the time (code=SIZE)
+ *   litmus_run grow OPTIONS FILE    a code cache that may grow (code=SIZE-MOST), and is not flushed
+ *                                   all the time then
  *   litmus_run storm OPTIONS FILE   dirty log rounds, rendezvous, pauses and state read and
  *                                   written back, one after the other, while it runs
  *   litmus_run loop OPTIONS FILE    nothing else: the guest changes what another vCPU runs
@@ -25,6 +27,7 @@
 
 enum {
     FLUSHES_MIN = 100,
+    FLUSHES_GROWN_MAX = 20,
     ROUNDS_MIN = 50,
     LIMIT_SECONDS = 120,
     HANG_SECONDS = 3,
@@ -68,12 +71,14 @@ static bool hear_again(struct guests_machine *gm)
 
 /* ---- The runs ---- */
 
-static uint64_t flushes, halts, decoded;
+static uint64_t flushes, limit, halts, decoded;
 static void counter_add(void *arg, const char *name, uint64_t value)
 {
     (void)arg;
     if (!strcmp(name, "soft_code_flushes_total") || !strcmp(name, "soft_code_cold_drops_total"))
         flushes += value;
+    if (!strcmp(name, "soft_code_limit"))
+        limit = value;
     if (!strcmp(name, "soft_halts_total"))
         halts = value;
     if (!strcmp(name, "soft_blocks_decoded_total"))
@@ -121,6 +126,8 @@ static bool run(struct guests_machine *gm, const char *how)
     unsigned rounds = 0;
     bool fine = true, answered = false, storm = !strcmp(how, "storm");
     atomic_store(&deaf, !strcmp(how, "deaf"));
+    gm->m->engine->type->counters(gm->m->engine, counter_add, NULL);
+    const uint64_t before = limit;
     machine_start(gm->m);
     if (atomic_load(&deaf))
         fine = hear_again(gm);
@@ -137,12 +144,14 @@ static bool run(struct guests_machine *gm, const char *how)
     machine_pause(gm->m);
     gm->m->engine->type->counters(gm->m->engine, counter_add, NULL);
     uint64_t translated = soft_engine_of(soft_vcpu_of(gm->m->vcpus[0]))->code.jit.blocks;
-    printf("%u rounds, %llu flushes, %llu halts, %llu blocks decoded, %llu translated: ", rounds,
-           (unsigned long long)flushes, (unsigned long long)halts, (unsigned long long)decoded,
-           (unsigned long long)translated);
+    printf(
+        "%u rounds, %llu flushes, limit %lluK, %llu halts, %llu blocks decoded, %llu translated: ",
+        rounds, (unsigned long long)flushes, (unsigned long long)limit >> 10,
+        (unsigned long long)halts, (unsigned long long)decoded, (unsigned long long)translated);
     answer_print(&gm->answer, answered);
     return fine && answered && gm->answer.given && !gm->answer.code &&
            (!storm || rounds >= ROUNDS_MIN) && (strcmp(how, "flush") || flushes >= FLUSHES_MIN) &&
+           (strcmp(how, "grow") || (limit > before && flushes <= FLUSHES_GROWN_MAX)) &&
            (strcmp(how, "loop") || translated >= LOOPS_MIN) &&
            (strcmp(how, "patch") ||
             (decoded >= PATCHES && translated <= TRANSLATED_MAX && halts <= HALTS_MAX));
@@ -153,10 +162,11 @@ int main(int argc, char **argv)
     static struct guest g;
     static struct guests_machine gm;
     if (argc != 4 || !guest_load(argv[3], &g)) {
-        fprintf(stderr, "usage: litmus_run flush|storm|loop|deaf|patch OPTIONS FILE\n");
+        fprintf(stderr, "usage: litmus_run flush|grow|storm|loop|deaf|patch OPTIONS FILE\n");
         return 2;
     }
-    jit_inspect = verify_or_die;
+    if (strcmp(argv[1], "grow")) /* reading the cache takes longer than filling it */
+        jit_inspect = verify_or_die;
     guests_machine_open(&gm, &g, &engine_soft, argv[2], cpu_model_find("x86-64-v2"));
     bool right = run(&gm, argv[1]);
     guests_machine_close(&gm);

@@ -100,14 +100,16 @@ static const uint64_t FP_FEATURES = FT(FT_MMX) | FT(FT_SSE) | FT(FT_SSE2) | FT(F
 /* ---- Creation ---- */
 
 /* Room for translated code, and twice as much for decoded blocks: they are what fills first when it
- * is half as much again, and what runs a few times is then decoded all the time. More than the
- * first does not make the list of bench/ faster, but large programs: so it grows where it is filled
- * soon (code.c), up to an eighth of the guest's memory. code=SIZE sets both. */
-enum { CODE_BYTES_FIRST = 12 << 20 };
-static uint64_t code_bytes_most(uint64_t memory)
+ * is half as much again, and what runs a few times is then decoded all the time. More than at first
+ * does not make the list of bench/ faster, but large programs: so it grows where it is filled again
+ * soon (code.c), up to an eighth of the guest's memory. */
+static void code_room(struct soft_options *o, uint64_t memory)
 {
-    enum { LEAST = 64 << 20, MOST = 128 << 20 };
-    return memory / 8 < LEAST ? LEAST : memory / 8 > MOST ? MOST : memory / 8;
+    enum { FIRST = 12 << 20, LEAST = 64 << 20, MOST = 128 << 20 };
+    if (o->code)
+        return;
+    o->code = FIRST;
+    o->code_most = memory / 8 < LEAST ? LEAST : memory / 8 > MOST ? MOST : memory / 8;
 }
 
 static int soft_probe(bool *slow, struct err *err)
@@ -154,14 +156,12 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
     code_cache_init(&e->code);
     e->code.jit_on = options.jit;
     e->code.translate_after = (unsigned)options.translate_after;
-    const size_t most =
-        round_up(options.code ? options.code : code_bytes_most(config->memory), PAGE_SIZE);
-    const size_t first = options.code ? most : CODE_BYTES_FIRST;
-    e->code.limit = first * 2;
-    e->code.limit_most = most * 2;
-    r = options.jit ? jit_create(&e->code.jit, most, err) : 0;
+    code_room(&options, config->memory);
+    e->code.limit = options.code * 2;
+    e->code.limit_most = options.code_most * 2;
+    r = options.jit ? jit_create(&e->code.jit, round_up(options.code_most, PAGE_SIZE), err) : 0;
     if (r == 0 && options.jit)
-        jit_room_set(&e->code.jit, first);
+        jit_room_set(&e->code.jit, options.code);
     if (r == 0)
         r = trace_create(*options.trace ? options.trace : NULL, options.perf, &e->trace, err);
     if (r < 0) {
@@ -473,6 +473,7 @@ static void soft_counters(struct engine *engine,
     add(arg, "soft_halts_total", halts);
     LOCKED(&e->code.lock);
     add(arg, "soft_code_bytes", e->code.bytes);
+    add(arg, "soft_code_limit", e->code.limit);
     add(arg, "soft_code_flushes_total", e->code.flushes);
     add(arg, "soft_code_cold_drops_total", e->code.cold_drops);
 }

@@ -43,7 +43,7 @@ static int unknown(const char *word, struct err *err)
         buf_printf(&names, "%s=off, ", switches[n].name);
     return err_set(err, EINVAL,
                    "engine soft: option \"%s\" is not known; there are %.*sjit=block, hot=N, "
-                   "code=SIZE, trace=FILE and perf=on",
+                   "code=SIZE or SIZE-MOST, trace=FILE and perf=on",
                    word, (int)names.len, (const char *)names.data);
 }
 
@@ -59,11 +59,18 @@ static bool switch_off(const char *word, struct soft_options *o)
     return false;
 }
 
-static int code_size_parse(const char *text, uint64_t *code, struct err *err)
+/* SIZE or SIZE-MOST */
+static int code_parse(const char *text, struct soft_options *o, struct err *err)
 {
-    int r = size_parse(text, 1, code, err);
-    if (r == 0 && (*code < 128 << 10 || *code > 1u << 30))
-        r = err_set(err, EINVAL, "code=SIZE is from 128K to 1G");
+    char first[24];
+    const char *end = strchrnul(text, '-');
+    snprintf(first, sizeof first, "%.*s", (int)(end - text), text);
+    int r = size_parse(first, 1, &o->code, err);
+    o->code_most = o->code;
+    if (r == 0 && *end)
+        r = size_parse(end + 1, 1, &o->code_most, err);
+    if (r == 0 && (o->code < 128 << 10 || o->code_most < o->code || o->code_most > 1u << 30))
+        r = err_set(err, EINVAL, "sizes are from 128K to 1G, the first no larger than the second");
     return r;
 }
 
@@ -80,7 +87,7 @@ int soft_options_parse(const char *text, struct soft_options *out, struct err *e
         if (strncmp(word, "hot=", 4) == 0)
             r = number_parse(word + 4, 0, 65000, &o.translate_after, err);
         else if (strncmp(word, "code=", 5) == 0)
-            r = code_size_parse(word + 5, &o.code, err);
+            r = code_parse(word + 5, &o, err);
         else if (strncmp(word, "trace=", 6) == 0 && word[6])
             snprintf(o.trace, sizeof o.trace, "%s", word + 6);
         else if (strcmp(word, "perf=on") == 0)

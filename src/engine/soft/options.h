@@ -14,7 +14,9 @@ struct soft_options {
         stack;
     bool perf;                /* a map of translated code for perf */
     uint64_t translate_after; /* a block is interpreted so many times before */
-    uint64_t code;   /* bytes of translated code; decoded blocks may take twice as much. 0: grows */
+    /* Bytes of translated code, at first and at most; decoded blocks may take twice as much. 0: the
+     * engine's choice */
+    uint64_t code, code_most;
     char trace[256]; /* the file for executed blocks, or "" */
 };
 

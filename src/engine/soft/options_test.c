@@ -33,6 +33,10 @@ static void several(void **state)
     assert_false(o.link || o.stack);
     assert_int_equal(o.translate_after, 0);
     assert_int_equal(o.code, 1 << 20);
+    assert_int_equal(o.code_most, 1 << 20);
+    assert_int_equal(soft_options_parse("code=128K-1G", &o, &err), 0);
+    assert_int_equal(o.code, 128 << 10);
+    assert_int_equal(o.code_most, 1 << 30);
     assert_int_equal(soft_options_parse("jit=off,perf=on,trace=/tmp/blocks", &o, &err), 0);
     assert_true(o.perf && !o.jit && o.link);
     assert_string_equal(o.trace, "/tmp/blocks");
@@ -49,8 +53,12 @@ static void refused(void **state)
         { "lastly=off", "option \"lastly=off\" is not known" },
         { "trace=", "option \"trace=\" is not known" },
         { "hot=65001", "option \"hot=65001\"" },
-        { "code=64K", "option \"code=64K\": code=SIZE is from 128K to 1G" },
-        { "code=2G", "code=SIZE is from 128K to 1G" },
+        { "code=64K", "option \"code=64K\": sizes are from 128K to 1G" },
+        { "code=2G", "sizes are from 128K to 1G" },
+        { "code=1M-2G", "option \"code=1M-2G\": sizes are from 128K to 1G" },
+        { "code=2M-1M", "the first no larger than the second" },
+        { "code=1M-", "'' is not a size" },
+        { "code=-1M", "'' is not a size" },
     };
     for (unsigned n = 0; n < sizeof cases / sizeof *cases; n++) {
         struct soft_options o = { .code = 7 };
