@@ -122,13 +122,13 @@ static void block_print(uint64_t rip, const struct block *b)
     ZydisFormatter formatter;
     ZydisDecoderInit(&decoder, machine[b->key & CODE_MODE], stack[b->key & CODE_MODE]);
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    const uint8_t *bytes = machine_of(follower)->rams[b->ram]->hva + block_offset(b);
     printf("the block before, key %#x:\n", b->key);
     for (unsigned at = 0; at < b->bytes;) {
         ZydisDecodedInstruction z;
         ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
         char text[120];
-        if (!ZYAN_SUCCESS(
-                ZydisDecoderDecodeFull(&decoder, b->ram->hva + b->offset + at, 15, &z, o)))
+        if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes + at, 15, &z, o)))
             break;
         ZydisFormatterFormatInstruction(&formatter, &z, o, z.operand_count_visible, text,
                                         sizeof text, rip + at, NULL);

@@ -33,7 +33,7 @@ static struct block *block_new(void)
     if (!b)
         abort();
     b->key = MODE_64 | CODE_SSE | CODE_X87 | (random_below(2) ? CODE_CPL0 : 0);
-    b->offset = random_below(4096);
+    b->place = (uint16_t)random_below(4096);
     return b;
 }
 
@@ -45,7 +45,7 @@ static bool block_add(struct block *b, const uint8_t *bytes, unsigned len)
     if (r <= 0)
         return true;
     bool end = (insn_rows[b->insns[b->count].row].attr & (AT_END | AT_FALLS)) == AT_END;
-    b->bytes += (unsigned)r;
+    b->bytes += (uint16_t)r;
     return !end && ++b->count < BLOCK_MAX;
 }
 
@@ -79,15 +79,14 @@ static void random_block(struct jit *j)
     if (random_below(2) == 0)
         b->key = keys[random_below(ARRAY_LEN(keys))];
     b->ip = 0x1000;
-    b->cs_base = 0x12340;
-    b->cs_limit = random_below(2) ? 0xffff : 0x1020;
+    const struct jit_cs cs = { 0x12340, random_below(2) ? 0xffff : 0x1020 };
     uint8_t bytes[16];
     unsigned want = 1 + random_below(20);
     do
         random_insn(bytes);
     while (block_add(b, bytes, 15) && b->count < want);
     if (b->count)
-        jit_translate(j, b);
+        jit_translate(j, b, cs);
     free(b);
 }
 
@@ -143,7 +142,7 @@ static bool fullest_blocks(void)
             j.link = j.windows = j.loops = j.pins = j.syscalls = j.sse = j.x87 = j.last = true;
             struct block *b = block_new();
             b->key |= CODE_AVX;
-            b->offset = 0;
+            b->place = 0;
             for (unsigned n = 0; n < BLOCK_MAX; n++) {
                 /* 8 registers by themselves, those behind them with a prefix */
                 unsigned k = n < 14 ? first % 2 : n % 3 ? first : second;
@@ -155,7 +154,7 @@ static bool fullest_blocks(void)
                     bytes[1] &= 0x7f;
                 block_add(b, bytes, 15);
             }
-            jit_translate(&j, b);
+            jit_translate(&j, b, (struct jit_cs){ 0, UINT32_MAX });
             verify_cache(&j, &v);
             if (v.faults || !v.blocks)
                 printf("full block: %s\n", v.first);
@@ -654,7 +653,7 @@ static bool spoil_all(void)
             block_add(b, (const uint8_t[15]){ 0x0f, 0x88, 0, 0x20 }, 15);
         block_add(b, (const uint8_t[15]){ 0xc3 }, 15); /* a return, as it is not counted */
         b->count++;
-        jit_translate(&j, b);
+        jit_translate(&j, b, (struct jit_cs){ 0, UINT32_MAX });
         verify_cache(&j, &v);
         if (v.faults) {
             printf("unspoilt: %s\n", v.first);

@@ -14,6 +14,8 @@
 #include <string.h>
 #include <time.h>
 
+_Static_assert(ARRAY_LEN(((struct machine *)0)->rams) == CODE_RAMS, "each has its pages");
+
 static size_t block_size(unsigned count)
 {
     return sizeof(struct block) + (count + 1) * sizeof(struct insn);
@@ -25,7 +27,8 @@ enum {
     PAGE_WHOLE = 256,  /* ... for so many stores */
 };
 
-static unsigned bucket_of(uint64_t offset) { return (offset ^ offset >> 5) & (PAGE_BUCKETS - 1); }
+/* `place`: in the page */
+static unsigned bucket_of(unsigned place) { return (place ^ place >> 5) & (PAGE_BUCKETS - 1); }
 
 /* ---- Handlers that stand for no guest instruction ---- */
 
@@ -82,7 +85,7 @@ void code_cache_fini(struct code_cache *c)
         free(c->pages[r]);
     }
     for (struct block *b = c->retired, *next; b; b = next) {
-        next = b->retired_next;
+        next = b->page_next;
         free(b);
     }
     pthread_mutex_destroy(&c->lock);
@@ -266,15 +269,15 @@ static void granules_all(struct code_page *p) { granules_set(p, span_of(0, PAGE_
 /* The part of a block that lies in its first page, and in its second. */
 static uint64_t block_head(const struct block *b)
 {
-    uint64_t room = PAGE_SIZE - (b->offset & (PAGE_SIZE - 1));
+    const unsigned room = PAGE_SIZE - b->place;
     return b->bytes < room ? b->bytes : room;
 }
 static uint64_t block_tail(const struct block *b) { return b->bytes - block_head(b); }
 
 static struct span block_span(const struct block *b, const struct code_page *p)
 {
-    if (b->ram == p->ram && round_down(b->offset, PAGE_SIZE) == p->offset)
-        return span_of(block_place(b), block_head(b));
+    if (b->ram == p->ram->index && b->page == p->offset >> PAGE_SHIFT)
+        return span_of(b->place, block_head(b));
     return span_of(0, block_tail(b));
 }
 
@@ -308,7 +311,8 @@ static struct code_page *page_make(struct code_cache *c, struct ram *ram, uint64
 {
     struct code_page **table = __atomic_load_n(&c->pages[ram->index], __ATOMIC_RELAXED);
     if (!table) {
-        c->page_count[ram->index] = ram->size >> PAGE_SHIFT;
+        assert(ram->size >> PAGE_SHIFT <= UINT32_MAX); /* the board lays out 1 TiB at most */
+        c->page_count[ram->index] = (uint32_t)(ram->size >> PAGE_SHIFT);
         table = calloc(c->page_count[ram->index], sizeof *table);
         if (!table)
             abort();
@@ -328,11 +332,15 @@ static struct code_page *page_make(struct code_cache *c, struct ram *ram, uint64
     return *slot;
 }
 
+static struct code_page *page_of(const struct code_cache *c, unsigned ram, uint64_t page)
+{
+    struct code_page **table = __atomic_load_n(&c->pages[ram], __ATOMIC_ACQUIRE);
+    return table ? __atomic_load_n(&table[page], __ATOMIC_ACQUIRE) : NULL;
+}
 static struct code_page *page_find(const struct code_cache *c, const struct ram *ram,
                                    uint64_t offset)
 {
-    struct code_page **table = __atomic_load_n(&c->pages[ram->index], __ATOMIC_ACQUIRE);
-    return table ? __atomic_load_n(&table[offset >> PAGE_SHIFT], __ATOMIC_ACQUIRE) : NULL;
+    return page_of(c, ram->index, offset >> PAGE_SHIFT);
 }
 
 struct code_page *code_page_find(struct soft_engine *e, const struct ram *ram, uint64_t offset)
@@ -432,11 +440,11 @@ static void unlink_from(struct block **list, struct block *b, size_t next_offset
 /* lock held */
 static void block_retire(struct code_cache *c, struct block *b)
 {
-    struct code_page *p = page_find(c, b->ram, b->offset);
-    unlink_from(&p->bucket[bucket_of(b->offset)], b, offsetof(struct block, bucket_next));
+    struct code_page *p = page_of(c, b->ram, b->page);
+    unlink_from(&p->bucket[bucket_of(b->place)], b, offsetof(struct block, bucket_next));
     unlink_from(&p->blocks, b, offsetof(struct block, page_next));
-    if (b->ram2) {
-        struct code_page *p2 = page_find(c, b->ram2, b->page2);
+    if (b->ram2 != NO_RAM) {
+        struct code_page *p2 = page_of(c, b->ram2, b->page2);
         unlink_from(&p2->cross, b, offsetof(struct block, cross_next));
     }
     atomic_store(&b->stale, true);
@@ -449,7 +457,7 @@ static void block_retire(struct code_cache *c, struct block *b)
     }
     for (unsigned n = 0; n <= b->count; n++)
         __atomic_store_n(&b->insns[n].fn, op_stale, __ATOMIC_RELEASE);
-    b->retired_next = c->retired;
+    b->page_next = c->retired;
     c->retired = b;
     c->bytes -= block_size(b->count);
     c->retired_bytes += block_size(b->count);
@@ -465,12 +473,12 @@ static void page_written(struct code_cache *c, struct ram *ram, uint64_t offset,
         return;
     for (struct block *b = p->blocks, *next; b; b = next) {
         next = b->page_next;
-        if (ranges_overlap(b->offset, b->bytes, offset, len))
+        if (ranges_overlap(block_offset(b), b->bytes, offset, len))
             block_retire(c, b), hit = true;
     }
     for (struct block *b = p->cross, *next; b; b = next) {
         next = b->cross_next;
-        if (ranges_overlap(b->page2, block_tail(b), offset, len))
+        if (ranges_overlap(block_offset2(b), block_tail(b), offset, len))
             block_retire(c, b), hit = true;
     }
     if (p->stores < PAGE_STORES)
@@ -513,12 +521,12 @@ static void cache_free_retired(struct soft_engine *e)
 {
     struct block *kept = NULL;
     for (struct block *b = e->code.retired, *next; b; b = next) {
-        next = b->retired_next;
+        next = b->page_next;
         bool used = false; /* by a vCPU that waits inside a bus access */
         for (unsigned n = 0; n < e->vcpu_count; n++)
             used |= e->vcpus[n]->run->current == b;
         if (used) {
-            b->retired_next = kept;
+            b->page_next = kept;
             kept = b;
         } else {
             free(b);
@@ -712,12 +720,13 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
     b->insns[count] = (struct insn){
         .fn = op_block_end, .start = (uint16_t)used, .base = REG_NONE, .index = REG_NONE
     };
-    b->count = (uint16_t)count;
-    b->bytes = used;
-    b->ram = src->ram;
-    b->offset = src->offset;
-    b->ram2 = used > room ? src->ram2 : NULL;
-    b->page2 = src->page2 & ~(PAGE_SIZE - 1);
+    b->count = (uint8_t)count;
+    b->bytes = (uint16_t)used;
+    b->ram = (uint8_t)src->ram->index;
+    b->page = (uint32_t)(src->offset >> PAGE_SHIFT);
+    b->place = src->offset & (PAGE_SIZE - 1);
+    b->ram2 = used > room ? (uint8_t)src->ram2->index : NO_RAM;
+    b->page2 = (uint32_t)(src->page2 >> PAGE_SHIFT);
     b->heat = 0; /* `b` is the scratch block, which ran before as others */
     return 0;
 }
@@ -727,8 +736,9 @@ static int block_decode(struct soft_vcpu *v, struct source *src, struct block *b
 static bool block_is_current(const struct block *b, const struct source *src)
 {
     const size_t head = block_head(b);
-    return memcmp(src->bytes, b->ram->hva + b->offset, head) == 0 &&
-           (!b->ram2 || memcmp(src->bytes + head, b->ram2->hva + src->page2, block_tail(b)) == 0);
+    return memcmp(src->bytes, src->ram->hva + src->offset, head) == 0 &&
+           (b->ram2 == NO_RAM ||
+            memcmp(src->bytes + head, src->ram2->hva + src->page2, block_tail(b)) == 0);
 }
 
 uint32_t code_cs_name(struct soft_engine *e, uint32_t base, uint32_t limit)
@@ -745,6 +755,18 @@ uint32_t code_cs_name(struct soft_engine *e, uint32_t base, uint32_t limit)
     return 0;
 }
 
+/* CS of the blocks with this key, as far as they are for one alone. */
+static struct jit_cs block_cs(const struct code_cache *c, uint32_t key)
+{
+    const uint32_t cs = key >> CODE_CS_SHIFT;
+    if (!(key & CODE_BY_IP))
+        return (struct jit_cs){ 0, UINT32_MAX };
+    if (!(key & CODE_NAMED))
+        return (struct jit_cs){ cs << 4, UINT16_MAX };
+    const uint64_t named = atomic_load(&c->names[cs]);
+    return (struct jit_cs){ (uint32_t)(named >> 32), (uint32_t)named };
+}
+
 static uint32_t block_ip(const struct soft_vcpu *v, uint32_t key)
 {
     return key & CODE_BY_IP ? (uint32_t)v->rip : 0;
@@ -753,12 +775,13 @@ static uint32_t block_ip(const struct soft_vcpu *v, uint32_t key)
 static struct block *block_find(struct soft_vcpu *v, const struct source *src, uint32_t key)
 {
     const uint32_t ip = block_ip(v, key);
+    const unsigned place = src->offset & (PAGE_SIZE - 1);
     struct code_page *p = page_find(&soft_engine_of(v)->code, src->ram, src->offset);
     if (!p)
         return NULL;
-    struct block *b = __atomic_load_n(&p->bucket[bucket_of(src->offset)], __ATOMIC_ACQUIRE);
+    struct block *b = __atomic_load_n(&p->bucket[bucket_of(place)], __ATOMIC_ACQUIRE);
     for (; b; b = __atomic_load_n(&b->bucket_next, __ATOMIC_ACQUIRE))
-        if (b->offset == src->offset && b->key == key && b->ip == ip && !atomic_load(&b->stale))
+        if (b->place == place && b->key == key && b->ip == ip && !atomic_load(&b->stale))
             return b;
     return NULL;
 }
@@ -769,7 +792,7 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint32_t
     struct soft_engine *e = soft_engine_of(v);
     *keep = true;
     struct block *b = block_find(v, src, key);
-    if (b && b->ram2) { /* the second page must be the one it was decoded from */
+    if (b && b->ram2 != NO_RAM) { /* the second page must be the one it was decoded from */
         struct ram *ram2;
         uint64_t page2;
         bool global2;
@@ -777,7 +800,7 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint32_t
         if (tlb_fetch(v, va2, &ram2, &page2, &global2))
             return NULL;
         src->global &= global2;
-        if (ram2 != b->ram2 || page2 != b->page2) {
+        if (!ram2 || ram2->index != b->ram2 || page2 >> PAGE_SHIFT != b->page2) {
             LOCKED(&e->code.lock);
             if (!atomic_load(&b->stale))
                 block_retire(&e->code, b);
@@ -794,9 +817,7 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint32_t
         return NULL;
     b->key = key;
     b->ip = block_ip(v, key);
-    b->cs_base = key & CODE_BY_IP ? (uint32_t)v->seg[S_CS].base : 0;
-    b->cs_limit = key & CODE_BY_IP ? v->seg[S_CS].limit : 0;
-    struct code_page *p2 = b->ram2 ? page_find(&e->code, b->ram2, b->page2) : NULL;
+    struct code_page *p2 = b->ram2 != NO_RAM ? page_of(&e->code, b->ram2, b->page2) : NULL;
     page_spread(v, p, b);
     if (p2)
         page_spread(v, p2, b);
@@ -815,7 +836,7 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint32_t
         kept->cross_next = p2->cross;
         p2->cross = kept;
     }
-    struct block **bucket = &p->bucket[bucket_of(kept->offset)];
+    struct block **bucket = &p->bucket[bucket_of(kept->place)];
     kept->bucket_next = *bucket;
     __atomic_store_n(bucket, kept, __ATOMIC_RELEASE);
     e->code.bytes += block_size(kept->count);
@@ -840,7 +861,7 @@ void code_translate(struct soft_vcpu *v, struct block *b)
     LOCKED(&c->lock);
     if (b->code || atomic_load(&b->stale) || b == v->run->scratch || !can_translate(b))
         return;
-    jit_translate(&c->jit, b);
+    jit_translate(&c->jit, b, block_cs(c, b->key));
     if (b->code)
         trace_translated(soft_engine_of(v)->trace, v, b->code,
                          (size_t)(c->jit.rx + c->jit.used - b->code));
@@ -862,7 +883,7 @@ void code_translate_again(struct soft_vcpu *v)
     b->no_windows = no_windows;
     b->scattered = scattered;
     const uint8_t *old = b->code;
-    jit_translate(&c->jit, b);
+    jit_translate(&c->jit, b, block_cs(c, b->key));
     if (b->code != old) {
         jit_replace(&c->jit, old, b);
         trace_translated(soft_engine_of(v)->trace, v, b->code,
@@ -881,8 +902,7 @@ void code_link(struct soft_vcpu *v)
     const struct block *from = jit_block(&c->jit, v->jit_link_from >> NAME_PLACE_BITS);
     v->jit_link = 0;
     if (from->key & CODE_BY_IP) /* it went by the place in the page */
-        v->rip =
-            block_ip_at(from, (v->jit_link_from & (PAGE_SIZE - 1)) - (int64_t)block_place(from));
+        v->rip = block_ip_at(from, (v->jit_link_from & (PAGE_SIZE - 1)) - (int64_t)from->place);
     uint32_t generation = c->generation;
     if (atomic_load(&v->request) || !c->jit.link)
         return;
@@ -890,9 +910,8 @@ void code_link(struct soft_vcpu *v)
     if (!to || !to->code || generation != c->generation)
         return;
     LOCKED(&c->lock);
-    if (!atomic_load(&to->stale) && !atomic_load(&from->stale) && !to->ram2 &&
-        to->ram == from->ram && to->offset >> PAGE_SHIFT == from->offset >> PAGE_SHIFT &&
-        to->key == from->key)
+    if (!atomic_load(&to->stale) && !atomic_load(&from->stale) && to->ram2 == NO_RAM &&
+        to->ram == from->ram && to->page == from->page && to->key == from->key)
         jit_link(&c->jit, slot, to);
 }
 

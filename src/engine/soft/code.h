@@ -40,28 +40,32 @@ _Static_assert(BLOCK_MAX *INSN_LONGEST <= INSN_START_MAX, "insn.start has room")
 enum { SOURCE_PIECE = 64, SOURCE_MAX = BLOCK_MAX * INSN_LONGEST + SOURCE_PIECE };
 enum { WINDOW_FAULTS_MAX = 16, SCATTERED_MAX = 3 };
 
+/* What finding and running a block looks at comes first. 72 bytes: with the instructions and the 8
+ * that malloc adds it is a multiple of 16, as malloc gives. */
+enum { NO_RAM = 0xff };
 struct block {
-    struct block *bucket_next; /* same page, same bucket; lock for writing */
-    struct block *page_next;   /* all blocks that start in the page */
-    struct block *cross_next;  /* blocks of the previous page that reach into this one */
-    struct block *retired_next;
-    struct ram *ram, *ram2; /* ram2: of the second page, NULL if it lies in one */
-    uint64_t offset;        /* of the first byte in ram */
-    uint64_t page2;         /* offset of the second page in ram2 */
-    uint32_t bytes;
-    uint32_t key;                   /* CODE_* */
-    uint32_t ip, cs_base, cs_limit; /* CODE_BY_IP: of the first byte; otherwise 0 */
-    uint16_t count;
-    _Atomic bool stale;
+    struct block *bucket_next;   /* same page, same bucket; lock for writing */
+    const uint8_t *_Atomic code; /* its translation, whole when it is seen, or NULL */
+    uint32_t key;                /* CODE_* */
+    uint32_t ip;                 /* CODE_BY_IP: of the first byte; otherwise 0 */
+    uint32_t page;               /* where it begins: of the RAM, and the offset in it */
+    uint16_t place;
+    uint16_t bytes;
     _Atomic uint16_t heat; /* how often it was interpreted; some turns are lost, only a hint */
-    const uint8_t *_Atomic code;   /* its translation, whole when it is seen, or NULL */
-    const uint8_t *out;            /* lock; in the translation: leaves at the block's start */
+    _Atomic bool stale;
     _Atomic uint8_t window_faults; /* windows that could not be opened */
-    bool no_windows;               /* lock; too many of them */
+    uint8_t count;
+    uint8_t ram, ram2;        /* their index; ram2: of the second page, NO_RAM if it lies in one */
+    bool no_windows : 1;      /* lock; too many of them */
+    bool loops : 1;           /* lock; its translation can run on in itself */
+    uint32_t page2;           /* the second page in ram2 */
+    uint32_t out;             /* lock; offset in the translation: leaves at the block's start */
+    struct block *page_next;  /* lock; all blocks that start in the page, or all that are retired */
+    struct block *cross_next; /* lock; blocks of the previous page that reach into this one */
     uint64_t scattered;  /* lock; a bit for each instruction that hardly ever finds its last page */
-    bool loops;          /* lock; its translation can run on in itself */
     struct insn insns[]; /* count + 1: the last is op_block_end */
 };
+_Static_assert(sizeof(struct block) == 72 && BLOCK_MAX < 64, "as said above; bits of scattered");
 
 /* Aligned, so that a TLB entry can name one in few bits (cpu.h, tlb_code_tag). */
 enum {
@@ -91,11 +95,14 @@ struct code_page {
  */
 enum { CODE_NAMES = 1 << 12 };
 
+enum { CODE_RAMS = 16 }; /* as a machine has */
+
 struct code_cache {
     pthread_mutex_t lock;
     _Atomic uint64_t names[CODE_NAMES];
-    struct code_page **pages[8]; /* [ram index][page]; lazily made, entries read without locks */
-    uint64_t page_count[8];
+    struct code_page **pages[CODE_RAMS]; /* [ram index][page]; lazily made, entries read without
+                                            locks */
+    uint32_t page_count[CODE_RAMS];
     _Atomic uint32_t epoch, drops; /* drops: the newest epoch that wants write tags dropped; lock */
     uint64_t bytes, retired_bytes; /* lock */
     struct block *retired;         /* lock */
@@ -168,7 +175,15 @@ enum {
     CODE_CS_SHIFT = 16,
 };
 
-static inline unsigned block_place(const struct block *b) { return b->offset & (PAGE_SIZE - 1); }
+/* Of the first byte in its RAM */
+static inline uint64_t block_offset(const struct block *b)
+{
+    return (uint64_t)b->page << PAGE_SHIFT | b->place;
+}
+static inline uint64_t block_offset2(const struct block *b)
+{
+    return (uint64_t)b->page2 << PAGE_SHIFT;
+}
 /* Of a block that is of one IP: that of what lies `delta` behind its start. */
 static inline uint32_t block_ip_at(const struct block *b, int64_t delta)
 {

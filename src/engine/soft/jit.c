@@ -45,7 +45,7 @@ const uint8_t *jit_handler(struct soft_vcpu *v, unsigned n, struct block *b)
         last_look(v, b, n);
     if (unlikely(v->fpu.x87_in_host) && insn_rows[i->row].attr & AT_X87REGS)
         x87_leave_host_slow(v);
-    v->gpr[REG_RIP] = b->key & CODE_BY_IP ? b->ip : v->jit_page + (b->offset & (PAGE_SIZE - 1));
+    v->gpr[REG_RIP] = b->key & CODE_BY_IP ? b->ip : v->jit_page + b->place;
     int r = __atomic_load_n(&i->fn, __ATOMIC_RELAXED)(v, i);
     /* A store of its own may have retired the block: what follows in it must not run. */
     if (r == OP_NEXT && likely(!atomic_load_explicit(&b->stale, memory_order_relaxed)))
@@ -718,7 +718,7 @@ static void start_replace(struct jit *j, const uint8_t *code, const uint8_t *to)
 void jit_retire(struct jit *j, struct block *b)
 {
     if (b->code)
-        start_replace(j, b->code, b->out);
+        start_replace(j, b->code, b->code + b->out);
 }
 
 void jit_replace(struct jit *j, const uint8_t *old, const struct block *b)

@@ -43,6 +43,11 @@
 struct block;
 struct soft_vcpu;
 
+/* What code with CODE_BY_IP takes for granted. */
+struct jit_cs {
+    uint32_t base, limit;
+};
+
 struct jit {
     uint8_t *rw, *rx;         /* the two views */
     size_t size, used, first; /* bytes; first: where blocks begin, behind the entry and exit code */
@@ -87,7 +92,7 @@ void jit_room_set(struct jit *j, size_t room);
 void jit_reset(struct jit *j);
 
 /* Translates; b->code is set on success. The code cache's lock is held. */
-void jit_translate(struct jit *j, struct block *b);
+void jit_translate(struct jit *j, struct block *b, struct jit_cs cs);
 /* Code lies up to `used` now. Lock held. */
 void jit_filled(struct jit *j, size_t used);
 /* Makes the block leave at its start from now on. Lock held. */

@@ -9,8 +9,8 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
-#include "engine/soft/code.h"
-#include "engine/soft/cpu.h"
+#include "engine/soft/run.h"
+#include "machine/machine.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -72,18 +72,19 @@ void trace_destroy(struct trace *t)
 }
 
 /* lock held */
-static void instructions_list(struct trace *t, uint64_t rip, const struct block *b)
+static void instructions_list(struct trace *t, const struct soft_vcpu *v, const struct block *b)
 {
-    fprintf(t->blocks, "block %#llx key %#x\n", (unsigned long long)rip, b->key);
-    uint64_t room = PAGE_SIZE - (b->offset & (PAGE_SIZE - 1));
+    struct ram *const *rams = machine_of(v)->rams;
+    const unsigned room = PAGE_SIZE - b->place;
+    fprintf(t->blocks, "block %#llx key %#x\n", (unsigned long long)v->rip, b->key);
     for (unsigned n = 0; n < b->count; n++) {
         const struct insn *i = &b->insns[n];
-        fprintf(t->blocks, "  %#llx ", (unsigned long long)rip + i->start);
+        fprintf(t->blocks, "  %#llx ", (unsigned long long)v->rip + i->start);
         for (unsigned k = i->start; k < b->insns[n + 1].start; k++)
             fprintf(t->blocks, "%02x",
-                    k < room  ? b->ram->hva[b->offset + k]
-                    : b->ram2 ? b->ram2->hva[b->page2 + k - room]
-                              : 0);
+                    k < room            ? rams[b->ram]->hva[block_offset(b) + k]
+                    : b->ram2 != NO_RAM ? rams[b->ram2]->hva[block_offset2(b) + k - room]
+                                        : 0);
         fprintf(t->blocks, " %s\n", insn_rows[i->row].name);
     }
 }
@@ -93,10 +94,10 @@ void trace_block(struct trace *t, const struct soft_vcpu *v, const struct block 
     if (likely(!t) || !t->blocks)
         return;
     LOCKED(&t->lock);
-    uint64_t key = ((v->rip ^ b->offset << 24) << 8) ^ b->key ^ (uint64_t)b->bytes << 1 ^ 1;
+    uint64_t key = ((v->rip ^ block_offset(b) << 24) << 8) ^ b->key ^ (uint64_t)b->bytes << 1 ^ 1;
     uint64_t *seen = &t->seen[(v->rip ^ v->rip >> 14) % SEEN];
     if (*seen != key)
-        instructions_list(t, v->rip, b);
+        instructions_list(t, v, b);
     *seen = key;
     fprintf(t->blocks, "%u %#llx %#x %c\n", v->vcpu.index, (unsigned long long)v->rip, b->key,
             b->code ? 'T' : 'I');

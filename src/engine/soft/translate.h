@@ -93,6 +93,7 @@ struct tr {
     struct emit e;
     struct jit *jit;
     struct block *block;
+    struct jit_cs cs;
     enum flags_where flags;
     struct producer producer; /* of the current flags */
     unsigned flag_writes;     /* instructions so far that set flags */

@@ -447,7 +447,7 @@ static void slow_paths_write(struct tr *t)
         }
         if (!s->insn && s->second) {
             if (by_ip(t)) /* from an address to IP */
-                emit_alu_imm(&t->e, 0, 4, 5, in_reg(H_14), (int32_t)t->block->cs_base, 0);
+                emit_alu_imm(&t->e, 0, 4, 5, in_reg(H_14), (int32_t)t->cs.base, 0);
             emit_jmp(&t->e, t->jit->leave_to);
             continue;
         }
@@ -556,7 +556,7 @@ static void pins_find(struct tr *t)
         pins_choose(t, used, uses);
 }
 
-void jit_translate(struct jit *j, struct block *b)
+void jit_translate(struct jit *j, struct block *b, struct jit_cs cs)
 {
     size_t room = BLOCK_ROOM + (size_t)b->count * INSN_ROOM;
     if (j->room - j->used < room || j->named == JIT_NAMES) {
@@ -567,6 +567,7 @@ void jit_translate(struct jit *j, struct block *b)
     struct tr t = { .e = { j->rw + j->used, j->rw + j->used + room, j->rx - j->rw },
                     .jit = j,
                     .block = b,
+                    .cs = cs,
                     .name = j->named };
     __atomic_store_n(&j->names[j->named++], b, __ATOMIC_RELAXED);
     t.wide = has_avx(j, b);
@@ -592,7 +593,7 @@ void jit_translate(struct jit *j, struct block *b)
     side_exits_write(&t);
     slow_paths_write(&t);
     emit_land(&t.e, out);
-    b->out = emit_exec(&t.e);
+    b->out = (uint32_t)(t.e.p - start);
     t.ahead = 0;
     exit_at(&t, 0);
     do /* INT3 between blocks: nothing runs into the next, and readers see where one begins */

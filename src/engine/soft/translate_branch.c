@@ -9,7 +9,7 @@ void address_here(struct tr *t, int64_t delta)
 {
     assert(!by_ip(t));
     emit_load(&t->e, H_14, in_vcpu(offsetof(struct soft_vcpu, jit_page)));
-    emit_lea(&t->e, word_of(t), H_14, H_14, H_NONE, 0, (int32_t)(block_place(t->block) + delta));
+    emit_lea(&t->e, word_of(t), H_14, H_14, H_NONE, 0, (int32_t)(t->block->place + delta));
 }
 
 /* ---- Code that counts by IP: constants ---- */
@@ -20,16 +20,16 @@ static void ip_to_address(struct tr *t)
 {
     if (word_of(t) == 2)
         emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xb7), H_14, in_reg(H_14), 0);
-    emit_alu_imm(&t->e, 0, 4, 0, in_reg(H_14), (int32_t)t->block->cs_base, 0);
+    emit_alu_imm(&t->e, 0, 4, 0, in_reg(H_14), (int32_t)t->cs.base, 0);
 }
 /* What lies behind the limit faults at the branch. */
 static void check_ip(struct tr *t, const struct insn *i)
 {
-    if (t->block->cs_limit >= size_mask(word_of(t)))
+    if (t->cs.limit >= size_mask(word_of(t)))
         return;
     if (word_of(t) == 2)
         emit_op(&t->e, 0, 4, OPC(OF0, 0, 0xb7), H_14, in_reg(H_14), 0);
-    emit_alu_imm(&t->e, 0, 4, 7, in_reg(H_14), (int32_t)t->block->cs_limit, 0);
+    emit_alu_imm(&t->e, 0, 4, 7, in_reg(H_14), (int32_t)t->cs.limit, 0);
     slow_if(t, CC_A, i);
 }
 
@@ -37,7 +37,7 @@ static void check_ip(struct tr *t, const struct insn *i)
 static bool branch_fits(const struct tr *t, const struct insn *i)
 {
     return i->size == word_of(t) && is_near(i->imm) &&
-           !(by_ip(t) && ip_at(t, i->imm) > t->block->cs_limit);
+           !(by_ip(t) && ip_at(t, i->imm) > t->cs.limit);
 }
 
 /* rax = the quick entry of the address in r14. What the jump cache does not have either is left to
@@ -77,7 +77,7 @@ void exit_at(struct tr *t, int64_t delta)
         emit_jmp(&t->e, t->jit->leave_to);
         return;
     }
-    const int64_t place = block_place(t->block) + delta;
+    const int64_t place = t->block->place + delta;
     if (place >= 0)
         emit_imm32(&t->e, H_AX, (uint32_t)place);
     else
@@ -94,11 +94,11 @@ void exit_direct(struct tr *t, int64_t delta)
     const struct block *b = t->block;
     pins_undo(t);
     stack_settle(t);
-    int64_t place = block_place(b) + delta;
+    int64_t place = b->place + delta;
     bool wraps = by_ip(t) && b->ip + delta != ip_at(t, delta);
     if (place < 0 || place > (int64_t)PAGE_SIZE - INSN_LONGEST || wraps) {
         if (by_ip(t))
-            emit_imm32(&t->e, H_14, t->block->cs_base + ip_at(t, delta));
+            emit_imm32(&t->e, H_14, t->cs.base + ip_at(t, delta));
         else
             address_here(t, delta);
         exit_to(t);

@@ -41,7 +41,7 @@ unsigned address_reg(struct tr *t, unsigned slot, unsigned scratch)
 int32_t address_disp(const struct tr *t, unsigned base, int64_t disp)
 {
     if (base == REG_RIP)
-        disp += block_place(t->block);
+        disp += t->block->place;
     if (base == R_SP)
         disp += t->ahead;
     return (int32_t)disp;

@@ -76,7 +76,7 @@ void x87_pointers_store(struct tr *t, const struct fp_state *fp)
         return;
     unsigned fop = (insn_rows[i->row].opcode & 7u) << 8 | insn_modrm(i);
     emit_load(&t->e, H_AX, in_vcpu(offsetof(struct soft_vcpu, jit_page)));
-    emit_lea(&t->e, word_of(t), H_AX, H_AX, H_NONE, 0, (int32_t)(block_place(t->block) + i->start));
+    emit_lea(&t->e, word_of(t), H_AX, H_AX, H_NONE, 0, (int32_t)(t->block->place + i->start));
     pointer_store(t, FPU_AT(fip), S_CS);
     emit_op(&t->e, 0, 2, 0xc7, 0, in_vcpu(FPU_AT(fop)), 0);
     e8(&t->e, fop & 0xff), e8(&t->e, fop >> 8);
