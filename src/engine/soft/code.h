@@ -40,30 +40,30 @@ _Static_assert(BLOCK_MAX *INSN_LONGEST <= INSN_START_MAX, "insn.start has room")
 enum { SOURCE_PIECE = 64, SOURCE_MAX = BLOCK_MAX * INSN_LONGEST + SOURCE_PIECE };
 enum { WINDOW_FAULTS_MAX = 16, SCATTERED_MAX = 3 };
 
-/* What finding and running a block looks at comes first. 72 bytes: with the instructions and the 8
+/* What running a block looks at comes last, beside its instructions. 72 bytes: with them and the 8
  * that malloc adds it is a multiple of 16, as malloc gives. */
 enum { NO_RAM = 0xff };
 struct block {
-    struct block *bucket_next;   /* same page, same bucket; lock for writing */
-    const uint8_t *_Atomic code; /* its translation, whole when it is seen, or NULL */
-    uint32_t key;                /* CODE_* */
-    uint32_t ip;                 /* CODE_BY_IP: of the first byte; otherwise 0 */
-    uint32_t page;               /* where it begins: of the RAM, and the offset in it */
-    uint16_t place;
-    uint16_t bytes;
-    _Atomic uint16_t heat; /* how often it was interpreted; some turns are lost, only a hint */
-    _Atomic bool stale;
-    _Atomic uint8_t window_faults; /* windows that could not be opened */
-    uint8_t count;
-    uint8_t ram, ram2;        /* their index; ram2: of the second page, NO_RAM if it lies in one */
-    bool no_windows : 1;      /* lock; too many of them */
-    bool loops : 1;           /* lock; its translation can run on in itself */
-    uint32_t page2;           /* the second page in ram2 */
-    uint32_t out;             /* lock; offset in the translation: leaves at the block's start */
+    struct block *bucket_next; /* same page, same bucket; lock for writing */
     struct block *page_next;  /* lock; all blocks that start in the page, or all that are retired */
     struct block *cross_next; /* lock; blocks of the previous page that reach into this one */
-    uint64_t scattered;  /* lock; a bit for each instruction that hardly ever finds its last page */
-    struct insn insns[]; /* count + 1: the last is op_block_end */
+    uint64_t scattered; /* lock; a bit for each instruction that hardly ever finds its last page */
+    uint32_t out;       /* lock; offset in the translation: leaves at the block's start */
+    uint32_t page2;     /* the second page in ram2 */
+    uint32_t key;       /* CODE_* */
+    uint32_t ip;        /* CODE_BY_IP: of the first byte; otherwise 0 */
+    uint32_t page;      /* where it begins: of the RAM, and the offset in it */
+    uint16_t place;
+    uint16_t bytes;
+    uint8_t ram, ram2;   /* their index; ram2: of the second page, NO_RAM if it lies in one */
+    bool no_windows : 1; /* lock; too many of them */
+    bool loops : 1;      /* lock; its translation can run on in itself */
+    uint8_t count;
+    _Atomic uint8_t window_faults; /* windows that could not be opened */
+    _Atomic bool stale;
+    _Atomic uint16_t heat; /* how often it was interpreted; some turns are lost, only a hint */
+    const uint8_t *_Atomic code; /* its translation, whole when it is seen, or NULL */
+    struct insn insns[];         /* count + 1: the last is op_block_end */
 };
 _Static_assert(sizeof(struct block) == 72 && BLOCK_MAX < 64, "as said above; bits of scattered");
 
