@@ -7,7 +7,7 @@
  *
  * The writer waits in a device, in the middle of a block, until the reader has decoded the
  * function; the reader waits in the decoder until the writer has stored and acknowledged the page's
- * epoch. Then only the second look at the bytes (invariant 2 of engine/soft/code.h) is left to
+ * epoch. Then only the second look at the bytes (invariant 2 of engine/soft/code_page.h) is left to
  * notice.
  */
 #include "base/checked.h"
@@ -83,8 +83,8 @@ void __wrap_code_written(struct soft_engine *e, struct ram *ram, uint64_t offset
 static bool writer_knows(void)
 {
     const struct soft_vcpu *writer = soft_vcpu_of(gm.m->vcpus[1]);
-    return atomic_load(&noticed) ||
-           atomic_load(&writer->run->acked) == atomic_load(&soft_engine_of(writer)->code.epoch);
+    return atomic_load(&noticed) || atomic_load(&writer->run->acked) ==
+                                        atomic_load(&soft_engine_of(writer)->code.pages.epoch);
 }
 
 static bool is_the_function(const uint8_t *code, int len)

@@ -2,8 +2,7 @@
 /* The verifier of translated code; verify.h says what it proves. */
 #include "verify.h"
 
-#include "engine/soft/code.h"
-#include "engine/soft/cpu.h"
+#include "engine/soft/run.h"
 
 #include <Zydis/Zydis.h>
 #include <stdarg.h>

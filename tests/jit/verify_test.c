@@ -6,8 +6,7 @@
 #include "verify.h"
 
 #include "base/checked.h"
-#include "engine/soft/code.h"
-#include "engine/soft/cpu.h"
+#include "engine/soft/run.h"
 
 #include <Zydis/Zydis.h>
 #include <stdio.h>

@@ -102,7 +102,7 @@ static const uint64_t FP_FEATURES = FT(FT_MMX) | FT(FT_SSE) | FT(FT_SSE2) | FT(F
 /* Room for translated code, and twice as much for decoded blocks: they are what fills first when it
  * is half as much again, and what runs a few times is then decoded all the time. More than at first
  * does not make the list of bench/ faster, but large programs: so it grows where it is filled again
- * soon (code.c), up to an eighth of the guest's memory. */
+ * soon (code_cache.c), up to an eighth of the guest's memory. */
 static void code_room(struct soft_options *o, uint64_t memory)
 {
     enum { FIRST = 12 << 20, LEAST = 64 << 20, MOST = 128 << 20 };
@@ -169,7 +169,7 @@ static int soft_create(struct machine *m, const struct engine_config *config, st
         return r;
     }
     tsc_clock_init(&e->tsc, options.tsc);
-    e->code.granules = options.granules;
+    e->code.pages.granules = options.granules;
     e->code.quick = options.quick;
     const bool traced = *options.trace;
     struct jit *jit = &e->code.jit;

@@ -8,6 +8,7 @@
 #include "engine/soft/jit.h"
 
 #include "base/cleanup.h"
+#include "engine/soft/code.h"
 #include "engine/soft/emit.h"
 #include "engine/soft/jit_regs.h"
 #include "engine/soft/mem.h"
@@ -338,7 +339,7 @@ static void emit_find_on(struct emit *e, const struct jit *j)
 
 /* A store of up to `most` bytes found no tag. rax: address - write tag, r14: the TLB's entry. Carry
  * clear: the page has only code elsewhere; rax is the offset in the page, at most 4096 - most, as
- * behind a check that succeeded. Invariant 5 of code.h. Carry set: rax is spoilt. */
+ * behind a check that succeeded. Invariant 3 of code_page.h. Carry set: rax is spoilt. */
 static void emit_code_store(struct emit *e, unsigned most)
 {
     const unsigned granules = (most >> GRANULE_BITS) + 1; /* that it may touch */

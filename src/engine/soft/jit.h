@@ -65,7 +65,7 @@ struct jit {
      * jit_link and jit_link_from (cpu.h) become. call_handler: al is the instruction's number, r14
      * its block; open_window: r15d the window's size, too (jit_open_window). flags_save,
      * flags_load: between the host's flags and v->cc. find: r14 is an address; carry clear: rax is
-     * a quick entry (code.h) with it; find_on: goes there. syscall, sysret: what the instruction
+     * a quick entry (run.h) with it; find_on: goes there. syscall, sysret: what the instruction
      * does to the vCPU; r14 is the address behind SYSCALL, and where to go on then. code_store: for
      * stores of up to code_store_most bytes. last_find[LAST_*][write]: rax (r15) is an address less
      * the site's tag, r14d the site * 8 and 4096 - size (LAST_SIZE_SHIFT); carry clear: it is the

@@ -15,6 +15,7 @@
  */
 #include "engine/soft/run.h"
 
+#include "engine/soft/code.h"
 #include "engine/soft/mem.h"
 #include "engine/soft/sys.h"
 #include "engine/soft/trace.h"

@@ -6,7 +6,7 @@
 #ifndef ENGINE_SOFT_RUN_H
 #define ENGINE_SOFT_RUN_H
 
-#include "engine/soft/code.h"
+#include "engine/soft/code_cache.h"
 #include "engine/soft/cpu.h"
 
 #include <pthread.h>
@@ -55,6 +55,33 @@ struct table_entry {
     uint64_t tag; /* address | asid */
     const uint64_t *hva;
     uint64_t rights; /* W, U and NX of the entries that lead there */
+};
+
+/* Of jump_cache.h: linear address -> block */
+enum {
+    JUMP_MIX = 6,
+    JUMP_PAGE_BITS = 7,
+    JUMP_PAGES = 256,
+    JUMP_SIZE = JUMP_PAGES << JUMP_PAGE_BITS,
+    JUMP_SEEN = 4096
+};
+enum { JUMP_KEY_SHIFT = 32 }; /* in a key: CODE_* of the block; below: epoch, address space */
+struct jump_entry {
+    uint64_t va;
+    const uint8_t *code; /* the block's translation, for translated code */
+    uint64_t key;
+    struct block *block;
+};
+
+/* Before it, for translated code alone: where the address is all that has to be compared. */
+enum { QUICK_BITS = 10, QUICK_SIZE = 1 << QUICK_BITS, QUICK_MIX = 9, QUICK_SHIFT = 4 };
+struct quick_entry {
+    uint64_t va;         /* an empty one has an address that does not look here */
+    const uint8_t *code; /* as in jump_entry, which can stand for it */
+};
+struct quick_table {
+    uint64_t key; /* of the jump entries that belong here */
+    struct quick_entry entries[QUICK_SIZE];
 };
 
 struct vcpu_run {

@@ -5,6 +5,7 @@
  */
 #include "engine/soft/seg.h"
 
+#include "engine/soft/code.h"
 #include "engine/soft/mem.h"
 #include "engine/soft/run.h"
 

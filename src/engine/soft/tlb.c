@@ -2,6 +2,7 @@
 /* The TLB and its kin: choosing, dropping, filling, asking. Invariants in tlb.h. */
 #include "engine/soft/tlb.h"
 
+#include "engine/soft/jump_cache.h"
 #include "engine/soft/place.h"
 #include "engine/soft/run.h"
 #include "engine/soft/walk.h"
@@ -303,7 +304,7 @@ static inline void tlb_set(struct soft_vcpu *v, uint64_t va, const struct walk *
         e->write = va_page;
     else
         e->write = tlb_code_tag(va_page >> PAGE_SHIFT & (TLB_SIZE - 1),
-                                code_page_find(soft_engine_of(v), p->ram, p->offset));
+                                code_page_find(&soft_engine_of(v)->code.pages, p->ram, p->offset));
 }
 
 /* Not while each access has to be looked at: watchpoints, alignment checks. */

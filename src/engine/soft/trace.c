@@ -3,7 +3,7 @@
  * The trace of executed blocks and the map for perf.
  *
  * A block's first line in the trace lists its instructions: bytes and name as the table has them. A
- * run is one line: vCPU, rip, key (CODE_* of code.h), T translated or I interpreted.
+ * run is one line: vCPU, rip, key (CODE_* of code_block.h), T translated or I interpreted.
  */
 #include "engine/soft/trace.h"
 

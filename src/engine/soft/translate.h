@@ -3,7 +3,7 @@
 #ifndef ENGINE_SOFT_TRANSLATE_H
 #define ENGINE_SOFT_TRANSLATE_H
 
-#include "engine/soft/code.h"
+#include "engine/soft/code_block.h"
 #include "engine/soft/emit.h"
 #include "engine/soft/jit.h"
 #include "engine/soft/jit_regs.h"
