@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Code that writes code: the next instruction, its own page, another page, a page through an alias,
- * an instruction across two pages, and a string store into a loop. */
+ * an instruction across two pages, or from a page into itself, and a string store into a loop. */
 #include "guest64.inc"
 GUEST(LONG, 1, NEED_NOTHING)
     BEGIN64
@@ -52,6 +52,34 @@ here:
     movb $0x55, 0x101002
     call *%rbx
     CHECK(%rax, 0x55000001)
+    /* one that is none, until its second half changes: #UD, then nopl (%rax); ret */
+    movb $0x0f, 0x100fff
+    movl $0x00c3000a, 0x101000
+    mov $0x100fff, %rbx
+    FAULTS(6, 0, call *%rbx)
+    FAULTS(6, 0, call *%rbx)
+    movb $0x1f, 0x101000
+    HOLDS(call *%rbx)
+    /* across the end of a page into its own beginning, as 0x105000 maps to it, too, with stores
+     * beside it */
+    movq $0x104003, 0x73000 + 0x105 * 8
+    invlpg 0x105000
+    movb $0x48, 0x104fff            /* movabs $1, %rax; ret */
+    movl $0x000001b8, 0x104000
+    movl $0, 0x104004
+    movw $0xc300, 0x104008
+    mov $0x104fff, %rbx
+    mov $40, %ecx
+1:  call *%rbx
+    incl 0x104800
+    dec %ecx
+    jnz 1b
+    CHECK(%rax, 1)
+    movb $0x55, 0x104002
+    call *%rbx
+    CHECK(%rax, 0x5501)
+    movq $0x105003, 0x73000 + 0x105 * 8
+    invlpg 0x105000
     /* a mapping that changes under the code */
     movl $0x000011b8, 0x102000
     movw $0xc300, 0x102004

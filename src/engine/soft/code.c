@@ -80,19 +80,13 @@ static struct block *block_get(struct soft_vcpu *v, struct source *src, uint32_t
         return b;
 
     LOCKED(&e->code.lock);
-    struct code_page *p = code_page_mark(v, src->ram, src->offset);
+    code_page_mark(v, src->ram, src->offset);
     b = v->run->scratch;
     if (block_decode(v, src, b))
         return NULL;
     b->key = key;
     b->ip = block_ip(v, key);
-    struct code_page *p2 =
-        b->ram2 != NO_RAM ? code_page_of(&e->code.pages, b->ram2, b->page2) : NULL;
-    code_page_spread(v, p, b);
-    if (p2)
-        code_page_spread(v, p2, b);
-    if (!code_page_settled(v, p) || (p2 && !code_page_settled(v, p2)) ||
-        !block_is_current(b, src)) {
+    if (!code_pages_take(v, b) || !block_is_current(b, src)) {
         *keep = false;
         return b;
     }

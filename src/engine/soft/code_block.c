@@ -81,48 +81,22 @@ static bool jumps_over(const struct block *b, unsigned count, unsigned used)
     return false;
 }
 
-int block_decode(struct soft_vcpu *v, struct source *src, struct block *b)
+/* The bytes of an instruction that begins before the first page's end, at the block's start, and
+ * goes on in the second. Answers OP_FAULT when that cannot be had. */
+static int source_cross(struct soft_vcpu *v, struct source *src, unsigned room)
 {
-    const unsigned room = (unsigned)(PAGE_SIZE - (src->offset & (PAGE_SIZE - 1)));
-    unsigned used = 0, count = 0;
-    const bool loops = soft_engine_of(v)->code.jit.loops;
-    counter_add_one(&v->run->blocks_decoded);
-    while (count < BLOCK_MAX) {
-        struct insn *i = &b->insns[count];
-        bool gp = false;
-        unsigned left = room - used < INSN_LONGEST ? room - used : INSN_LONGEST;
-        source_copy(src, used, room);
-        int len =
-            left ? insn_decode(src->bytes + used, left, v->mode, v->features, used, i, &gp) : 0;
-        if (len == 0) {
-            if (count)
-                break;
-            int r = tlb_fetch(v, src->va + room, &src->ram2, &src->page2, &src->global2);
-            if (r)
-                return r;
-            if (!src->ram2)
-                return raise_gp(v, 0);
-            code_page_mark(v, src->ram2, src->page2);
-            memcpy(src->bytes + left, src->ram2->hva + src->page2, INSN_LONGEST - left);
-            len = insn_decode(src->bytes, INSN_LONGEST, v->mode, v->features, 0, i, &gp);
-            if (len == 0)
-                len = -1;
-        }
-        if (len < 0) {
-            if (count) /* its own block, so that its bytes are fully accounted for */
-                break;
-            insn_bad(i, used, gp);
-            used += left; /* whatever is written there may make it another instruction */
-            count++;
-            break;
-        }
-        block_key_attrs(v, i);
-        used += (unsigned)len;
-        count++;
-        if (used >= room || ((insn_rows[i->row].attr & (AT_END | AT_FALLS)) == AT_END &&
-                             !(loops && jumps_over(b, count, used))))
-            break;
-    }
+    int r = tlb_fetch(v, src->va + room, &src->ram2, &src->page2, &src->global2);
+    if (r)
+        return r;
+    if (!src->ram2)
+        return raise_gp(v, 0);
+    code_page_mark(v, src->ram2, src->page2);
+    memcpy(src->bytes + room, src->ram2->hva + src->page2, INSN_LONGEST - room);
+    return 0;
+}
+
+static void block_end(struct block *b, const struct source *src, unsigned count, unsigned used)
+{
     b->insns[count] = (struct insn){
         .fn = op_block_end, .start = (uint16_t)used, .base = REG_NONE, .index = REG_NONE
     };
@@ -131,9 +105,45 @@ int block_decode(struct soft_vcpu *v, struct source *src, struct block *b)
     b->ram = (uint8_t)src->ram->index;
     b->page = (uint32_t)(src->offset >> PAGE_SHIFT);
     b->place = src->offset & (PAGE_SIZE - 1);
-    b->ram2 = used > room ? (uint8_t)src->ram2->index : NO_RAM;
+    b->ram2 = b->place + used > PAGE_SIZE ? (uint8_t)src->ram2->index : NO_RAM;
     b->page2 = (uint32_t)(src->page2 >> PAGE_SHIFT);
     b->heat = 0; /* `b` is the scratch block, which ran before as others */
+}
+
+int block_decode(struct soft_vcpu *v, struct source *src, struct block *b)
+{
+    const unsigned room = (unsigned)(PAGE_SIZE - (src->offset & (PAGE_SIZE - 1)));
+    const bool loops = soft_engine_of(v)->code.jit.loops;
+    unsigned used = 0, count = 0;
+    counter_add_one(&v->run->blocks_decoded);
+    while (count < BLOCK_MAX) {
+        struct insn *i = &b->insns[count];
+        bool gp = false;
+        unsigned left = room - used < INSN_LONGEST ? room - used : INSN_LONGEST;
+        source_copy(src, used, room);
+        int len = insn_decode(src->bytes + used, left, v->mode, v->features, used, i, &gp);
+        if (len <= 0 && count) /* its own block, so that its bytes are fully accounted for */
+            break;
+        if (len == 0) {
+            int r = source_cross(v, src, room);
+            if (r)
+                return r;
+            left = INSN_LONGEST;
+            len = insn_decode(src->bytes, left, v->mode, v->features, 0, i, &gp);
+        }
+        count++;
+        if (len <= 0) {
+            insn_bad(i, used, gp);
+            used += left; /* whatever is written there may make it another instruction */
+            break;
+        }
+        block_key_attrs(v, i);
+        used += (unsigned)len;
+        if (used >= room || ((insn_rows[i->row].attr & (AT_END | AT_FALLS)) == AT_END &&
+                             !(loops && jumps_over(b, count, used))))
+            break;
+    }
+    block_end(b, src, count, used);
     return 0;
 }
 

@@ -82,12 +82,9 @@ static bool page_whole(const struct code_page *p)
 
 static void granules_all(struct code_page *p) { granules_set(p, span_of(0, PAGE_SIZE)); }
 
-static struct span block_span(const struct block *b, const struct code_page *p)
-{
-    if (b->ram == p->ram->index && b->page == p->offset >> PAGE_SHIFT)
-        return span_of(b->place, block_head(b));
-    return span_of(0, block_tail(b));
-}
+/* In its first page, and in its second, which may be the same. */
+static struct span block_span(const struct block *b) { return span_of(b->place, block_head(b)); }
+static struct span block_span2(const struct block *b) { return span_of(0, block_tail(b)); }
 
 static void granules_note(uint64_t *granules, struct span s)
 {
@@ -105,9 +102,9 @@ static void page_recount(struct code_page *p)
         return;
     }
     for (const struct block *b = p->blocks; b; b = b->page_next)
-        granules_note(granules, block_span(b, p));
+        granules_note(granules, block_span(b));
     for (const struct block *b = p->cross; b; b = b->cross_next)
-        granules_note(granules, block_span(b, p));
+        granules_note(granules, block_span2(b));
     for (unsigned n = 0; n < PAGE_GRANULES / 64; n++)
         granule_word_set(p, n, granules[n]);
 }
@@ -195,7 +192,8 @@ static bool others_parked(const struct soft_vcpu *v)
     return true;
 }
 
-bool code_page_settled(const struct soft_vcpu *v, const struct code_page *p)
+/* Has everybody who might write without being noticed let go of the page? */
+static bool page_settled(const struct soft_vcpu *v, const struct code_page *p)
 {
     const struct soft_engine *e = soft_engine_of(v);
     for (unsigned n = 0; n < e->vcpu_count; n++) {
@@ -207,14 +205,25 @@ bool code_page_settled(const struct soft_vcpu *v, const struct code_page *p)
     return true;
 }
 
-void code_page_spread(struct soft_vcpu *v, struct code_page *p, const struct block *b)
+static void page_spread(struct soft_vcpu *v, struct code_page *p, struct span s)
 {
     p->idle = 0;
-    if (!granules_set(p, block_span(b, p)))
+    if (!granules_set(p, s))
         return;
     if (!others_parked(v) && ++p->spreads >= PAGE_SPREADS) /* telling them is dear */
         granules_all(p);
     page_epoch_new(v, p, false);
+}
+
+bool code_pages_take(struct soft_vcpu *v, const struct block *b)
+{
+    const struct code_pages *c = &soft_engine_of(v)->code.pages;
+    struct code_page *p = code_page_of(c, b->ram, b->page);
+    struct code_page *p2 = b->ram2 != NO_RAM ? code_page_of(c, b->ram2, b->page2) : NULL;
+    page_spread(v, p, block_span(b));
+    if (p2)
+        page_spread(v, p2, block_span2(b));
+    return page_settled(v, p) && (!p2 || page_settled(v, p2));
 }
 
 /* ---- Stores ---- */

@@ -74,10 +74,9 @@ bool code_page_may_hold(const struct code_page *p, unsigned at, unsigned len);
 
 /* Makes it a code page, invariants 1 and 2. */
 struct code_page *code_page_mark(struct soft_vcpu *v, struct ram *ram, uint64_t offset);
-/* Invariant 3, before `b` is kept. */
-void code_page_spread(struct soft_vcpu *v, struct code_page *p, const struct block *b);
-/* Has everybody who might write without being noticed let go of the page? */
-bool code_page_settled(const struct soft_vcpu *v, const struct code_page *p);
+/* Code lies where `b` does, in marked pages: invariant 3. Answers whether it may be kept already:
+ * whether everybody who might write without being noticed has let go of its pages. */
+bool code_pages_take(struct soft_vcpu *v, const struct block *b);
 /* It was stored to, and what overlaps is gone; hit: that was something. It may go by its granules
  * from now on, or be a code page no longer. */
 void code_page_stored(const struct code_pages *c, struct code_page *p, bool hit);
