@@ -12,15 +12,11 @@
 
 /* ---- Life and death of the cache ---- */
 
-int code_cache_init(struct code_cache *c)
-{
-    pthread_mutex_init(&c->lock, NULL);
-    return 0;
-}
+void code_cache_init(struct code_cache *c) { pthread_mutex_init(&c->lock, NULL); }
 
-static void page_free_blocks(struct code_page *p)
+static void blocks_free(struct block *blocks)
 {
-    for (struct block *b = p->blocks, *next; b; b = next) {
+    for (struct block *b = blocks, *next; b; b = next) {
         next = b->page_next;
         free(b);
     }
@@ -28,18 +24,14 @@ static void page_free_blocks(struct code_page *p)
 
 void code_cache_fini(struct code_cache *c)
 {
-    for (unsigned r = 0; r < ARRAY_LEN(c->pages.of); r++) {
-        for (uint64_t n = 0; c->pages.of[r] && n < c->pages.count[r]; n++) {
-            if (c->pages.of[r][n])
-                page_free_blocks(c->pages.of[r][n]);
-            free(c->pages.of[r][n]);
-        }
+    for (struct code_page *p = c->pages.all, *next; p; p = next) {
+        next = p->next;
+        blocks_free(p->blocks);
+        free(p);
+    }
+    for (unsigned r = 0; r < ARRAY_LEN(c->pages.of); r++)
         free(c->pages.of[r]);
-    }
-    for (struct block *b = c->retired, *next; b; b = next) {
-        next = b->page_next;
-        free(b);
-    }
+    blocks_free(c->retired);
     pthread_mutex_destroy(&c->lock);
 }
 
@@ -169,41 +161,15 @@ static void cache_free_retired(struct soft_engine *e)
     e->code.retired_bytes = 0;
 }
 
-/* Forgets everything. */
-static void cache_flush(struct soft_engine *e)
+/* All blocks, or those without a translation. */
+static void cache_retire(struct code_cache *c, bool cold)
 {
-    LOCKED(&e->code.lock);
-    struct code_cache *c = &e->code;
-    for (unsigned r = 0; r < ARRAY_LEN(c->pages.of); r++)
-        for (uint64_t n = 0; c->pages.of[r] && n < c->pages.count[r]; n++)
-            while (c->pages.of[r][n] && c->pages.of[r][n]->blocks)
-                block_retire(c, c->pages.of[r][n]->blocks);
-    for (unsigned n = 0; n < e->vcpu_count; n++)
-        jump_cache_clear(e->vcpus[n]);
-    cache_free_retired(e);
-    c->flushes++;
-    c->bytes = 0;
-    bool inside = false; /* a vCPU that waits in a bus access comes back into translated code */
-    for (unsigned n = 0; n < e->vcpu_count; n++)
-        inside |= e->vcpus[n]->run->in_jit;
-    if (c->jit_on && !inside)
-        jit_reset(&c->jit);
-    atomic_store(&c->want_flush, false);
-}
-
-/* Large programs run most of their code a few times: what was not worth a translation goes first.
- */
-static void cache_drop_cold(struct code_cache *c)
-{
-    for (unsigned r = 0; r < ARRAY_LEN(c->pages.of); r++)
-        for (uint64_t n = 0; c->pages.of[r] && n < c->pages.count[r]; n++)
-            for (struct block *b = c->pages.of[r][n] ? c->pages.of[r][n]->blocks : NULL, *next; b;
-                 b = next) {
-                next = b->page_next;
-                if (!b->code)
-                    block_retire(c, b);
-            }
-    c->cold_drops++;
+    for (struct code_page *p = c->pages.all; p; p = p->next)
+        for (struct block *b = p->blocks, *next; b; b = next) {
+            next = b->page_next;
+            if (!cold || !b->code)
+                block_retire(c, b);
+        }
 }
 
 /*
@@ -226,27 +192,41 @@ static bool limit_grow(struct code_cache *c)
     return true;
 }
 
+/*
+ * Room for what comes, when the cache is over its limit or the translator's. Large programs run
+ * most of their code a few times: what was not worth a translation goes first. Answers whether that
+ * was not enough and all has to go. lock held.
+ */
+static bool cache_is_full(struct code_cache *c)
+{
+    if ((c->bytes <= c->limit && !c->jit.full) || limit_grow(c))
+        return false;
+    if (c->bytes > c->limit) {
+        cache_retire(c, true);
+        c->cold_drops++;
+    }
+    return c->bytes > c->limit - c->limit / 4 || c->jit.full;
+}
+
 static void reclaim(void *arg)
 {
     struct soft_engine *e = arg;
     struct code_cache *c = &e->code;
-    c->generation++;
-    pthread_mutex_lock(&c->lock);
-    bool full = (c->bytes > c->limit || c->jit.full) && !limit_grow(c);
-    if (full) {
-        if (c->bytes > c->limit)
-            cache_drop_cold(c);
-        full = c->bytes > c->limit - c->limit / 4 || c->jit.full;
-    }
-    pthread_mutex_unlock(&c->lock);
-    if (full) {
-        cache_flush(e);
-        return;
-    }
     LOCKED(&c->lock);
-    for (unsigned n = 0; n < e->vcpu_count; n++)
+    const bool all = cache_is_full(c);
+    bool inside = false; /* a vCPU that waits in a bus access comes back into translated code */
+    if (all) {
+        cache_retire(c, false);
+        c->flushes++;
+    }
+    for (unsigned n = 0; n < e->vcpu_count; n++) {
         jump_cache_clear(e->vcpus[n]);
+        inside |= e->vcpus[n]->run->in_jit;
+    }
     cache_free_retired(e);
+    if (all && c->jit_on && !inside)
+        jit_reset(&c->jit);
+    c->generation++;
     atomic_store(&c->want_flush, false);
 }
 

@@ -40,7 +40,7 @@ struct code_cache {
     _Atomic bool want_flush; /* over the limit: the next block look-up flushes in a rendezvous */
 };
 
-int code_cache_init(struct code_cache *c);
+void code_cache_init(struct code_cache *c);
 void code_cache_fini(struct code_cache *c);
 
 /* Where a page's blocks that begin at `place` in it are. */

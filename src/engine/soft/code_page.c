@@ -116,9 +116,8 @@ static struct code_page *page_make(struct code_pages *c, struct ram *ram, uint64
 {
     struct code_page **table = __atomic_load_n(&c->of[ram->index], __ATOMIC_RELAXED);
     if (!table) {
-        assert(ram->size >> PAGE_SHIFT <= UINT32_MAX); /* the board lays out 1 TiB at most */
-        c->count[ram->index] = (uint32_t)(ram->size >> PAGE_SHIFT);
-        table = calloc(c->count[ram->index], sizeof *table);
+        assert(ram->size >> PAGE_SHIFT <= UINT32_MAX); /* block.page; 1 TiB is laid out at most */
+        table = calloc(ram->size >> PAGE_SHIFT, sizeof *table);
         if (!table)
             abort();
         __atomic_store_n(&c->of[ram->index], table, __ATOMIC_RELEASE);
@@ -132,6 +131,8 @@ static struct code_page *page_make(struct code_pages *c, struct ram *ram, uint64
         granules_all(p);
         p->ram = ram;
         p->offset = round_down(offset, PAGE_SIZE);
+        p->next = c->all;
+        c->all = p;
         __atomic_store_n(slot, p, __ATOMIC_RELEASE);
     }
     return *slot;

@@ -36,7 +36,8 @@ struct code_page {
     _Atomic uint64_t granules[PAGE_GRANULES / 64 + 1];
     struct block *bucket[PAGE_BUCKETS]; /* read without locks */
     struct block *blocks, *cross;
-    struct ram *ram; /* fixed at create, as is the offset */
+    struct code_page *next; /* code_pages.all; fixed at create, as are ram and offset */
+    struct ram *ram;
     uint64_t offset;
     uint32_t epoch;   /* when it was marked, or granules were added */
     uint16_t stores;  /* to the page as a whole so far */
@@ -49,7 +50,7 @@ enum { CODE_RAMS = 16 }; /* as a machine has */
 struct code_pages {
     struct code_page **of[CODE_RAMS]; /* [ram index][page]; lazily made, entries read without
                                          locks */
-    uint32_t count[CODE_RAMS];
+    struct code_page *all;            /* lock */
     _Atomic uint32_t epoch, drops; /* drops: the newest epoch that wants write tags dropped; lock */
     bool granules;                 /* pages that are written often go by them; fixed at create */
 };
