@@ -2,7 +2,8 @@
 /*
  * Calls by address to a page that is exchanged between them: what an engine remembers of where an
  * address leads must go with the mapping. In the kernel with global pages, by INVLPG and by CR4.PGE;
- * in user mode by CR3, and by CR3 with PCID, which keeps what each address space had.
+ * in user mode by CR3, and by CR3 with PCID, which keeps what each address space had. An instruction
+ * that begins in a global page and ends in another one is not global.
  */
 #include "guest64.inc"
 #define VA 0x150000
@@ -10,6 +11,7 @@
 #define OTHER_PTE 0x113000 + (VA >> 12) * 8
 #define PAGE_A 0x180000
 #define PAGE_B 0x181000
+#define PAGE_C 0x182000
 #define GLOBAL 0x107
 #define USER_STACK 0x101800
 #define ROUNDS 500
@@ -68,6 +70,26 @@ GUEST(LONG, 1, NEED_TSS | NEED_SYSCALL)
     movq $PAGE_A + 7, PTE
     SECOND_SPACE
     movq $PAGE_B + 7, OTHER_PTE
+    /* A global page before it ends with a REX prefix */
+    movb $0x48, PAGE_C + 0xfff
+    movq $PAGE_C + GLOBAL, PTE - 8
+    movq $PAGE_C + GLOBAL, OTHER_PTE - 8
+    mov %rbp, %cr4
+    mov $0x70000, %r8d
+    mov $0x110000, %r9d
+    mov $VA - 1, %esi
+    xor %ebx, %ebx
+    mov $ROUNDS, %ecx
+1:  mov %r8, %cr3
+    call *%rsi
+    mov %r9, %cr3
+    call *%rsi
+    dec %ecx
+    jnz 1b
+    CHECK(%rbx, ROUNDS * 0x101)
+    mov %r8, %cr3
+    btr $7, %rbp
+    mov %rbp, %cr4
     movw $0xee00, 0x7e000 + 0x80 * 16 + 4
     SYSCALL_TO(on_syscall)
     mov $0x70000, %ebp

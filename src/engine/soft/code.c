@@ -55,42 +55,37 @@ static struct block *block_find(struct soft_vcpu *v, const struct source *src, u
     return NULL;
 }
 
-/* Finds or makes the block; *keep: it may go into the jump cache. */
-static struct block *block_get(struct soft_vcpu *v, struct source *src, uint32_t key, bool *keep)
+/* Decodes the block; *keep: it may be run again. lock held. */
+static struct block *block_make(struct soft_vcpu *v, struct source *src, uint32_t key, bool *keep)
 {
-    struct soft_engine *e = soft_engine_of(v);
-    *keep = true;
-    struct block *b = block_find(v, src, key);
-    if (b && b->ram2 != NO_RAM) { /* the second page must be the one it was decoded from */
-        struct ram *ram2;
-        uint64_t page2;
-        bool global2;
-        uint64_t va2 = round_down(src->va, PAGE_SIZE) + PAGE_SIZE;
-        if (tlb_fetch(v, va2, &ram2, &page2, &global2))
-            return NULL;
-        src->global &= global2;
-        if (!ram2 || ram2->index != b->ram2 || page2 >> PAGE_SHIFT != b->page2) {
-            LOCKED(&e->code.lock);
-            if (!atomic_load(&b->stale))
-                block_retire(&e->code, b);
-            b = NULL;
-        }
-    }
-    if (b)
-        return b;
-
-    LOCKED(&e->code.lock);
+    struct block *b = v->run->scratch;
     code_page_mark(v, src->ram, src->offset);
-    b = v->run->scratch;
     if (block_decode(v, src, b))
         return NULL;
     b->key = key;
     b->ip = block_ip(v, key);
-    if (!code_pages_take(v, b) || !block_is_current(b, src)) {
-        *keep = false;
+    *keep = code_pages_take(v, b) && block_is_current(b, src);
+    return *keep ? block_keep(&soft_engine_of(v)->code, b) : b;
+}
+
+/* Finds or makes the block; *keep: it may go into the jump cache. */
+static struct block *block_get(struct soft_vcpu *v, struct source *src, uint32_t key, bool *keep)
+{
+    struct code_cache *c = &soft_engine_of(v)->code;
+    struct block *b = block_find(v, src, key);
+    *keep = true;
+    if (b && b->ram2 == NO_RAM)
         return b;
+    if (b) { /* the second page must be the one it was decoded from */
+        if (source_second(v, src))
+            return NULL;
+        if (src->ram2 && src->ram2->index == b->ram2 && src->page2 >> PAGE_SHIFT == b->page2)
+            return b;
     }
-    return block_keep(&e->code, b);
+    LOCKED(&c->lock);
+    if (b && !atomic_load(&b->stale))
+        block_retire(c, b);
+    return block_make(v, src, key, keep);
 }
 
 static bool can_translate(const struct block *b)

@@ -81,11 +81,21 @@ static bool jumps_over(const struct block *b, unsigned count, unsigned used)
     return false;
 }
 
+int source_second(struct soft_vcpu *v, struct source *src)
+{
+    const uint64_t va2 = round_down(src->va, PAGE_SIZE) + PAGE_SIZE;
+    bool global2;
+    int r = tlb_fetch(v, va2, &src->ram2, &src->page2, &global2);
+    if (r == 0)
+        src->global &= global2;
+    return r;
+}
+
 /* The bytes of an instruction that begins before the first page's end, at the block's start, and
  * goes on in the second. Answers OP_FAULT when that cannot be had. */
 static int source_cross(struct soft_vcpu *v, struct source *src, unsigned room)
 {
-    int r = tlb_fetch(v, src->va + room, &src->ram2, &src->page2, &src->global2);
+    int r = source_second(v, src);
     if (r)
         return r;
     if (!src->ram2)

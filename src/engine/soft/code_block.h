@@ -105,11 +105,13 @@ struct source {
     uint64_t va; /* linear address of the block */
     struct ram *ram, *ram2;
     uint64_t offset, page2;
-    bool global, global2;
+    bool global;     /* all of it so far */
     uint8_t *bytes;  /* a copy, which is decoded, as the guest may write meanwhile... */
     unsigned copied; /* ... of so much of the first page; behind that comes the second */
 };
 
+/* Where the next page is: ram2, page2. Answers as tlb_fetch does. */
+int source_second(struct soft_vcpu *v, struct source *src);
 /*
  * Decodes a block into `b` (room for BLOCK_MAX + 1 instructions). Ends at an unconditional branch,
  * at the page's end, or before an instruction that crosses it (unless it is the first). Answers
