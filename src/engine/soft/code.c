@@ -96,20 +96,26 @@ static bool can_translate(const struct block *b)
            (b->key & (CODE_FLAT | CODE_SEGMENTS) && (uint64_t)b->ip + b->bytes <= end);
 }
 
-/* Translates the block when it is kept. May be called for one that has a translation, or is stale.
- */
-void code_translate(struct soft_vcpu *v, struct block *b)
+/* lock held */
+static void block_translate(struct soft_vcpu *v, struct block *b)
 {
     struct code_cache *c = &soft_engine_of(v)->code;
-    LOCKED(&c->lock);
-    if (b->code || atomic_load(&b->stale) || b == v->run->scratch || !can_translate(b))
-        return;
+    const uint8_t *old = b->code;
     jit_translate(&c->jit, b, block_cs(c, b->key));
-    if (b->code)
+    if (b->code != old)
         trace_translated(soft_engine_of(v)->trace, v, b->code,
                          (size_t)(c->jit.rx + c->jit.used - b->code));
     if (c->jit.full)
         atomic_store(&c->want_flush, true);
+}
+
+/* Translates the block when it is kept. May be called for one that has a translation, or is stale.
+ */
+void code_translate(struct soft_vcpu *v, struct block *b)
+{
+    LOCKED(&soft_engine_of(v)->code.lock);
+    if (!b->code && !atomic_load(&b->stale) && b != v->run->scratch && can_translate(b))
+        block_translate(v, b);
 }
 
 void code_translate_again(struct soft_vcpu *v)
@@ -126,14 +132,9 @@ void code_translate_again(struct soft_vcpu *v)
     b->no_windows = no_windows;
     b->scattered = scattered;
     const uint8_t *old = b->code;
-    jit_translate(&c->jit, b, block_cs(c, b->key));
-    if (b->code != old) {
+    block_translate(v, b);
+    if (b->code != old)
         jit_replace(&c->jit, old, b);
-        trace_translated(soft_engine_of(v)->trace, v, b->code,
-                         (size_t)(c->jit.rx + c->jit.used - b->code));
-    }
-    if (c->jit.full)
-        atomic_store(&c->want_flush, true);
 }
 
 /* The vCPU has just left translated code by an exit that leads into its own page: join it to what
