@@ -14,6 +14,8 @@ uint32_t code_cs_name(struct soft_engine *e, uint32_t base, uint32_t limit)
 {
     enum { PROBES = 8 };
     const uint64_t cs = (uint64_t)base << 32 | limit;
+    if (!cs) /* as a free name is; one byte of code */
+        return 0;
     const uint32_t first = (base ^ base >> 12 ^ limit) * 0x9e3779b1u >> 20;
     for (uint32_t n = 0; n < PROBES; n++) {
         uint32_t name = (first + n) % CODE_NAMES;

@@ -22,7 +22,8 @@ void code_link(struct soft_vcpu *v);
 /* Translates v->jit_again once more, without what it does not gain by. */
 void code_translate_again(struct soft_vcpu *v);
 
-/* CODE_NAMED with a number that stands for this base and limit of CS; 0 when there are too many. */
+/* CODE_NAMED with a number that stands for this base and limit of CS; 0 when there are too many, or
+ * both are 0. */
 uint32_t code_cs_name(struct soft_engine *e, uint32_t base, uint32_t limit);
 
 #endif
