@@ -52,14 +52,6 @@ here:
     movb $0x55, 0x101002
     call *%rbx
     CHECK(%rax, 0x55000001)
-    /* one that is none, until its second half changes: #UD, then nopl (%rax); ret */
-    movb $0x0f, 0x100fff
-    movl $0x00c3000a, 0x101000
-    mov $0x100fff, %rbx
-    FAULTS(6, 0, call *%rbx)
-    FAULTS(6, 0, call *%rbx)
-    movb $0x1f, 0x101000
-    HOLDS(call *%rbx)
     /* across the end of a page into its own beginning, as 0x105000 maps to it, too, with stores
      * beside it */
     movq $0x104003, 0x73000 + 0x105 * 8
