@@ -70,9 +70,10 @@ static void copied(void *arg, int status, const char *said)
     char part[PATH_MAX], path[PATH_MAX];
     const json_t *copy = next_copy(vm);
     vm->maker = NULL; /* it is gone after this call */
-    vm_state_path(vm, "copy.part", part);
-    if (copy)
+    if (copy) {
+        vm_part_path(vm, text_of(copy, "name"), part);
         vm_state_path(vm, text_of(copy, "name"), path);
+    }
     if (status == 0 && copy && rename(part, path) == 0)
         vm_copy_drive(vm);
     else
@@ -87,8 +88,8 @@ static int copy_start(struct vm *vm, const json_t *copy, struct err *err)
     char part[PATH_MAX];
     char *words[12];
     unsigned n = 0;
-    vm_state_path(vm, "copy.part", part);
-    unlink(part);
+    vm_parts_remove(vm);
+    vm_part_path(vm, text_of(copy, "name"), part);
     if (strcmp(how, "file") == 0) {
         words[n++] = (char *)"/bin/cp";
     } else {
@@ -123,9 +124,11 @@ void vm_copy_drive(struct vm *vm)
         give_up(vm, err.text);
     else if (copy)
         vm_stage(vm, "copying disks", -1);
-    else
+    else {
+        vm_parts_remove(vm);
         vm_tell(vm, json_pack("{s:s, s:n}", "state", "stopped", "copies"), "done",
                 json_pack("{s:{s:s}}", "result", "id", vm->id));
+    }
 }
 
 bool vm_copy_cancel(struct vm *vm)

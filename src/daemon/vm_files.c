@@ -92,6 +92,27 @@ void vm_dirs_remove(const struct vm *vm)
     dir_remove(dir);
 }
 
+void vm_part_path(const struct vm *vm, const char *name, char out[PATH_MAX])
+{
+    char part[80];
+    snprintf(part, sizeof part, "%.40s.%d.part", name, (int)getpid());
+    vm_state_path(vm, part, out);
+}
+
+void vm_parts_remove(const struct vm *vm)
+{
+    char dir[PATH_MAX];
+    vm_state_path(vm, "", dir);
+    DIR *entries = opendir(dir);
+    for (struct dirent *entry; entries && (entry = readdir(entries));) {
+        const char *end = strrchr(entry->d_name, '.');
+        if (end && strcmp(end, ".part") == 0)
+            unlinkat(dirfd(entries), entry->d_name, 0);
+    }
+    if (entries)
+        closedir(entries);
+}
+
 int vm_lock_take(const struct vm *vm, int *fd, struct err *err)
 {
     char path[PATH_MAX];

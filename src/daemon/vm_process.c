@@ -179,9 +179,11 @@ static void disk_made(void *arg, int status, const char *said)
     struct vm *vm = arg;
     char part[PATH_MAX], path[PATH_MAX];
     vm->maker = NULL; /* it is gone after this call */
-    vm_state_path(vm, "disk.part", part);
+    vm_part_path(vm, "disk.qcow2", part);
     vm_state_path(vm, "disk.qcow2", path);
-    if (status == 0 && rename(part, path) == 0) {
+    const bool made = status == 0 && rename(part, path) == 0;
+    vm_parts_remove(vm);
+    if (made) {
         vm->real = GONE;
         if (strcmp(vm_wanted(vm), "stopped") == 0) /* it was killed meanwhile */
             vm_tell(vm, json_pack("{s:s}", "state", "stopped"), "done", NULL);
@@ -189,7 +191,6 @@ static void disk_made(void *arg, int status, const char *said)
             vm_drive(vm);
         return;
     }
-    unlink(part);
     start_failed(vm, *said ? said : "its disk could not be made from the image");
 }
 
@@ -209,13 +210,13 @@ static int disk_make(struct vm *vm, struct err *err)
     if (!image)
         return err_set(err, ENOENT, "%s", error.message);
     image_path(vm->daemon, image->id, "disk.qcow2", base);
-    vm_state_path(vm, "disk.part", path);
+    vm_parts_remove(vm);
+    vm_part_path(vm, "disk.qcow2", path);
     snprintf(size, sizeof size, "%lld", (long long)bytes);
     char *const argv[] = {
         vm->daemon->img, (char *)"create", (char *)"-f", (char *)"qcow2",     (char *)"-b", base,
         (char *)"-F",    (char *)"qcow2",  path,         bytes ? size : NULL, NULL
     };
-    unlink(path);
     int r = child_start(vm->daemon->loop, argv, &calls, vm, &vm->maker, err);
     if (r < 0)
         return r;

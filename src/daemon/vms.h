@@ -141,6 +141,10 @@ enum { EXIT_POWERED_OFF = 0, EXIT_QUIT = 7, EXIT_SAVED = 8, EXIT_KILLED = 255 };
 /* A file in its run or its state directory, or with "" that directory. */
 void vm_run_path(const struct vm *vm, const char *name, char out[PATH_MAX]);
 void vm_state_path(const struct vm *vm, const char *name, char out[PATH_MAX]);
+/* Where a child makes a file before it is there whole, by a name of this daemon's own: the child of
+ * a former one, which was killed, may still be making its. vm_parts_remove: those of all. */
+void vm_part_path(const struct vm *vm, const char *name, char out[PATH_MAX]);
+void vm_parts_remove(const struct vm *vm);
 int vm_dirs_make(const struct vm *vm, struct err *err);
 void vm_dirs_remove(const struct vm *vm);                        /* with all that is in them */
 int vm_lock_take(const struct vm *vm, int *fd, struct err *err); /* for its jail, which holds it */
