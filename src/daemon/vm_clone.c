@@ -120,11 +120,11 @@ void vm_copy_drive(struct vm *vm)
     int r = vm_dirs_make(vm, &err);
     if (r == 0 && copy)
         r = copy_start(vm, copy, &err);
-    if (r < 0)
+    if (r < 0) {
         give_up(vm, err.text);
-    else if (copy)
+    } else if (copy) {
         vm_stage(vm, "copying disks", -1);
-    else {
+    } else {
         vm_parts_remove(vm);
         vm_tell(vm, json_pack("{s:s, s:n}", "state", "stopped", "copies"), "done",
                 json_pack("{s:{s:s}}", "result", "id", vm->id));

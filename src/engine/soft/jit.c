@@ -573,7 +573,7 @@ static void emit_read_tsc(struct emit *e)
     e8(e, 0xf9), e8(e, 0xc3); /* stc; ret */
 }
 
-static void stubs_make(struct jit *j)
+static void shared_code_make(struct jit *j)
 {
     struct emit e = { j->rw, j->rw + j->size, j->rx - j->rw };
     j->enter = (int (*)(const uint8_t *))(uintptr_t)emit_exec(&e);
@@ -659,7 +659,7 @@ int jit_create(struct jit *j, size_t size, struct err *err)
         return err_errno(err, code,
                          "memory for translated code; --engine soft,jit=off does without");
     }
-    stubs_make(j);
+    shared_code_make(j);
     return 0;
 }
 

@@ -108,9 +108,9 @@ static inline struct block *jit_block(const struct jit *j, uint32_t name)
 }
 
 struct emit;
-/* What stubs and blocks both write. quick_entry: rax = where the quick table would have the address
- * in r14; jump_found: on, to the address in r14 by the entry in rax; flags_save, flags_load: as the
- * stubs, use rax. */
+/* What blocks and the code that all of them share both write. quick_entry: rax = where the quick
+ * table would have the address in r14; jump_found: on, to the address in r14 by the entry in rax;
+ * flags_save, flags_load: as those of struct jit, use rax. */
 void emit_quick_entry(struct emit *e);
 void emit_jump_found(struct emit *e);
 void emit_flags_save(struct emit *e);

@@ -106,8 +106,9 @@ struct tr {
     bool wide;           /* the block has AVX: it needs whole YMM registers; fixed */
     bool ended;          /* an exit was written: nothing follows */
     bool aside;          /* slow paths are being written: small before fast */
-    uint8_t *slow_call;  /* for them: what calls the handler; executable, NULL before the first */
-    uint32_t name;       /* of this translation */
+    const uint8_t
+        *slow_call; /* of them: goes to the handler of the instruction in al; executable */
+    uint32_t name;  /* of this translation */
     unsigned n;
     unsigned slow_count;
     struct slow slow[MAX_SLOW];

@@ -445,9 +445,8 @@ static void slow_paths_write(struct tr *t)
             emit_call(&t->e, s->second);
             emit_jcc(&t->e, CC_AE, s->checked);
         }
-        if (!s->insn && s->second) {
-            if (by_ip(t)) /* from an address to IP */
-                emit_alu_imm(&t->e, 0, 4, 5, in_reg(H_14), (int32_t)t->cs.base, 0);
+        if (!s->insn && s->second) { /* code that goes by IP: from an address to IP */
+            emit_alu_imm(&t->e, 0, 4, 5, in_reg(H_14), (int32_t)t->cs.base, 0);
             emit_jmp(&t->e, t->jit->leave_to);
             continue;
         }
